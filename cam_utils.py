@@ -1,0 +1,166 @@
+"""Cameras: orbit poses and the camera batch that every renderer and prior takes.
+
+Axes: the world is right-handed with +Y up; an object's front looks toward +Z, where azimuth is 0. Azimuth grows from +Z
+toward +X. Elevation keeps the sign of DreamGaussian's and MicroDreamer's `orbit_camera`: **positive looks from below**.
+Camera axes are OpenCV's (x right, y down, z forward) in `world_to_camera`, OpenGL's (x right, y up, z backward) in poses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FOV_Y = 49.1  # degrees, vertical; the originals' value
+RADIUS = 2.0  # distance at which the unit-sized objects of this project fill a picture of that field of view
+
+Number = float | Sequence[float] | np.ndarray | Tensor
+
+
+def _column(value: Number) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).reshape(-1)
+
+
+def orbit_poses(elevation: Number, azimuth: Number, radius: Number = RADIUS, target: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
+    """Camera-to-world matrices [V,4,4] (float64, OpenGL axes) on a sphere around `target`.
+
+    `elevation`, `azimuth` in degrees and `radius` broadcast against each other: numbers or sequences of length V. The
+    position is `radius * (cos e sin a, -sin e, cos e cos a)`. At elevation +-90 the up direction is taken from the
+    azimuth, so the matrix stays a rotation (the originals' degenerates there).
+    """
+    elevation, azimuth, radius = torch.broadcast_tensors(_column(elevation), _column(azimuth), _column(radius))
+    e, a = torch.deg2rad(elevation), torch.deg2rad(azimuth)
+    backward = torch.stack([e.cos() * a.sin(), -e.sin(), e.cos() * a.cos()], dim=-1)
+    right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], dim=-1)
+    up = torch.linalg.cross(backward, right)
+    pose = torch.eye(4, dtype=torch.float64).repeat(len(e), 1, 1)
+    pose[:, :3, :3] = torch.stack([right, up, backward], dim=-1)
+    pose[:, :3, 3] = radius[:, None] * backward + torch.as_tensor(target, dtype=torch.float64)
+    return pose
+
+
+def orbit_camera(
+    elevation: float, azimuth: float, radius: float = 1.0, is_degree: bool = True, target: Sequence[float] | None = None, opengl: bool = True
+) -> np.ndarray:
+    """One camera-to-world matrix [4,4] (float32 numpy), with the signature of the originals' function.
+
+    `is_degree=False` takes radians; `opengl=False` gives the originals' forward-looking axes (x left, y up, z forward).
+    """
+    if not is_degree:
+        elevation, azimuth = math.degrees(elevation), math.degrees(azimuth)
+    pose = orbit_poses(elevation, azimuth, radius, (0.0, 0.0, 0.0) if target is None else target)[0]
+    if not opengl:
+        pose[:3, [0, 2]] *= -1
+    return pose.numpy().astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cameras:
+    """A batch of V pinhole cameras with one picture size. Made once; `to`, `resized` and indexing give new batches.
+
+    world_to_camera [V,4,4] float32, OpenCV axes; intrinsics [V,4] = (fx, fy, cx, cy) in pixels, with pixel centres at
+    +0.5; elevation, azimuth [V] degrees and radius [V]: where the cameras stand on their orbit (what a prior is told).
+    """
+
+    world_to_camera: Tensor
+    intrinsics: Tensor
+    width: int
+    height: int
+    elevation: Tensor
+    azimuth: Tensor
+    radius: Tensor
+
+    def __len__(self) -> int:
+        return len(self.world_to_camera)
+
+    def _map(self, function) -> Cameras:
+        changed = {f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return dataclasses.replace(self, **changed)
+
+    def __getitem__(self, index) -> Cameras:
+        """A sub-batch; `index` is an integer, a slice or a tensor of indices (the result is always a batch)."""
+        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return self._map(lambda tensor: tensor.to(device))
+
+    def resized(self, width: int, height: int) -> Cameras:
+        """The same views at another picture size."""
+        scale = torch.tensor([width / self.width, height / self.height] * 2, device=self.intrinsics.device)
+        return dataclasses.replace(self, width=width, height=height, intrinsics=self.intrinsics * scale)
+
+    @property
+    def device(self) -> torch.device:
+        return self.world_to_camera.device
+
+    @property
+    def centers(self) -> Tensor:
+        """Camera positions in the world [V,3]."""
+        rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3:]
+        return -(rotation.transpose(1, 2) @ translation)[..., 0]
+
+    @property
+    def camera_to_world(self) -> Tensor:
+        """Poses [V,4,4], OpenGL axes."""
+        pose = torch.zeros_like(self.world_to_camera)
+        pose[:, :3, :3] = self.world_to_camera[:, :3, :3].transpose(1, 2) * pose.new_tensor([1.0, -1.0, -1.0])
+        pose[:, :3, 3] = self.centers
+        pose[:, 3, 3] = 1
+        return pose
+
+
+def concatenate(batches: Sequence[Cameras]) -> Cameras:
+    """One batch of several. Raises ValueError if their picture sizes differ."""
+    if len({(batch.width, batch.height) for batch in batches}) != 1:
+        raise ValueError(f"cameras of different sizes: {sorted({(b.width, b.height) for b in batches})}")
+    fields = [f.name for f in dataclasses.fields(Cameras) if f.name not in ("width", "height")]
+    return dataclasses.replace(batches[0], **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in fields})
+
+
+def orbit_cameras(
+    elevation: Number,
+    azimuth: Number,
+    radius: Number = RADIUS,
+    *,
+    fov_y: float = FOV_Y,
+    width: int = 256,
+    height: int = 256,
+    device: torch.device | str = "cpu",
+) -> Cameras:
+    """Cameras on orbits around the origin; `elevation`, `azimuth` (degrees) and `radius` broadcast to V views.
+
+    Raises ValueError for an empty picture, a field of view outside (0, 180) or a radius that is not positive.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"picture size {width}x{height}: expected at least 1x1")
+    if not 0 < fov_y < 180:
+        raise ValueError(f"fov_y={fov_y}: expected degrees between 0 and 180")
+    elevation, azimuth, radius = torch.broadcast_tensors(_column(elevation), _column(azimuth), _column(radius))
+    if not bool((radius > 0).all()):
+        raise ValueError(f"radius={radius.tolist()}: expected positive distances")
+    pose = orbit_poses(elevation, azimuth, radius)
+    rotation = (pose[:, :3, :3] * pose.new_tensor([1.0, -1.0, -1.0])).transpose(1, 2)
+    world_to_camera = torch.eye(4, dtype=torch.float64).repeat(len(pose), 1, 1)
+    world_to_camera[:, :3, :3] = rotation
+    world_to_camera[:, :3, 3] = -(rotation @ pose[:, :3, 3:])[..., 0]
+    focal = 0.5 * height / math.tan(math.radians(fov_y) / 2)
+    intrinsics = torch.tensor([focal, focal, width / 2, height / 2]).repeat(len(pose), 1)
+    return Cameras(
+        world_to_camera.float().to(device),
+        intrinsics.to(device),
+        width,
+        height,
+        elevation.float().to(device),
+        azimuth.float().to(device),
+        radius.float().to(device),
+    )
+
+
+def turntable(count: int, elevation: float = 0.0, radius: float = RADIUS, **kwargs) -> Cameras:
+    """`count` cameras evenly around the object, starting at the front; keywords as for `orbit_cameras`."""
+    return orbit_cameras(elevation, [360.0 * k / count for k in range(count)], radius, **kwargs)

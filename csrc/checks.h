@@ -1,0 +1,30 @@
+// Argument checks at the op boundary. Every message names the argument, what was expected and what came.
+#pragma once
+
+#include <torch/library.h>
+#include <torch/types.h>
+
+#ifdef MD_WITH_CUDA
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace md {
+
+inline void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarType dtype, const at::Device& device) {
+  TORCH_CHECK_VALUE(tensor.scalar_type() == dtype, name, ": expected ", dtype, ", got ", tensor.scalar_type());
+  TORCH_CHECK_VALUE(tensor.device() == device, name, ": expected a tensor on ", device, ", got ", tensor.device());
+  TORCH_CHECK_VALUE(tensor.is_contiguous(), name, ": expected a contiguous tensor; call .contiguous() first");
+}
+
+// A size of -1 in `expected` accepts any length of that axis.
+inline void check_shape(const at::Tensor& tensor, const char* name, at::IntArrayRef expected) {
+  bool same = tensor.dim() == static_cast<int64_t>(expected.size());
+  for (int64_t axis = 0; same && axis < tensor.dim(); ++axis) {
+    same = expected[axis] == -1 || expected[axis] == tensor.size(axis);
+  }
+  TORCH_CHECK_VALUE(same, name, ": expected shape ", expected, " (-1: any), got ", tensor.sizes());
+}
+
+}  // namespace md
