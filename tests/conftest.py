@@ -1,0 +1,48 @@
+"""Shared fixtures: the devices to test on, and golden files, which a checkout may not have."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
+
+# Golden tensors and the CC0 objects are not part of the repository; they lie beside it where they exist.
+SHARED = Path(os.environ.get("MD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def _shared_file(folder: str) -> Callable[[str], Path]:
+    def find(name: str) -> Path:
+        path = SHARED / folder / name
+        if not path.exists():
+            pytest.skip(f"{folder}/{name} is not on this machine (set MD_SHARED to the folder that holds it)")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def parity() -> Callable[[str], Path]:
+    """`parity("kernels/knn.npz")` -> the golden file, or skips the test where there is none."""
+    return _shared_file("parity")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("objects/val.npz")` -> a file of the evaluation data, or skips the test where there is none."""
+    return _shared_file("data")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries under test draw from the legacy generator
+
+
+def relative_l2(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """|actual - expected| / |expected|, in float64."""
+    actual, expected = actual.double().cpu(), expected.double().cpu()
+    return float((actual - expected).norm() / expected.norm().clamp_min(1e-30))
