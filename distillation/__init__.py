@@ -1,1 +1,1 @@
-""""""
+"""Objectives that turn a prior into targets or losses for any renderable representation."""

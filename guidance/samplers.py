@@ -50,13 +50,17 @@ def ddim_sample(
 
 
 @torch.no_grad()
-def ddim_invert(prior: Prior, latents: Tensor, cameras: Cameras, condition: object, levels: Sequence[int]) -> Tensor:
+def ddim_invert(
+    prior: Prior, latents: Tensor, cameras: Cameras, condition: object, levels: Sequence[int], on_step: OnStep | None = None
+) -> Tensor:
     """`latents` [V,...], which are at `levels[0]`, taken up to `levels[-1]` with the unconditional score (one branch a step).
 
     `levels` rises; a single level returns the latents as they are.
     """
     if any(b <= a for a, b in itertools.pairwise(levels)) or not levels:
         raise ValueError(f"levels {list(levels)}: expected at least one, rising")
-    for t, t_next in itertools.pairwise(levels):
+    for index, (t, t_next) in enumerate(itertools.pairwise(levels)):
         latents = prior.schedule.step(latents, prior.predict_noise(latents, t, cameras, condition, None), t, t_next)
+        if on_step:
+            on_step(index + 1, len(levels) - 1, {"level": float(t)})
     return latents

@@ -1,0 +1,199 @@
+"""Score-based iterative reconstruction: a prior repairs renders of the current guess, and the guess is fitted to the repaired views.
+
+Wu et al. 2024, MicroDreamer (arXiv 2404.19525), algorithm 1. Everything here works on renders, cameras and a prior; the
+representation is whatever has `render(cameras, background)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cam_utils import Cameras, concatenate, orbit_cameras
+from distillation.schedules import Round
+from guidance.base import Prior
+from guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
+
+MAX_ELEVATION = 80  # degrees: no view is drawn closer to the poles
+
+
+class Rendering(Protocol):
+    image: Tensor  # [V,3,H,W] in [0,1]
+    alpha: Tensor  # [V,1,H,W]
+
+
+class Representation(Protocol):
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The picture as one more view: its camera (a batch of one), colours on the background [1,3,S,S] and mask [1,1,S,S], in [0,1]."""
+
+    camera: Cameras
+    image: Tensor
+    mask: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewRange:
+    """Where views are drawn: `elevation` of the picture and offsets `min_ver` to `max_ver` from it, all in degrees."""
+
+    elevation: float
+    min_ver: float
+    max_ver: float
+    radius: float
+    fov_y: float
+    size: int  # pixels a side
+    even_view: bool = True  # spread the views evenly around the object
+
+    def offsets(self) -> tuple[float, float]:
+        """Lowest and highest elevation offset, after keeping views off the poles and within reach of the horizon's range."""
+        low = max(min(self.min_ver, self.min_ver - self.elevation), -MAX_ELEVATION - self.elevation)
+        high = min(max(self.max_ver, self.max_ver - self.elevation), MAX_ELEVATION - self.elevation)
+        if self.min_ver > self.max_ver:
+            raise ValueError(f"min_ver={self.min_ver:g} is above max_ver={self.max_ver:g}")
+        return low, high
+
+
+def _draw(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    """`count` whole degrees in [low, high), or low itself where the range is empty."""
+    low, high = round(low), max(round(high), round(low) + 1)
+    return torch.randint(low, high, (count,), generator=generator).double()
+
+
+def draw_cameras(prior: Prior, views: ViewRange, count: int, generator: torch.Generator, from_front: bool = False) -> Cameras:
+    """`count` cameras around the object, in whole groups of `prior.views`, as the prior wants its groups to stand.
+
+    A prior with a fixed azimuth spacing gets that spacing, groups interleaved evenly; otherwise the views of the batch are
+    spread evenly (`even_view`) or anywhere. A prior with shared elevation gets one elevation a group; otherwise each view
+    has its own. `from_front` puts the first view at azimuth 0 and its group at the picture's elevation.
+    Raises ValueError where `count` is not a multiple of `prior.views`.
+    """
+    if count < 1 or count % prior.views:
+        raise ValueError(f"{count} views a round: the {prior.name} prior takes a multiple of {prior.views}")
+    groups, members = count // prior.views, prior.views
+    low, high = views.offsets()
+    if prior.azimuth_spacing is not None:
+        starts = _draw(-180, -180 + prior.azimuth_spacing, groups, generator)
+        if from_front:
+            starts = starts - starts[0]
+        if views.even_view:
+            starts = starts[0] + prior.azimuth_spacing / groups * torch.arange(groups, dtype=torch.float64)
+        azimuth = (starts[:, None] + prior.azimuth_spacing * torch.arange(members, dtype=torch.float64)).reshape(-1)
+    elif views.even_view:
+        start = torch.zeros(1).double() if from_front else _draw(-180, -180 + 360 // count, 1, generator)
+        azimuth = start + 360 // count * torch.arange(count, dtype=torch.float64)
+    else:
+        azimuth = _draw(-180, 180, count, generator)
+    offset = _draw(low, high, groups if prior.shared_elevation else count, generator)
+    if from_front:
+        offset[0] = 0
+    if prior.shared_elevation:
+        offset = offset.repeat_interleave(members)
+    azimuth = (azimuth + 180).remainder(360) - 180
+    return orbit_cameras(
+        views.elevation + offset, azimuth, views.radius, fov_y=views.fov_y, width=views.size, height=views.size, device=prior.device
+    )
+
+
+@torch.no_grad()
+def refine_latents(
+    prior: Prior,
+    latents: Tensor,
+    cameras: Cameras,
+    condition: object,
+    turn: Round,
+    guidance_scale: float,
+    eta: float,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """The hybrid forward process and the way back (section 4.2): noise to t1, DDIM inversion to t2, guided denoising.
+
+    latents [V,...] are encoded renders; in a round that starts from noise only their shape matters.
+    """
+    noise = normal(latents.shape, generator, latents.device)
+    if turn.starts_from_noise:
+        noisy = noise
+    else:
+        noisy = prior.schedule.add_noise(latents, noise, turn.inversion[0])
+        noisy = ddim_invert(prior, noisy, cameras, condition, turn.inversion, on_step)
+    return ddim_sample(prior, noisy, cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step)
+
+
+@torch.no_grad()
+def repair(
+    prior: Prior,
+    renders: Tensor,
+    cameras: Cameras,
+    condition: object,
+    turn: Round,
+    guidance_scale: float,
+    eta: float,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """What the prior makes of `renders` [V,3,S,S] in [0,1]: pictures of the same shape and range to fit to."""
+    if turn.starts_from_noise:
+        latents = renders.new_empty(prior.latent_shape(len(renders)))
+    else:
+        latents = prior.encode(_resize(renders, prior.resolution), generator)
+    latents = refine_latents(prior, latents, cameras, condition, turn, guidance_scale, eta, generator, on_step)
+    return _resize(prior.decode(latents).clamp(0, 1), renders.shape[-1]).clamp(0, 1)
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    return images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def reconstruction_loss(
+    rendering: Rendering, targets: Tensor, reference: Reference | None, weight: float, ref_loss: float, ref_mask_loss: float
+) -> Tensor:
+    """Sum of absolute differences to `targets` [V,3,S,S], per view, plus the reference's colour and squared mask differences.
+
+    The rendering holds the V views and, where there is a reference, its view last.
+    """
+    count = len(targets)
+    loss = weight * (rendering.image[:count] - targets).abs().sum() / count
+    if reference is None:
+        return loss
+    colour = (rendering.image[count:] - reference.image).abs().sum()
+    mask = (rendering.alpha[count:] - reference.mask).square().sum()
+    return loss + ref_loss * colour + ref_mask_loss * mask
+
+
+def fit(
+    representation: Representation,
+    cameras: Cameras,
+    targets: Tensor,
+    reference: Reference | None,
+    turn: Round,
+    background: Tensor,
+    update: Callable[[int, Rendering], None],
+    *,
+    weight: float = 1.0,
+    ref_loss: float = 0.3,
+    ref_mask_loss: float = 0.01,
+    on_step: OnStep | None = None,
+) -> float:
+    """Fit the representation to `targets` [V,3,S,S] (and the reference) for the optimiser steps of the round; returns the last loss.
+
+    All views are rendered in one call. After each backward pass `update(global_step, rendering)` steps the optimiser and
+    whatever else belongs to the representation (learning rates, density control).
+    """
+    watched = cameras if reference is None else concatenate([cameras, reference.camera])
+    loss = targets.new_zeros(())
+    for done, step in enumerate(turn.steps, start=1):
+        rendering = representation.render(watched, background)
+        loss = reconstruction_loss(rendering, targets, reference, weight, ref_loss, ref_mask_loss)
+        loss.backward()
+        update(step, rendering)
+        if on_step:
+            on_step(done, len(turn.steps), {})
+    return float(loss.detach())  # read once a round: reading every step would hold up a GPU

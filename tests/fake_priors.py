@@ -1,0 +1,36 @@
+"""Priors of a few lines for tests."""
+
+import torch
+
+from guidance.base import Prior
+from guidance.schedule import NoiseSchedule
+
+
+class StubPrior(Prior):
+    """Noise is `function(latents, t, guidance_scale)`; latents are pictures; every call is recorded."""
+
+    name, resolution, views, azimuth_spacing, shared_elevation = "micro", 8, 4, 90.0, True
+    accepts = frozenset({"image"})
+    device = torch.device("cpu")
+
+    def __init__(self, function, schedule=None):
+        super().__init__()
+        self.function, self.calls = function, []
+        self.schedule = schedule or NoiseSchedule.scaled_linear()
+
+    def condition(self, image=None, prompt=None, negative_prompt=None, elevation=0.0):
+        self.check_condition(image, prompt)
+
+    def encode(self, images, generator=None):
+        return images
+
+    def decode(self, latents):
+        return latents
+
+    def latent_shape(self, views):
+        return (views, 3, 8, 8)
+
+    def predict_noise(self, latents, t, cameras, condition, guidance_scale):
+        self.calls.append((t, guidance_scale))
+        self.evaluations += 1 if guidance_scale in (None, 1.0) else 2
+        return self.function(latents, t, guidance_scale)
