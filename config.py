@@ -1,0 +1,222 @@
+"""The configuration of a run: a typed schema with its defaults, filled from a YAML file and `key=value` words.
+
+Keys that MicroDreamer's YAML files have keep their names and meaning. A key that nothing would read is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distillation.schedules import STEPS_SCHEDULES
+from guidance import PRIORS
+
+
+class UserError(ValueError):
+    """Something the user can mend; the message is one line that says what was expected, what came and what to do."""
+
+
+def _number(default: float, low: float, high: float, about: str) -> Any:
+    return dataclasses.field(default=default, metadata={"about": about, "range": (low, high)})
+
+
+def _choice(default: str, choices: Sequence[str], about: str) -> Any:
+    return dataclasses.field(default=default, metadata={"about": about, "choices": tuple(choices)})
+
+
+def _text(about: str, default: str | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"about": about})
+
+
+@dataclasses.dataclass
+class Config:
+    """Every key of stage 1. Lengths are in the object's units (it fills about the unit sphere), angles in degrees."""
+
+    input: str | None = _text("picture of the object; without alpha its background is cut out")
+    prompt: str | None = _text("what the object is; foo_rgba.png takes foo_caption.txt where there is one")
+    negative_prompt: str | None = _text("what it is not")
+    elevation: float = _number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
+    outdir: str = _text("folder of the results", "logs")
+    save_path: str | None = _text("name of the results; default: the picture's or the prompt's")
+    load: str | None = _text("PLY of Gaussians to start from instead of a ball")
+    seed: int = _number(0, 0, 2**63 - 1, "makes a run repeatable")
+    device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
+
+    prior: str = _choice("micro", tuple(PRIORS), "diffusion prior")
+    weights: str | None = _text("weights of the prior; default: the ones that ship")
+    cfg: float = _number(3.0, 0, 100, "guidance scale; 1 evaluates the conditional branch only")
+    denoise_steps: int = _number(20, 1, 999, "levels of the full sampling grid")
+    total_steps: int = _number(21, 1, 10_000, "rounds, the first of which starts from pure noise")
+    t_start: float = _number(0.9, 0, 1, "fraction of the schedule where denoising starts in the second round")
+    t_end: float = _number(0.2, 0, 1, "fraction towards which the start moves")
+    inv_r: float = _number(0.6, 1e-3, 1, "level reached by noise as a fraction of the top level; DDIM inversion does the rest")
+    eta: float = _number(0.5, 0, 1, "fresh noise while denoising: 0 none (DDIM), 1 ancestral")
+
+    batch_size_min: int = _number(4, 1, 64, "fewest views of a round")
+    batch_size_max: int = _number(4, 1, 64, "most views of a round")
+    even_view: bool = dataclasses.field(default=True, metadata={"about": "spread the views of a round evenly around the object"})
+    min_ver: float = _number(-30.0, -90, 90, "lowest elevation of the views, relative to the picture's")
+    max_ver: float = _number(30.0, -90, 90, "highest elevation of the views, relative to the picture's")
+    radius: float = _number(2.0, 0.1, 100, "distance of the cameras")
+    fovy: float = _number(49.1, 1, 150, "vertical field of view")
+    ref_size: int | None = dataclasses.field(
+        default=None, metadata={"about": "pixels a side of renders and picture while fitting; default: the prior's", "range": (8, 4096)}
+    )
+
+    init_steps: int = _number(15, 1, 100_000, "optimiser steps of the first round")
+    steps_min: int = _number(15, 1, 100_000, "fewest optimiser steps of a later round")
+    steps_max: int = _number(15, 1, 100_000, "most optimiser steps of a later round")
+    steps_schedule: str = _choice("fixed", STEPS_SCHEDULES, "optimiser steps over the rounds; fixed takes steps_max")
+    lambda_sd: float = _number(1.0, 0, 1e6, "weight of the prior's views")
+    ref_loss: float = _number(0.3, 0, 1e6, "weight of the picture's colours")
+    ref_mask_loss: float = _number(0.01, 0, 1e6, "weight of the picture's mask")
+
+    num_pts: int = _number(5000, 1, 10_000_000, "Gaussians of the first ball")
+    sh_degree: int = _number(0, 0, 3, "degree of the spherical harmonics of colour")
+    position_lr_init: float = _number(0.001, 0, 1, "learning rate of positions, times ten")
+    position_lr_final: float = _number(0.00002, 0, 1, "the same at position_lr_max_steps")
+    position_lr_max_steps: int = _number(500, 1, 1_000_000, "steps from the first to the last position learning rate")
+    feature_lr: float = _number(0.01, 0, 1, "learning rate of colours")
+    opacity_lr: float = _number(0.05, 0, 1, "learning rate of opacities")
+    scaling_lr: float = _number(0.005, 0, 1, "learning rate of scales")
+    rotation_lr: float = _number(0.0005, 0, 1, "learning rate of rotations")
+    percent_dense: float = _number(0.01, 0, 1, "largest scale, as a share of the scene, of a Gaussian that is cloned rather than split")
+    densify_grad_threshold: float = _number(0.01, 0, 1e6, "screen-space gradient from which a Gaussian is cloned or split")
+    density_start_iter: int = _number(0, 0, 1_000_000, "step before which none is")
+    density_end_iter: int = _number(300, 0, 1_000_000, "step after which none is")
+    densification_interval: int = _number(100, 1, 1_000_000, "steps between two such")
+
+    density_thresh: float = _number(0.2, 1e-6, 1e6, "density of the mesh's surface")
+    mesh_resolution: int = _number(128, 16, 1024, "nodes a side of the density field")
+    mesh_faces: int = _number(50_000, 4, 10_000_000, "most faces of the mesh")
+    mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
+    video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
+    video_size: int = _number(256, 16, 4096, "pixels a side of turntable and sheet of views")
+
+
+NO_EFFECT = "nothing reads it, in the original code neither; remove it"
+STAGE_TWO = "belongs to mesh refinement, which main.py does not do; remove it"
+NO_WINDOW = "there is no window here; remove it"
+RETIRED = {
+    "anneal_timestep": NO_EFFECT,
+    "batch_size": f"{NO_EFFECT} (batch_size_min and batch_size_max set the views of a round)",
+    "invert_bg_prob": NO_EFFECT,
+    "iters": f"{NO_EFFECT} (total_steps sets the rounds)",
+    "opacity_reset_interval": f"{NO_EFFECT} (opacities are never reset)",
+    "position_lr_delay_mult": NO_EFFECT,
+    "warmup_rgb_loss": NO_EFFECT,
+    "force_cuda_rast": "the environment variable USE_CUDA_GAUSS chooses the rasteriser",
+    "geom_lr": STAGE_TWO,
+    "iters_refine": STAGE_TWO,
+    "mesh": STAGE_TWO,
+    "texture_lr": STAGE_TWO,
+    "train_geo": STAGE_TWO,
+    "gui": NO_WINDOW,
+    "H": f"{NO_WINDOW} (video_size sets the size of the turntable)",
+    "W": f"{NO_WINDOW} (video_size sets the size of the turntable)",
+    "imagedream": "the prior is chosen with prior=NAME",
+    "mvdream": "the prior is chosen with prior=NAME",
+    "stable_zero123": "the prior is chosen with prior=NAME",
+    "lambda_zero123": "lambda_sd is the weight of the views of every prior",
+    "profiling": "run `nsys profile python main.py ...` instead; remove it",
+}
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def _expected(key: str) -> str:
+    """What a key takes, in words."""
+    field = _FIELDS[key]
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}[str(field.type).split(" ")[0]]
+    if "choices" in field.metadata:
+        return f"one of {', '.join(field.metadata['choices'])}"
+    if "range" in field.metadata:
+        low, high = field.metadata["range"]
+        return f"{words} from {low:g} to {high:g}"
+    return words
+
+
+def _check_range(key: str, value: Any) -> bool:
+    metadata = _FIELDS[key].metadata
+    if value is None:
+        return True
+    if "choices" in metadata:
+        return value in metadata["choices"]
+    if "range" in metadata:
+        low, high = metadata["range"]
+        return math.isfinite(value) and low <= value <= high
+    return True
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
+    """Defaults, then the YAML file, then `key=value` words. Raises UserError for whatever is not understood."""
+    merged = OmegaConf.structured(Config)
+    for source, key, value in _assignments(path, overrides):
+        if key in RETIRED:
+            raise UserError(f"{source}: {key}: {RETIRED[key]}")
+        if key not in _FIELDS:
+            nearest = max(_FIELDS, key=lambda known: difflib.SequenceMatcher(None, str(key).lower(), known).ratio())
+            raise UserError(f"{source}: unknown key {key!r}; the nearest valid key is {nearest!r}")
+        shown = f"{key}={value}".replace("\n", " ")
+        optional = "None" in str(_FIELDS[key].type)
+        try:
+            OmegaConf.update(merged, key, None if optional and value in ("", "null") else value)
+            value = merged[key]
+        except (OmegaConfBaseException, ValueError):
+            raise UserError(f"{source}: {shown}: expected {_expected(key)}") from None
+        if not _check_range(key, value):
+            raise UserError(f"{source}: {shown}: expected {_expected(key)}")
+    config = Config(**{key: merged[key] for key in _FIELDS})
+    for low, high in (("batch_size_min", "batch_size_max"), ("steps_min", "steps_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
+        if getattr(config, low) > getattr(config, high):
+            raise UserError(f"{low}={getattr(config, low)} is above {high}={getattr(config, high)}; raise {high} or lower {low}")
+    return config
+
+
+def _assignments(path: str | Path | None, overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """(where it stands, key, value) of everything in the file, then of the words."""
+    if path is not None:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such configuration file; pass --config FILE.yaml")
+        try:
+            loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        except Exception as error:  # yaml, omegaconf and codecs each have their own
+            raise UserError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())}") from None
+        if not isinstance(loaded, dict):
+            raise UserError(f"{path}: expected lines of `key: value`")
+        for key, value in loaded.items():
+            yield str(path), str(key), value
+    for word in overrides:
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals or not key:
+            raise UserError(f"command line: {word!r} is not understood; options of a run are written key=value (see --help)")
+        yield "command line", key, value.replace("${", r"\${")  # a prompt is text, not an interpolation
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"command line: {message} (see --help)")
+
+
+def parse_command_line(arguments: Sequence[str], description: str) -> tuple[Config, bool]:
+    """The configuration and whether to be quiet. Words other than the options are `key=value` (leading dashes are dropped)."""
+    keys = "\n".join(f"  {name}={'' if f.default is None else f.default}  {f.metadata['about']}" for name, f in _FIELDS.items())
+    parser = _Parser(
+        description=description,
+        epilog=f"keys and their defaults:\n{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--config FILE] [--quiet] [key=value ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of key: value")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
+    options, words = parser.parse_known_args(arguments)
+    return load_config(options.config, words), options.quiet
