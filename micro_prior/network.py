@@ -1,0 +1,388 @@
+"""The micro prior's denoiser: a U-shaped multi-view transformer over pixels, small enough for two CPU cores.
+
+V target views and one clean reference view of the same object run through shared weights. 4x4 pixel blocks become a 32x32
+map (residual convolutions), then 16x16 (attention within a view and to the reference) and 8x8 tokens (attention over all
+views, the reference and the caption). The reference attends to itself alone, so its keys and values depend neither on the
+noise level nor on the targets: they are computed once per picture (`encode_reference`) and every denoising step pays for
+the targets only. Where cameras stand enters twice: as Pluecker rays per pixel block and through the block modulation.
+
+Preconditioning follows EDM (Karras et al. 2022, eq. 7) for a variance-preserving input; the network predicts the clean image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CAMERA_FEATURES = 7  # see `camera_features`
+PATCH = 4  # pixels per side of a block at the finest level
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the network; stored beside the weights.
+
+    `channels` are the widths at 1/4, 1/8 and 1/16 of `resolution`; `depth` counts the blocks at 1/4 down, 1/8 down,
+    1/16, 1/8 up and 1/4 up.
+    """
+
+    resolution: int = 128
+    channels: tuple[int, int, int] = (64, 192, 448)
+    depth: tuple[int, int, int, int, int] = (1, 1, 6, 1, 1)
+    head_width: int = 64
+    condition_width: int = 448
+    text_width: int = 256
+    text_depth: int = 2
+    text_tokens: int = 16
+    vocabulary: int = 2048
+    data_std: float = 0.5
+
+
+class Conv3x3(nn.Module):
+    """3x3 convolution on channels-last maps [N,H,W,C]; the weight is stored [out, 3, 3, in], which is channels_last in memory."""
+
+    def __init__(self, width_in: int, width_out: int, zero: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width_out, 3, 3, width_in))
+        self.bias = nn.Parameter(torch.zeros(width_out))
+        if not zero:
+            nn.init.normal_(self.weight, std=1 / math.sqrt(9 * width_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x.permute(0, 3, 1, 2), self.weight.permute(0, 3, 1, 2), self.bias, padding=1).permute(0, 2, 3, 1)
+
+
+def linear(width_in: int, width_out: int, zero: bool = False, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(width_in, width_out, bias=bias)
+    nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=1 / math.sqrt(width_in))
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def normalise(x: Tensor) -> Tensor:
+    """LayerNorm over channels without learned scale."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+class Modulation(nn.Module):
+    """Scales, shifts and gates of one level's blocks from the condition vector: one shared map plus an offset per block.
+
+    (The shared map is PixArt-alpha's adaLN-single, Chen et al. 2023: a map per block would take a third of all weights.)
+    """
+
+    def __init__(self, condition_width: int, width: int, parts: int, blocks: int):
+        super().__init__()
+        self.parts = parts
+        self.shared = linear(condition_width, parts * width, zero=True)
+        self.offset = nn.Parameter(torch.zeros(blocks, parts * width))
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """condition [..., D] -> [blocks, ..., parts * width]."""
+        shared = self.shared(condition)
+        return (shared + self.offset.view(-1, *[1] * (shared.dim() - 1), shared.shape[-1])).to(shared.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Two modulated 3x3 convolutions on [N,H,W,C]."""
+
+    PARTS = 2
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = Conv3x3(width, width)
+        self.second = Conv3x3(width, width, zero=True)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        scale, shift = modulation[:, None, None].chunk(2, dim=-1)
+        h = self.first(F.silu(normalise(x)))
+        h = self.second(F.silu(normalise(h) * (1 + scale) + shift))
+        return x + h
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normalised queries and keys.
+
+    `joint`: targets attend to all targets, the reference and the caption; otherwise to their own view and the reference.
+    """
+
+    def __init__(self, width: int, head_width: int, joint: bool, text_width: int):
+        super().__init__()
+        self.heads, self.head_width, self.joint = width // head_width, head_width, joint
+        self.qkv = linear(width, 3 * width, bias=False)
+        self.out = linear(width, width, zero=True, bias=False)
+        self.query_scale = nn.Parameter(torch.ones(head_width))
+        self.key_scale = nn.Parameter(torch.ones(head_width))
+        self.text_kv = linear(text_width, 2 * width, bias=False) if joint else None
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return x.unflatten(-1, (parts, self.heads, self.head_width)).unbind(-3)
+
+    def text_keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, tokens, heads, d] of the caption's tokens [B, tokens, text_width]."""
+        key, value = self._split(self.text_kv(text), 2)
+        return F.rms_norm(key, (self.head_width,), self.key_scale), value
+
+    def forward(self, x: Tensor, targets: int, reference, text):
+        """x [B,S,n,C] with S = `targets` (+1 where the reference runs along).
+
+        `reference`, `text`: cached (keys, values), used when given. Returns (x', (keys, values) of the reference).
+        """
+        batch, views, count, width = x.shape
+        query, key, value = self._split(self.qkv(x), 3)  # [B,S,n,heads,d]
+        query = F.rms_norm(query, (self.head_width,), self.query_scale)
+        key = F.rms_norm(key, (self.head_width,), self.key_scale)
+        if views > targets:
+            reference = key[:, targets], value[:, targets]
+        results = []
+        if targets:
+            own_query, own_key, own_value = (part[:, :targets] for part in (query, key, value))
+            if self.joint:
+                pairs = [(own_key.flatten(1, 2), own_value.flatten(1, 2)), reference, text]
+                keys, values = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
+                seen = attend(own_query.flatten(1, 2), keys, values)
+            else:
+                keys, values = (
+                    torch.cat([own, seen_by_all[:, None].expand_as(own)], dim=2).flatten(0, 1)
+                    for own, seen_by_all in zip((own_key, own_value), reference, strict=True)
+                )
+                seen = attend(own_query.flatten(0, 1), keys, values)
+            results.append(seen.reshape(batch, targets, count, width))
+        if views > targets:
+            results.append(attend(query[:, targets], *reference).reshape(batch, 1, count, width))
+        return self.out(torch.cat(results, dim=1)), reference
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention on [B, tokens, heads, d]."""
+    return F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value))).transpose(1, 2)
+
+
+class TransformerBlock(nn.Module):
+    """Modulated attention and feed-forward (DiT's adaLN-zero block, Peebles & Xie 2023)."""
+
+    PARTS = 6
+
+    def __init__(self, width: int, head_width: int, expansion: int, joint: bool, text_width: int):
+        super().__init__()
+        self.attention = Attention(width, head_width, joint, text_width)
+        self.expand = linear(width, expansion * width, bias=False)
+        self.contract = linear(expansion * width, width, zero=True, bias=False)
+
+    def forward(self, x: Tensor, modulation: Tensor, targets: int, reference=None, text=None):
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation[:, :, None].chunk(6, dim=-1)
+        h, reference = self.attention(normalise(x) * (1 + scale1) + shift1, targets, reference, text)
+        x = x + (1 + gate1) * h
+        h = self.contract(F.relu(self.expand(normalise(x) * (1 + scale2) + shift2)).square())
+        return x + (1 + gate2) * h, reference
+
+
+class TextEncoder(nn.Module):
+    """Word tokens [B,T] (0 pads) -> tokens [B,T,width] and their mean [B,width]."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        width = config.text_width
+        self.words = nn.Parameter(torch.randn(config.vocabulary, width) * 0.5)
+        self.places = nn.Parameter(torch.randn(config.text_tokens, width) * 0.1)
+        self.heads = width // config.head_width
+        self.qkv = nn.ModuleList(linear(width, 3 * width, bias=False) for _ in range(config.text_depth))
+        self.out = nn.ModuleList(linear(width, width, zero=True, bias=False) for _ in range(config.text_depth))
+        self.expand = nn.ModuleList(linear(width, 4 * width, bias=False) for _ in range(config.text_depth))
+        self.contract = nn.ModuleList(linear(4 * width, width, zero=True, bias=False) for _ in range(config.text_depth))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.embedding(tokens, self.words) + self.places
+        for qkv, out, expand, contract in zip(self.qkv, self.out, self.expand, self.contract, strict=True):
+            query, key, value = qkv(normalise(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+            x = x + out(attend(query, key, value).flatten(-2))
+            x = x + contract(F.relu(expand(normalise(x))).square())
+        x = normalise(x)
+        present = (tokens > 0).to(x.dtype)[..., None]
+        return x, (x * present).sum(1) / present.sum(1).clamp_min(1)
+
+
+@dataclasses.dataclass
+class ReferenceCache:
+    """What the targets need of the reference and the caption: keys and values per attention, and the caption's mean."""
+
+    reference: list[tuple[Tensor, Tensor]]
+    text: list[tuple[Tensor, Tensor]]
+    pooled: Tensor
+
+
+class MultiViewNetwork(nn.Module):
+    """See the module's first lines. `denoise` and `encode_reference` serve sampling, `forward` training."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.config = config
+        fine, middle, coarse = config.channels
+        down_fine, down_middle, deep, up_middle, up_fine = config.depth
+        pixels = 3 * PATCH**2
+        width = config.condition_width
+
+        self.text = TextEncoder(config)
+        self.noise_in = linear(256, width)
+        self.camera_in = linear(CAMERA_FEATURES, width)
+        self.text_in = linear(config.text_width, width, zero=True)
+        self.condition_out = linear(width, width)
+
+        def block(channels: int, joint: bool) -> TransformerBlock:
+            return TransformerBlock(channels, config.head_width, 4 if joint else 2, joint, config.text_width)
+
+        self.stem = Conv3x3(pixels + 6, fine)
+        self.down_fine = nn.ModuleList(ResidualBlock(fine) for _ in range(down_fine))
+        self.to_middle = linear(4 * fine, middle)
+        self.down_middle = nn.ModuleList(block(middle, joint=False) for _ in range(down_middle))
+        self.to_coarse = linear(4 * middle, coarse)
+        self.deep = nn.ModuleList(block(coarse, joint=True) for _ in range(deep))
+        self.from_coarse = linear(coarse, 4 * middle)
+        self.join_middle = linear(2 * middle, middle)
+        self.up_middle = nn.ModuleList(block(middle, joint=False) for _ in range(up_middle))
+        self.from_middle = linear(middle, 4 * fine)
+        self.join_fine = linear(2 * fine, fine)
+        self.up_fine = nn.ModuleList(ResidualBlock(fine) for _ in range(up_fine))
+        self.head = Conv3x3(fine, pixels, zero=True)
+
+        self.modulate_fine = Modulation(width, fine, ResidualBlock.PARTS, down_fine + up_fine)
+        self.modulate_middle = Modulation(width, middle, TransformerBlock.PARTS, down_middle + up_middle)
+        self.modulate_coarse = Modulation(width, coarse, TransformerBlock.PARTS, deep)
+
+        side = config.resolution // PATCH
+        self.places_middle = nn.Parameter(torch.randn((side // 2) ** 2, middle) * 0.1)
+        self.places_coarse = nn.Parameter(torch.randn((side // 4) ** 2, coarse) * 0.1)
+
+    def _condition(self, log_snr: Tensor, camera: Tensor, pooled: Tensor) -> Tensor:
+        """log_snr [B,S], camera [B,S,CAMERA_FEATURES], pooled [B,width] -> [B,S,D]."""
+        frequency = torch.exp(torch.linspace(math.log(0.02), math.log(4.0), 128, device=log_snr.device))
+        angle = log_snr[..., None] * frequency
+        noise = self.noise_in(torch.cat([angle.cos(), angle.sin()], dim=-1))
+        return F.silu(self.condition_out(F.silu(noise + self.camera_in(camera) + self.text_in(pooled)[:, None])))
+
+    def _text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [block.attention.text_keys(text) for block in self.deep]
+
+    def _body(self, images: Tensor, rays: Tensor, condition: Tensor, targets: int, cache: ReferenceCache):
+        """images [B,S,3,R,R], rays [B,S,h,w,6], condition [B,S,D] -> (output [B,S,3,R,R], reference keys and values)."""
+        batch, views = images.shape[:2]
+        cached = iter(cache.reference or [None] * (len(self.down_middle) + len(self.deep) + len(self.up_middle)))
+        kept = []
+        fine_mod = iter(self.modulate_fine(condition).flatten(1, 2))
+        middle_mod = iter(self.modulate_middle(condition))
+        coarse_mod = iter(self.modulate_coarse(condition))
+
+        def attention_level(x, blocks, modulations, texts):
+            side = x.shape[-2]
+            x = x.reshape(batch, views, side * side, -1)
+            for block, text in zip(blocks, texts, strict=True):
+                x, reference = block(x, next(modulations), targets, next(cached), text)
+                kept.append(reference)
+            return x.reshape(batch * views, side, side, -1)
+
+        x = F.pixel_unshuffle(images.flatten(0, 1), PATCH).permute(0, 2, 3, 1)
+        x = self.stem(torch.cat([x, rays.flatten(0, 1).to(x.dtype)], dim=-1))
+        for block in self.down_fine:
+            x = block(x, next(fine_mod))
+        skip_fine = x
+        x = self.to_middle(fold(x)) + self.places_middle.unflatten(0, (x.shape[1] // 2, -1))
+        x = attention_level(x, self.down_middle, middle_mod, [None] * len(self.down_middle))
+        skip_middle = x
+        x = self.to_coarse(fold(x)) + self.places_coarse.unflatten(0, (x.shape[1] // 2, -1))
+        x = attention_level(x, self.deep, coarse_mod, cache.text)
+        x = self.join_middle(torch.cat([unfold(self.from_coarse(x)), skip_middle], dim=-1))
+        x = attention_level(x, self.up_middle, middle_mod, [None] * len(self.up_middle))
+        x = self.join_fine(torch.cat([unfold(self.from_middle(x)), skip_fine], dim=-1))
+        for block in self.up_fine:
+            x = block(x, next(fine_mod))
+        x = self.head(F.silu(normalise(x)))
+        return F.pixel_shuffle(x.permute(0, 3, 1, 2), PATCH).unflatten(0, (batch, views)), kept
+
+    def _precondition(self, noisy: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(network input, c_skip applied to the input, c_out) for noisy = sqrt(a) x0 + sqrt(1-a) n, a = sigmoid(log_snr)."""
+        std = self.config.data_std
+        alpha = torch.sigmoid(log_snr).sqrt()[:, None, None, None, None]
+        sigma2 = torch.exp(-log_snr)[:, None, None, None, None]
+        total = sigma2 + std**2
+        scaled = noisy / alpha
+        return scaled * total.rsqrt(), scaled * (std**2 / total), std * (sigma2 / total).sqrt()
+
+    def encode_reference(self, picture: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> ReferenceCache:
+        """picture [B,3,R,R] in [-1,1] (white where there is none), rays [B,h,w,6], camera [B,CAMERA_FEATURES], tokens [B,T]."""
+        text, pooled = self.text(tokens)
+        cache = ReferenceCache([], self._text_keys(text), pooled)
+        log_snr = torch.full(picture.shape[:1], CLEAN_LOG_SNR, device=picture.device)[:, None]
+        condition = self._condition(log_snr, camera[:, None], torch.zeros_like(pooled))
+        scaled = picture[:, None] / math.sqrt(self.config.data_std**2)
+        _, cache.reference = self._body(scaled, rays[:, None], condition, 0, cache)
+        return cache
+
+    def denoise(self, noisy: Tensor, log_snr: Tensor, rays: Tensor, camera: Tensor, cache: ReferenceCache) -> Tensor:
+        """The clean views [B,V,3,R,R] from noisy ones at `log_snr` [B]; rays [B,V,h,w,6], camera [B,V,CAMERA_FEATURES]."""
+        scaled, skip, out = self._precondition(noisy, log_snr)
+        condition = self._condition(log_snr[:, None].expand(noisy.shape[:2]), camera, cache.pooled)
+        result, _ = self._body(scaled, rays, condition, noisy.shape[1], cache)
+        return skip + out * result
+
+    def forward(self, noisy: Tensor, log_snr: Tensor, picture: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> Tensor:
+        """`encode_reference` and `denoise` in one pass; rays [B,V+1,...] and camera [B,V+1,...] with the reference last."""
+        views = noisy.shape[1]
+        scaled, skip, out = self._precondition(noisy, log_snr)
+        text, pooled = self.text(tokens)
+        cache = ReferenceCache([], self._text_keys(text), pooled)
+        clean = torch.full_like(log_snr, CLEAN_LOG_SNR)[:, None]
+        condition = torch.cat(
+            [
+                self._condition(log_snr[:, None].expand(-1, views), camera[:, :views], pooled),
+                self._condition(clean, camera[:, views:], torch.zeros_like(pooled)),
+            ],
+            dim=1,
+        )
+        images = torch.cat([scaled, picture[:, None] / self.config.data_std], dim=1)
+        result, _ = self._body(images, rays, condition, views, cache)
+        return skip + out * result[:, :views]
+
+
+CLEAN_LOG_SNR = 12.0  # the noise level that the reference view is said to have
+
+
+def fold(x: Tensor) -> Tensor:
+    """[N,H,W,C] -> [N,H/2,W/2,4C]."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(n, h // 2, w // 2, 4 * c)
+
+
+def unfold(x: Tensor) -> Tensor:
+    """[N,H,W,4C] -> [N,2H,2W,C]; the inverse of `fold`."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h, w, 2, 2, c // 4).transpose(2, 3).reshape(n, 2 * h, 2 * w, c // 4)
+
+
+def camera_features(azimuth: Tensor, elevation_up: Tensor, *, is_reference: bool, known: Tensor, present: Tensor) -> Tensor:
+    """What a block's modulation learns of a view: [..., CAMERA_FEATURES].
+
+    azimuth (relative to the reference's where there is one), elevation_up in degrees, both [...]; `known` [...]: 1 where the
+    elevation is given (targets always; the reference's may be unknown); `present` [...]: 1 where there is a reference.
+    """
+    a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation_up)
+    flag = torch.full_like(a, 1.0 if is_reference else 0.0)
+    return torch.stack([a.sin(), a.cos(), 2 * e.sin() * known, flag, known * flag, present * (1 - flag), present * flag], dim=-1)
+
+
+def pixel_rays(azimuth: Tensor, elevation_up: Tensor, radius: Tensor | float, tan_half_fov: float, side: int) -> Tensor:
+    """Pluecker rays [..., side, side, 6] (unit direction, moment) through the centres of side x side cells of a picture.
+
+    Orbit cameras as in cam_utils, but `elevation_up` positive above; row 0 is the top.
+    """
+    a, e = torch.deg2rad(azimuth)[..., None, None, None], torch.deg2rad(elevation_up)[..., None, None, None]
+    zero = torch.zeros_like(a)
+    backward = torch.cat([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
+    right = torch.cat([a.cos(), zero, -a.sin()], dim=-1)
+    up = torch.linalg.cross(backward, right)
+    offset = ((torch.arange(side, device=azimuth.device, dtype=a.dtype) + 0.5) / side * 2 - 1) * tan_half_fov
+    direction = F.normalize(offset[None, :, None] * right - offset[:, None, None] * up - backward, dim=-1)
+    return torch.cat([direction, torch.linalg.cross((radius * backward).expand_as(direction), direction)], dim=-1)

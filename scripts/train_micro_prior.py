@@ -1,0 +1,126 @@
+"""Train the micro prior on packed objects (or folders of GLB/OBJ files) and procedural shapes.
+
+One GPU:  python scripts/train_micro_prior.py --objects train_0.npz train_1.npz --val val.npz --minutes 60
+Several:  torchrun --nproc_per_node 4 scripts/train_micro_prior.py ... --minutes 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from guidance.micro import MicroPrior
+from micro_prior.batches import Bank, draw_batch
+from micro_prior.metrics import score_objects, sides_line
+from micro_prior.network import MultiViewNetwork, NetworkConfig
+from micro_prior.training import TrainingConfig, save_prior, train
+from micro_prior.vocabulary import Vocabulary
+from shapes.packed import PackedMeshes, concatenate, load_folder, load_packed
+from shapes.procedural import generate_many
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objects", nargs="+", type=Path, required=True, help="packed .npz files and folders of GLB/OBJ files")
+    parser.add_argument("--val", type=Path, help="packed objects to score on")
+    parser.add_argument("--procedural", type=int, default=16384, help="procedural shapes to add")
+    parser.add_argument("--real-share", type=float, default=0.75, help="share of samples that show --objects")
+    parser.add_argument("--out", type=Path, default=Path("logs/micro_prior"))
+    parser.add_argument("--score-limit", type=int, default=93, help="objects to score after training")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for field in dataclasses.fields(TrainingConfig):
+        name = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, bool):
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default)
+        else:
+            parser.add_argument(name, type=int if field.name == "steps" else type(field.default), default=field.default)
+    return parser.parse_args()
+
+
+def load_objects(paths: list[Path]) -> PackedMeshes:
+    packs = [path for path in paths if path.is_file()]
+    sets = [load_packed(packs)] if packs else []
+    return concatenate(sets + [load_folder(path) for path in paths if path.is_dir()])
+
+
+def save_strip(path: Path, pictures: torch.Tensor) -> None:
+    """Pictures [rows, columns, 3, H, W] in [0,1] as one PNG."""
+    rows, columns, _, height, width = pictures.shape
+    sheet = pictures.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    Image.fromarray((sheet.clamp(0, 1).cpu().numpy() * 255).round().astype(np.uint8)).save(path)
+
+
+def main() -> None:
+    args = arguments()
+    rank, local, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+    device = torch.device(args.device, local) if args.device == "cuda" else torch.device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world > 1:
+        dist.init_process_group("nccl", device_id=device)
+    torch.set_float32_matmul_precision("high")
+    begin = time.perf_counter()
+
+    def say(*parts: object) -> None:
+        if rank == 0:
+            print(f"[{time.perf_counter() - begin:6.0f} s]", *parts, flush=True)
+
+    real = load_objects(args.objects)
+    workers = max(1, (os.cpu_count() or 1) // world)
+    meshes = concatenate([real, PackedMeshes.from_shapes(generate_many(0, args.procedural, workers=workers))]) if args.procedural else real
+    say(f"{len(real)} objects, {len(meshes) - len(real)} procedural shapes")
+
+    config = NetworkConfig()
+    vocabulary = Vocabulary.from_captions((c for captions in meshes.captions for c in captions), config.vocabulary - 1)
+    bank = Bank.build(meshes, len(real), args.real_share if args.procedural else 1.0, vocabulary, config.text_tokens, device)
+    torch.manual_seed(args.seed)
+    network = MultiViewNetwork(config).to(device)
+    training = TrainingConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingConfig)})
+    args.out.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        batch = draw_batch(bank, 16, config.resolution)
+        save_strip(args.out / "batch.png", torch.cat([batch.picture[:, None], batch.views], dim=1) * 0.5 + 0.5)
+    say(f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {len(vocabulary)} words, {world} GPU(s)")
+
+    def save(optimiser, progress: dict) -> None:
+        save_prior(args.out, network, optimiser.averaged_state(), vocabulary, {**dataclasses.asdict(training), **progress})
+        say("saved", args.out, progress)
+
+    optimiser, progress = train(network, bank, training, lambda metrics: say(json.dumps(metrics)), save)
+    if rank == 0:
+        progress["real_objects"], progress["procedural_shapes"] = len(real), len(meshes) - len(real)
+        save(optimiser, progress)
+        prior = MicroPrior.load(args.out, device)
+        results = {}
+        sets = {"train": (real.to(device), 48)}
+        if args.val:
+            sets["val"] = (load_packed([args.val]).to(device), args.score_limit)
+        for name, (objects, limit) in sets.items():
+            for guidance in (1.0, 1.5, 2.5):
+                table, pictures = score_objects(prior, objects, range(min(limit, len(objects))), guidance_scale=guidance)
+                results[f"{name}, guidance {guidance}"] = table
+                say(f"{name}, guidance {guidance}\n{sides_line(table)}")
+            save_strip(args.out / f"{name}.png", pictures[:24].transpose(1, 2).flatten(1, 2))
+            table, pictures = score_objects(prior, objects, range(min(24, len(objects))), guidance_scale=4.0, without_picture=True)
+            results[f"{name}, text alone"] = table
+            save_strip(args.out / f"{name}_text.png", pictures.transpose(1, 2).flatten(1, 2))
+        (args.out / "metrics.json").write_text(json.dumps(results, indent=1) + "\n")
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
