@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shapes import procedural_abstract as abstract
+from shapes import procedural_household as household
 from shapes.procedural_parts import finish
 from shapes.procedural_scene import Scene
 
@@ -35,6 +36,17 @@ FAMILIES: dict[str, tuple[float, Callable[[Scene], str]]] = {
     "terrain": (2.5, abstract.terrain),
     "wall": (2.0, abstract.wall),
     "stairs": (2.0, abstract.stairs),
+    "table": (3.0, household.table),
+    "chair": (3.5, household.chair),
+    "sofa": (2.0, household.sofa),
+    "bed": (1.5, household.bed),
+    "cabinet": (3.5, household.cabinet),
+    "lamp": (2.0, household.lamp),
+    "barrel": (2.5, household.barrel),
+    "crate": (3.0, household.crate),
+    "food": (8.0, household.food),
+    "tool": (6.0, household.tool),
+    "book": (1.0, household.book),
 }
 _NAMES = tuple(FAMILIES)
 _CUMULATIVE = np.cumsum([weight for weight, _ in FAMILIES.values()])
