@@ -1,0 +1,181 @@
+"""Density grid of a Gaussian set: plain PyTorch, the compiled kernel and, on a GPU, a brute-force kernel, on the same input.
+
+    python -m benchmarks.extract_fields [--device cuda] [--resolution 128] [--counts 5000 20000 100000] [--out results.json]
+
+Times are medians of whole calls after a warm-up, by CUDA events on a GPU. Before anything is timed the versions' results are
+compared; a difference above 1e-4 of a field of order 1 ends the run. The floors are what the call cannot go below: reading the
+Gaussians and writing the grid at the memory's speed, and one exponential for each pair whose term is at least 1e-7.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from kernels import extension
+from kernels.gaussian_field import extract_fields, extract_fields_python
+
+NUM_BLOCKS = 16
+RELAX_RATIO = 1.5
+TOLERANCE = 1e-4
+NEGLIGIBLE = 1e-7
+
+
+@dataclass
+class Row:
+    gaussians: int
+    version: str
+    median_ms: float
+    least_ms: float
+    most_ms: float
+    repeats: int
+    largest_difference: float  # from the compiled version, divided by max(1, largest value of the field)
+
+
+def object_like_gaussians(count: int, device: str, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Gaussians as a fit leaves them: on the surface of a torus with a ball, scales lognormal about 0.02, most opacities high or low.
+
+    Returns means [N,3] in [-0.9, 0.9], packed covariances [N,6], opacities [N].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(count, 4, generator=generator)
+    angle, around = 2 * math.pi * uniform[:, 0], 2 * math.pi * uniform[:, 1]
+    radius = 0.65 + 0.25 * around.cos()
+    torus = torch.stack([radius * angle.cos(), 0.25 * around.sin(), radius * angle.sin()], dim=-1)
+    ball = 0.4 * torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    means = torch.where(uniform[:, 2:3] < 0.75, torus, ball) + 0.01 * torch.randn(count, 3, generator=generator)
+    scales = 0.02 * (0.5 * torch.randn(count, 3, generator=generator)).exp()
+    rotations = torch.linalg.qr(torch.randn(count, 3, 3, generator=generator)).Q
+    spread = rotations * scales[:, None]
+    covs = (spread @ spread.mT)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]].contiguous()
+    opacities = torch.sigmoid(2 * torch.randn(count, generator=generator))
+    return means.clamp(-0.9, 0.9).to(device), covs.to(device), opacities.to(device)
+
+
+def milliseconds(call: Callable[[], Tensor], device: str, repeats: int) -> list[float]:
+    """Durations of single calls. On a GPU the events enclose all that the call launches, gaps included."""
+    call()
+    durations = []
+    for _ in range(repeats):
+        if device == "cuda":
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            begin.record()
+            call()
+            end.record()
+            end.synchronize()
+            durations.append(begin.elapsed_time(end))
+        else:
+            start = time.perf_counter()
+            call()
+            durations.append(1e3 * (time.perf_counter() - start))
+    return durations
+
+
+def plain(*arguments) -> Tensor:
+    """The plain-PyTorch way throughout, its inner weights included."""
+    before = os.environ.get("USE_CUDA_GAUSS")
+    os.environ["USE_CUDA_GAUSS"] = "0"
+    try:
+        return extract_fields_python(*arguments)
+    finally:
+        if before is None:
+            del os.environ["USE_CUDA_GAUSS"]
+        else:
+            os.environ["USE_CUDA_GAUSS"] = before
+
+
+def floors(covs: Tensor, opacities: Tensor, resolution: int) -> dict[str, float]:
+    """Bytes that must move, and exponentials that count: voxels in the ellipsoids outside which opacity * weight < 1e-7."""
+    radius2 = 2 * (opacities.double() / NEGLIGIBLE).log().clamp_min(0)
+    xx, xy, xz, yy, yz, zz = covs.double().unbind(-1)
+    determinant = xx * (yy * zz - yz**2) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz)
+    volumes = 4 / 3 * math.pi * radius2**1.5 * determinant.clamp_min(0).sqrt()
+    voxel = (2 / (resolution - 1)) ** 3
+    return {"bytes": 4.0 * (10 * len(covs) + resolution**3), "exponentials": float((volumes / voxel).sum())}
+
+
+def measure(count: int, resolution: int, device: str, repeats: int, plain_repeats: int) -> tuple[list[Row], dict[str, float]]:
+    gaussians = object_like_gaussians(count, device)
+    arguments = (*gaussians, resolution, NUM_BLOCKS, RELAX_RATIO)
+    versions = {"plain PyTorch": (plain, plain_repeats), "compiled": (extract_fields, repeats)}
+    if device == "cuda":
+        versions["brute force"] = (torch.ops.microdreamer.extract_fields_brute_force, max(3, repeats // 10))
+    if plain_repeats == 0:
+        del versions["plain PyTorch"]
+
+    field = extract_fields(*arguments)
+    largest = max(1.0, float(field.max()))
+    differences = {name: float((function(*arguments) - field).abs().max()) / largest for name, (function, _) in versions.items()}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise SystemExit(f"{name} differs from the compiled version by {difference:.2g} at N={count}; expected at most {TOLERANCE}")
+
+    rows = []
+    for name, (function, times) in versions.items():
+        durations = milliseconds(lambda function=function: function(*arguments), device, times)
+        rows.append(Row(count, name, statistics.median(durations), min(durations), max(durations), times, differences[name]))
+    return rows, floors(gaussians[1], gaussians[2], resolution)
+
+
+def device_floor_ms(floor: dict[str, float], device: str) -> dict[str, float]:
+    """The floors in milliseconds: 16 exponentials per clock and multiprocessor on a GPU, measured copy bandwidth."""
+    buffer = torch.empty(1 << 26, device=device)
+    copy_ms = statistics.median(milliseconds(lambda: buffer.clone(), device, 5))
+    result = {"memory": floor["bytes"] / (2 * buffer.nbytes / copy_ms)}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        clock_khz = getattr(properties, "clock_rate", 0) or 1_755_000
+        result["exponentials"] = floor["exponentials"] / (16.0 * properties.multi_processor_count * clock_khz)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--resolution", type=int, help="grid points a side (default: 128 on a GPU, 64 on the CPU)")
+    parser.add_argument("--counts", type=int, nargs="+", help="numbers of Gaussians (default: 5000 20000 100000; on the CPU 1000 5000)")
+    parser.add_argument("--repeats", type=int, help="timed calls of the compiled version (default: 100 on a GPU, 5 on the CPU)")
+    parser.add_argument("--plain-repeats", type=int, default=1, help="timed calls of the plain version; 0 leaves it out")
+    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    resolution = options.resolution or (128 if on_gpu else 64)
+    counts = options.counts or ([5_000, 20_000, 100_000] if on_gpu else [1_000, 5_000])
+    repeats = options.repeats or (100 if on_gpu else 5)
+    if not extension.available(options.device):
+        raise SystemExit(f"no compiled {options.device} kernels to measure; {extension.BUILD_HINT}")
+
+    machine = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    print(f"extract_fields, {resolution}^3, {NUM_BLOCKS} blocks a side, {machine}, PyTorch {torch.__version__}")
+    print(f"{'N':>8} {'version':<14} {'median ms':>11} {'least':>11} {'most':>11} {'calls':>6} {'max diff':>9}  floor ms")
+    results = []
+    for count in counts:
+        rows, floor = measure(count, resolution, options.device, repeats, options.plain_repeats)
+        floor_ms = device_floor_ms(floor, options.device)
+        floor_text = ", ".join(f"{name} {value:.4f}" for name, value in floor_ms.items())
+        for row in rows:
+            spread = f"{row.median_ms:11.4f} {row.least_ms:11.4f} {row.most_ms:11.4f} {row.repeats:6d} {row.largest_difference:9.1e}"
+            print(f"{row.gaussians:8d} {row.version:<14} {spread}  {floor_text if row.version == 'compiled' else ''}", flush=True)
+            results.append(asdict(row) | {"floor": floor, "floor_ms": floor_ms})
+    if options.out:
+        document = {"machine": machine, "torch": torch.__version__, "resolution": resolution, "num_blocks": NUM_BLOCKS, "rows": results}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        partial = options.out.with_suffix(".partial")
+        partial.write_text(json.dumps(document, indent=1))
+        partial.replace(options.out)
+
+
+if __name__ == "__main__":
+    main()
