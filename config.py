@@ -51,7 +51,7 @@ class Config:
     device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
 
     prior: str = _choice("micro", tuple(PRIORS), "diffusion prior")
-    weights: str | None = _text("weights of the prior; default: the ones that ship")
+    prior_path: str | None = _text("weights of the prior; default: the ones that ship")
     cfg: float = _number(3.0, 0, 100, "guidance scale; 1 evaluates the conditional branch only")
     denoise_steps: int = _number(20, 1, 999, "levels of the full sampling grid")
     total_steps: int = _number(21, 1, 10_000, "rounds, the first of which starts from pure noise")

@@ -51,14 +51,33 @@ class ViewRange:
     fov_y: float
     size: int  # pixels a side
     even_view: bool = True  # spread the views evenly around the object
+    fewest: int = 4  # views of a round, and
+    most: int = 4
 
     def offsets(self) -> tuple[float, float]:
         """Lowest and highest elevation offset, after keeping views off the poles and within reach of the horizon's range."""
         low = max(min(self.min_ver, self.min_ver - self.elevation), -MAX_ELEVATION - self.elevation)
         high = min(max(self.max_ver, self.max_ver - self.elevation), MAX_ELEVATION - self.elevation)
+        return low, high
+
+    def counts(self, prior: Prior) -> list[int]:
+        """How many views a round may have: the multiples of `prior.views` in [fewest, most]. Raises ValueError for none."""
+        counts = [count for count in range(prior.views, self.most + 1, prior.views) if count >= self.fewest]
+        if not counts:
+            raise ValueError(
+                f"batch_size_min={self.fewest}, batch_size_max={self.most}: the {prior.name} prior takes a multiple of {prior.views} views"
+            )
+        return counts
+
+    def check(self, prior: Prior) -> None:
+        """Raises ValueError for a range that is empty or a number of views that the prior cannot take."""
         if self.min_ver > self.max_ver:
             raise ValueError(f"min_ver={self.min_ver:g} is above max_ver={self.max_ver:g}")
-        return low, high
+        self.counts(prior)
+
+    def cameras(self, elevation: Tensor | float, azimuth: Tensor | float, device: torch.device | str) -> Cameras:
+        """Cameras at these elevations and azimuths with this distance, field of view and size."""
+        return orbit_cameras(elevation, azimuth, self.radius, fov_y=self.fov_y, width=self.size, height=self.size, device=device)
 
 
 def _draw(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
@@ -67,16 +86,17 @@ def _draw(low: float, high: float, count: int, generator: torch.Generator) -> Te
     return torch.randint(low, high, (count,), generator=generator).double()
 
 
-def draw_cameras(prior: Prior, views: ViewRange, count: int, generator: torch.Generator, from_front: bool = False) -> Cameras:
-    """`count` cameras around the object, in whole groups of `prior.views`, as the prior wants its groups to stand.
+def draw_cameras(prior: Prior, views: ViewRange, generator: torch.Generator, from_front: bool = False) -> Cameras:
+    """Cameras around the object for one round, in whole groups of `prior.views`, as the prior wants its groups to stand.
 
     A prior with a fixed azimuth spacing gets that spacing, groups interleaved evenly; otherwise the views of the batch are
     spread evenly (`even_view`) or anywhere. A prior with shared elevation gets one elevation a group; otherwise each view
     has its own. `from_front` puts the first view at azimuth 0 and its group at the picture's elevation.
-    Raises ValueError where `count` is not a multiple of `prior.views`.
+    Raises ValueError where no multiple of `prior.views` is allowed.
     """
-    if count < 1 or count % prior.views:
-        raise ValueError(f"{count} views a round: the {prior.name} prior takes a multiple of {prior.views}")
+    views.check(prior)
+    counts = views.counts(prior)
+    count = counts[int(torch.randint(len(counts), (), generator=generator))]
     groups, members = count // prior.views, prior.views
     low, high = views.offsets()
     if prior.azimuth_spacing is not None:
@@ -87,8 +107,8 @@ def draw_cameras(prior: Prior, views: ViewRange, count: int, generator: torch.Ge
             starts = starts[0] + prior.azimuth_spacing / groups * torch.arange(groups, dtype=torch.float64)
         azimuth = (starts[:, None] + prior.azimuth_spacing * torch.arange(members, dtype=torch.float64)).reshape(-1)
     elif views.even_view:
-        start = torch.zeros(1).double() if from_front else _draw(-180, -180 + 360 // count, 1, generator)
-        azimuth = start + 360 // count * torch.arange(count, dtype=torch.float64)
+        start = _draw(-180, -180 + 360 // count, 1, generator)
+        azimuth = (0 if from_front else start) + 360 // count * torch.arange(count, dtype=torch.float64)
     else:
         azimuth = _draw(-180, 180, count, generator)
     offset = _draw(low, high, groups if prior.shared_elevation else count, generator)
@@ -96,10 +116,7 @@ def draw_cameras(prior: Prior, views: ViewRange, count: int, generator: torch.Ge
         offset[0] = 0
     if prior.shared_elevation:
         offset = offset.repeat_interleave(members)
-    azimuth = (azimuth + 180).remainder(360) - 180
-    return orbit_cameras(
-        views.elevation + offset, azimuth, views.radius, fov_y=views.fov_y, width=views.size, height=views.size, device=prior.device
-    )
+    return views.cameras(views.elevation + offset, (azimuth + 180).remainder(360) - 180, prior.device)
 
 
 @torch.no_grad()

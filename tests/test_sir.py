@@ -1,5 +1,6 @@
 """SIR: schedules and target computation equal the goldens; with a prior that knows the truth the object is recovered."""
 
+import dataclasses
 import itertools
 import json
 
@@ -150,29 +151,32 @@ def test_elevation_ranges_equal_the_goldens(parity):
 
 def test_drawn_views_suit_the_prior():
     prior = StubPrior(None)
-    views = sir.ViewRange(10.0, -30.0, 30.0, 2.0, 49.1, 64)
     generator = torch.Generator().manual_seed(0)
     for count in (4, 8, 12):
+        views = sir.ViewRange(10.0, -30.0, 30.0, 2.0, 49.1, 64, fewest=count, most=count + 3)
         for _ in range(20):
-            cameras = sir.draw_cameras(prior, views, count, generator)
+            cameras = sir.draw_cameras(prior, views, generator)
             prior.check_cameras(cameras)
             assert (len(cameras), cameras.width, cameras.height) == (count, 64, 64)
             assert float(cameras.elevation.min()) >= 10 - 40 and float(cameras.elevation.max()) <= 40
             assert len(set(cameras.azimuth.tolist())) == count
-    front = sir.draw_cameras(prior, views, 8, generator, from_front=True)
+    views = sir.ViewRange(10.0, -30.0, 30.0, 2.0, 49.1, 64, fewest=5, most=12)
+    assert views.counts(prior) == [8, 12]
+    front = sir.draw_cameras(prior, views, generator, from_front=True)
     assert front.azimuth.tolist()[:4] == [0.0, 90.0, -180.0, -90.0] and front.elevation.tolist()[:4] == [10.0] * 4
     with pytest.raises(ValueError, match="takes a multiple of 4"):
-        sir.draw_cameras(prior, views, 6, generator)
+        sir.draw_cameras(prior, dataclasses.replace(views, fewest=5, most=7), generator)
 
 
 def test_views_of_a_free_prior_are_even_with_their_own_elevations():
     prior = StubPrior(None)
     prior.views, prior.azimuth_spacing, prior.shared_elevation = 1, None, False
-    cameras = sir.draw_cameras(prior, sir.ViewRange(0.0, -30.0, 30.0, 2.0, 49.1, 64), 6, torch.Generator().manual_seed(1))
+    views = sir.ViewRange(0.0, -30.0, 30.0, 2.0, 49.1, 64, fewest=6, most=6)
+    cameras = sir.draw_cameras(prior, views, torch.Generator().manual_seed(1))
     np.testing.assert_allclose(cameras.azimuth.diff().remainder(360), 60.0)
     assert len(set(cameras.elevation.tolist())) > 1
     with pytest.raises(ValueError, match="above max_ver"):
-        sir.draw_cameras(prior, sir.ViewRange(0.0, 30.0, -30.0, 2.0, 49.1, 64), 6, torch.Generator())
+        sir.draw_cameras(prior, dataclasses.replace(views, min_ver=30.0, max_ver=-30.0), torch.Generator())
 
 
 class Picture:
