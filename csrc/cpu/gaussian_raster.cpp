@@ -1,0 +1,365 @@
+// Gaussian rasteriser on the CPU. Tiles of 16x16 pixels in parallel; eight pixels of a row at a time, and only those
+// rows and columns that a splat's ellipse reaches.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "gaussian_raster.h"
+#include "lanes.h"
+
+namespace md::raster {
+namespace {
+
+constexpr int kPixels = kTile * kTile;
+constexpr int kColumns = kTile / kLanes;  // vectors along a row of a tile
+constexpr int kDoneEvery = 8;             // splats between looks at whether a whole tile is finished
+
+// Which splats each tile of one view blends, nearest first.
+struct TileLists {
+  std::vector<int> first;        // [tiles + 1] into `splat`
+  std::vector<int> splat;        // [hits]
+  std::vector<int> first_hit;    // [N + 1] into `hit`
+  std::vector<int> hit;          // [hits] where in `splat` a Gaussian stands, tile by tile
+};
+
+TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bool with_hits) {
+  const int across = tiles_along(in.width), down = tiles_along(in.height);
+  TileLists lists;
+  lists.first.assign(static_cast<size_t>(across) * down + 1, 0);
+  std::vector<int> touched;  // tile indices, splat by splat
+  std::vector<std::pair<int, int>> count;
+  for (int rank = 0; rank < in.gaussians && order[rank] >= 0; ++rank) {
+    const Splat& s = splats[order[rank]];
+    const TileRect rect = visible_tiles(s, in.width, in.height);
+    const size_t before = touched.size();
+    const bool one_tile = rect.x1 - rect.x0 == 1 && rect.y1 - rect.y0 == 1;
+    for (int y = rect.y0; y < rect.y1; ++y) {
+      for (int x = rect.x0; x < rect.x1; ++x) {
+        const float left = static_cast<float>(x * kTile), top = static_cast<float>(y * kTile);
+        if (!one_tile && !ellipse_meets(s, left, top, left + (kTile - 1), top + (kTile - 1))) continue;
+        touched.push_back(y * across + x);
+        ++lists.first[y * across + x + 1];
+      }
+    }
+    count.emplace_back(order[rank], static_cast<int>(touched.size() - before));
+  }
+  std::partial_sum(lists.first.begin(), lists.first.end(), lists.first.begin());
+  std::vector<int> next(lists.first.begin(), lists.first.end() - 1);
+  lists.splat.resize(touched.size());
+  if (with_hits) {
+    lists.hit.resize(touched.size());
+    lists.first_hit.assign(in.gaussians + 1, 0);
+    for (const auto& [n, hits] : count) lists.first_hit[n + 1] = hits;
+    std::partial_sum(lists.first_hit.begin(), lists.first_hit.end(), lists.first_hit.begin());
+  }
+  size_t read = 0;
+  for (const auto& [n, hits] : count) {
+    for (int i = 0; i < hits; ++i) {
+      const int place = next[touched[read++]]++;
+      lists.splat[place] = n;
+      if (with_hits) lists.hit[lists.first_hit[n] + i] = place;
+    }
+  }
+  return lists;
+}
+
+void sort_by_depth(const Splat* splats, const int* radii, int count, int* order) {
+  std::vector<uint64_t> keys;
+  keys.reserve(count);
+  for (int n = 0; n < count; ++n) {
+    // Depths are positive, so their bits sort as they do; equal depths keep the order of the input.
+    if (radii[n] > 0) keys.push_back(static_cast<uint64_t>(std::bit_cast<uint32_t>(splats[n].depth)) << 32 | static_cast<uint32_t>(n));
+  }
+  std::sort(keys.begin(), keys.end());
+  for (size_t rank = 0; rank < keys.size(); ++rank) order[rank] = static_cast<int>(keys[rank] & 0xffffffffu);
+  std::fill(order + keys.size(), order + count, -1);
+}
+
+// Rows and columns of vectors of one tile that a splat may reach, row by row.
+class Reach {
+ public:
+  Reach(const Splat& s, int left, int top)
+      : s_(s), left_(static_cast<float>(left)), top_(static_cast<float>(top)), inverse_a_(1.f / s.a), determinant_(inverse_determinant(s)) {
+    const float half = sqrtf(fmaxf(s.reach * s.a / fmaxf(determinant_, 1e-30f), 0.f)) + kSlack;
+    first_row = static_cast<int>(clamped(ceilf(s.y - half - top_), 0.f, kTile));
+    last_row = static_cast<int>(clamped(floorf(s.y + half - top_), -1.f, kTile - 1));
+  }
+
+  // First and past-the-last vector of a row: a dx^2 + 2 b dx dy + c dy^2 <= reach, solved for dx = x - center.
+  std::pair<int, int> columns(int row) const {
+    const float dy = top_ + row - s_.y;
+    const float half = sqrtf(fmaxf(s_.a * s_.reach * (1.f + 1e-6f) - determinant_ * dy * dy, 0.f)) * inverse_a_ + kSlack;
+    const float middle = s_.x - s_.b * dy * inverse_a_ - left_;
+    const int first = static_cast<int>(clamped(ceilf(middle - half), 0.f, kTile));
+    const int last = static_cast<int>(clamped(floorf(middle + half), -1.f, kTile - 1));
+    return {first / kLanes, (last + kLanes) / kLanes};
+  }
+
+  int first_row, last_row;
+
+ private:
+  static constexpr float kSlack = 0.01f;  // px; the pixels themselves decide, this only must not lose any
+  const Splat& s_;
+  float left_, top_, inverse_a_, determinant_;
+};
+
+struct Coverage {
+  Lanes dx;       // offset of the splat's centre from the pixels
+  Lanes uncapped; // opacity * exp(power)
+  Lanes alpha;    // 0 where the splat is not seen
+  LaneMask seen;
+};
+
+inline Coverage cover(const Splat& s, Lanes x, float dy) {
+  Coverage c;
+  c.dx = s.x - x;
+  const Lanes power = (c.dx * c.dx * s.a + s.c * dy * dy) * -0.5f - c.dx * (s.b * dy);
+  // Below -80 the result is far under the cut of any opacity, and the exponential's scaling would leave its range.
+  c.uncapped = s.opacity * exp_lanes(select(power > -80.f, power, lanes(-80.f)));
+  c.seen = (power <= 0.f) & (c.uncapped >= kMinAlpha);
+  c.alpha = select(c.uncapped < kMaxAlpha, c.uncapped, lanes(kMaxAlpha));
+  return c;
+}
+
+inline Lanes pixel_columns(int left, int column) {
+  alignas(32) float x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(left + column * kLanes + i);
+  return load_lanes(x);
+}
+
+// Transmittance of the pixels of a tile. Finished ones are marked by a minus sign, those outside the picture by 0.
+struct alignas(32) Transmittance {
+  float value[kPixels];
+
+  Transmittance(int left, int top, int width, int height) {
+    for (int i = 0; i < kPixels; ++i) value[i] = left + i % kTile < width && top + i / kTile < height ? 1.f : 0.f;
+  }
+
+  bool all_done() const {
+    LaneMask going = lanes(0.f) > 0.f;
+    for (int i = 0; i < kPixels; i += kLanes) going = select_mask(going, load_lanes(value + i) > 0.f);
+    return !any(going);
+  }
+
+  // Weights of a splat that covers `c` at pixel i and the seven after it; moves their transmittance on.
+  Lanes blend(const Coverage& c, int i, Lanes& before, LaneMask& taken) {
+    before = load_lanes(value + i);
+    const LaneMask reached = c.seen & (before > 0.f);
+    const Lanes after = before * (1.f - c.alpha);
+    taken = reached & (after >= kMinTransmittance);
+    store_lanes(value + i, select(taken, after, select(reached, -before, before)));
+    return select(taken, c.alpha * before, lanes(0.f));
+  }
+
+ private:
+  static LaneMask select_mask(LaneMask a, LaneMask b) { return a | b; }
+};
+
+void blend_tile(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top, const Images& images) {
+  Transmittance transmittance(left, top, in.width, in.height);
+  alignas(32) float sums[4][kPixels] = {};  // red, green, blue, depth
+  const Lanes x[kColumns] = {pixel_columns(left, 0), pixel_columns(left, 1)};
+  for (const int* hit = first; hit != last; ++hit) {
+    if ((hit - first) % kDoneEvery == kDoneEvery - 1 && transmittance.all_done()) break;
+    const Splat& s = splats[*hit];
+    const Reach reach(s, left, top);
+    for (int row = reach.first_row; row <= reach.last_row; ++row) {
+      const auto [begin, end] = reach.columns(row);
+      const float dy = s.y - static_cast<float>(top + row);
+      for (int column = begin; column < end; ++column) {
+        const int i = row * kTile + column * kLanes;
+        Lanes before;
+        LaneMask taken;
+        const Lanes weight = transmittance.blend(cover(s, x[column], dy), i, before, taken);
+        store_lanes(sums[0] + i, load_lanes(sums[0] + i) + weight * s.red);
+        store_lanes(sums[1] + i, load_lanes(sums[1] + i) + weight * s.green);
+        store_lanes(sums[2] + i, load_lanes(sums[2] + i) + weight * s.blue);
+        store_lanes(sums[3] + i, load_lanes(sums[3] + i) + weight * s.depth);
+      }
+    }
+  }
+  const int64_t plane = static_cast<int64_t>(in.width) * in.height;
+  const float* background = in.background + 3 * view;
+  for (int row = 0; row < std::min(kTile, in.height - top); ++row) {
+    const int64_t at = static_cast<int64_t>(top + row) * in.width + left;
+    for (int column = 0; column < std::min(kTile, in.width - left); ++column) {
+      const int i = row * kTile + column;
+      const float left_over = fabsf(transmittance.value[i]);
+      for (int channel = 0; channel < 3; ++channel) {
+        images.image[(3 * view + channel) * plane + at + column] = sums[channel][i] + left_over * background[channel];
+      }
+      images.depth[view * plane + at + column] = sums[3][i];
+      images.alpha[view * plane + at + column] = 1.f - left_over;
+    }
+  }
+}
+
+// Loss gradients of a tile's pixels, 0 outside the picture, and what they make of the blended result.
+struct alignas(32) TileGradients {
+  float red[kPixels] = {}, green[kPixels] = {}, blue[kPixels] = {}, depth[kPixels] = {}, alpha[kPixels] = {};
+  // Sum over the splats still to come (and the background) of weight * (gradient . channels).
+  float behind[kPixels] = {};
+
+  TileGradients(const Inputs& in, const Images& images, const ImageGradients& v, int view, int left, int top) {
+    const int64_t plane = static_cast<int64_t>(in.width) * in.height;
+    for (int row = 0; row < std::min(kTile, in.height - top); ++row) {
+      for (int column = 0; column < std::min(kTile, in.width - left); ++column) {
+        const int i = row * kTile + column;
+        const int64_t at = static_cast<int64_t>(top + row) * in.width + left + column, single = view * plane + at, triple = 3 * view * plane + at;
+        float sum = 0.f;
+        if (v.image) {
+          red[i] = v.image[triple];
+          green[i] = v.image[triple + plane];
+          blue[i] = v.image[triple + 2 * plane];
+          sum += red[i] * images.image[triple] + green[i] * images.image[triple + plane] + blue[i] * images.image[triple + 2 * plane];
+        }
+        if (v.depth) sum += (depth[i] = v.depth[single]) * images.depth[single];
+        if (v.alpha) sum += (alpha[i] = v.alpha[single]) * images.alpha[single];
+        behind[i] = sum;
+      }
+    }
+  }
+};
+
+// Front to back again, with the same transmittances as the forward pass. A weight's gradient is what the splat adds,
+// less what it takes from all behind it: v_alpha_i = T_i q_i - behind_i / (1 - alpha_i).
+void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top,
+                         const Images& images, const ImageGradients& v_images, SplatGradient* out) {
+  Transmittance transmittance(left, top, in.width, in.height);
+  TileGradients v(in, images, v_images, view, left, top);
+  const Lanes x[kColumns] = {pixel_columns(left, 0), pixel_columns(left, 1)};
+  for (const int* hit = first; hit != last; ++hit, ++out) {
+    if ((hit - first) % kDoneEvery == kDoneEvery - 1 && transmittance.all_done()) break;
+    const Splat& s = splats[*hit];
+    const Reach reach(s, left, top);
+    const Lanes zero = lanes(0.f);
+    Lanes red = zero, green = zero, blue = zero, depth = zero;
+    Lanes m = zero, mx = zero, my = zero, mxx = zero, mxy = zero, myy = zero;  // moments of the gradient of the power
+    for (int row = reach.first_row; row <= reach.last_row; ++row) {
+      const auto [begin, end] = reach.columns(row);
+      const float dy = s.y - static_cast<float>(top + row);
+      for (int column = begin; column < end; ++column) {
+        const int i = row * kTile + column * kLanes;
+        const Coverage c = cover(s, x[column], dy);
+        Lanes before;
+        LaneMask taken;
+        const Lanes weight = transmittance.blend(c, i, before, taken);
+        if (!any(taken)) continue;
+        const Lanes v_red = load_lanes(v.red + i), v_green = load_lanes(v.green + i), v_blue = load_lanes(v.blue + i), v_depth = load_lanes(v.depth + i);
+        const Lanes gain = v_red * s.red + v_green * s.green + v_blue * s.blue + v_depth * s.depth + load_lanes(v.alpha + i);
+        const Lanes behind = load_lanes(v.behind + i) - weight * gain;
+        store_lanes(v.behind + i, behind);
+        const Lanes v_alpha = before * gain - behind / (1.f - c.alpha);
+        const Lanes v_power = select(taken, v_alpha * c.uncapped, zero);  // the cap passes the gradient
+        red += weight * v_red;
+        green += weight * v_green;
+        blue += weight * v_blue;
+        depth += weight * v_depth;
+        const Lanes v_power_x = v_power * c.dx;
+        m += v_power;
+        mx += v_power_x;
+        my += v_power * dy;
+        mxx += v_power_x * c.dx;
+        mxy += v_power_x * dy;
+        myy += v_power * (dy * dy);
+      }
+    }
+    const float sx = sum_lanes(mx), sy = sum_lanes(my);
+    out->x = -(s.a * sx + s.b * sy);
+    out->y = -(s.b * sx + s.c * sy);
+    out->a = -0.5f * sum_lanes(mxx);
+    out->b = -sum_lanes(mxy);
+    out->c = -0.5f * sum_lanes(myy);
+    out->opacity = sum_lanes(m) / s.opacity;
+    out->depth = sum_lanes(depth);
+    out->red = sum_lanes(red);
+    out->green = sum_lanes(green);
+    out->blue = sum_lanes(blue);
+  }
+}
+
+std::vector<Camera> load_cameras(const Inputs& in) {
+  std::vector<Camera> cameras(in.views);
+  for (int view = 0; view < in.views; ++view) cameras[view] = load_camera(in, view);
+  return cameras;
+}
+
+template <int K>
+void all_gaussian_gradients(const Inputs& in, const int* radii, const SplatGradient* v_splats, const InputGradients& out) {
+  const std::vector<Camera> cameras = load_cameras(in);
+  at::parallel_for(0, in.gaussians, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) gaussian_gradient<K>(in, cameras.data(), radii, v_splats, static_cast<int>(n), out);
+  });
+}
+
+}  // namespace
+
+void forward_cpu(const Inputs& in, const State& state, const Images& images) {
+  const int64_t count = in.gaussians;
+  const std::vector<Camera> cameras = load_cameras(in);
+  at::parallel_for(0, in.views * count, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int view = static_cast<int>(i / count);
+      state.radii[i] = make_splat(in, cameras[view], view, static_cast<int>(i % count), state.splats[i]);
+    }
+  });
+  std::vector<TileLists> lists(in.views);
+  at::parallel_for(0, in.views, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t view = begin; view < end; ++view) {
+      sort_by_depth(state.splats + view * count, state.radii + view * count, in.gaussians, state.order + view * count);
+      lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, false);
+    }
+  });
+  const int across = tiles_along(in.width), tiles = across * tiles_along(in.height);
+  at::parallel_for(0, static_cast<int64_t>(in.views) * tiles, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int view = static_cast<int>(i / tiles), tile = static_cast<int>(i % tiles);
+      const int* hits = lists[view].splat.data();
+      const int left = tile % across * kTile, top = tile / across * kTile;
+      blend_tile(in, state.splats + view * count, hits + lists[view].first[tile], hits + lists[view].first[tile + 1], view, left, top, images);
+    }
+  });
+}
+
+// Every tile writes the gradients of its own hits, and every Gaussian adds up its hits tile by tile, so the result does
+// not depend on the number of threads. One view at a time bounds the memory of the hits.
+void backward_cpu(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images, const InputGradients& out) {
+  const int64_t count = in.gaussians;
+  const int across = tiles_along(in.width), tiles = across * tiles_along(in.height);
+  std::vector<SplatGradient> v_splats(in.views * count);
+  std::vector<SplatGradient> v_hits;
+  for (int view = 0; view < in.views; ++view) {
+    const Splat* splats = state.splats + view * count;
+    const TileLists lists = list_tiles(in, splats, state.order + view * count, true);
+    v_hits.assign(lists.splat.size(), SplatGradient{});
+    at::parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t tile = begin; tile < end; ++tile) {
+        const int first = lists.first[tile], last = lists.first[tile + 1];
+        const int left = static_cast<int>(tile % across) * kTile, top = static_cast<int>(tile / across) * kTile;
+        blend_tile_backward(in, splats, lists.splat.data() + first, lists.splat.data() + last, view, left, top, images, v_images, v_hits.data() + first);
+      }
+    });
+    at::parallel_for(0, count, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        float* sum = reinterpret_cast<float*>(&v_splats[view * count + n]);
+        for (int hit = lists.first_hit[n]; hit < lists.first_hit[n + 1]; ++hit) {
+          const float* part = reinterpret_cast<const float*>(&v_hits[lists.hit[hit]]);
+          for (int k = 0; k < kGradients; ++k) sum[k] += part[k];
+        }
+      }
+    });
+  }
+  switch (in.coefficients) {
+    case 0: return all_gaussian_gradients<0>(in, state.radii, v_splats.data(), out);
+    case 1: return all_gaussian_gradients<1>(in, state.radii, v_splats.data(), out);
+    case 4: return all_gaussian_gradients<4>(in, state.radii, v_splats.data(), out);
+    case 9: return all_gaussian_gradients<9>(in, state.radii, v_splats.data(), out);
+    default: return all_gaussian_gradients<16>(in, state.radii, v_splats.data(), out);
+  }
+}
+
+}  // namespace md::raster

@@ -1,0 +1,117 @@
+// Eight floats at a time: the compiler's vector types where it has them (GCC, Clang), an array elsewhere.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace md {
+
+constexpr int kLanes = 8;
+
+#if defined(__GNUC__) && !defined(MD_PLAIN_LANES)
+
+typedef float Lanes __attribute__((vector_size(4 * kLanes)));
+typedef int32_t LaneMask __attribute__((vector_size(4 * kLanes)));  // -1 or 0, as comparisons give
+
+inline Lanes lanes(float value) { return Lanes{} + value; }
+inline Lanes select(LaneMask mask, Lanes yes, Lanes no) {
+  return reinterpret_cast<Lanes>((mask & reinterpret_cast<LaneMask>(yes)) | (~mask & reinterpret_cast<LaneMask>(no)));
+}
+inline bool any(LaneMask mask) {
+  typedef int64_t Halves __attribute__((vector_size(4 * kLanes)));
+  const Halves h = reinterpret_cast<Halves>(mask);
+  return (h[0] | h[1] | h[2] | h[3]) != 0;
+}
+// 2^n for whole numbers n in [-126, 127], given n + 1.5 * 2^23.
+inline Lanes power_of_two(Lanes shifted) { return reinterpret_cast<Lanes>((reinterpret_cast<LaneMask>(shifted) + 127) << 23); }
+
+#else
+
+struct Lanes {
+  float v[kLanes];
+  float operator[](int i) const { return v[i]; }
+};
+struct LaneMask {
+  int32_t v[kLanes];
+};
+template <class F>
+inline Lanes each(F f) {
+  Lanes r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = f(i);
+  return r;
+}
+template <class F>
+inline LaneMask each_mask(F f) {
+  LaneMask r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = f(i) ? -1 : 0;
+  return r;
+}
+inline Lanes lanes(float value) {
+  return each([&](int) { return value; });
+}
+#define MD_LANES_OP(op)                                                                                   \
+  inline Lanes operator op(Lanes a, Lanes b) { return each([&](int i) { return a.v[i] op b.v[i]; }); }    \
+  inline Lanes operator op(Lanes a, float b) { return each([&](int i) { return a.v[i] op b; }); }         \
+  inline Lanes operator op(float a, Lanes b) { return each([&](int i) { return a op b.v[i]; }); }
+MD_LANES_OP(+)
+MD_LANES_OP(-)
+MD_LANES_OP(*)
+MD_LANES_OP(/)
+#undef MD_LANES_OP
+#define MD_LANES_COMPARE(op)                                                                                          \
+  inline LaneMask operator op(Lanes a, Lanes b) { return each_mask([&](int i) { return a.v[i] op b.v[i]; }); }        \
+  inline LaneMask operator op(Lanes a, float b) { return each_mask([&](int i) { return a.v[i] op b; }); }
+MD_LANES_COMPARE(<)
+MD_LANES_COMPARE(<=)
+MD_LANES_COMPARE(>)
+MD_LANES_COMPARE(>=)
+#undef MD_LANES_COMPARE
+inline Lanes operator-(Lanes a) {
+  return each([&](int i) { return -a.v[i]; });
+}
+inline Lanes& operator+=(Lanes& a, Lanes b) { return a = a + b; }
+inline Lanes& operator-=(Lanes& a, Lanes b) { return a = a - b; }
+inline LaneMask operator&(LaneMask a, LaneMask b) {
+  return each_mask([&](int i) { return a.v[i] & b.v[i]; });
+}
+inline Lanes select(LaneMask mask, Lanes yes, Lanes no) {
+  return each([&](int i) { return mask.v[i] ? yes.v[i] : no.v[i]; });
+}
+inline bool any(LaneMask mask) {
+  int32_t all = 0;
+  for (int i = 0; i < kLanes; ++i) all |= mask.v[i];
+  return all != 0;
+}
+inline Lanes power_of_two(Lanes shifted) {
+  return each([&](int i) { return std::bit_cast<float>((std::bit_cast<int32_t>(shifted.v[i]) + 127) << 23); });
+}
+
+#endif
+
+inline Lanes load_lanes(const float* from) {
+  Lanes r;
+  std::memcpy(&r, from, sizeof r);
+  return r;
+}
+inline void store_lanes(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
+
+inline float sum_lanes(Lanes v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
+
+// exp(x) for x in [-87, 0], to 2e-7 relative. Splits x into n log 2 + r with |r| <= log(2) / 2; Taylor to r^6 / 6!.
+inline Lanes exp_lanes(Lanes x) {
+  constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it rounds to a whole number
+  const Lanes shifted = x * 1.44269504f + kRound;
+  const Lanes n = shifted - kRound;
+  const Lanes r = (x - n * 0.693359375f) - n * -2.12194440e-4f;  // log 2 in two parts, the first one short
+  Lanes p = r * (1.f / 720) + 1.f / 120;
+  p = p * r + 1.f / 24;
+  p = p * r + 1.f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.f;
+  p = p * r + 1.f;
+  return p * power_of_two(shifted);
+}
+
+}  // namespace md
