@@ -59,3 +59,17 @@ def use_compiled(device: torch.device | str, switch: str | None = None) -> bool:
         raise RuntimeError(f"{switch}=1 but there is no compiled {kind} kernel; {BUILD_HINT}")
     _say_once(f"no compiled {kind} kernels: running the plain-PyTorch versions, which are slower; {BUILD_HINT}")
     return False
+
+
+def _report() -> int:
+    """Say which kernels this environment has; exit code 1 if it has none."""
+    if not load():
+        print(f"kernels: none built, the plain-PyTorch versions will run, slower; {BUILD_HINT}")
+        return 1
+    has_cuda = bool(torch.ops.microdreamer.built_with_cuda())
+    print(f"kernels: built for {'CPU and CUDA ' + str(torch.version.cuda) if has_cuda else 'CPU'}, PyTorch {torch.__version__}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_report())

@@ -1,0 +1,43 @@
+# make demo    sets up .venv, builds the kernels and turns a picture into a 3D asset   (INPUT=path takes another picture)
+# make test    the same set-up, then the tests
+#
+# Variables: PYTHON (3.10 or newer), TORCH (what pip is told to install; empty: whatever the environment has), INPUT, NAME, CONFIG.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+CONFIG ?= configs/micro.yaml
+INPUT ?= test_data/teapot_rgba.png
+NAME ?= $(patsubst %_rgba,%,$(basename $(notdir $(INPUT))))
+
+VENV := .venv
+READY := $(VENV)/.ready
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo test setup clean
+
+demo: $(READY)
+	@$(VENV)/bin/python main.py --config "$(CONFIG)" input="$(INPUT)" save_path="$(NAME)"
+
+test: $(READY)
+	@$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+
+setup: $(READY)
+
+# The kernels are built against the PyTorch of this environment, so it and the build tools are there first and the build is not isolated.
+$(READY): $(SOURCES)
+	@command -v "$(PYTHON)" > /dev/null || { echo "$(PYTHON) was not found: install Python 3.10 or newer, or name it: make PYTHON=python3.12"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed and $(PYTHON) is $$("$(PYTHON)" --version 2>&1): name another one: make PYTHON=python3.12"; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo "$(PYTHON) lacks the venv module: install it (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@test -x $(VENV)/bin/python || { echo "creating $(VENV)"; "$(PYTHON)" -m venv $(VENV); }
+	@echo "installing PyTorch and the build tools"
+	@$(PIP) install setuptools wheel ninja $(if $(TORCH),"$(TORCH)")
+	@echo "installing the dependencies and building the kernels (minutes the first time)"
+	@$(PIP) install --no-build-isolation -e ".[dev]"
+	@$(VENV)/bin/python -m kernels.extension || true
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build kernels/_C*.so *.egg-info

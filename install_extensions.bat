@@ -1,0 +1,52 @@
+@echo off
+rem Builds the kernels of csrc\ for the current environment: an active one, else .venv, else python. PYTHON=path names another.
+setlocal EnableExtensions
+cd /d "%~dp0" || exit /b 1
+
+call :find_python
+"%PYTHON%" --version >nul 2>&1
+if errorlevel 1 (
+  echo install_extensions: %PYTHON% was not found; install Python 3.10 or newer or set PYTHON 1>&2
+  exit /b 1
+)
+"%PYTHON%" -c "import torch" >nul 2>&1
+if errorlevel 1 (
+  echo install_extensions: PyTorch is not installed for %PYTHON%; install it first, see docs\install.md 1>&2
+  exit /b 1
+)
+"%PYTHON%" -c "import setuptools" >nul 2>&1
+if errorlevel 1 (
+  echo install_extensions: setuptools is missing; run: "%PYTHON%" -m pip install setuptools wheel ninja 1>&2
+  exit /b 1
+)
+
+where cl.exe >nul 2>&1
+if errorlevel 1 call :find_compiler
+where cl.exe >nul 2>&1
+if errorlevel 1 (
+  echo install_extensions: cl.exe was not found; install the Visual Studio Build Tools with "Desktop development with C++" 1>&2
+  exit /b 1
+)
+rem cl.exe is on PATH now; without this PyTorch would look for another Visual Studio.
+set DISTUTILS_USE_SDK=1
+
+"%PYTHON%" setup.py --quiet build_ext --inplace
+if errorlevel 1 exit /b 1
+"%PYTHON%" -m kernels.extension
+exit /b %errorlevel%
+
+:find_python
+if defined PYTHON exit /b 0
+set "PYTHON=python"
+if defined VIRTUAL_ENV exit /b 0
+if defined CONDA_PREFIX exit /b 0
+if exist ".venv\Scripts\python.exe" set "PYTHON=.venv\Scripts\python.exe"
+exit /b 0
+
+:find_compiler
+set "VSWHERE=%ProgramFiles(x86)%\Microsoft Visual Studio\Installer\vswhere.exe"
+if not exist "%VSWHERE%" exit /b 1
+for /f "usebackq delims=" %%d in (`"%VSWHERE%" -latest -products * -requires Microsoft.VisualStudio.Component.VC.Tools.x86.x64 -property installationPath`) do (
+  if exist "%%d\VC\Auxiliary\Build\vcvars64.bat" call "%%d\VC\Auxiliary\Build\vcvars64.bat" >nul
+)
+exit /b 0
