@@ -42,6 +42,8 @@ def extension_arguments() -> dict:
     host_flags = ["/std:c++20", "/O2"] if sys.platform == "win32" else ["-std=c++20", "-O0" if debug else "-O3", "-fno-math-errno"]
     host_flags += ["-g"] if debug else []
     host_flags += ["-march=native"] if native else []
+    # Without it at::parallel_for runs on one thread. PyTorch has loaded its OpenMP runtime already, so none is linked.
+    host_flags += ["-fopenmp"] if sys.platform == "linux" else ["/openmp"] if sys.platform == "win32" else []
     sources = sorted(str(path.relative_to(ROOT)) for folder in ("csrc", "csrc/cpu") for path in (ROOT / folder).glob("*.cpp"))
     include_dirs = [str(ROOT / "csrc")]
     if with_cuda:
