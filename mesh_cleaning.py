@@ -1,0 +1,254 @@
+"""Cleaning and simplification of triangle meshes: closed, edge-manifold, consistently wound, with a given number of faces.
+
+Arrays are vertices [V,3] float64 and faces [F,3] int64. Faces are counter-clockwise seen from outside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+MIN_PART_FACES = 0.01  # parts with a smaller share of the largest part's faces are dropped,
+MIN_PART_DIAGONAL = 0.1  # and so are those with a shorter diagonal than this share of the largest part's
+MERGE_DISTANCE = 1e-6  # of the mesh's diagonal
+FACE_TOLERANCE = 0.02  # how far a simplified mesh may be from the wanted number of faces
+MAX_SIMPLIFICATIONS = 8
+
+
+def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Normals [F,3] whose lengths are twice the areas."""
+    corners = vertices[faces]
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+
+
+def half_edges(faces: np.ndarray) -> np.ndarray:
+    """The directed edges [3F,2] of the faces: those of face f are rows f, F + f and 2F + f."""
+    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+
+
+def _edge_numbers(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every half-edge its undirected edge's number [3F], and how many faces each edge has [E]."""
+    edges = np.sort(half_edges(faces), axis=1)
+    keys = edges[:, 0] * (int(faces.max(initial=0)) + 1) + edges[:, 1]
+    _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return numbers, counts
+
+
+def drop_unused_vertices(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
+    used, faces = np.unique(faces, return_inverse=True)
+    return vertices[used], faces.reshape(-1, 3)
+
+
+def merge_vertices(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
+    """Make one of vertices that fall into the same cell of a grid of `MERGE_DISTANCE`."""
+    if len(vertices) == 0:
+        return vertices, faces
+    cell = max(float(np.linalg.norm(np.ptp(vertices, axis=0))) * MERGE_DISTANCE, np.finfo(np.float64).tiny)
+    _, first, target = np.unique(np.round(vertices / cell), axis=0, return_index=True, return_inverse=True)
+    return vertices[first], target.reshape(-1)[faces]
+
+
+def drop_bad_faces(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
+    """Drop faces that use a vertex twice or repeat another face, whichever way it is wound."""
+    a, b, c = faces.T
+    faces = faces[(a != b) & (b != c) & (c != a)]
+    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    return drop_unused_vertices(vertices, faces[np.sort(first)])
+
+
+def drop_crowded_faces(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
+    """Make every edge have at most two faces: where there are more, the two with the largest areas stay."""
+    while len(faces):
+        numbers, counts = _edge_numbers(faces)
+        if counts.max() <= 2:
+            break
+        areas = np.tile(np.linalg.norm(face_normals(vertices, faces), axis=1), 3)
+        order = np.lexsort((-areas, numbers))
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        rank = np.arange(len(order)) - starts[numbers[order]]
+        dropped = np.unique(order[rank >= 2] % len(faces))
+        faces = np.delete(faces, dropped, axis=0)
+    return drop_unused_vertices(vertices, faces)
+
+
+def split_touching_fans(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
+    """Give every fan of faces around a vertex a vertex of its own, where several fans touch in it only."""
+    count = len(faces)
+    if count == 0:
+        return vertices, faces
+    numbers, counts = _edge_numbers(faces)
+    order = np.argsort(numbers, kind="stable")
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts == 2]
+    one, other = order[first], order[first + 1]  # half-edges of the two faces at an edge
+    corner = np.concatenate([np.arange(count) + k * count for k in range(3)])  # corner k of face f is k F + f
+    following = np.concatenate([corner[count:], corner[:count]])
+    flat = faces.T.reshape(-1)
+    same = flat[corner[one]] == flat[corner[other]]
+    rows = np.concatenate([corner[one], following[one]])
+    columns = np.concatenate([np.where(same, corner[other], following[other]), np.where(same, following[other], corner[other])])
+    links = sparse.coo_matrix((np.ones(len(rows), bool), (rows, columns)), (3 * count, 3 * count))
+    fans, label = csgraph.connected_components(links, directed=False)
+    source = np.zeros(fans, np.int64)
+    source[label] = flat
+    return vertices[source], label.reshape(3, count).T
+
+
+def face_parts(faces: np.ndarray) -> np.ndarray:
+    """The number [F] of the connected part that each face belongs to (faces are connected across edges)."""
+    numbers, counts = _edge_numbers(faces)
+    count = len(faces)
+    incidence = sparse.coo_matrix((np.ones(3 * count, bool), (np.tile(np.arange(count), 3), count + numbers)), (count + len(counts),) * 2)
+    return csgraph.connected_components(incidence, directed=False)[1][:count]
+
+
+def signed_volumes(vertices: np.ndarray, faces: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Volume enclosed by each part, negative where its faces look inward."""
+    corners = vertices[faces] - vertices.mean(0)
+    return np.bincount(parts, np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
+
+
+def drop_cavities(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
+    """Drop the parts that look inward: walls of hollows that nobody sees. The winding must be right already."""
+    if len(faces) == 0:
+        return vertices, faces
+    parts = face_parts(faces)
+    return drop_unused_vertices(vertices, faces[signed_volumes(vertices, faces, parts)[parts] > 0])
+
+
+def drop_small_parts(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
+    """Drop parts with less than 1 % of the faces or 10 % of the diagonal of the largest part (largest by diagonal)."""
+    if len(faces) == 0:
+        return vertices, faces
+    parts = face_parts(faces)
+    sizes = np.bincount(parts)
+    low, high = np.full((len(sizes), 3), np.inf), np.full((len(sizes), 3), -np.inf)
+    np.minimum.at(low, parts, vertices[faces].min(1))
+    np.maximum.at(high, parts, vertices[faces].max(1))
+    diagonals = np.linalg.norm(high - low, axis=1)
+    largest = diagonals.argmax()
+    staying = (sizes >= MIN_PART_FACES * sizes[largest]) & (diagonals >= MIN_PART_DIAGONAL * diagonals[largest])
+    return drop_unused_vertices(vertices, faces[staying[parts]])
+
+
+def wind_outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The faces, turned so that neighbours agree and every part encloses a positive volume. Edges have at most two faces."""
+    if len(faces) == 0:
+        return faces
+    numbers, counts = _edge_numbers(faces)
+    order = np.argsort(numbers, kind="stable")
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts == 2]
+    one, other = order[first], order[first + 1]
+    directed = half_edges(faces)
+    agree = directed[one, 0] != directed[other, 0]
+    if not agree.all():
+        faces = _agree_with_neighbours(faces, one % len(faces), other % len(faces), agree)
+    parts = face_parts(faces)
+    inward = signed_volumes(vertices, faces, parts)[parts] < 0
+    return np.where(inward[:, None], faces[:, ::-1], faces)
+
+
+def _agree_with_neighbours(faces: np.ndarray, one: np.ndarray, other: np.ndarray, agree: np.ndarray) -> np.ndarray:
+    """Turn faces along spanning trees of the neighbour pairs (one, other) until the pairs of each tree agree."""
+    count = len(faces)
+    # Weights tell the pairs apart in the tree: 1 for those that agree, 2 for the others.
+    pairs = sparse.coo_matrix((np.where(agree, 1, 2), (one, other)), (count, count)).tocsr()
+    tree = csgraph.minimum_spanning_tree(pairs)
+    tree = (tree + tree.T).tocsr()
+    turned = np.zeros(count, bool)
+    _, parts = csgraph.connected_components(tree, directed=False)
+    for root in np.unique(parts, return_index=True)[1]:
+        reached, parents = csgraph.breadth_first_order(tree, root, directed=False)
+        for face in reached[1:]:
+            turned[face] = turned[parents[face]] ^ (tree[face, parents[face]] == 2)
+    return np.where(turned[:, None], faces[:, ::-1], faces)
+
+
+def boundary_loops(faces: np.ndarray) -> list[list[int]]:
+    """Closed chains of vertices along the edges with one face, in the direction of these faces.
+
+    Every vertex must have one fan of consistently wound faces (`split_touching_fans`, `wind_outward`), so that one such edge
+    at most leaves it. Chains that do not close (on a one-sided surface) are left out.
+    """
+    numbers, counts = _edge_numbers(faces)
+    following = dict(half_edges(faces)[counts[numbers] == 1].tolist())
+    loops = []
+    while following:
+        loop = [next(iter(following))]
+        while (vertex := following.pop(loop[-1], None)) is not None:
+            loop.append(vertex)
+        if loop[-1] == loop[0]:
+            loops.append(loop[:-1])
+    return loops
+
+
+def fill_holes(vertices: np.ndarray, faces: np.ndarray, max_edges: int) -> Arrays:
+    """Close holes of at most `max_edges` edges: three by a face, more by a fan around their middle."""
+    new_vertices, new_faces = [vertices], [faces]
+    count = len(vertices)
+    for loop in boundary_loops(faces) if len(faces) else ():
+        if not 3 <= len(loop) <= max_edges:
+            continue
+        if len(loop) == 3:
+            new_faces.append(np.array([loop[::-1]]))
+            continue
+        new_vertices.append(vertices[loop].mean(0, keepdims=True))
+        new_faces.append(np.array([[end, start, count] for start, end in zip(loop, loop[1:] + loop[:1], strict=True)]))
+        count += 1
+    return np.concatenate(new_vertices), np.concatenate(new_faces)
+
+
+def smooth(vertices: np.ndarray, faces: np.ndarray, steps: int, shrink: float = 0.5, grow: float = -0.53) -> np.ndarray:
+    """Taubin smoothing ("Curve and surface smoothing without shrinkage", 1995): vertices after `steps` pairs of passes."""
+    edges = half_edges(faces)
+    pairs = np.concatenate([edges, edges[:, ::-1]])
+    neighbours = sparse.coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (len(vertices),) * 2).tocsr()
+    neighbours.data[:] = 1  # an edge counts once, however many faces it has
+    degrees = np.maximum(np.asarray(neighbours.sum(1)), 1)
+    for _ in range(steps):
+        for factor in (shrink, grow):
+            vertices = vertices + factor * (neighbours @ vertices / degrees - vertices)
+    return vertices
+
+
+def clean(vertices: np.ndarray, faces: np.ndarray, max_hole_edges: int = 64) -> Arrays:
+    """A mesh without doubles, small parts or crowded edges, its holes of up to `max_hole_edges` closed, wound outward."""
+    vertices, faces = drop_bad_faces(*merge_vertices(np.asarray(vertices, np.float64), np.asarray(faces, np.int64)))
+    for _ in range(3):  # closing a hole can crowd an edge again, rarely
+        vertices, faces = drop_crowded_faces(vertices, faces)
+        vertices, faces = split_touching_fans(vertices, faces)
+        faces = wind_outward(vertices, faces)
+        vertices, faces = fill_holes(vertices, faces, max_hole_edges)
+        if len(faces) == 0 or _edge_numbers(faces)[1].max() <= 2:
+            break
+    vertices, faces = drop_small_parts(vertices, faces)
+    return vertices, wind_outward(vertices, faces)
+
+
+def simplify(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> Arrays:
+    """Collapse edges by quadric error (Garland and Heckbert 1997) until `target_faces` faces are left, within 2 %; cleaned.
+
+    A mesh that has no more faces than that is returned as it is. Raises ValueError for a target below 4, or one that cannot
+    be met because the parts that stay need more faces.
+    """
+    import fast_simplification
+
+    if target_faces < 4:
+        raise ValueError(f"target_faces={target_faces}: expected at least 4")
+    if len(faces) <= target_faces:
+        return vertices, faces
+    wanted, aggressiveness = target_faces, 5.0
+    for _ in range(MAX_SIMPLIFICATIONS):
+        collapsed = fast_simplification.simplify(vertices, faces, target_count=wanted, agg=aggressiveness)
+        simple_vertices, simple_faces = clean(*collapsed)
+        surplus = len(simple_faces) - target_faces
+        if abs(surplus) <= FACE_TOLERANCE * target_faces:
+            return simple_vertices, simple_faces
+        # What the collapse left over calls for more force; what cleaning took or added, for another target.
+        if len(collapsed[1]) > wanted * (1 + FACE_TOLERANCE):
+            aggressiveness += 2
+        else:
+            wanted = max(wanted - surplus, 4)
+    raise ValueError(f"target_faces={target_faces}: simplification ended at {len(simple_faces)} faces; ask for another number")
