@@ -18,6 +18,8 @@ import numpy as np
 
 from shapes import procedural_abstract as abstract
 from shapes import procedural_household as household
+from shapes import procedural_nature as nature
+from shapes import procedural_outdoors as outdoors
 from shapes.procedural_parts import finish
 from shapes.procedural_scene import Scene
 
@@ -47,6 +49,17 @@ FAMILIES: dict[str, tuple[float, Callable[[Scene], str]]] = {
     "food": (8.0, household.food),
     "tool": (6.0, household.tool),
     "book": (1.0, household.book),
+    "house": (6.0, outdoors.house),
+    "castle": (3.0, outdoors.castle),
+    "vehicle": (7.0, outdoors.vehicle),
+    "craft": (4.0, outdoors.craft),
+    "fence": (2.5, outdoors.fence),
+    "tree": (5.0, nature.tree),
+    "plant": (4.0, nature.plant),
+    "rocks": (3.0, nature.rocks),
+    "animal": (5.0, nature.animal),
+    "fish": (3.0, nature.fish),
+    "figure": (3.0, nature.figure),
 }
 _NAMES = tuple(FAMILIES)
 _CUMULATIVE = np.cumsum([weight for weight, _ in FAMILIES.values()])
