@@ -168,7 +168,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
         shown = f"{key}={value}".replace("\n", " ")
         optional = "None" in str(_FIELDS[key].type)
         try:
-            OmegaConf.update(merged, key, None if optional and value in ("", "null") else value)
+            empty = isinstance(value, str) and value.strip() in ("", "null")
+            OmegaConf.update(merged, key, None if optional and empty else value)
             value = merged[key]
         except (OmegaConfBaseException, ValueError):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}") from None

@@ -2,6 +2,7 @@
 
 import torch
 
+from gs_renderer import GaussianModel
 from guidance.base import Prior
 from guidance.schedule import NoiseSchedule
 
@@ -61,3 +62,12 @@ class OraclePrior(StubPrior):
         clean = self.encode(self.truth.render(cameras.resized(self.resolution, self.resolution), torch.ones(3)).image)
         alpha = self.schedule.alpha(t)
         return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
+
+
+def coloured_ellipsoid(count=300):
+    """A synthetic object of opaque Gaussians whose colours tell every side apart."""
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=torch.Generator().manual_seed(7)), dim=1)
+    points = directions * torch.tensor([0.35, 0.25, 0.55])
+    model = GaussianModel.from_points(points, (points * 1.3 + 0.5).clamp(0, 1))
+    model.opacity_logits.data.fill_(3.0)
+    return model.requires_grad_(False)

@@ -7,14 +7,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from fake_priors import StubPrior
+from fake_priors import OraclePrior, StubPrior, coloured_ellipsoid
 from safetensors import safe_open
 
 from cam_utils import orbit_cameras, turntable
 from distillation import sir
 from distillation.schedules import density_steps, optimiser_steps, plan_rounds
+from gs_renderer import GaussianModel
 from guidance import samplers
 from guidance.schedule import NoiseSchedule
+from report import psnr
 
 RUNS = ["image_sai", "image_sai_30_iterations", "imagedream", "text_mv_completed", "text_mv_paper_K50"]
 
@@ -217,3 +219,45 @@ def test_fit_follows_targets_and_reference():
     torch.testing.assert_close(picture.pixels[:4, :3].detach(), targets, rtol=0, atol=0.03)
     torch.testing.assert_close(picture.pixels[4:, :3].detach(), reference.image, rtol=0, atol=0.03)
     assert loss < 10
+
+
+def test_sir_recovers_an_object_that_the_prior_knows():
+    """PSNR at views never fitted to: 15.8 dB for the grey ball, 35.9 dB after six rounds."""
+    truth = coloured_ellipsoid()
+    prior = OraclePrior(truth, 32)
+    rounds = plan_rounds(
+        prior.schedule,
+        total_steps=6,
+        denoise_steps=6,
+        t_start=0.9,
+        t_end=0.4,
+        inv_r=0.6,
+        init_steps=60,
+        steps_min=15,
+        steps_max=15,
+    )
+    generator, background = torch.Generator().manual_seed(0), torch.ones(3)
+    model = GaussianModel.initial_ball(400, generator=generator)
+    optimiser = model.make_optimizer()
+    views = sir.ViewRange(0.0, -30.0, 30.0, 2.0, 49.1, 32)
+    unseen = orbit_cameras([-20.0, 10.0, 0.0, -5.0], [33.0, 111.0, 200.0, 290.0], width=32, height=32)
+
+    def quality():
+        with torch.no_grad():
+            return psnr(model.render(unseen, background).image, truth.render(unseen, background).image)
+
+    def update(step, _rendering):
+        model.update_learning_rate(step)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    before = quality()
+    for turn in rounds:
+        cameras = sir.draw_cameras(prior, views, generator, from_front=turn.starts_from_noise)
+        with torch.no_grad():
+            renders = model.render(cameras, background).image
+        targets = sir.repair(prior, renders, cameras, None, turn, 1.0, 1.0, generator)
+        torch.testing.assert_close(targets, truth.render(cameras, background).image, rtol=0, atol=1e-3)
+        sir.fit(model, cameras, targets, None, turn, background, update)
+    assert before < 17 and quality() > 33
+    assert prior.evaluations == sum(turn.network_calls for turn in rounds)

@@ -1,0 +1,196 @@
+"""The main job, with a prior that knows the object: files, record, repeatability, Ctrl-C, and one line for every wrong input."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from fake_priors import OraclePrior, coloured_ellipsoid
+from PIL import Image
+
+import main
+from cam_utils import orbit_cameras
+from gs_renderer import GaussianModel
+
+SMALL = [
+    "total_steps=3",
+    "denoise_steps=6",
+    "init_steps=12",
+    "steps_min=6",
+    "steps_max=6",
+    "num_pts=300",
+    "densification_interval=10",
+    "video_frames=4",
+    "video_size=32",
+    "mesh_resolution=32",
+    "cfg=1",
+    "eta=1",
+]
+FILES = {"a_model.ply", "a_model.obj", "a_model.mtl", "a_model.glb", "a.mp4", "a_views.png", "a.json"}
+
+
+@pytest.fixture
+def prior(monkeypatch):
+    prior = OraclePrior(coloured_ellipsoid(), 32)
+    monkeypatch.setattr(main, "load_prior", lambda *_: prior)
+    return prior
+
+
+@pytest.fixture
+def picture(tmp_path, prior):
+    """The object's front as an RGBA file."""
+    shown = prior.truth.render(orbit_cameras(0, 0, width=48, height=48), torch.zeros(3))
+    straight = shown.image / shown.alpha.clamp_min(1e-3)
+    rgba = torch.cat([straight, shown.alpha], dim=1)[0].clamp(0, 1)
+    path = tmp_path / "thing_rgba.png"
+    Image.fromarray((rgba * 255).byte().permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def run(tmp_path, *words, out="out", name="a"):
+    return main.main(["--quiet", f"outdir={tmp_path / out}", f"save_path={name}", *SMALL, *words])
+
+
+def test_a_picture_becomes_files_that_others_read(tmp_path, picture, prior):
+    assert run(tmp_path, f"input={picture}") == 0
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == FILES
+    record = json.loads((out / "a.json").read_text())
+    assert record["complete"] is True and record["rounds"] == 3 and record["optimiser_steps"] == 24
+    assert record["prior_evaluations"] == prior.evaluations > 0
+    assert record["input_view_psnr_db"] > 16
+    assert set(record["seconds"]) == {"load", "prior", "fit", "prune", "mesh", "video"}
+    assert record["config"]["seed"] == 0 and record["config"]["input"] == str(picture)
+    assert len(GaussianModel.load_ply(out / "a_model.ply")) == record["gaussians"] > 0
+    for name in ("a_model.obj", "a_model.glb"):
+        assert len(trimesh.load(out / name, force="mesh").faces) > 10
+    assert Image.open(out / "a_views.png").size == (4 * 32 + 12, 2 * 32 + 4)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path, picture):
+    for out, seed in (("one", 5), ("two", 5), ("three", 6)):
+        assert run(tmp_path, f"input={picture}", f"seed={seed}", out=out) == 0
+    for name in ("a_model.ply", "a_model.obj", "a_model.mtl", "a_model.glb", "a_views.png"):
+        one, two, three = ((tmp_path / out / name).read_bytes() for out in ("one", "two", "three"))
+        assert one == two, name
+        assert one != three or name == "a_model.mtl", name
+
+
+def test_a_run_is_repeated_from_its_own_record(tmp_path, picture):
+    assert run(tmp_path, f"input={picture}", "seed=3") == 0
+    settings = json.loads((tmp_path / "out" / "a.json").read_text())["config"]
+    config = tmp_path / "again.yaml"
+    config.write_text(json.dumps(settings))  # JSON is YAML
+    assert main.main(["--quiet", f"--config={config}", f"outdir={tmp_path / 'again'}"]) == 0
+    assert (tmp_path / "again" / "a_model.ply").read_bytes() == (tmp_path / "out" / "a_model.ply").read_bytes()
+
+
+def test_a_prompt_alone_and_a_caption_beside_the_picture(tmp_path, picture, prior, monkeypatch):
+    seen = []
+    monkeypatch.setattr(prior, "condition", lambda *given: seen.append(given))
+    assert run(tmp_path, "prompt=an egg, painted") == 0
+    (tmp_path / "thing_caption.txt").write_text("a painted\n egg\n")
+    assert run(tmp_path, f"input={picture}", out="two") == 0
+    assert run(tmp_path, f"input={picture}", "prompt=mine", out="three", name="null") == 0
+    assert [(given[0] is None, given[1]) for given in seen] == [(True, "an egg, painted"), (False, "a painted egg"), (False, "mine")]
+    assert seen[1][0].shape == (4, 48, 48)
+    assert "input_view_psnr_db" not in json.loads((tmp_path / "out" / "a.json").read_text())
+    assert (tmp_path / "three" / "thing_model.ply").exists()  # save_path=null: named after the picture
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_leaves_what_is_done_marked_as_such(tmp_path, picture, prior, presses, capsys):
+    predict, calls = prior.predict_noise, []
+
+    def predict_and_press(*arguments):
+        calls.append(1)
+        if len(calls) >= 9:  # in the second round
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
+        return predict(*arguments)
+
+    prior.predict_noise = predict_and_press
+    before = signal.getsignal(signal.SIGINT)
+    assert run(tmp_path, f"input={picture}") == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    if presses == 2:
+        assert not list((tmp_path / "out").iterdir())
+        return
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert record["complete"] is False and record["rounds"] == 1 and record["optimiser_steps"] == 12
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+
+
+def test_ctrl_c_before_the_first_fit_writes_nothing(tmp_path, picture, prior, capsys):
+    predict = prior.predict_noise
+    prior.predict_noise = lambda *arguments: (signal.raise_signal(signal.SIGINT), predict(*arguments))[1]
+    assert run(tmp_path, f"input={picture}") == 130
+    assert not list((tmp_path / "out").iterdir())
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def broken(tmp_path, name):
+    """Paths of inputs that cannot work."""
+    path = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 4), dtype=np.uint8)
+    if name == "folder.png":
+        path.mkdir()
+    elif name == "text.png":
+        path.write_text("no picture")
+    elif name == "empty.png":
+        path.touch()
+    elif name == "truncated.png":
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:3000])
+    elif name == "invisible.png":
+        noise[..., 3] = 0
+        Image.fromarray(noise).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["missing.png", "folder.png", "text.png", "empty.png", "truncated.png", "invisible.png"])
+def test_a_wrong_picture_is_one_line_exit_code_2_and_no_file(tmp_path, prior, capsys, name):
+    path = broken(tmp_path, name)
+    assert run(tmp_path, f"input={path}") == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("main.py: ") and name in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to make"),
+        (["prompt=  "], "nothing to make"),
+        (["prompt=a", "inptu=b"], "nearest valid key is 'input'"),
+        (["prompt=a", "--totalsteps=3"], "nearest valid key is 'total_steps'"),
+        (["prompt=a", "save_path=../b"], "expected a plain name"),
+        (["prompt=a", "save_path=" + "b" * 300], "expected a plain name"),
+        (["prompt=a", "batch_size_min=5", "batch_size_max=7"], "multiple of 4 views"),
+        (["prompt=a", "device=tpu"], "device=tpu"),
+        (["prompt=a", "device=cuda:97"], "device=cuda:97"),
+        (["prompt=a", "load=none.ply"], "none.ply"),
+        (["prompt=a", "num_pts=2"], "at least 4"),
+        (["prompt=a", "total_steps=1e3"], "expected a whole number"),
+    ],
+)
+def test_wrong_words_are_one_line_exit_code_2_and_no_file(tmp_path, prior, capsys, words, message):
+    assert run(tmp_path, *words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_found_at_once(tmp_path, prior, capsys):
+    (tmp_path / "out").touch()
+    assert run(tmp_path, "prompt=a") == 2
+    assert "choose another outdir" in capsys.readouterr().err and prior.evaluations == 0
+
+
+def test_a_run_starts_from_saved_gaussians(tmp_path, prior):
+    start = tmp_path / "start.ply"
+    prior.truth.save_ply(start)
+    assert run(tmp_path, "prompt=a", f"load={start}", "total_steps=1", "init_steps=1") == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["gaussians"] <= len(prior.truth)
