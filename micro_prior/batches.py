@@ -17,6 +17,7 @@ from kernels.mesh_render import render_meshes
 from micro_prior.network import PATCH, camera_features, pixel_rays
 from micro_prior.vocabulary import Vocabulary
 from shapes.packed import PackedMeshes
+from shapes.render import random_lights
 
 VIEWS = 4
 SUPPORT_DIRECTIONS = 64
@@ -34,7 +35,6 @@ class Bank:
     support: Tensor  # [M, SUPPORT_DIRECTIONS, 3] vertices farthest in each of many directions
     real: int  # the first `real` objects are drawn with `real_share`
     real_share: float
-    max_faces: int
 
     @classmethod
     def build(
@@ -44,10 +44,7 @@ class Bank:
         for captions in meshes.captions:
             encoded = [vocabulary.encode(caption, length)[0] for caption in captions[:3]] or [[0] * length]
             rows.append([encoded[k % len(encoded)] for k in range(3)])
-        faces = meshes.face_offset.diff()
-        return cls(
-            meshes.to(device), torch.tensor(rows, device=device), support_points(meshes).to(device), real, real_share, int(faces.max())
-        )
+        return cls(meshes.to(device), torch.tensor(rows, device=device), support_points(meshes).to(device), real, real_share)
 
 
 def support_points(meshes: PackedMeshes) -> Tensor:
@@ -123,20 +120,6 @@ def random_colours(count: int, keep: Tensor) -> Tensor:
     return torch.where(keep[:, None, None], identity, torch.cat([matrix, lift], dim=-1))
 
 
-def random_light(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(lights [count,2,6], ambient [count,2,3], gloss [count,2]): a key from above the front, a weak fill, sky and ground."""
-    azimuth = torch.stack([uniform((count,), -110, 110, device), uniform((count,), -180, 180, device)], dim=-1)
-    height = torch.stack([uniform((count,), 15, 75, device), uniform((count,), 5, 45, device)], dim=-1)
-    a, h = torch.deg2rad(azimuth), torch.deg2rad(height)
-    direction = torch.stack([h.cos() * a.sin(), h.sin(), h.cos() * a.cos()], dim=-1)
-    tint = uniform((count, 1, 3), 0.92, 1.08, device)
-    level = torch.stack([uniform((count,), 0.3, 0.8, device), uniform((count,), 0.0, 0.25, device)], dim=-1)
-    lights = torch.cat([direction, level[..., None] * tint], dim=-1)
-    ambient = torch.stack([uniform((count,), 0.3, 0.6, device), uniform((count,), 0.12, 0.4, device)], dim=-1)[..., None] / tint
-    gloss = torch.stack([uniform((count,), -0.3, 0.3, device).clamp_min(0), uniform((count,), 8, 40, device)], dim=-1)
-    return lights, ambient, gloss
-
-
 @torch.no_grad()
 def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
     """`count` random samples."""
@@ -169,11 +152,7 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
 
     shapes = random_shapes(bank.support[index], cameras[:, -1], has_picture & chance(0.6))
     colours = random_colours(count, has_text | chance(0.5))
-    lights, ambient, gloss = random_light(count, device)
-    turn = torch.deg2rad(reference_azimuth)[:, None]  # the key light stands relative to the reference camera
-    x, z = lights[..., 0].clone(), lights[..., 2].clone()
-    lights[..., 0] = turn.cos() * x + turn.sin() * z
-    lights[..., 2] = turn.cos() * z - turn.sin() * x
+    lights = random_lights(count, device=device, front_azimuth=reference_azimuth)
 
     focal = torch.full((count * (VIEWS + 1), 2), 0.5 * resolution / TAN_HALF, device=device)
     intrinsics = torch.cat([focal, torch.full_like(focal, resolution / 2)], dim=1)
@@ -194,13 +173,13 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
         each_view(colours),
         cameras.flatten(0, 1).contiguous(),
         intrinsics,
-        each_view(lights),
-        each_view(ambient),
+        each_view(lights.lights),
+        each_view(lights.ambient),
         resolution,
         resolution,
-        gloss=each_view(gloss),
+        gloss=each_view(lights.gloss),
         supersample=2,
-        max_faces=bank.max_faces,
+        max_faces=meshes.max_faces,
     )
     white = rgba[:, :3].to(torch.int16) + (255 - rgba[:, 3:].to(torch.int16))
     images = (white.float() / 127.5 - 1).unflatten(0, (count, VIEWS + 1))

@@ -30,9 +30,9 @@ def silhouette_iou(estimate: Tensor, truth: Tensor) -> Tensor:
 
 
 def true_views(meshes: PackedMeshes, index: int, resolution: int, device: torch.device | str, up: float = ELEVATION_UP) -> Tensor:
-    """Straight RGBA [4,4,R,R] of one object from the four SIDES."""
+    """Pictures on white [4,3,R,R] of one object from the four SIDES, in [0,1]."""
     cameras = orbit_cameras([-up] * len(SIDES), list(SIDES), width=resolution, height=resolution, device=device)
-    return render_views(meshes, torch.full((len(SIDES),), index, device=device), cameras)
+    return over_white(render_views(meshes, index, cameras))
 
 
 @torch.no_grad()
@@ -59,10 +59,10 @@ def score_objects(
     rows: dict[str, list[Tensor]] = {name: [] for name in ("sampled", "one_step", "copy", "mirrored_copy")}
     pictures = []
     for index in indices:
-        rgba = true_views(meshes, index, resolution, device)
-        truth = over_white(rgba)
+        truth = true_views(meshes, index, resolution, device)
+        picture = torch.cat([truth[0], torch.ones_like(truth[0, :1])])
         prompt = meshes.captions[index][0] if prompts or without_picture else None
-        condition = prior.condition(None if without_picture else rgba[0], prompt, elevation=-ELEVATION_UP)
+        condition = prior.condition(None if without_picture else picture, prompt, elevation=-ELEVATION_UP)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(prior.latent_shape(4), generator=generator).to(device)
         latents = ddim_sample(prior, noise, cameras, condition, levels, guidance_scale)

@@ -10,9 +10,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Roughly the nearest semi-orthogonal matrix to each of `matrices` [k, m, n]; computed in bfloat16."""
+    """Roughly the nearest semi-orthogonal matrix to each of `matrices` [k, m, n]; computed in bfloat16 on a GPU."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT

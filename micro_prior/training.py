@@ -75,7 +75,7 @@ class Step:
     def _forward_backward(self) -> None:
         batch = draw_batch(self.bank, self.config.batch, self.network.config.resolution)
         log_snr = draw_log_snr(self.config.batch, self.coarse)
-        with torch.autocast(self.coarse.device.type, torch.bfloat16):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.coarse.is_cuda):
             loss = denoising_loss(self.call, batch, log_snr)
         loss.backward()
         self.loss.copy_(loss.detach())

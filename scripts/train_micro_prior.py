@@ -27,7 +27,7 @@ from micro_prior.metrics import score_objects, sides_line
 from micro_prior.network import MultiViewNetwork, NetworkConfig
 from micro_prior.training import TrainingConfig, save_prior, train
 from micro_prior.vocabulary import Vocabulary
-from shapes.packed import PackedMeshes, concatenate, load_folder, load_packed
+from shapes.packed import PackedMeshes, concatenate, load_folder, load_packed, pack
 from shapes.procedural import generate_many
 
 
@@ -55,6 +55,12 @@ def load_objects(paths: list[Path]) -> PackedMeshes:
     return concatenate(sets + [load_folder(path) for path in paths if path.is_dir()])
 
 
+def procedural_objects(count: int, workers: int) -> PackedMeshes:
+    shapes = generate_many(0, count, workers=workers)
+    meshes = [(shape.vertices, shape.faces, shape.corner_colors, shape.corner_normals) for shape in shapes]
+    return pack(meshes, [f"procedural-{seed}" for seed in range(count)], [[shape.caption] for shape in shapes])
+
+
 def save_strip(path: Path, pictures: torch.Tensor) -> None:
     """Pictures [rows, columns, 3, H, W] in [0,1] as one PNG."""
     rows, columns, _, height, width = pictures.shape
@@ -79,7 +85,7 @@ def main() -> None:
 
     real = load_objects(args.objects)
     workers = max(1, (os.cpu_count() or 1) // world)
-    meshes = concatenate([real, PackedMeshes.from_shapes(generate_many(0, args.procedural, workers=workers))]) if args.procedural else real
+    meshes = concatenate([real, procedural_objects(args.procedural, workers)]) if args.procedural else real
     say(f"{len(real)} objects, {len(meshes) - len(real)} procedural shapes")
 
     config = NetworkConfig()
