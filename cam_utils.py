@@ -44,17 +44,23 @@ def orbit_poses(elevation: Number, azimuth: Number, radius: Number = RADIUS, tar
 
 
 def orbit_camera(
-    elevation: float, azimuth: float, radius: float = 1.0, is_degree: bool = True, target: Sequence[float] | None = None, opengl: bool = True
+    elevation: float,
+    azimuth: float,
+    radius: float = 1.0,
+    is_degree: bool = True,
+    target: Sequence[float] | None = None,
+    opengl: bool = True,
 ) -> np.ndarray:
     """One camera-to-world matrix [4,4] (float32 numpy), with the signature of the originals' function.
 
-    `is_degree=False` takes radians; `opengl=False` gives the originals' forward-looking axes (x left, y up, z forward).
+    `is_degree=False` takes radians; `opengl=False` gives the originals' forward-looking axes (x right, y up, z forward: a
+    left-handed frame).
     """
     if not is_degree:
         elevation, azimuth = math.degrees(elevation), math.degrees(azimuth)
     pose = orbit_poses(elevation, azimuth, radius, (0.0, 0.0, 0.0) if target is None else target)[0]
     if not opengl:
-        pose[:3, [0, 2]] *= -1
+        pose[:3, 2] *= -1
     return pose.numpy().astype(np.float32)
 
 

@@ -6,7 +6,6 @@ Shapes: N Gaussians, V views, K = (sh_degree + 1)^2 harmonics.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 import gaussian_density
 import gaussian_ply
 import mesh_cleaning
-from cam_utils import Cameras, orbit_cameras
+from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras
 from kernels import gaussian_field
 from kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
 from kernels.spherical_harmonics import MAX_DEGREE, color_to_sh, degree_from_coefficients, sh_to_base_color
