@@ -1,0 +1,128 @@
+"""Reading pictures: any common format and depth to 8-bit RGB or RGBA, upright, in sRGB."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+MAX_PIXELS = 120_000_000  # about 0.5 GB as RGBA; beyond a 108-megapixel phone picture
+
+# No EPS and the like: Pillow hands those to other programs. Names that this Pillow was built without are left out on opening.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".tga", ".jp2", ".avif"})
+
+# What Pillow's decoders raise on damaged files, found by damaging files of every format above.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The picture at `path`, upright (EXIF) and in sRGB: mode RGB, or RGBA where its alpha is not 255 everywhere.
+
+    PNG, JPEG, WebP, BMP, TIFF and a few more, of 1 to 16 bits a channel or float in [0, 1]; grey, palette, CMYK and so on
+    become RGB; of several frames the first is taken. Raises FileNotFoundError for a missing path and ValueError for anything
+    that is not a whole picture of at most `MAX_PIXELS` pixels with something visible in it; both in one line.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; expected the path of a picture")
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a picture, got a {'folder' if path.is_dir() else 'special file'}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # size is checked here; metadata that Pillow finds odd does not matter
+            with Image.open(path, formats=_available_formats()) as picture:
+                _check_size(path, picture.width * picture.height)
+                picture.load()
+                upright = ImageOps.exif_transpose(picture)
+                converted = _to_8_bit(upright, path)
+    except Image.DecompressionBombError:
+        _check_size(path, 2 * Image.MAX_IMAGE_PIXELS)  # Pillow refuses on its own above this
+        raise
+    except _ReadError:
+        raise
+    except _DECODER_ERRORS as error:
+        raise ValueError(f"{path}: {_describe(path, error)}") from error
+    return _with_useful_alpha(converted, path)
+
+
+class _ReadError(ValueError):
+    """A finished message, to be told from a decoder's ValueError."""
+
+
+def _available_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _check_size(path: Path, pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise _ReadError(f"{path}: expected at most {MAX_PIXELS // 10**6} megapixels, got {pixels / 1e6:.0f} or more; scale it down first")
+
+
+def _describe(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "may not be read (permission denied)"
+    if path.stat().st_size == 0:
+        return "expected a picture, got an empty file"
+    if isinstance(error, Image.UnidentifiedImageError):
+        names = ", ".join(name for name in ("PNG", "JPEG", "WebP", "BMP", "TIFF", "GIF") if name.upper() in Image.OPEN)
+        return f"not a picture this can read ({names}); convert it to PNG or JPEG, or check that the file is whole"
+    return f"the picture is damaged or cut short ({' '.join(str(error).split()) or type(error).__name__}); get a whole copy"
+
+
+def _to_8_bit(picture: Image.Image, path: Path) -> Image.Image:
+    """RGB or RGBA of any Pillow mode; colours go through the embedded profile where there is one."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _grey_to_8_bit(picture, path)
+    transparency = picture.info.get("transparency")
+    if isinstance(transparency, tuple) and max(transparency) > 255:  # the key colour of a 16-bit PNG, whose pixels Pillow has cut to 8
+        picture.info["transparency"] = tuple(value >> 8 for value in transparency)
+    has_alpha = picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info
+    if not has_alpha:
+        return _to_srgb(picture)
+    rgba = picture.convert("RGBA")
+    colours = _to_srgb(rgba.convert("RGB"), picture.info.get("icc_profile"))
+    colours.putalpha(rgba.getchannel("A"))
+    return colours
+
+
+def _grey_to_8_bit(picture: Image.Image, path: Path) -> Image.Image:
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode == "F":
+        full_scale = 1.0
+    elif picture.mode == "I" and picture.format not in ("PNG", "PPM", None) or values.max(initial=0) > 65535:
+        raise _ReadError(f"{path}: 32-bit integer pixels have no agreed range; save it with 8 or 16 bits a channel")
+    else:
+        full_scale = 65535.0
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= full_scale):
+        raise _ReadError(f"{path}: expected float pixels in [0, 1], got {np.nanmin(values):.4g} to {np.nanmax(values):.4g}; rescale it first")
+    converted = Image.fromarray(np.round(values * (255 / full_scale)).astype(np.uint8)).convert("RGB")
+    if isinstance(key := picture.info.get("transparency"), int):
+        converted.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return converted
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None = None) -> Image.Image:
+    profile = profile or picture.info.get("icc_profile")
+    if profile and picture.mode in ("RGB", "CMYK"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a damaged profile or one for another colour space: show the colours as sRGB, as viewers do
+    return picture.convert("RGB")
+
+
+def _with_useful_alpha(picture: Image.Image, path: Path) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    low, high = picture.getchannel("A").getextrema()
+    if high == 0:
+        raise ValueError(f"{path}: nothing is visible, alpha is 0 everywhere; save the picture without its alpha channel or with the right one")
+    return picture.convert("RGB") if low == 255 else picture
