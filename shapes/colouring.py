@@ -32,7 +32,7 @@ _THEMES: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.22, ("gray", "gray", "black", "white", "blue", "orange", "red", "yellow")),
     (0.18, ("brown", "brown", "beige", "gray", "golden", "red", "green", "blue")),
 )
-_PATTERNS = (
+PATTERNS = (
     "gradient",
     "gradient",
     "gradient",
@@ -90,7 +90,7 @@ def shade(paint: Paint, factor: float) -> Paint:
 
 def patterned(rng: np.random.Generator, paint: Paint, other: Paint | None = None, pattern: str | None = None) -> Paint:
     """The paint with a pattern (a random one unless named) whose second colour is `other`'s, or a shade of its own."""
-    pattern = pattern or _PATTERNS[int(rng.random() * len(_PATTERNS))]
+    pattern = pattern or PATTERNS[int(rng.random() * len(PATTERNS))]
     second = other.color if other is not None else shade(paint, rng.choice([0.6, 0.72, 1.5])).color
     return replace(paint, second=second, pattern=pattern, axis=int(rng.choice([0, 1, 1, 2])), count=float(rng.uniform(2.5, 7.5)))
 
@@ -147,7 +147,8 @@ def _face_mix(rng: np.random.Generator, paint: Paint, part: Part, q: np.ndarray)
         return 0.5 + 0.5 * np.sin(np.linalg.norm((q - middle) * (1, 0.3, 1), axis=1) * paint.count * 9)
     if paint.pattern == "band":
         height = q[:, 1] / max(float(q[:, 1].max()), 1e-9)
-        return (np.abs(height - 0.2 - 0.1 * paint.count % 0.6) < 0.14).astype(float)
+        distance = np.abs(height - 0.2 - 0.1 * paint.count % 0.6)
+        return (distance < max(0.14, distance.min() + 1e-6)).astype(float)
     if paint.pattern == "sides":
         corners = part.vertices[part.faces]
         normal = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))

@@ -16,10 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shapes import procedural_abstract as abstract
+from shapes import procedural_assemblies as assemblies
+from shapes import procedural_buildings as buildings
+from shapes import procedural_creatures as creatures
+from shapes import procedural_forms as forms
+from shapes import procedural_handheld as handheld
 from shapes import procedural_household as household
 from shapes import procedural_nature as nature
-from shapes import procedural_outdoors as outdoors
+from shapes import procedural_vehicles as vehicles
 from shapes.procedural_parts import finish
 from shapes.procedural_scene import Scene
 
@@ -29,15 +33,15 @@ _CHUNK = 64  # shapes a worker makes at a time: about 0.2 s
 
 # Weight and grammar of each family. A grammar fills a scene and returns the caption.
 FAMILIES: dict[str, tuple[float, Callable[[Scene], str]]] = {
-    "assembly": (26.0, abstract.assembly),
-    "array": (4.0, abstract.array),
-    "vessel": (6.0, abstract.vessel),
-    "turned": (4.0, abstract.turned),
-    "plate": (5.0, abstract.plate),
-    "stroke": (4.0, abstract.stroke),
-    "terrain": (2.5, abstract.terrain),
-    "wall": (2.0, abstract.wall),
-    "stairs": (2.0, abstract.stairs),
+    "assembly": (26.0, assemblies.assembly),
+    "array": (4.0, assemblies.array),
+    "vessel": (6.0, forms.vessel),
+    "turned": (4.0, forms.turned),
+    "plate": (5.0, forms.plate),
+    "stroke": (4.0, forms.stroke),
+    "terrain": (2.5, forms.terrain),
+    "wall": (2.0, forms.wall),
+    "stairs": (2.0, forms.stairs),
     "table": (3.0, household.table),
     "chair": (3.5, household.chair),
     "sofa": (2.0, household.sofa),
@@ -46,20 +50,20 @@ FAMILIES: dict[str, tuple[float, Callable[[Scene], str]]] = {
     "lamp": (2.0, household.lamp),
     "barrel": (2.5, household.barrel),
     "crate": (3.0, household.crate),
-    "food": (8.0, household.food),
-    "tool": (6.0, household.tool),
-    "book": (1.0, household.book),
-    "house": (6.0, outdoors.house),
-    "castle": (3.0, outdoors.castle),
-    "vehicle": (7.0, outdoors.vehicle),
-    "craft": (4.0, outdoors.craft),
-    "fence": (2.5, outdoors.fence),
+    "food": (8.0, handheld.food),
+    "tool": (6.0, handheld.tool),
+    "book": (1.0, handheld.book),
+    "house": (6.0, buildings.house),
+    "castle": (3.0, buildings.castle),
+    "vehicle": (7.0, vehicles.vehicle),
+    "craft": (4.0, vehicles.craft),
+    "fence": (2.5, buildings.fence),
     "tree": (5.0, nature.tree),
     "plant": (4.0, nature.plant),
     "rocks": (3.0, nature.rocks),
-    "animal": (5.0, nature.animal),
-    "fish": (3.0, nature.fish),
-    "figure": (3.0, nature.figure),
+    "animal": (5.0, creatures.animal),
+    "fish": (3.0, creatures.fish),
+    "figure": (3.0, creatures.figure),
 }
 _NAMES = tuple(FAMILIES)
 _CUMULATIVE = np.cumsum([weight for weight, _ in FAMILIES.values()])
@@ -100,7 +104,8 @@ def generate_many(first_seed: int, count: int, workers: int | None = None) -> li
         raise ValueError(f"count is a whole number of at least 0, got {count}")
     end = first_seed + count
     bounds = [(start, min(start + _CHUNK, end)) for start in range(first_seed, end, _CHUNK)]
-    workers = min(workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(bounds))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, len(bounds))
     if workers <= 1:
         return _generate_range((first_seed, end))
     # The children run numpy only, so a fork is safe beside CUDA and spares importing the caller's script again.

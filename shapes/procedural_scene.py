@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from shapes import colouring
@@ -15,6 +13,11 @@ Triple = tuple[float, float, float]
 
 _AXIS_TURNS: dict[str, Triple | None] = {"x": (0.0, 0.0, 90.0), "y": None, "z": (90.0, 0.0, 0.0)}
 _PATTERN_FACES = 2400  # patterns stop cutting up triangles when the shape has this many
+
+
+def article(phrase: str) -> str:
+    """The phrase with "a" or "an" before it."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 class Scene:
@@ -126,7 +129,3 @@ class Scene:
         copies = [pp.place(part, 1.0, offset, turn_deg) for part in self.parts[start:]]
         self.parts += copies
         self.face_count += sum(len(part.faces) for part in copies)
-
-    def repainted(self, part: Part, paint: Paint) -> Part:
-        """The part with a uniform colour."""
-        return replace(part, colors=paint.color)

@@ -1,4 +1,4 @@
-"""Abstract families: assemblies of primitives, lathed, extruded and swept forms, terrain, walls and stairs."""
+"""Families made by one operation: lathed, extruded and swept forms, terrain, walls and stairs."""
 
 from __future__ import annotations
 
@@ -6,216 +6,7 @@ import numpy as np
 
 from shapes import procedural_parts as pp
 from shapes.colouring import shade
-from shapes.procedural_parts import Part
-from shapes.procedural_scene import Scene, Triple
-
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
-
-
-def _primitive(scene: Scene) -> tuple[str, Part]:
-    """A random primitive that fills the unit cube, and its word."""
-    n = scene.segments
-    kind = scene.pick(
-        "box",
-        "box",
-        "box",
-        "block",
-        "cylinder",
-        "cylinder",
-        "cone",
-        "ball",
-        "capsule",
-        "ring",
-        "wedge",
-        "pyramid",
-        "prism",
-        "pipe",
-        "dome",
-        "cup",
-        "rock",
-        "gable",
-    )
-    rounded = scene.rounded
-    if kind == "box":
-        return "box", pp.box()
-    if kind == "block":
-        return "block", pp.place(pp.bevel_box((1.0, 1.0, 1.0), scene.uniform(0.05, 0.3)))
-    if kind == "cylinder":
-        return "cylinder", rounded(pp.cylinder(n))
-    if kind == "cone":
-        return "cone", rounded(pp.cylinder(n, scene.pick(0.0, 0.25, 0.5, 0.75)))
-    if kind == "ball":
-        return "ball", rounded(pp.sphere(n, n // 2 + 1))
-    if kind == "capsule":
-        return "capsule", rounded(pp.capsule(2.0, n))
-    if kind == "ring":
-        return "ring", rounded(pp.torus(scene.pick(0.25, 0.5, 0.8), n + 2, 8))
-    if kind == "wedge":
-        return "wedge", pp.wedge()
-    if kind == "pyramid":
-        return "pyramid", pp.prism(4, scene.pick(0.0, 0.0, 0.4))
-    if kind == "prism":
-        return "prism", pp.prism(scene.pick(3, 5, 6, 8), scene.pick(1.0, 1.0, 0.6))
-    if kind == "pipe":
-        return "pipe", rounded(pp.tube(scene.pick(0.5, 0.7, 0.85), n))
-    if kind == "dome":
-        return "dome", rounded(pp.dome(n))
-    if kind == "cup":
-        return "cone", pp.place(rounded(pp.cylinder(n, 0.5)), 1.0, turn_deg=(180.0, 0.0, 0.0))
-    if kind == "rock":
-        return "rock", pp.rock(scene.rng, level=1)
-    return "prism", pp.gable()
-
-
-def _deformed(scene: Scene, part: Part) -> Part:
-    """The part, sometimes tapered, twisted or bent (cut up first so that it can follow)."""
-    if not scene.chance(0.22):
-        return part
-    if len(part.faces) <= 128:
-        part = pp.subdivide(part)
-    kind = scene.pick("taper", "taper", "twist", "bend")
-    if kind == "taper":
-        return pp.taper(part, scene.uniform(-0.3, 0.6))
-    if kind == "twist":
-        return pp.twist(part, scene.pick(-1, 1) * scene.uniform(20, 80))
-    return pp.bend(part, scene.pick(-1, 1) * scene.uniform(20, 70))
-
-
-def _proportions(scene: Scene, long_axis: int) -> np.ndarray:
-    """Random side lengths about 1, often stretched along one axis or flattened along another."""
-    size = np.exp(scene.rng.normal(0, 0.32, 3))
-    if scene.chance(0.6):
-        size[long_axis] *= scene.uniform(1.2, 2.6)
-    if scene.chance(0.3):
-        size[scene.whole(0, 2)] *= scene.uniform(0.25, 0.6)
-    return size
-
-
-def assembly(scene: Scene) -> str:
-    """One to nine primitives that rest on, stick to or repeat along one another, mostly mirror-symmetric in x."""
-    symmetric = scene.chance(0.7)
-    words: list[tuple[float, str]] = []
-    low, high = np.zeros(3), np.zeros(3)
-    steps = scene.whole(1, 5)
-    main_axis = scene.pick(0, 1, 2, 2)
-    base = _proportions(scene, main_axis)
-    for step in range(steps):
-        word, primitive = _primitive(scene)
-        part = _deformed(scene, primitive)
-        paint = scene.paint()
-        size = base if step == 0 else _proportions(scene, scene.whole(0, 2)) * base.mean() * scene.uniform(0.25, 0.7)
-        if scene.chance(0.15):
-            part = pp.place(part, 1.0, turn_deg=scene.pick((90.0, 0.0, 0.0), (0.0, 0.0, 90.0)))
-        at, pair = _attachment(scene, step, low, high, size, symmetric)
-        turn = (scene.uniform(-35, 35), 0.0, 0.0) if step and scene.chance(0.15) else None
-        placed = scene.add(part, tuple(size), at, scene.dress(paint, scene.palette[-1]), turn, pair=pair)
-        box_low, box_high = placed.vertices.min(0), placed.vertices.max(0)
-        if step == 0 or size.prod() > 0.3 * base.prod():
-            low, high = (box_low, box_high) if step == 0 else (np.minimum(low, box_low), np.maximum(high, box_high))
-        words.append((float(size.prod()) * (2 if pair else 1), f"{paint.name} {_plural(word) if pair else word}"))
-    if scene.chance(0.25):
-        extent = high - low
-        foot = float(extent.min()) * scene.uniform(0.12, 0.3)
-        start = len(scene.parts)
-        paint = scene.paint()
-        scene.legs(float(extent[0]), float(extent[2]), foot * 2, foot, paint, round_legs=scene.chance(0.5))
-        scene.shift(start, (0.0, float(low[1]) - 1.9 * foot, float(low[2] + high[2]) / 2))
-    if scene.chance(0.15):
-        radius = float(high[1] - low[1]) * scene.uniform(0.15, 0.3)
-        start = len(scene.parts)
-        depth = float(high[2] - low[2])
-        scene.wheels(float(high[0]), (-0.3 * depth, 0.3 * depth), radius, 0.6 * radius, scene.paint("black", "gray"), scene.paint())
-        scene.shift(start, (0.0, float(low[1]) - radius, float(low[2] + high[2]) / 2))
-        words.append((0.0, "wheels"))
-    return _assembly_caption(scene, words)
-
-
-def _attachment(scene: Scene, step: int, low: np.ndarray, high: np.ndarray, size: np.ndarray, symmetric: bool) -> tuple[Triple, bool]:
-    """Where the next primitive goes relative to the box of those before, and whether it comes as a mirrored pair."""
-    if step == 0:
-        return (0.0, 0.0, 0.0), False
-    centre, half = (low + high) / 2, size / 2
-    at = centre + scene.rng.uniform(-0.3, 0.3, 3) * (high - low)
-    sink = 0.15 * size
-    face = scene.pick("top", "top", "front", "front", "back", "side", "side", "bottom")
-    if face == "top":
-        at[1] = high[1] + half[1] - sink[1]
-    elif face == "bottom":
-        at[1] = low[1] - half[1] + sink[1]
-    elif face == "front":
-        at[2] = high[2] + half[2] - sink[2]
-    elif face == "back":
-        at[2] = low[2] - half[2] + sink[2]
-    else:
-        at[0] = high[0] + half[0] - sink[0]
-    if not symmetric:
-        if face == "side" and scene.chance(0.5):
-            at[0] = 2 * centre[0] - at[0]
-        return tuple(at), False
-    if face == "side" or (scene.chance(0.3) and size[0] < 0.5 * (high[0] - low[0])):
-        at[0] = max(at[0], abs(at[0]), half[0])
-        return tuple(at), True
-    at[0] = 0.0
-    return tuple(at), False
-
-
-def _plural(word: str) -> str:
-    return "boxes" if word == "box" else f"{word}s"
-
-
-def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def _assembly_caption(scene: Scene, words: list[tuple[float, str]]) -> str:
-    named = sorted((entry for entry in words if entry[0] > 0), reverse=True)[:3]
-    phrases = [text if text.endswith("s") else article(text) for _, text in named]
-    if len(phrases) == 1:
-        return phrases[0] if phrases[0].startswith("a") else f"two {phrases[0]}"
-    link = scene.pick("with", "with", "and")
-    text = f"{phrases[0]} {link} {phrases[1]}"
-    if len(phrases) == 3 and scene.chance(0.5):
-        text += f" and {phrases[2]}"
-    return text + (" on wheels" if words[-1][1] == "wheels" else "")
-
-
-def array(scene: Scene) -> str:
-    """The same primitive repeated in a row, a ring or a shrinking stack, with or without a base."""
-    word, primitive = _primitive(scene)
-    paint, other = scene.paint(), scene.paint()
-    layout = scene.pick("row", "row", "depth", "ring", "stack", "stack")
-    count = scene.whole(3, 6)
-    size = _proportions(scene, 1)
-    for i in range(count):
-        alternate = scene.pattern_chance and i % 2
-        color = other if alternate else paint
-        if layout == "row":
-            at, shrink = ((i - (count - 1) / 2) * size[0] * 1.2, 0.0, 0.0), 1.0
-        elif layout == "depth":
-            shrink = 1 - 0.12 * i
-            at = (0.0, (shrink - 1) * size[1] / 2, -i * size[2] * 1.05)
-        elif layout == "ring":
-            angle = 2 * np.pi * i / count
-            radius = max(size[0], size[2]) * count / 4.5
-            at, shrink = (radius * np.sin(angle), 0.0, radius * np.cos(angle)), 1.0
-        else:
-            shrink = 0.82**i
-            at = (0.0, size[1] * sum(0.82**k for k in range(i)) + size[1] * (shrink - 1) / 2, 0.0)
-        scene.add(primitive, tuple(size * shrink), at, color)
-    if layout != "stack" and scene.chance(0.6):
-        points = np.concatenate([part.vertices for part in scene.parts])
-        low, high = points.min(0), points.max(0)
-        extent, middle = high - low, (low + high) / 2
-        thick = 0.15 * float(extent.max())
-        scene.block(
-            (float(extent[0]) * 1.1, thick, float(extent[2]) * 1.1),
-            (float(middle[0]), float(low[1]) - thick / 2, float(middle[2])),
-            scene.dress(other),
-        )
-        return f"{_NUMBERS[count]} {paint.name} {_plural(word)} on {article(other.name)} base"
-    how = {"stack": "a stack of", "ring": "a ring of"}.get(layout, "a row of")
-    return f"{how} {_NUMBERS[count]} {paint.name} {_plural(word)}"
+from shapes.procedural_scene import Scene, article
 
 
 def _smooth_profile(scene: Scene, knots: list[tuple[float, float]], points: int) -> np.ndarray:
@@ -480,8 +271,12 @@ def terrain(scene: Scene) -> str:
     if scene.chance(0.6):
         part = pp.flat(part)
     low, high = {
-        "hill": ("green", "yellow"), "mountain": ("gray", "white"), "valley": ("green", "brown"), "dunes": ("beige", "orange"), "crater": ("gray", "black"),
-    }[kind]  # fmt: skip
+        "hill": ("green", "yellow"),
+        "mountain": ("gray", "white"),
+        "valley": ("green", "brown"),
+        "dunes": ("beige", "orange"),
+        "crater": ("gray", "black"),
+    }[kind]
     ground = scene.paint(low)
     scene.add(
         part,
