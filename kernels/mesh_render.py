@@ -151,7 +151,9 @@ def _render_view(corners, colors, normals, rotation, intrinsics, scene, width, h
     rgba = points.new_zeros(len(points), 4)
     hit = face >= 0
     if bool(hit.any()):
-        rgba[hit, :3] = _shade(corners[face[hit]], colors[face[hit]], normals[face[hit]], shares[hit], points[hit], rotation, intrinsics, scene)
+        rgba[hit, :3] = _shade(
+            corners[face[hit]], colors[face[hit]], normals[face[hit]], shares[hit], points[hit], rotation, intrinsics, scene
+        )
         rgba[hit, 3] = 1.0
     rgba = rgba.reshape(height, supersample, width, supersample, 4).mean(dim=(1, 3))
     return (rgba * 255 + 0.5).floor().to(torch.uint8).permute(2, 0, 1)

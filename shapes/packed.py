@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shapes.mesh_files import SUFFIXES, read_mesh
+
 # name in the file -> (attribute, dtype, shape after the first axis)
 _ARRAYS = {
     "vertices": ("vertices", np.float32, (3,)),
@@ -133,7 +135,9 @@ def _offsets(counts: Sequence[int], device: torch.device | str = "cpu") -> Tenso
     return torch.tensor([0, *np.cumsum(counts).tolist()], dtype=torch.int64, device=device)
 
 
-def pack(meshes: Sequence[tuple], ids: Sequence[str], captions: Sequence[Sequence[str]] | None = None, categories: Sequence[str] | None = None) -> PackedMeshes:
+def pack(
+    meshes: Sequence[tuple], ids: Sequence[str], captions: Sequence[Sequence[str]] | None = None, categories: Sequence[str] | None = None
+) -> PackedMeshes:
     """Pack (vertices [v,3] float, faces [f,3] int, colours [f,3,3] uint8, normals [f,3,3] int8) of numpy arrays or tensors.
 
     Raises ValueError for vertices that are not finite, faces that name a missing vertex, and lists of different lengths.
@@ -155,7 +159,9 @@ def _from_arrays(arrays: dict[str, np.ndarray], ids: list[str], captions, catego
     for name, (_, dtype, shape) in _ARRAYS.items():
         array = arrays[name]
         if array.shape[1:] != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
-            raise ValueError(f"{source}: {name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} [n{''.join(f', {n}' for n in shape)}]")
+            raise ValueError(
+                f"{source}: {name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} [n{''.join(f', {n}' for n in shape)}]"
+            )
     faces, vertex_offset, face_offset = arrays["faces"], arrays["vertex_offset"], arrays["face_offset"]
     if len(arrays["colors"]) != len(faces) or len(arrays["normals"]) != len(faces):
         raise ValueError(f"{source}: {len(faces)} faces but {len(arrays['colors'])} colors and {len(arrays['normals'])} normals")
@@ -207,12 +213,12 @@ def _load_one(path: Path) -> PackedMeshes:
         raise FileNotFoundError(f"{path}: no such file; expected a .npz pack of meshes")
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ("ids", *_ARRAYS) if name not in file.files]
-            if missing:
-                raise ValueError(f"{path}: not a pack of meshes, it lacks the array {missing[0]}")
-            arrays = {name: file[name] for name in ("ids", *_ARRAYS)}
-    except (zipfile.BadZipFile, EOFError, AttributeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+            arrays = {name: file[name] for name in ("ids", *_ARRAYS) if name in file.files}
+    except (zipfile.BadZipFile, EOFError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: not a readable .npz file of arrays; expected a pack of meshes") from error
+    missing = [name for name in ("ids", *_ARRAYS) if name not in arrays]
+    if missing:
+        raise ValueError(f"{path}: not a pack of meshes, it lacks the array {missing[0]}")
     ids = [str(name) for name in arrays.pop("ids")]
     entries = _read_index(path.parent / "index.json")
     captions = [entries.get(name, {}).get("captions", []) for name in ids]
@@ -228,3 +234,44 @@ def _read_index(path: Path) -> dict[str, dict]:
         return {entry["id"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["objects"]}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected a JSON object with a list `objects` whose entries have an `id` ({error!r})") from error
+
+
+def load_folder(path: str | Path, face_limit: int = 16000) -> PackedMeshes:
+    """Read every GLB, glTF, OBJ and PLY file below a folder (see `shapes.mesh_files.read_mesh`); ids are relative paths.
+
+    Captions of `foo.glb` are the lines of `foo.txt` beside it, or what the folder's `captions.json` says of "foo" or
+    "foo.glb" (a sentence or a list of them). Raises FileNotFoundError for a missing folder or one without meshes, and
+    ValueError for a file that cannot be read.
+    """
+    from tqdm import tqdm
+
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise FileNotFoundError(f"{path}: no mesh in this folder; expected files ending in {', '.join(SUFFIXES)}")
+    named = _read_captions(path / "captions.json")
+    captions = [_captions_of(file, file.relative_to(path), named) for file in files]
+    meshes = [read_mesh(file, face_limit) for file in tqdm(files, desc="reading meshes", delay=2, leave=False)]
+    return pack(meshes, [file.relative_to(path).with_suffix("").as_posix() for file in files], captions)
+
+
+def _read_captions(path: Path) -> dict[str, str | list[str]]:
+    if not path.is_file():
+        return {}
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(named, dict) or not all(isinstance(v, str | list) for v in named.values()):
+        raise ValueError(f"{path}: expected an object that maps file names to a caption or a list of captions")
+    return named
+
+
+def _captions_of(file: Path, name: Path, named: dict[str, str | list[str]]) -> list[str]:
+    beside = file.with_suffix(".txt")
+    if beside.is_file():
+        return [line.strip() for line in beside.read_text(encoding="utf-8").splitlines() if line.strip()]
+    found = named.get(name.as_posix(), named.get(name.with_suffix("").as_posix(), []))
+    return [found] if isinstance(found, str) else list(found)

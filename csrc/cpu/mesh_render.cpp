@@ -113,6 +113,7 @@ void shade_band(const Inputs& in, const View& view, const Band& band, uint8_t* r
 }  // namespace
 
 void render_cpu(const Inputs& in, uint8_t* out) {
+  if (in.views == 0) return;
   const int64_t threads = at::get_num_threads();
   const int64_t bands = in.views >= threads ? 1 : std::min<int64_t>(in.height, (2 * threads + in.views - 1) / in.views);
   const int64_t picture = 4 * static_cast<int64_t>(in.width) * in.height;
