@@ -12,7 +12,7 @@ NAME ?= $(patsubst %_rgba,%,$(basename $(notdir $(INPUT))))
 VENV := .venv
 READY := $(VENV)/.ready
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
-PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
 .PHONY: demo test setup clean
 

@@ -13,11 +13,13 @@ namespace md {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kMarkThreads = 64;  // small CTAs, so that few Gaussians still spread over all multiprocessors
 constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 8;                   // voxels along each edge of a tile
 constexpr int kHalves = 2;                 // a warp owns 4 x 8 lines of 8 voxels, so two make a tile
 constexpr int kSlices = kWarps / kHalves;  // and four pairs share the Gaussians of a tile
 constexpr int kWordsPerChunk = kThreads;   // mask words unpacked at a time, one per thread
+constexpr int kChunksAhead = 4;             // chunks whose words are fetched together, as most tiles are empty and only wait for them
 constexpr int kBatch = kSlices * 32;       // Gaussians held in shared memory at a time, one per lane of a slice
 constexpr int64_t kMaskBytes = int64_t{256} << 20;  // larger sets go through in slabs
 
@@ -61,9 +63,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // One thread per Gaussian of the slab.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMarkThreads)
     mark_tiles_kernel(FieldParams p, Slab slab, int tiles, FieldGaussian* gaussians, PackedBox* boxes, unsigned* mask) {
-  const int local = blockIdx.x * kThreads + threadIdx.x;
+  const int local = blockIdx.x * kMarkThreads + threadIdx.x;
   if (local >= slab.count) return;
   const int64_t i = slab.begin + local;
   FieldGaussian g;
@@ -131,6 +133,7 @@ template <bool kCut>
 __global__ void __launch_bounds__(kThreads, 4)
     accumulate_kernel(FieldParams p, Slab slab, bool add_to_field, const FieldGaussian* gaussians, const PackedBox* boxes,
                       const unsigned* mask) {
+  __shared__ unsigned fetched[kChunksAhead][kWordsPerChunk];  // a thread reads only what it wrote
   __shared__ unsigned short members[kWordsPerChunk * 32];
   __shared__ float4 staged[kBatch * 3];  // FieldGaussian as three float4
   __shared__ PackedBox staged_boxes[kCut ? kBatch : 1];
@@ -163,10 +166,18 @@ __global__ void __launch_bounds__(kThreads, 4)
   const unsigned* words = mask + tile * slab.words;
 
   for (int chunk = 0; chunk < slab.words; chunk += kWordsPerChunk) {
-    const int word = chunk + threadIdx.x;
-    unsigned bits = word < slab.words ? words[word] : 0u;
+    const int ahead = chunk / kWordsPerChunk % kChunksAhead;
+    if (ahead == 0) {
+#pragma unroll
+      for (int k = 0; k < kChunksAhead; ++k) {
+        const int word = chunk + k * kWordsPerChunk + threadIdx.x;
+        fetched[k][threadIdx.x] = word < slab.words ? words[word] : 0u;
+      }
+    }
+    unsigned bits = fetched[ahead][threadIdx.x];
+    // Also the barrier after which the last chunk's lists are no longer read.
+    if (!__syncthreads_or(bits != 0u)) continue;
     int count;
-    __syncthreads();  // the last chunk's lists are no longer read
     int at = exclusive_sum(__popc(bits), warp_sums, count);
     for (; bits != 0u; bits &= bits - 1u) members[at++] = static_cast<unsigned short>(threadIdx.x * 32 + __ffs(bits) - 1);
 
@@ -298,7 +309,7 @@ cudaError_t extract_fields_cuda(const FieldParams& p, void* scratch, cudaStream_
     slab.words = (slab.count + 31) / 32;
     const size_t mask_bytes = sizeof(unsigned) * int64_t{slab.words} * layout.tiles * layout.tiles * layout.tiles;
     if (const cudaError_t error = cudaMemsetAsync(mask, 0, mask_bytes, stream); error != cudaSuccess) return error;
-    mark_tiles_kernel<<<(slab.count + kThreads - 1) / kThreads, kThreads, 0, stream>>>(p, slab, layout.tiles, gaussians, boxes, mask);
+    mark_tiles_kernel<<<(slab.count + kMarkThreads - 1) / kMarkThreads, kMarkThreads, 0, stream>>>(p, slab, layout.tiles, gaussians, boxes, mask);
     if (cut) {
       accumulate_kernel<true><<<tiles, kThreads, 0, stream>>>(p, slab, begin > 0, gaussians, boxes, mask);
     } else {
