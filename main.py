@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,13 +18,12 @@ from cam_utils import turntable
 from config import Config, UserError, parse_command_line
 from distillation import sir
 from distillation.schedules import Round, density_steps, plan_rounds
-from files import atomic_write
-from gs_renderer import GaussianModel
+from gs_renderer import GaussianModel, extract_mesh
 from guidance import Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
 from media import write_sheet, write_video
 from progress import Interrupt, Phases, Progress, Stopped
-from report import check_writable, choose_device, device_name, peak_memory_mib, psnr, render_views, result_stem, versions
+from report import check_writable, choose_device, print_settings, render_views, result_stem, write_record
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 SHEET_VIEWS = 8
@@ -117,22 +115,26 @@ def reconstruct(
         progress.end_round(loss)
 
 
-def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> None:
-    """Gaussians, mesh, turntable and sheet of views, each written whole or not at all."""
+def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> str | None:
+    """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
     background = torch.ones(3, device=model.device)
     looks = {"elevation": config.elevation, "radius": config.radius, "fov_y": config.fovy, "device": model.device}
     size = {"width": config.video_size, "height": config.video_size}
     model.save_ply(f"{stem}_model.ply")
-    with phases("mesh"):
-        mesh = model.extract_mesh(density_thresh=config.density_thresh, resolution=config.mesh_resolution, max_faces=config.mesh_faces)
-        if config.mesh_format in ("obj", "all"):
-            mesh.write_obj(f"{stem}_model.obj")
-        if config.mesh_format in ("glb", "all"):
-            mesh.write_glb(f"{stem}_model.glb")
     with phases("video"):
         write_sheet(f"{stem}_views.png", render_views(model, turntable(SHEET_VIEWS, **looks, **size), background), columns=SHEET_VIEWS // 2)
         if config.video_frames:
             write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks, **size), background))
+    with phases("mesh"):
+        try:
+            mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces)
+        except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
+            return str(error)
+        if config.mesh_format in ("obj", "all"):
+            mesh.write_obj(f"{stem}_model.obj")
+        if config.mesh_format in ("glb", "all"):
+            mesh.write_glb(f"{stem}_model.glb")
+    return None
 
 
 def run(config: Config, quiet: bool) -> int:
@@ -157,41 +159,29 @@ def run(config: Config, quiet: bool) -> int:
             check_writable(stem)
     settings = dataclasses.asdict(config)
     if not quiet:
-        print(json.dumps(settings), file=sys.stderr)
+        print_settings(settings)
 
-    complete = True
     with Interrupt() as interrupt:
         with Progress(prior, rounds, config.cfg, phases, interrupt, quiet) as progress:
             try:
                 reconstruct(config, prior, condition, model, reference, rounds, generator, progress)
+                complete = True
             except Stopped:
                 complete = False
-        phases.announce("prior")
-        phases.announce("fit")
         if not progress.fit_steps:
             print("main.py: stopped before the first fit; nothing was written", file=sys.stderr)
             return INTERRUPTED
-        with phases("prune", announce=False):
-            model.prune()
-            model.filter_floaters(radius=config.radius, fov_y=config.fovy)
-        write_results(config, stem, model, phases)
-        record = {
-            "complete": complete,
-            "rounds": progress.rounds_done,
-            "optimiser_steps": progress.fit_steps,
-            "prior_evaluations": prior.evaluations,
-            "gaussians": len(model),
-            "seconds": {name: round(seconds, 3) for name, seconds in phases.seconds.items()},
-            "peak_memory_mib": peak_memory_mib(device),
-            "device": device_name(device),
-            "versions": versions(),
-            "config": settings,
-        }
-        if reference is not None:
-            seen = render_views(model, reference.camera, torch.ones(3, device=device))
-            record["input_view_psnr_db"] = round(psnr(seen, reference.image), 3)
-        with atomic_write(f"{stem}.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        for name in ("prior", "fit"):
+            phases.announce(name)
+        model.prune()
+        model.filter_floaters(radius=config.radius, fov_y=config.fovy)
+        if len(model) == 0:
+            raise UserError("nothing is left of the object: the prior drew next to nothing; try another seed, prompt or picture")
+        with user_errors():
+            no_mesh = write_results(config, stem, model, phases)
+            write_record(stem, settings, model, prior, reference, progress, complete, no_mesh)
+    if no_mesh:
+        raise UserError(f"everything was written but the mesh: {no_mesh}")
     if not quiet:
         print(f"{'wrote' if complete else 'stopped early, wrote'} {stem}_model.* and {stem}.json", file=sys.stderr)
     return 0 if complete else INTERRUPTED

@@ -98,6 +98,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
+    @property
+    def evaluations(self) -> int:
+        """Branches of the prior evaluated in this run."""
+        return self._prior.evaluations - self._evaluations
+
     def start_round(self, turn: Round) -> None:
         self._bar.set_description_str(f"round {turn.index + 1}/{self._rounds}")
 
@@ -113,6 +118,6 @@ class Progress:
         self._tick()
 
     def _tick(self) -> None:
-        done = (self._prior.evaluations - self._evaluations) * BRANCH_COST + self.fit_steps
+        done = self.evaluations * BRANCH_COST + self.fit_steps
         self._bar.update(done - self._bar.n)
         self._interrupt.check()

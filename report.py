@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import re
 import sys
@@ -11,8 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cam_utils import Cameras
 from config import Config, UserError
-from distillation.sir import Rendering, Representation
+from distillation.sir import Reference, Rendering, Representation
+from files import atomic_write
+from guidance import Prior
+from progress import Progress
 
 VIEWS_PER_CALL = 12  # bounds the memory of a turntable
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
@@ -48,7 +53,7 @@ def psnr(image: Tensor, truth: Tensor) -> float:
 
 
 @torch.no_grad()
-def render_views(representation: Representation, cameras, background: Tensor) -> Tensor:
+def render_views(representation: Representation, cameras: Cameras, background: Tensor) -> Tensor:
     """Pictures [V,3,H,W] of many cameras, a few at a time."""
     parts: list[Rendering] = [
         representation.render(cameras[i : i + VIEWS_PER_CALL], background) for i in range(0, len(cameras), VIEWS_PER_CALL)
@@ -99,3 +104,41 @@ def peak_memory_mib(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         found["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return found
+
+
+def print_settings(settings: dict) -> None:
+    """The resolved configuration, as one line of JSON that the next run could read."""
+    print(f"config: {json.dumps(settings, ensure_ascii=False)}", file=sys.stderr)
+
+
+def write_record(
+    stem: Path,
+    settings: dict,
+    model: Representation,
+    prior: Prior,
+    reference: Reference | None,
+    progress: Progress,
+    complete: bool,
+    no_mesh: str | None,
+) -> None:
+    """`NAME.json`, the last file of a run: whether it is complete, what it took, on what, and how to repeat it."""
+    record = {
+        "complete": complete,
+        "rounds": progress.rounds_done,
+        "optimiser_steps": progress.fit_steps,
+        "prior_evaluations": progress.evaluations,
+        "gaussians": len(model),
+        "input_view_psnr_db": None,
+        "no_mesh": no_mesh,
+        "seconds": {name: round(seconds, 3) for name, seconds in progress.phases.seconds.items()},
+        "peak_memory_mib": peak_memory_mib(prior.device),
+        "device": device_name(prior.device),
+        "versions": versions(),
+        "seed": settings["seed"],
+        "config": settings,
+    }
+    if reference is not None:
+        seen = render_views(model, reference.camera, torch.ones(3, device=prior.device))
+        record["input_view_psnr_db"] = round(psnr(seen, reference.image), 3)
+    with atomic_write(f"{stem}.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -61,7 +61,7 @@ def test_a_picture_becomes_files_that_others_read(tmp_path, picture, prior):
     assert record["complete"] is True and record["rounds"] == 3 and record["optimiser_steps"] == 24
     assert record["prior_evaluations"] == prior.evaluations > 0
     assert record["input_view_psnr_db"] > 16
-    assert set(record["seconds"]) == {"load", "prior", "fit", "prune", "mesh", "video"}
+    assert set(record["seconds"]) == {"load", "prior", "fit", "mesh", "video"}
     assert record["config"]["seed"] == 0 and record["config"]["input"] == str(picture)
     assert len(GaussianModel.load_ply(out / "a_model.ply")) == record["gaussians"] > 0
     for name in ("a_model.obj", "a_model.glb"):
@@ -96,7 +96,7 @@ def test_a_prompt_alone_and_a_caption_beside_the_picture(tmp_path, picture, prio
     assert run(tmp_path, f"input={picture}", "prompt=mine", out="three", name="null") == 0
     assert [(given[0] is None, given[1]) for given in seen] == [(True, "an egg, painted"), (False, "a painted egg"), (False, "mine")]
     assert seen[1][0].shape == (4, 48, 48)
-    assert "input_view_psnr_db" not in json.loads((tmp_path / "out" / "a.json").read_text())
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["input_view_psnr_db"] is None
     assert (tmp_path / "three" / "thing_model.ply").exists()  # save_path=null: named after the picture
 
 
@@ -181,6 +181,13 @@ def test_wrong_words_are_one_line_exit_code_2_and_no_file(tmp_path, prior, capsy
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and message in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_threshold_without_a_surface_still_leaves_the_gaussians(tmp_path, picture, capsys):
+    assert run(tmp_path, f"input={picture}", "density_thresh=1000") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "choose a lower threshold" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"a_model.obj", "a_model.mtl", "a_model.glb"}
 
 
 def test_an_output_folder_that_cannot_be_written_to_is_found_at_once(tmp_path, prior, capsys):
