@@ -33,6 +33,8 @@ EXTENT = 4.0  # the scene size that density control measures scales against
 MIN_FIELD_OPACITY = 0.005  # fainter Gaussians are left out of the density field
 FIELD_BOX = 1.8  # the longest side of the means' box after normalisation, in the field's [-1, 1]
 MIN_FIELD_BOX = 0.6  # the least it is shrunk to where the surface would be cut by the border
+FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field without a fixed relax ratio reaches,
+FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
 COLOR_NEIGHBOURS = 32  # Gaussians that may colour a vertex
 
 # Where floaters are looked for: (elevation, azimuth) in degrees.
@@ -336,8 +338,8 @@ class GaussianModel(nn.Module):
         *,
         min_scale: float = 0.01,
         min_alpha_loss: float = 0.1,
-        radius: float = 2.0,
-        fov_y: float = 49.1,
+        radius: float = RADIUS,
+        fov_y: float = FOV_Y,
     ) -> int:
         """Drop white Gaussians that hide nothing but the white background; returns how many went.
 
@@ -392,11 +394,16 @@ class DensityField(NamedTuple):
 
 @torch.no_grad()
 def extract_fields(
-    model: GaussianModel, resolution: int = 128, num_blocks: int = 16, relax_ratio: float = 1.5, box: float = FIELD_BOX
+    model: GaussianModel,
+    resolution: int = 128,
+    num_blocks: int = FIELD_BLOCKS,
+    relax_ratio: float | None = MIN_RELAX_RATIO,
+    box: float = FIELD_BOX,
 ) -> DensityField:
     """The density of the Gaussians of opacity above 0.005, on a grid in which the box of their means has a longest side of `box`.
 
-    A point's value is the sum of opacity times Gaussian weight (see `kernels.gaussian_field`). USE_CUDA_EXTRACT and
+    A point's value is the sum of opacity times Gaussian weight (see `kernels.gaussian_field`, also for `relax_ratio`: None
+    takes one with which no Gaussian is cut off closer than 3 standard deviations, as far as possible). USE_CUDA_EXTRACT and
     USE_CUDA_GAUSS choose between compiled kernels and plain PyTorch. Raises ValueError where no Gaussian is left.
     """
     kept = model.opacities > MIN_FIELD_OPACITY
@@ -407,6 +414,9 @@ def extract_fields(
     extent = (high - low).amax()
     extent = torch.where(extent > 0, extent, 6 * model.scales[kept].amax())  # a single Gaussian: three standard deviations around it
     center, scale = (low + high) / 2, box / extent
+    if relax_ratio is None:
+        reach = FIELD_REACH * float(model.scales[kept].amax() * scale)
+        relax_ratio = min(max(reach * num_blocks / 2, MIN_RELAX_RATIO), MAX_RELAX_RATIO)
     values = gaussian_field.extract_fields(
         (means - center) * scale, model.covariances(scale)[kept], model.opacities[kept], resolution, num_blocks, relax_ratio
     )
@@ -445,7 +455,7 @@ def _uncut_field(model: GaussianModel, threshold: float, resolution: int) -> Den
     """The field on the smallest box that holds its surface: the usual one, or larger where few wide Gaussians reach past it."""
     box = FIELD_BOX
     while True:
-        field = extract_fields(model, resolution, box=box)
+        field = extract_fields(model, resolution, relax_ratio=None, box=box)
         peak = float(field.values.max())
         if not peak > threshold:
             raise ValueError(f"density_thresh={threshold:g}: the density reaches {peak:.4g} at most; choose a lower threshold")
