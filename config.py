@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distillation.schedules import STEPS_SCHEDULES
+from gs_renderer import FIELD_BLOCKS
 from guidance import PRIORS
 
 
@@ -95,7 +96,9 @@ class Config:
     densification_interval: int = _number(100, 1, 1_000_000, "steps between two such")
 
     density_thresh: float = _number(0.2, 1e-6, 1e6, "density of the mesh's surface")
-    mesh_resolution: int = _number(128, 16, 1024, "nodes a side of the density field")
+    mesh_resolution: int = dataclasses.field(
+        default=128, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
+    )
     mesh_faces: int = _number(50_000, 4, 10_000_000, "most faces of the mesh")
     mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
     video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
@@ -140,11 +143,13 @@ def _expected(key: str) -> str:
         return f"one of {', '.join(field.metadata['choices'])}"
     if "range" in field.metadata:
         low, high = field.metadata["range"]
-        return f"{words} from {low:g} to {high:g}"
+        step = f", a multiple of {field.metadata['multiple']}" if "multiple" in field.metadata else ""
+        return f"{words} from {low:g} to {high:g}{step}"
     return words
 
 
-def _check_range(key: str, value: Any) -> bool:
+def _is_allowed(key: str, value: Any) -> bool:
+    """Whether a value of the right type is one of the key's choices or in its range."""
     metadata = _FIELDS[key].metadata
     if value is None:
         return True
@@ -152,7 +157,7 @@ def _check_range(key: str, value: Any) -> bool:
         return value in metadata["choices"]
     if "range" in metadata:
         low, high = metadata["range"]
-        return math.isfinite(value) and low <= value <= high
+        return math.isfinite(value) and low <= value <= high and ("multiple" not in metadata or value % metadata["multiple"] == 0)
     return True
 
 
@@ -173,7 +178,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
             value = merged[key]
         except (OmegaConfBaseException, ValueError):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}") from None
-        if not _check_range(key, value):
+        if not _is_allowed(key, value):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}")
     config = Config(**{key: merged[key] for key in _FIELDS})
     for low, high in (("batch_size_min", "batch_size_max"), ("steps_min", "steps_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):

@@ -27,6 +27,7 @@ from report import check_writable, choose_device, print_settings, render_views, 
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 SHEET_VIEWS = 8
+RESULTS = ("_model.ply", "_model.obj", "_model.mtl", "_model.glb", ".mp4", "_views.png", ".json")
 PLAN_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
 LEARNING_KEYS = ("position_lr_init", "position_lr_final", "position_lr_max_steps", "feature_lr", "opacity_lr", "scaling_lr", "rotation_lr")
 
@@ -55,17 +56,9 @@ def start_model(config: Config, generator: torch.Generator, device: torch.device
 
 def view_range(config: Config, prior: Prior) -> sir.ViewRange:
     """Where the views of a round stand, at the size of the fit."""
-    return sir.ViewRange(
-        config.elevation,
-        config.min_ver,
-        config.max_ver,
-        config.radius,
-        config.fovy,
-        config.ref_size or prior.resolution,
-        config.even_view,
-        config.batch_size_min,
-        config.batch_size_max,
-    )
+    size = config.ref_size or prior.resolution
+    spread = select(config, ("min_ver", "max_ver", "radius", "even_view"))
+    return sir.ViewRange(config.elevation, size=size, fov_y=config.fovy, fewest=config.batch_size_min, most=config.batch_size_max, **spread)
 
 
 def reconstruct(
@@ -117,6 +110,8 @@ def reconstruct(
 
 def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> str | None:
     """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
+    for suffix in RESULTS:  # what an earlier run of that name left would seem to belong to this one
+        Path(f"{stem}{suffix}").unlink(missing_ok=True)
     background = torch.ones(3, device=model.device)
     looks = {"elevation": config.elevation, "radius": config.radius, "fov_y": config.fovy, "device": model.device}
     size = {"width": config.video_size, "height": config.video_size}

@@ -39,6 +39,7 @@ def test_dashed_keys_are_understood():
         ("photo.png", "'photo.png' is not understood; options of a run are written key=value"),
         ("--input", "written key=value"),
         ("=3", "written key=value"),
+        ("mesh_resolution=100", "mesh_resolution=100: expected a whole number from 16 to 1024, a multiple of 16"),
         ("iters=20", "nothing reads it"),
         ("t_end=0.95", "t_end=0.95 is above t_start=0.9"),
     ],
