@@ -26,11 +26,12 @@ PAINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "golden": ((220, 170, 60), (205, 150, 55)),
 }
 _THEMES: tuple[tuple[float, tuple[str, ...]], ...] = (
-    (0.26, ("brown", "green", "beige", "gray", "orange", "brown", "red")),
-    (0.22, ("red", "blue", "yellow", "green", "orange", "white", "black", "purple")),
-    (0.12, ("pink", "turquoise", "beige", "white", "yellow", "purple", "blue")),
-    (0.22, ("gray", "gray", "black", "white", "blue", "orange", "red", "yellow")),
-    (0.18, ("brown", "brown", "beige", "gray", "golden", "red", "green", "blue")),
+    (0.22, ("brown", "green", "beige", "gray", "orange", "brown", "red")),
+    (0.18, ("red", "blue", "yellow", "green", "orange", "white", "black", "purple")),
+    (0.10, ("pink", "turquoise", "beige", "white", "yellow", "purple", "blue")),
+    (0.20, ("gray", "gray", "black", "white", "blue", "orange", "red", "yellow")),
+    (0.14, ("gray", "gray", "white", "black", "beige")),
+    (0.16, ("brown", "brown", "beige", "gray", "golden", "red", "green", "blue")),
 )
 PATTERNS = (
     "gradient",
@@ -65,7 +66,8 @@ def draw(rng: np.random.Generator, name: str) -> Paint:
     """A plain paint of that name, jittered a little in brightness and hue."""
     variants = PAINTS[name]
     base = np.array(variants[int(rng.random() * len(variants))]) / 255.0
-    color = (base * rng.uniform(0.88, 1.1) + rng.uniform(-0.03, 0.03, 3)).clip(0.09, 0.95)
+    tint = 0.012 if name in ("gray", "white", "black") else 0.03
+    color = (base * rng.uniform(0.88, 1.1) + rng.uniform(-tint, tint, 3)).clip(0.09, 0.95)
     return Paint(name, color)
 
 

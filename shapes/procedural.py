@@ -23,6 +23,7 @@ from shapes import procedural_forms as forms
 from shapes import procedural_handheld as handheld
 from shapes import procedural_household as household
 from shapes import procedural_nature as nature
+from shapes import procedural_props as props
 from shapes import procedural_vehicles as vehicles
 from shapes.procedural_parts import finish
 from shapes.procedural_scene import Scene
@@ -53,6 +54,7 @@ FAMILIES: dict[str, tuple[float, Callable[[Scene], str]]] = {
     "food": (8.0, handheld.food),
     "tool": (6.0, handheld.tool),
     "book": (1.0, handheld.book),
+    "prop": (6.0, props.prop),
     "house": (6.0, buildings.house),
     "castle": (3.0, buildings.castle),
     "vehicle": (7.0, vehicles.vehicle),

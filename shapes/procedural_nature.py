@@ -94,7 +94,7 @@ def _palm(scene: Scene, trunk: Paint, leaves: Paint) -> None:
     droop, length = scene.uniform(0.3, 0.7), scene.uniform(0.6, 0.9)
     path = np.stack([0 * leaf_t, 0.3 * np.sin(leaf_t * 2.2) - droop * leaf_t**2, length * leaf_t], 1)
     width = 0.14 * np.sin(np.pi * (0.12 + 0.85 * leaf_t))
-    leaf = pp.sweep(path, width, section=np.array([(-1.0, -0.14), (1.0, -0.14), (1.0, 0.14), (-1.0, 0.14)])[:, ::-1])
+    leaf = pp.sweep(path, width, section=np.array([(-0.14, -1.0), (0.14, -1.0), (0.14, 1.0), (-0.14, 1.0)]))
     for k in range(count):
         scene.add(leaf, 1.0, tuple(top), shade(leaves, scene.uniform(0.9, 1.1)), (0.0, 360.0 * k / count + scene.uniform(-10, 10), 0.0))
     if scene.chance(0.5):

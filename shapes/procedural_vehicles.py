@@ -228,7 +228,7 @@ def _wing(span: float, root: float, tip: float, sweep: float) -> pp.Part:
         rings[k, :, 1] = np.array([1, 1, -1, -1]) * 0.035
         rings[k, :, 2] = np.array([-1, 1, 1, -1]) * chord / 2 - back
     rings[0], rings[-1] = rings[1].mean(0), rings[2].mean(0)
-    return pp.flat(pp.loft(rings[:, ::-1], sharp=(1, 2), poles=(0, 3)))
+    return pp.flat(pp.loft(rings, sharp=(1, 2), poles=(0, 3)))
 
 
 def _fuselage(scene: Scene, length: float, radius: float) -> pp.Part:

@@ -174,6 +174,16 @@ def test_mirror_symmetric_families(family):
         assert distance.max() < 1e-5
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_of_each_family_face_outward(family):
+    for seed in range(12):
+        scene = Scene(np.random.default_rng(seed))
+        FAMILIES[family][1](scene)
+        for part in scene.parts:
+            centred = pp.place(part, 1.0, tuple(-corners(part).mean((0, 1))))
+            assert signed_volume(centred) > -1e-6 * np.ptp(part.vertices, axis=0).prod()
+
+
 def test_fronts_differ_from_sides():
     """Most shapes are not as wide as they are deep: the extents along x and z differ by a tenth or more."""
     extents = np.array([np.ptp(generate(seed).vertices, axis=0) for seed in range(200)])
