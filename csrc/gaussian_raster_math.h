@@ -88,7 +88,15 @@ struct Camera {
 
 MD_HOST_DEVICE int tiles_along(int pixels) { return (pixels + kTile - 1) / kTile; }
 
-MD_HOST_DEVICE float clamped(float value, float low, float high) { return fminf(fmaxf(value, low), high); }
+// A NaN in `a` gives b. The host's compilers keep the C library's fminf and fmaxf as calls; the device has instructions.
+#if defined(__CUDA_ARCH__)
+MD_HOST_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
+MD_HOST_DEVICE float smaller(float a, float b) { return fminf(a, b); }
+#else
+MD_HOST_DEVICE float larger(float a, float b) { return a > b ? a : b; }
+MD_HOST_DEVICE float smaller(float a, float b) { return a < b ? a : b; }
+#endif
+MD_HOST_DEVICE float clamped(float value, float low, float high) { return smaller(larger(value, low), high); }
 
 MD_HOST_DEVICE Camera load_camera(const Inputs& in, int view) {
   Camera camera;
@@ -184,7 +192,7 @@ MD_HOST_DEVICE float view_direction(const Camera& camera, const float* mean, flo
     direction[axis] = mean[axis] - camera.origin[axis];
     squared += direction[axis] * direction[axis];
   }
-  const float inverse = 1.f / sqrtf(fmaxf(squared, 1e-24f));
+  const float inverse = 1.f / sqrtf(larger(squared, 1e-24f));
   for (int axis = 0; axis < 3; ++axis) direction[axis] *= inverse;
   return inverse;
 }
@@ -196,7 +204,7 @@ MD_HOST_DEVICE void sh_color(const float* sh, const float direction[3], float co
   for (int channel = 0; channel < 3; ++channel) {
     float sum = 0.5f;
     for (int k = 0; k < K; ++k) sum += basis[k] * sh[3 * k + channel];
-    color[channel] = fmaxf(sum, 0.f);
+    color[channel] = larger(sum, 0.f);
   }
 }
 
@@ -342,7 +350,7 @@ MD_HOST_DEVICE bool ellipse_meets(const Splat& s, float x0, float y0, float x1, 
   const float along_y = clamped(-s.b * near_x / s.c, top, bottom), along_x = clamped(-s.b * near_y / s.a, left, right);
   const float q1 = s.a * near_x * near_x + 2 * s.b * near_x * along_y + s.c * along_y * along_y;
   const float q2 = s.a * along_x * along_x + 2 * s.b * along_x * near_y + s.c * near_y * near_y;
-  return !(fminf(q1, q2) > s.reach);
+  return !(smaller(q1, q2) > s.reach);
 }
 
 MD_HOST_DEVICE void gaussian_color(const Inputs& in, const Camera& camera, int n, float color[3]) {
@@ -380,7 +388,7 @@ MD_HOST_DEVICE int make_splat(const Inputs& in, const Camera& camera, int view, 
   s.depth = p.view[2];
   s.opacity = in.opacities[n];
   const float middle = 0.5f * (p.xx + p.yy);
-  s.extent = ceilf(3.f * sqrtf(middle + sqrtf(fmaxf(middle * middle - p.determinant, kMinSpread))));
+  s.extent = ceilf(3.f * sqrtf(middle + sqrtf(larger(middle * middle - p.determinant, kMinSpread))));
   // A sum is finite only if every term is (the terms are far from the largest float, or culled rightly).
   const float finite = s.x + s.y + s.a + s.b + s.c + s.opacity + s.extent + s.depth;
   if (!(fabsf(finite) < 3e38f)) return 0;
@@ -393,7 +401,7 @@ MD_HOST_DEVICE int make_splat(const Inputs& in, const Camera& camera, int view, 
   s.blue = color[2];
   s.reach = s.opacity >= kMinAlpha ? 2.f * logf(s.opacity / kMinAlpha) + 1e-3f : -1.f;
   splat = s;
-  return static_cast<int>(fminf(s.extent, 1073741824.f));
+  return static_cast<int>(smaller(s.extent, 1073741824.f));
 }
 
 // Gradients of one Gaussian, to be summed over views.
@@ -463,8 +471,7 @@ MD_HOST_DEVICE void color_gradient(const Inputs& in, const Camera& camera, int n
 
 // All gradients of Gaussian n over the views, in their order, from v_splats [V,N] and radii [V,N].
 template <int K>
-MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const Camera* cameras, const int* radii, const SplatGradient* v_splats, int n,
-                                      const InputGradients& out) {
+MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const SplatGradient* v_splats, int n, const InputGradients& out) {
   GaussianGradient sum{};
   constexpr int kChannels = K == 0 ? 3 : 3 * K;
   float v_appearance[kChannels];
@@ -474,8 +481,9 @@ MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const Camera* cameras, c
     float v_offset[2] = {0.f, 0.f};
     if (radii[seen] > 0) {
       const SplatGradient v = v_splats[seen];
-      splat_gradient(in, cameras[view], n, v, sum, v_offset);
-      color_gradient<K>(in, cameras[view], n, v, v_appearance, sum.mean);
+      const Camera camera = load_camera(in, view);
+      splat_gradient(in, camera, n, v, sum, v_offset);
+      color_gradient<K>(in, camera, n, v, v_appearance, sum.mean);
     }
     out.means2d_offset[2 * seen] = v_offset[0];
     out.means2d_offset[2 * seen + 1] = v_offset[1];

@@ -123,7 +123,7 @@ def rasterize_gaussians(
         compiled = extension.use_compiled(means.device)
     elif compiled and not extension.available(means.device):
         raise RuntimeError(f"no compiled {means.device.type} rasteriser; {extension.BUILD_HINT}")
-    if validate or not means.is_cuda:
+    if not compiled or (validate and means.is_cuda):  # on the CPU the op looks for itself
         named = {"means": means, "scales": scales, "rotations": rotations, "opacities": opacities, "colors": colors, "sh": sh}
         named |= {"world_to_camera": world_to_camera, "intrinsics": intrinsics, "background": background}
         check_finite(**named, means2d_offset=means2d_offset, sh_origin=sh_origin)
@@ -378,6 +378,6 @@ def _blend_pixels(pixels, centers, conics, depths, opacities, colors, tiles) -> 
     # Transmittance only falls, so everything behind the splat that finished the pixel is cut as well.
     alpha = torch.where(after < MIN_TRANSMITTANCE, 0, alpha)
     after = (1 - alpha).cumprod(1)
-    before = torch.cat([torch.ones_like(after[:, :1]), after], 1)
+    before = torch.cat([after.new_ones(len(pixels), 1), after], 1)
     weights = alpha * before[:, :-1]
     return torch.cat([weights @ torch.cat([colors, depths[:, None]], 1), before[:, -1:]], 1)

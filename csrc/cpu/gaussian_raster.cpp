@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <numeric>
 #include <utility>
@@ -17,6 +18,18 @@ namespace {
 constexpr int kPixels = kTile * kTile;
 constexpr int kColumns = kTile / kLanes;  // vectors along a row of a tile
 constexpr int kDoneEvery = 8;             // splats between looks at whether a whole tile is finished
+
+// f(i) for i in [0, count), a few at a time to whichever thread is free: the middle of a picture costs more than its rim.
+template <class F>
+void share_out(int64_t count, F f) {
+  constexpr int64_t kAtOnce = 4;
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    for (int64_t begin; (begin = next.fetch_add(kAtOnce)) < count;) {
+      for (int64_t i = begin; i < std::min(begin + kAtOnce, count); ++i) f(i);
+    }
+  });
+}
 
 // Which splats each tile of one view blends, nearest first.
 struct TileLists {
@@ -84,7 +97,7 @@ class Reach {
  public:
   Reach(const Splat& s, int left, int top)
       : s_(s), left_(static_cast<float>(left)), top_(static_cast<float>(top)), inverse_a_(1.f / s.a), determinant_(inverse_determinant(s)) {
-    const float half = sqrtf(fmaxf(s.reach * s.a / fmaxf(determinant_, 1e-30f), 0.f)) + kSlack;
+    const float half = sqrtf(larger(s.reach * s.a / larger(determinant_, 1e-30f), 0.f)) + kSlack;
     first_row = static_cast<int>(clamped(ceilf(s.y - half - top_), 0.f, kTile));
     last_row = static_cast<int>(clamped(floorf(s.y + half - top_), -1.f, kTile - 1));
   }
@@ -92,7 +105,7 @@ class Reach {
   // First and past-the-last vector of a row: a dx^2 + 2 b dx dy + c dy^2 <= reach, solved for dx = x - center.
   std::pair<int, int> columns(int row) const {
     const float dy = top_ + row - s_.y;
-    const float half = sqrtf(fmaxf(s_.a * s_.reach * (1.f + 1e-6f) - determinant_ * dy * dy, 0.f)) * inverse_a_ + kSlack;
+    const float half = sqrtf(larger(s_.a * s_.reach * (1.f + 1e-6f) - determinant_ * dy * dy, 0.f)) * inverse_a_ + kSlack;
     const float middle = s_.x - s_.b * dy * inverse_a_ - left_;
     const int first = static_cast<int>(clamped(ceilf(middle - half), 0.f, kTile));
     const int last = static_cast<int>(clamped(floorf(middle + half), -1.f, kTile - 1));
@@ -282,17 +295,10 @@ void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first
   }
 }
 
-std::vector<Camera> load_cameras(const Inputs& in) {
-  std::vector<Camera> cameras(in.views);
-  for (int view = 0; view < in.views; ++view) cameras[view] = load_camera(in, view);
-  return cameras;
-}
-
 template <int K>
 void all_gaussian_gradients(const Inputs& in, const int* radii, const SplatGradient* v_splats, const InputGradients& out) {
-  const std::vector<Camera> cameras = load_cameras(in);
   at::parallel_for(0, in.gaussians, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) gaussian_gradient<K>(in, cameras.data(), radii, v_splats, static_cast<int>(n), out);
+    for (int64_t n = begin; n < end; ++n) gaussian_gradient<K>(in, radii, v_splats, static_cast<int>(n), out);
   });
 }
 
@@ -300,7 +306,8 @@ void all_gaussian_gradients(const Inputs& in, const int* radii, const SplatGradi
 
 void forward_cpu(const Inputs& in, const State& state, const Images& images) {
   const int64_t count = in.gaussians;
-  const std::vector<Camera> cameras = load_cameras(in);
+  std::vector<Camera> cameras(in.views);
+  for (int view = 0; view < in.views; ++view) cameras[view] = load_camera(in, view);
   at::parallel_for(0, in.views * count, 256, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int view = static_cast<int>(i / count);
@@ -315,13 +322,11 @@ void forward_cpu(const Inputs& in, const State& state, const Images& images) {
     }
   });
   const int across = tiles_along(in.width), tiles = across * tiles_along(in.height);
-  at::parallel_for(0, static_cast<int64_t>(in.views) * tiles, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int view = static_cast<int>(i / tiles), tile = static_cast<int>(i % tiles);
-      const int* hits = lists[view].splat.data();
-      const int left = tile % across * kTile, top = tile / across * kTile;
-      blend_tile(in, state.splats + view * count, hits + lists[view].first[tile], hits + lists[view].first[tile + 1], view, left, top, images);
-    }
+  share_out(static_cast<int64_t>(in.views) * tiles, [&](int64_t i) {
+    const int view = static_cast<int>(i / tiles), tile = static_cast<int>(i % tiles);
+    const int* hits = lists[view].splat.data();
+    const int left = tile % across * kTile, top = tile / across * kTile;
+    blend_tile(in, state.splats + view * count, hits + lists[view].first[tile], hits + lists[view].first[tile + 1], view, left, top, images);
   });
 }
 
@@ -332,16 +337,14 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
   const int across = tiles_along(in.width), tiles = across * tiles_along(in.height);
   std::vector<SplatGradient> v_splats(in.views * count);
   std::vector<SplatGradient> v_hits;
-  for (int view = 0; view < in.views; ++view) {
+  for (int64_t view = 0; view < in.views; ++view) {
     const Splat* splats = state.splats + view * count;
     const TileLists lists = list_tiles(in, splats, state.order + view * count, true);
     v_hits.assign(lists.splat.size(), SplatGradient{});
-    at::parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t tile = begin; tile < end; ++tile) {
-        const int first = lists.first[tile], last = lists.first[tile + 1];
-        const int left = static_cast<int>(tile % across) * kTile, top = static_cast<int>(tile / across) * kTile;
-        blend_tile_backward(in, splats, lists.splat.data() + first, lists.splat.data() + last, view, left, top, images, v_images, v_hits.data() + first);
-      }
+    share_out(tiles, [&](int64_t tile) {
+      const int first = lists.first[tile], last = lists.first[tile + 1];
+      const int left = static_cast<int>(tile % across) * kTile, top = static_cast<int>(tile / across) * kTile;
+      blend_tile_backward(in, splats, lists.splat.data() + first, lists.splat.data() + last, static_cast<int>(view), left, top, images, v_images, v_hits.data() + first);
     });
     at::parallel_for(0, count, 256, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {

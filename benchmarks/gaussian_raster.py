@@ -1,0 +1,232 @@
+"""Time of the rasteriser, forward and backward, beside gsplat where it is installed.
+
+    python -m benchmarks.gaussian_raster [--device cuda] [--gaussians 5000 21500] [--views 7] [--size 256] [--out results.json]
+
+Every row is checked first: our picture and gradients against the plain-PyTorch twin on a small case, gsplat's against
+ours on the case that is timed. The scene is a ball of Gaussians as a reconstruction starts from one. CUDA times come from
+events over single iterations, after a warm-up; "graph" replays forward and backward captured as one CUDA graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cam_utils import Cameras, orbit_cameras
+from kernels import extension
+from kernels.gaussian_raster import rasterize_gaussians
+
+LEAVES = ("means", "scales", "rotations", "opacities", "colors")
+
+
+def ball_of_gaussians(count: int, device: str, seed: int = 0) -> dict[str, Tensor]:
+    """Leaves of `rasterize_gaussians`: a ball of radius 0.5 filled evenly, spacing-sized, with some anisotropy and opacity."""
+    draw = torch.Generator().manual_seed(seed)
+    direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=draw), dim=-1)
+    means = 0.5 * direction * torch.rand(count, 1, generator=draw) ** (1 / 3)
+    spacing = 0.5 * (4 * math.pi / 3 / count) ** (1 / 3)
+    leaves = {
+        "means": means,
+        "scales": spacing * (0.5 + 0.5 * torch.rand(count, 3, generator=draw)),
+        "rotations": torch.nn.functional.normalize(torch.randn(count, 4, generator=draw), dim=-1),
+        "opacities": 0.1 + 0.8 * torch.rand(count, generator=draw),
+        "colors": torch.rand(count, 3, generator=draw),
+    }
+    return {name: value.to(device).requires_grad_() for name, value in leaves.items()}
+
+
+def ring(views: int, size: int, device: str) -> Cameras:
+    return orbit_cameras(-10.0, [360.0 * k / views for k in range(views)], width=size, height=size, device=device)
+
+
+def our_step(leaves: dict[str, Tensor], cameras: Cameras, weight: Tensor, **switches) -> Callable[[], Tensor]:
+    background = torch.ones(3, device=weight.device)
+
+    def step() -> Tensor:
+        rendering = rasterize_gaussians(
+            leaves["means"],
+            leaves["scales"],
+            leaves["rotations"],
+            leaves["opacities"],
+            colors=leaves["colors"],
+            world_to_camera=cameras.world_to_camera,
+            intrinsics=cameras.intrinsics,
+            width=cameras.width,
+            height=cameras.height,
+            background=background,
+            **switches,
+        )
+        for leaf in leaves.values():
+            leaf.grad = None
+        (rendering.image * weight).sum().backward()
+        return rendering.image
+
+    return step
+
+
+def gsplat_step(leaves: dict[str, Tensor], cameras: Cameras, weight: Tensor) -> Callable[[], Tensor]:
+    from gsplat import rasterization
+
+    views = len(cameras)
+    intrinsics = torch.zeros(views, 3, 3, device=weight.device)
+    for row, (focal, center) in enumerate(((0, 2), (1, 3))):
+        intrinsics[:, row, row] = cameras.intrinsics[:, focal]
+        intrinsics[:, row, 2] = cameras.intrinsics[:, center]
+    intrinsics[:, 2, 2] = 1
+    background = torch.ones(views, 3, device=weight.device)
+    weight_last = weight.permute(0, 2, 3, 1).contiguous()
+
+    def step() -> Tensor:
+        image, _, _ = rasterization(
+            leaves["means"],
+            leaves["rotations"],
+            leaves["scales"],
+            leaves["opacities"],
+            leaves["colors"],
+            cameras.world_to_camera,
+            intrinsics,
+            cameras.width,
+            cameras.height,
+            near_plane=0.2,
+            backgrounds=background,
+            packed=False,
+        )
+        for leaf in leaves.values():
+            leaf.grad = None
+        (image * weight_last).sum().backward()
+        return image.permute(0, 3, 1, 2)
+
+    return step
+
+
+def as_graph(step: Callable[[], Tensor]) -> Callable[[], None]:
+    """`step` captured as a CUDA graph; raises where something in it waits for the device."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def seconds(step: Callable[[], object], device: str, repeats: int) -> list[float]:
+    for _ in range(max(2, repeats // 5)):
+        step()
+    times = []
+    for _ in range(repeats):
+        if device == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            step()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1e3)
+        else:
+            begin = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - begin)
+    return times
+
+
+def difference(ours: Callable[[], Tensor], other: Callable[[], Tensor], leaves: dict[str, Tensor]) -> dict[str, float]:
+    """Largest difference of the pictures, and the worst relative L2 difference of a gradient."""
+    picture, expected = ours().detach().clone(), None
+    gradients = {name: leaf.grad.clone() for name, leaf in leaves.items()}
+    expected = other().detach()
+    relative = [float((gradients[name] - leaf.grad).norm() / leaf.grad.norm().clamp_min(1e-30)) for name, leaf in leaves.items()]
+    return {"image": float((picture - expected).abs().max()), "gradient": max(relative)}
+
+
+def checked_twin(device: str) -> dict[str, float]:
+    """Differences between the op and its twin on a small scene. Raises RuntimeError if they are too large."""
+    leaves, cameras = ball_of_gaussians(400, device), ring(2, 72, device)
+    weight = torch.randn(2, 3, 72, 72, generator=torch.Generator().manual_seed(1)).to(device)
+    found = difference(our_step(leaves, cameras, weight, compiled=True), our_step(leaves, cameras, weight, compiled=False), leaves)
+    if not (found["image"] < 1e-4 and found["gradient"] < 1e-3):
+        raise RuntimeError(f"op and twin differ: {found}")
+    return found
+
+
+def measure(count: int, views: int, size: int, device: str, repeats: int) -> list[dict]:
+    leaves, cameras = ball_of_gaussians(count, device), ring(views, size, device)
+    weight = torch.randn(views, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
+    ours = our_step(leaves, cameras, weight, compiled=True)
+    cases: list[tuple[str, Callable[[], Callable]]] = [("ours", lambda: ours)]
+    cases.append(("ours, deterministic", lambda: our_step(leaves, cameras, weight, compiled=True, deterministic=True)))
+    if device == "cuda":
+        cases.append(("ours, graph", lambda: as_graph(ours)))
+        cases.append(("gsplat", lambda: gsplat_step(leaves, cameras, weight)))
+    rows = []
+    for name, make in cases:
+        row = {"what": name, "gaussians": count, "views": views, "size": size}
+        try:
+            step = make()
+            if name == "gsplat":
+                row["difference"] = difference(ours, step, leaves)
+            times = sorted(seconds(step, device, repeats))
+            row |= {"median_ms": 1e3 * statistics.median(times), "p10_ms": 1e3 * times[len(times) // 10]}
+            row["p90_ms"] = 1e3 * times[len(times) * 9 // 10]
+        except Exception as error:  # a peer that is missing or fails must not cost the other rows
+            row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        rows.append(row)
+    return rows
+
+
+def print_rows(rows: list[dict]) -> None:
+    print(f"{'':22}{'Gaussians':>10}{'views':>7}{'size':>6}{'median ms':>11}{'p10':>8}{'p90':>8}")
+    for row in rows:
+        head = f"{row['what']:22}{row['gaussians']:>10}{row['views']:>7}{row['size']:>6}"
+        if "failed" in row:
+            print(f"{head}  not timed: {row['failed']}")
+            continue
+        note = "".join(f"  {key} differs by {value:.1e}" for key, value in row.get("difference", {}).items())
+        print(f"{head}{row['median_ms']:>11.3f}{row['p10_ms']:>8.3f}{row['p90_ms']:>8.3f}{note}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--gaussians", type=int, nargs="+", default=[5000, 21500])
+    parser.add_argument("--views", type=int, default=7)
+    parser.add_argument("--size", type=int, default=256, help="pixels a side")
+    parser.add_argument("--repeats", type=int, default=None, help="default: 100 on CUDA, 10 on the CPU")
+    parser.add_argument("--out", type=Path, help="also write JSON here")
+    arguments = parser.parse_args()
+    device = arguments.device
+    if not extension.available(device):
+        raise SystemExit(f"no compiled {device} rasteriser; {extension.BUILD_HINT}")
+    repeats = arguments.repeats or (100 if device == "cuda" else 10)
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    result = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "repeats": repeats, "twin": checked_twin(device)}
+    try:
+        import gsplat
+
+        result["gsplat"] = gsplat.__version__
+    except Exception as error:
+        result["gsplat"] = f"not there ({type(error).__name__})"
+    print(f"Gaussian rasteriser, forward + backward. {name}, PyTorch {torch.__version__}, gsplat {result['gsplat']}")
+    print(f"op against twin (400 Gaussians, 2 views): image {result['twin']['image']:.1e}, worst gradient {result['twin']['gradient']:.1e}")
+    result["rows"] = [row for count in arguments.gaussians for row in measure(count, arguments.views, arguments.size, device, repeats)]
+    print_rows(result["rows"])
+    if arguments.out:
+        temporary = arguments.out.with_name(arguments.out.name + ".part")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        temporary.replace(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

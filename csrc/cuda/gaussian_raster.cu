@@ -1,0 +1,553 @@
+// Gaussian rasteriser on CUDA, without a list whose length the host would have to know.
+//
+// The Gaussians of all views are sorted once by (view, depth). For every cell of the picture (a tile, or a square of
+// tiles where there are very many Gaussians) one bit per depth rank says whether that Gaussian can be seen in it. A block
+// per tile reads its cell's bits in order, 2048 ranks at a time, and blends what they name. Each warp owns 8 pixels
+// across and a few down, and passes over splats that do not reach those.
+#include <cub/device/device_radix_sort.cuh>
+
+#include "gaussian_raster.h"
+
+namespace md::raster {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kRanksPerBlock = 256;   // ranks that a block of mark_cells looks at: one a thread
+constexpr int kCellsPerBlock = 128;   // cells that it looks at
+constexpr int kBlock = 256;           // threads of the kernels that go over Gaussians
+constexpr int kForwardPixels = 1;     // pixels a thread
+constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
+constexpr int64_t kMaskBits = int64_t{1} << 28;  // at most 32 MiB of bits, and so many tests; beyond, cells grow
+constexpr uint32_t kNoDepth = 0x7fffffffu;       // sorts behind every depth
+constexpr int kDepthBits = 31;                   // of a positive float
+constexpr int kFixedPointBits = 40;              // leaves 2^22 contributions of the largest size in 63 bits
+
+struct Grid {
+  int across, tiles;       // tiles along a row, and of the whole picture
+  int shift;               // a cell is 2^shift tiles square
+  int cells_across, cells;
+  int row_bytes;           // of a cell's bits, a multiple of kRanksPerBlock / 8
+};
+
+Grid make_grid(const Inputs& in) {
+  Grid grid{};
+  grid.across = tiles_along(in.width);
+  const int down = tiles_along(in.height);
+  grid.tiles = grid.across * down;
+  for (;; ++grid.shift) {
+    const int size = 1 << grid.shift;
+    grid.cells_across = (grid.across + size - 1) / size;
+    grid.cells = grid.cells_across * ((down + size - 1) / size);
+    if (grid.cells == 1 || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMaskBits) break;
+  }
+  grid.row_bytes = (in.gaussians + kRanksPerBlock - 1) / kRanksPerBlock * (kRanksPerBlock / 8);
+  return grid;
+}
+
+int64_t mask_bytes(const Inputs& in, const Grid& grid) { return static_cast<int64_t>(in.views) * grid.cells * grid.row_bytes; }
+
+// Hands out aligned parts of a workspace; from a null base it only counts.
+class Parts {
+ public:
+  explicit Parts(void* base) : base_(static_cast<char*>(base)) {}
+  template <class T>
+  T* take(int64_t count) {
+    T* part = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (static_cast<size_t>(count) * sizeof(T) + 255) / 256 * 256;
+    return part;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+int sorted_bits(int views) {
+  int bits = kDepthBits;
+  while ((int64_t{1} << (bits - kDepthBits)) < views) ++bits;
+  return bits;
+}
+
+struct ForwardParts {
+  uint64_t *keys, *keys_sorted;
+  int* indices;
+  uint8_t* mask;
+  void* sort;
+  size_t sort_bytes, total;
+
+  ForwardParts(const Inputs& in, const Grid& grid, void* base) {
+    const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
+    Parts parts(base);
+    keys = parts.take<uint64_t>(count);
+    keys_sorted = parts.take<uint64_t>(count);
+    indices = parts.take<int>(count);
+    mask = parts.take<uint8_t>(mask_bytes(in, grid));
+    sort_bytes = 0;
+    cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0, sorted_bits(in.views));
+    sort = parts.take<uint8_t>(static_cast<int64_t>(sort_bytes));
+    total = parts.used();
+  }
+};
+
+struct BackwardParts {
+  uint8_t* mask;
+  SplatGradient* v_splats;  // [V,N]
+  uint32_t* largest;        // [V,N,10] bits of the largest contribution's magnitude; deterministic only
+  unsigned long long* sums; // [V,N,10] in units that `largest` fixes; deterministic only
+  size_t total;
+
+  BackwardParts(const Inputs& in, const Grid& grid, bool deterministic, void* base) {
+    const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
+    Parts parts(base);
+    mask = parts.take<uint8_t>(mask_bytes(in, grid));
+    v_splats = parts.take<SplatGradient>(count);
+    largest = deterministic ? parts.take<uint32_t>(count * kGradients) : nullptr;
+    sums = deterministic ? parts.take<unsigned long long>(count * kGradients) : nullptr;
+    total = parts.used();
+  }
+};
+
+// ---- Before the pixels ----
+
+__global__ void __launch_bounds__(kBlock) project_kernel(Inputs in, State state, uint64_t* keys, int* indices) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= static_cast<int64_t>(in.views) * in.gaussians) return;
+  const int view = static_cast<int>(i / in.gaussians), n = static_cast<int>(i % in.gaussians);
+  Splat splat;
+  const int radius = make_splat(in, load_camera(in, view), view, n, splat);
+  state.splats[i] = splat;
+  state.radii[i] = radius;
+  const uint32_t depth = radius > 0 ? __float_as_uint(splat.depth) : kNoDepth;
+  keys[i] = static_cast<uint64_t>(view) << kDepthBits | depth;
+  indices[i] = n;
+}
+
+__device__ bool in_cell(const Splat& s, const TileRect& rect, int x, int y, int shift) {
+  const int left = x << shift, top = y << shift, right = left + (1 << shift), bottom = top + (1 << shift);
+  if (rect.x0 >= right || rect.x1 <= left || rect.y0 >= bottom || rect.y1 <= top) return false;
+  return ellipse_meets(s, static_cast<float>(left * kTile), static_cast<float>(top * kTile), static_cast<float>(right * kTile - 1),
+                       static_cast<float>(bottom * kTile - 1));
+}
+
+// One warp looks at 32 consecutive ranks of a view, and the vote of its lanes on a cell is a word of the cell's bits.
+// Ranks of culled Gaussians are marked -1 in `order`.
+__global__ void __launch_bounds__(kRanksPerBlock) mark_cells(Inputs in, State state, Grid grid, uint32_t* mask) {
+  constexpr int kWarps = kRanksPerBlock / kWarp;
+  __shared__ uint32_t words[kWarp][kWarps + 1];
+  const int row_words = grid.row_bytes / 4, blocks_per_view = row_words / kWarps;
+  const int view = blockIdx.x / blocks_per_view, block = blockIdx.x % blocks_per_view;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int rank = block * kRanksPerBlock + threadIdx.x;
+  const int64_t first = static_cast<int64_t>(view) * in.gaussians;
+  Splat splat{};
+  TileRect rect{};
+  if (rank < in.gaussians) {
+    const int n = state.order[first + rank];
+    if (n >= 0 && state.radii[first + n] > 0) {
+      splat = state.splats[first + n];
+      rect = visible_tiles(splat, in.width, in.height);
+    } else if (n >= 0) {
+      state.order[first + rank] = -1;
+    }
+  }
+  const int begin = blockIdx.y * kCellsPerBlock, end = min(begin + kCellsPerBlock, grid.cells);
+  for (int group = begin; group < end; group += kWarp) {
+    int x = group % grid.cells_across, y = group / grid.cells_across;
+    uint32_t kept = 0;
+    for (int j = 0; j < kWarp; ++j) {
+      const uint32_t word = __ballot_sync(kAllLanes, in_cell(splat, rect, x, y, grid.shift));
+      if (lane == j) kept = word;
+      if (++x == grid.cells_across) {
+        x = 0;
+        ++y;
+      }
+    }
+    words[lane][warp] = kept;
+    __syncthreads();
+    const int cell = group + threadIdx.x / kWarps, word = threadIdx.x % kWarps;
+    if (cell < end) mask[(static_cast<int64_t>(view) * grid.cells + cell) * row_words + block * kWarps + word] = words[threadIdx.x / kWarps][word];
+    __syncthreads();
+  }
+}
+
+// ---- A tile's block: which pixels and which splats ----
+
+template <int kPixels>
+struct TileShape {
+  static constexpr int kThreads = kTile * kTile / kPixels;
+  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kWarpWidth = 8, kWarpHeight = 4 * kPixels;
+};
+
+template <int kPixels>
+struct TileShared {
+  using Shape = TileShape<kPixels>;
+  Splat splats[Shape::kThreads];
+  int ids[Shape::kThreads];
+  int list[Shape::kThreads * 9];  // a step of gather() adds at most 8 a thread to fewer than one a thread
+  int totals[2][Shape::kWarps];
+};
+
+// Where a thread stands: the tile, its warp's box of pixels, and its own pixels (x, y), (x, y + 4), ...
+template <int kPixels>
+struct Place {
+  int view, tile_x, tile_y, lane, warp;
+  int box_x, box_y;  // first pixel of the warp
+  int x, y;          // first pixel of the thread
+
+  __device__ Place(const Grid& grid) {
+    using Shape = TileShape<kPixels>;
+    view = blockIdx.x / grid.tiles;
+    const int tile = blockIdx.x % grid.tiles;
+    tile_x = tile % grid.across;
+    tile_y = tile / grid.across;
+    lane = threadIdx.x % kWarp;
+    warp = threadIdx.x / kWarp;
+    box_x = tile_x * kTile + warp % 2 * Shape::kWarpWidth;
+    box_y = tile_y * kTile + warp / 2 * Shape::kWarpHeight;
+    x = box_x + lane % Shape::kWarpWidth;
+    y = box_y + lane / Shape::kWarpWidth;
+  }
+};
+
+// Extends list[0, total) by Gaussians from the bits at `at`, in order, until a batch is full or the bits are used up.
+// All threads of the block call it and get the same total; a barrier must pass before the list is read.
+template <int kPixels>
+__device__ int gather(TileShared<kPixels>& shared, const uint8_t* bits, int row_bytes, int& at, const int* order, int lane, int warp) {
+  using Shape = TileShape<kPixels>;
+  int total = 0;
+  for (int turn = 0; at < row_bytes && total < Shape::kThreads; turn ^= 1) {
+    const int byte = at + threadIdx.x;
+    unsigned mine = byte < row_bytes ? bits[byte] : 0u;
+    const int count = __popc(mine);
+    int up_to = count;
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int other = __shfl_up_sync(kAllLanes, up_to, step);
+      if (lane >= step) up_to += other;
+    }
+    if (lane == kWarp - 1) shared.totals[turn][warp] = up_to;
+    __syncthreads();
+    int place = total + up_to - count;
+    for (int w = 0; w < Shape::kWarps; ++w) {
+      const int all = shared.totals[turn][w];
+      if (w < warp) place += all;
+      total += all;
+    }
+    for (; mine; mine &= mine - 1) shared.list[place++] = order[byte * 8 + __ffs(mine) - 1];
+    at += Shape::kThreads;
+  }
+  return total;
+}
+
+// Calls visit(splat, id) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once.
+// is_done(): this thread needs no more; when all of the block agree the walk ends.
+template <int kPixels, class Visit, class Done>
+__device__ void walk(const Inputs& in, const State& state, const Grid& grid, const uint8_t* mask, const Place<kPixels>& place,
+                     TileShared<kPixels>& shared, Visit visit, Done is_done) {
+  using Shape = TileShape<kPixels>;
+  const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
+  const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
+  const uint8_t* bits = mask + (static_cast<int64_t>(place.view) * grid.cells + cell) * grid.row_bytes;
+  const float x0 = static_cast<float>(place.box_x), y0 = static_cast<float>(place.box_y);
+  const float x1 = x0 + (Shape::kWarpWidth - 1), y1 = y0 + (Shape::kWarpHeight - 1);
+  for (int at = 0; at < grid.row_bytes;) {
+    const int total = gather(shared, bits, grid.row_bytes, at, state.order + first, place.lane, place.warp);
+    for (int batch = 0; batch < total; batch += Shape::kThreads) {
+      if (__syncthreads_and(is_done())) return;
+      const int mine = batch + threadIdx.x;
+      if (mine < total) {
+        const int n = shared.list[mine];
+        shared.ids[threadIdx.x] = n;
+        shared.splats[threadIdx.x] = state.splats[first + n];
+      }
+      __syncthreads();
+      const int count = min(Shape::kThreads, total - batch);
+      for (int group = 0; group < count; group += kWarp) {
+        if (__all_sync(kAllLanes, is_done())) break;
+        bool meets = false;
+        if (group + place.lane < count) {
+          const Splat& s = shared.splats[group + place.lane];
+          meets = ellipse_meets(s, x0, y0, x1, y1);
+          if (grid.shift > 0 && meets) {
+            const TileRect rect = square_tiles(s.x, s.y, s.extent, in.width, in.height);
+            meets = rect.x0 <= place.tile_x && place.tile_x < rect.x1 && rect.y0 <= place.tile_y && place.tile_y < rect.y1;
+          }
+        }
+        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) {
+          const int i = group + __ffs(votes) - 1;
+          visit(shared.splats[i], shared.ids[i]);
+        }
+      }
+    }
+    __syncthreads();
+  }
+}
+
+struct Coverage {
+  float dx, dy, uncapped, alpha;
+  bool seen;
+};
+
+__device__ Coverage cover(const Splat& s, float x, float y) {
+  Coverage c;
+  c.dx = s.x - x;
+  c.dy = s.y - y;
+  const float power = -0.5f * (s.a * c.dx * c.dx + s.c * c.dy * c.dy) - s.b * c.dx * c.dy;
+  c.uncapped = s.opacity * __expf(power);
+  c.alpha = fminf(kMaxAlpha, c.uncapped);
+  c.seen = power <= 0.f && c.uncapped >= kMinAlpha;
+  return c;
+}
+
+// ---- Forward ----
+
+__global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
+    blend_kernel(Inputs in, State state, Grid grid, const uint8_t* mask, Images images) {
+  static_assert(kForwardPixels == 1);
+  __shared__ TileShared<1> shared;
+  const Place<1> place(grid);
+  const bool inside = place.x < in.width && place.y < in.height;
+  const float x = static_cast<float>(place.x), y = static_cast<float>(place.y);
+  float transmittance = 1.f, red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
+  bool done = !inside;
+  walk<1>(
+      in, state, grid, mask, place, shared,
+      [&](const Splat& s, int) {
+        const Coverage c = cover(s, x, y);
+        if (done || !c.seen) return;
+        const float after = transmittance * (1.f - c.alpha);
+        if (after < kMinTransmittance) {
+          done = true;
+          return;
+        }
+        const float weight = transmittance * c.alpha;
+        red += weight * s.red;
+        green += weight * s.green;
+        blue += weight * s.blue;
+        depth += weight * s.depth;
+        transmittance = after;
+      },
+      [&] { return done; });
+  if (!inside) return;
+  const int64_t plane = static_cast<int64_t>(in.width) * in.height;
+  const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;
+  const float* background = in.background + 3 * place.view;
+  float* image = images.image + 3 * place.view * plane + at;
+  image[0] = red + transmittance * background[0];
+  image[plane] = green + transmittance * background[1];
+  image[2 * plane] = blue + transmittance * background[2];
+  images.alpha[place.view * plane + at] = 1.f - transmittance;
+  images.depth[place.view * plane + at] = depth;
+}
+
+// ---- Backward ----
+
+// Sums each of ten values over the warp in 12 shuffles: at every step half of the lanes keep one part of the values and
+// half the other. Value `component` ends in this lane and its neighbour; false where a lane is left without one.
+__device__ bool sum_over_warp(const float v[kGradients], int lane, float& sum, int& component) {
+  const bool b16 = lane & 16, b8 = lane & 8, b4 = lane & 4, b2 = lane & 2;
+  float five[5];
+  for (int i = 0; i < 5; ++i) five[i] = (b16 ? v[i + 5] : v[i]) + __shfl_xor_sync(kAllLanes, b16 ? v[i] : v[i + 5], 16);
+  const float five_more[6] = {five[0], five[1], five[2], five[3], five[4], 0.f};
+  float three[3];
+  for (int i = 0; i < 3; ++i) {
+    three[i] = (b8 ? five_more[i + 3] : five_more[i]) + __shfl_xor_sync(kAllLanes, b8 ? five_more[i] : five_more[i + 3], 8);
+  }
+  float two[2];
+  two[0] = (b4 ? three[2] : three[0]) + __shfl_xor_sync(kAllLanes, b4 ? three[0] : three[2], 4);
+  two[1] = (b4 ? 0.f : three[1]) + __shfl_xor_sync(kAllLanes, b4 ? three[1] : 0.f, 4);
+  sum = (b2 ? two[1] : two[0]) + __shfl_xor_sync(kAllLanes, b2 ? two[0] : two[1], 2);
+  sum += __shfl_xor_sync(kAllLanes, sum, 1);
+  component = 5 * b16 + 3 * b8 + 2 * b4 + b2;
+  return b8 ? !b4 : !(b4 && b2);
+}
+
+// How contributions of many warps come together. kFast: floating-point atomics, in any order. Deterministic: a first pass
+// finds the largest contribution to each value, a second adds whole multiples of 2^-40 of it; neither minds the order.
+enum class Sum { kFast, kLargest, kFixed };
+
+struct SumTargets {
+  float* fast;
+  uint32_t* largest;
+  unsigned long long* fixed;
+};
+
+// 2^(kFixedPointBits - e) where the largest contribution is below 2^(e + 1).
+__device__ double fixed_point_scale(uint32_t largest) {
+  const int exponent = static_cast<int>(largest >> 23) - 127;
+  return ldexp(1.0, kFixedPointBits - 1 - exponent);
+}
+
+template <Sum kSum>
+__device__ void contribute(const SumTargets& to, int64_t i, float value) {
+  if constexpr (kSum == Sum::kFast) {
+    atomicAdd(to.fast + i, value);
+  } else if constexpr (kSum == Sum::kLargest) {
+    atomicMax(to.largest + i, __float_as_uint(fabsf(value)));
+  } else {
+    atomicAdd(to.fixed + i, static_cast<unsigned long long>(__double2ll_rn(value * fixed_point_scale(to.largest[i]))));
+  }
+}
+
+// Front to back again, with the transmittances of the forward pass; see blend_tile_backward in csrc/cpu.
+template <Sum kSum>
+__global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
+    blend_backward_kernel(Inputs in, State state, Grid grid, const uint8_t* mask, Images images, ImageGradients v, SumTargets to) {
+  constexpr int P = kBackwardPixels;
+  __shared__ TileShared<P> shared;
+  const Place<P> place(grid);
+  const int64_t plane = static_cast<int64_t>(in.width) * in.height;
+  // A finished pixel, and one outside the picture, has transmittance 0.
+  float transmittance[P], behind[P], v_red[P], v_green[P], v_blue[P], v_depth[P], v_alpha[P];
+#pragma unroll
+  for (int p = 0; p < P; ++p) {
+    const int y = place.y + 4 * p;
+    transmittance[p] = behind[p] = v_red[p] = v_green[p] = v_blue[p] = v_depth[p] = v_alpha[p] = 0.f;
+    if (place.x >= in.width || y >= in.height) continue;
+    transmittance[p] = 1.f;
+    const int64_t at = static_cast<int64_t>(y) * in.width + place.x, single = place.view * plane + at, triple = 3 * place.view * plane + at;
+    if (v.image) {
+      v_red[p] = v.image[triple];
+      v_green[p] = v.image[triple + plane];
+      v_blue[p] = v.image[triple + 2 * plane];
+      behind[p] = v_red[p] * images.image[triple] + v_green[p] * images.image[triple + plane] + v_blue[p] * images.image[triple + 2 * plane];
+    }
+    if (v.depth) behind[p] += (v_depth[p] = v.depth[single]) * images.depth[single];
+    if (v.alpha) behind[p] += (v_alpha[p] = v.alpha[single]) * images.alpha[single];
+  }
+  const float x = static_cast<float>(place.x);
+  const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
+  walk<P>(
+      in, state, grid, mask, place, shared,
+      [&](const Splat& s, int id) {
+        float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
+        float m = 0.f, mx = 0.f, my = 0.f, mxx = 0.f, mxy = 0.f, myy = 0.f;
+        bool taken = false;
+#pragma unroll
+        for (int p = 0; p < P; ++p) {
+          const Coverage c = cover(s, x, static_cast<float>(place.y + 4 * p));
+          if (!c.seen || !(transmittance[p] > 0.f)) continue;
+          const float before = transmittance[p], after = before * (1.f - c.alpha);
+          if (after < kMinTransmittance) {
+            transmittance[p] = 0.f;
+            continue;
+          }
+          taken = true;
+          transmittance[p] = after;
+          const float weight = before * c.alpha;
+          const float gain = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
+          behind[p] -= weight * gain;
+          const float v_power = (before * gain - __fdividef(behind[p], 1.f - c.alpha)) * c.uncapped;  // the cap passes the gradient
+          red += weight * v_red[p];
+          green += weight * v_green[p];
+          blue += weight * v_blue[p];
+          depth += weight * v_depth[p];
+          m += v_power;
+          mx += v_power * c.dx;
+          my += v_power * c.dy;
+          mxx += v_power * c.dx * c.dx;
+          mxy += v_power * c.dx * c.dy;
+          myy += v_power * c.dy * c.dy;
+        }
+        if (!__any_sync(kAllLanes, taken)) return;
+        const float values[kGradients] = {-(s.a * mx + s.b * my), -(s.b * mx + s.c * my), -0.5f * mxx, -mxy, -0.5f * myy, __fdividef(m, s.opacity), depth, red,
+                                          green,                  blue};
+        float sum;
+        int component;
+        const bool holds = sum_over_warp(values, place.lane, sum, component);
+        if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + id) * kGradients + component, sum);
+      },
+      [&] {
+        bool done = true;
+#pragma unroll
+        for (int p = 0; p < P; ++p) done = done && !(transmittance[p] > 0.f);
+        return done;
+      });
+}
+
+__global__ void __launch_bounds__(kBlock) fixed_to_float(int64_t count, const uint32_t* largest, const unsigned long long* sums, float* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= count) return;
+  const float most = __uint_as_float(largest[i]);
+  // A gradient that is not finite stays so.
+  out[i] = !isfinite(most) ? most : most == 0.f ? 0.f : static_cast<float>(static_cast<long long>(sums[i]) / fixed_point_scale(largest[i]));
+}
+
+template <int K>
+__global__ void __launch_bounds__(64) gaussian_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
+  const int n = blockIdx.x * 64 + threadIdx.x;
+  if (n < in.gaussians) gaussian_gradient<K>(in, radii, v_splats, n, out);
+}
+
+unsigned blocks(int64_t count, int size) { return static_cast<unsigned>((count + size - 1) / size); }
+
+void launch_mark_cells(const Inputs& in, const State& state, const Grid& grid, uint8_t* mask, cudaStream_t stream) {
+  const dim3 shape(static_cast<unsigned>(in.views) * blocks(in.gaussians, kRanksPerBlock), blocks(grid.cells, kCellsPerBlock));
+  mark_cells<<<shape, kRanksPerBlock, 0, stream>>>(in, state, grid, reinterpret_cast<uint32_t*>(mask));
+}
+
+template <Sum kSum>
+void launch_blend_backward(const Inputs& in, const State& state, const Grid& grid, const uint8_t* mask, const Images& images,
+                           const ImageGradients& v_images, const SumTargets& to, cudaStream_t stream) {
+  blend_backward_kernel<kSum>
+      <<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kBackwardPixels>::kThreads, 0, stream>>>(in, state, grid, mask, images, v_images, to);
+}
+
+}  // namespace
+
+size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, make_grid(in), nullptr).total; }
+
+cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
+  if (in.views == 0) return cudaSuccess;
+  const Grid grid = make_grid(in);
+  ForwardParts parts(in, grid, workspace);
+  const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
+  if (count > 0) {
+    project_kernel<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, state, parts.keys, parts.indices);
+    const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
+                                                               state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
+    if (sorted != cudaSuccess) return sorted;
+    launch_mark_cells(in, state, grid, parts.mask, stream);
+  }
+  blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, parts.mask, images);
+  return cudaGetLastError();
+}
+
+size_t backward_workspace_bytes(const Inputs& in, bool deterministic) {
+  return BackwardParts(in, make_grid(in), deterministic, nullptr).total;
+}
+
+cudaError_t backward_cuda(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images,
+                          const InputGradients& out, bool deterministic, void* workspace, cudaStream_t stream) {
+  if (in.gaussians == 0) return cudaSuccess;
+  const Grid grid = make_grid(in);
+  BackwardParts parts(in, grid, deterministic, workspace);
+  const int64_t values = static_cast<int64_t>(in.views) * in.gaussians * kGradients;
+  const SumTargets to{reinterpret_cast<float*>(parts.v_splats), parts.largest, parts.sums};
+  if (in.views > 0) {
+    launch_mark_cells(in, state, grid, parts.mask, stream);
+    if (deterministic) {
+      cudaMemsetAsync(parts.largest, 0, values * sizeof(uint32_t), stream);
+      cudaMemsetAsync(parts.sums, 0, values * sizeof(unsigned long long), stream);
+      launch_blend_backward<Sum::kLargest>(in, state, grid, parts.mask, images, v_images, to, stream);
+      launch_blend_backward<Sum::kFixed>(in, state, grid, parts.mask, images, v_images, to, stream);
+      fixed_to_float<<<blocks(values, kBlock), kBlock, 0, stream>>>(values, parts.largest, parts.sums, to.fast);
+    } else {
+      cudaMemsetAsync(parts.v_splats, 0, values * sizeof(float), stream);
+      launch_blend_backward<Sum::kFast>(in, state, grid, parts.mask, images, v_images, to, stream);
+    }
+  }
+  const unsigned count = blocks(in.gaussians, 64);
+  switch (in.coefficients) {
+    case 0: gaussian_gradient_kernel<0><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
+    case 1: gaussian_gradient_kernel<1><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
+    case 4: gaussian_gradient_kernel<4><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
+    case 9: gaussian_gradient_kernel<9><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
+    default: gaussian_gradient_kernel<16><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace md::raster
