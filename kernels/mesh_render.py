@@ -10,6 +10,8 @@ than `NEAR_PLANE` are not drawn: objects are expected in front of the camera.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -66,7 +68,7 @@ def render_meshes(
     arguments += (world_to_camera, intrinsics, lights, ambient)
     if not extension.use_compiled(vertices.device):
         return render_meshes_reference(*arguments, width, height, supersample, gloss=gloss)
-    _register_fake()
+    _register()
     return torch.ops.microdreamer.render_meshes(*arguments, gloss, width, height, supersample, max_faces or _DEFAULT_MAX_FACES)
 
 
@@ -78,19 +80,15 @@ def _with_defaults(mesh_index: Tensor, like: Tensor, color_transform: Tensor | N
     return color_transform, gloss
 
 
-_registered = False
+@functools.cache
+def _register() -> None:
+    """Give the compiled op its fake kernel, once."""
 
-
-def _register_fake() -> None:
-    global _registered
-    if _registered:
-        return
-    _registered = True
-
-    @torch.library.register_fake("microdreamer::render_meshes")
     def fake(vertices, faces, corner_colors, corner_normals, vertex_offset, face_offset, mesh_index, *rest):
         width, height = rest[-4], rest[-3]
         return vertices.new_empty((mesh_index.shape[0], 4, height, width), dtype=torch.uint8)
+
+    torch.library.register_fake("microdreamer::render_meshes", fake)
 
 
 def srgb_to_linear(value: Tensor) -> Tensor:

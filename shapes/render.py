@@ -58,8 +58,8 @@ def random_lights(
     """`count` photo-like rigs: a key light from above and the front, a weak fill from the other side, and sky and ground.
 
     `front_azimuth` (degrees, a number or [count]) is where the front is: a camera's azimuth, or 0 for the world's. White
-    that faces the key light gets 0.75 to 1.05 of full intensity (sRGB 0.88 and above); surfaces that face away get the
-    ambient light, 10 to 55 percent of it. Key and sky differ a little in warmth; half of the rigs have a soft highlight.
+    that faces the key light gets 0.75 to 1.05 of full intensity (sRGB 0.88 and above); what the key does not give
+    of it comes from sky and ground. Key and sky differ a little in warmth; half of the rigs have a soft highlight.
     Without host synchronisation, so that it can run inside a CUDA graph (`generator` on `device`, or the default one).
     """
 

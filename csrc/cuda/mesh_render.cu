@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kChunk) rasterize(Inputs in, const View* views
 
 constexpr int kPixelsX = 16, kPixelsY = 8;  // of a shading block
 
-__global__ void __launch_bounds__(kPixelsX * kPixelsY) shade_pixels(Inputs in, const View* views, int64_t first_view, const unsigned long long* nearest, uint8_t* out) {
+__global__ void __launch_bounds__(kPixelsX * kPixelsY, 5) shade_pixels(Inputs in, const View* views, int64_t first_view, const unsigned long long* nearest, uint8_t* out) {
   __shared__ View view;
   const int64_t local_view = blockIdx.y, index = first_view + local_view;
   copy_to_shared(views + index, &view, threadIdx.x, kPixelsX * kPixelsY);
