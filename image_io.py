@@ -101,7 +101,9 @@ def _grey_to_8_bit(picture: Image.Image, path: Path) -> Image.Image:
     else:
         full_scale = 65535.0
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= full_scale):
-        raise _ReadError(f"{path}: expected float pixels in [0, 1], got {np.nanmin(values):.4g} to {np.nanmax(values):.4g}; rescale it first")
+        raise _ReadError(
+            f"{path}: expected float pixels in [0, 1], got {np.nanmin(values):.4g} to {np.nanmax(values):.4g}; rescale it first"
+        )
     converted = Image.fromarray(np.round(values * (255 / full_scale)).astype(np.uint8)).convert("RGB")
     if isinstance(key := picture.info.get("transparency"), int):
         converted.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
@@ -124,5 +126,7 @@ def _with_useful_alpha(picture: Image.Image, path: Path) -> Image.Image:
         return picture
     low, high = picture.getchannel("A").getextrema()
     if high == 0:
-        raise ValueError(f"{path}: nothing is visible, alpha is 0 everywhere; save the picture without its alpha channel or with the right one")
+        raise ValueError(
+            f"{path}: nothing is visible, alpha is 0 everywhere; save the picture without its alpha channel or with the right one"
+        )
     return picture.convert("RGB") if low == 255 else picture
