@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def write_video(path: str | Path, frames: Tensor, fps: int = 30) -> None:
     """Write frames [T,3,H,W] in [0,1] as H.264 (yuv420p, what every player shows).
 
     That pixel format wants even sizes: an odd last row or column is repeated. Raises ValueError for no frames or a path that
-    does not end in .mp4, RuntimeError where ffmpeg fails.
+    does not end in .mp4, OSError where ffmpeg fails.
     """
     import imageio_ffmpeg
 
@@ -39,21 +40,17 @@ def write_video(path: str | Path, frames: Tensor, fps: int = 30) -> None:
         raise ValueError(f"{path}: expected at least one frame, got none")
     height, width = pictures.shape[1:3]
     pictures = np.pad(pictures, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    size = (pictures.shape[2], pictures.shape[1])
+    size = f"{pictures.shape[2]}x{pictures.shape[1]}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", size, "-framerate", str(fps), "-i", "-"]
+    # Players take BT.709 for granted in pictures of this kind; faststart lets a browser begin before it has the whole file.
+    target = ["-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    target += ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     with atomic_write(path) as temporary:
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary), size, fps=fps, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=2, ffmpeg_log_level="error"
-        )
-        try:
-            writer.send(None)
-            for picture in pictures:
-                writer.send(np.ascontiguousarray(picture))
-        except OSError as error:
-            raise RuntimeError(f"{path}: ffmpeg could not write the video ({error}); check free space and permissions") from error
-        finally:
-            writer.close()
-        if not temporary.exists() or temporary.stat().st_size == 0:
-            raise RuntimeError(f"{path}: ffmpeg wrote no video; check free space and permissions")
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *target, str(temporary)]
+        result = subprocess.run(command, input=pictures.tobytes(), capture_output=True)
+        if result.returncode != 0:
+            first_line = (result.stderr.decode(errors="replace").splitlines() or [f"exit code {result.returncode}"])[0]
+            raise OSError(f"{path}: ffmpeg could not write the video ({first_line}); check free space and permissions")
 
 
 def write_sheet(path: str | Path, images: Tensor | Sequence[Tensor], columns: int) -> None:
