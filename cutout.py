@@ -155,7 +155,12 @@ def _whole_parts(mask: np.ndarray) -> np.ndarray:
     if count == 1:
         return mask
     areas = stats[1:, cv2.CC_STAT_AREA]
-    kept = np.isin(labels, 1 + np.nonzero(areas >= 0.1 * areas.max())[0])
+    large = areas >= 0.2 * areas.max()
+    frame = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    cropped = np.isin(np.arange(1, count), frame)
+    if not cropped[areas.argmax()]:
+        large &= ~cropped  # beside a whole object, what the border cuts off is another thing
+    kept = np.isin(labels, 1 + np.nonzero(large)[0])
     count, labels, stats, _ = cv2.connectedComponentsWithStats((~kept).astype(np.uint8), connectivity=4)
     pinholes = 1 + np.nonzero(stats[1:, cv2.CC_STAT_AREA] < 0.004 * kept.sum())[0]
     return kept | np.isin(labels, pinholes)

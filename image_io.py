@@ -40,7 +40,7 @@ def read_image(path: str | Path) -> Image.Image:
                 _check_size(path, picture.width * picture.height)
                 picture.load()
                 upright = ImageOps.exif_transpose(picture)
-                converted = _to_8_bit(upright, path)
+                converted = _to_8_bit(upright, path, picture.format)
     except Image.DecompressionBombError:
         _check_size(path, 2 * Image.MAX_IMAGE_PIXELS)  # Pillow refuses on its own above this
         raise
@@ -76,10 +76,10 @@ def _describe(path: Path, error: Exception) -> str:
     return f"the picture is damaged or cut short ({' '.join(str(error).split()) or type(error).__name__}); get a whole copy"
 
 
-def _to_8_bit(picture: Image.Image, path: Path) -> Image.Image:
+def _to_8_bit(picture: Image.Image, path: Path, file_format: str) -> Image.Image:
     """RGB or RGBA of any Pillow mode; colours go through the embedded profile where there is one."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        return _grey_to_8_bit(picture, path)
+        return _grey_to_8_bit(picture, path, file_format)
     transparency = picture.info.get("transparency")
     if isinstance(transparency, tuple) and max(transparency) > 255:  # the key colour of a 16-bit PNG, whose pixels Pillow has cut to 8
         picture.info["transparency"] = tuple(value >> 8 for value in transparency)
@@ -92,11 +92,11 @@ def _to_8_bit(picture: Image.Image, path: Path) -> Image.Image:
     return colours
 
 
-def _grey_to_8_bit(picture: Image.Image, path: Path) -> Image.Image:
+def _grey_to_8_bit(picture: Image.Image, path: Path, file_format: str) -> Image.Image:
     values = np.asarray(picture).astype(np.float64)
     if picture.mode == "F":
         full_scale = 1.0
-    elif picture.mode == "I" and picture.format not in ("PNG", "PPM", None) or values.max(initial=0) > 65535:
+    elif picture.mode == "I" and file_format not in ("PNG", "PPM"):  # those two hold at most 16 bits, whatever Pillow's mode
         raise _ReadError(f"{path}: 32-bit integer pixels have no agreed range; save it with 8 or 16 bits a channel")
     else:
         full_scale = 65535.0
