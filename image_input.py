@@ -18,17 +18,18 @@ MAX_SIDE = 1024  # pixels; no prior sees more, and a phone's picture would cost 
 
 
 def load_picture(path: str | Path) -> Tensor:
-    """The object at `path` as straight RGBA [4,S,S] in [0,1], padded to a square; without alpha its background is cut out.
+    """The object at `path` as straight RGBA [4,S,S] in [0,1], padded to a square; without alpha it is cut out and centred.
 
     Raises FileNotFoundError or ValueError in one line for what is not a picture or holds no object.
     """
     picture = read_image(path)
     if picture.mode != "RGBA":
-        from process import cut_out
+        from process import cut_out, recentre
 
-        picture = cut_out(picture)
-    if picture.getchannel("A").getextrema()[1] == 0:
-        raise ValueError(f"{path}: no object was found in the picture; save it with an alpha channel that shows where it is")
+        try:
+            picture = recentre(cut_out(picture))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     side = max(picture.size)
     square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))

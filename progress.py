@@ -15,8 +15,6 @@ from tqdm import tqdm
 from distillation.schedules import Round
 from guidance import Prior
 
-BRANCH_COST = 8.0  # optimiser steps that one evaluated branch of a prior takes as long as; only the bar's ETA depends on it
-
 
 class Stopped(Exception):
     """Ctrl-C was pressed; raised between two steps, where everything is whole."""
@@ -73,24 +71,30 @@ class Phases:
 
 
 class Progress:
-    """The bar over all rounds, which also times their two halves and passes on Ctrl-C between steps."""
+    """The bar over all rounds, which also times their two halves and passes on Ctrl-C between steps.
+
+    What is left is told from the mean time of the prior's branches and of the optimiser's steps so far, which differ widely.
+    """
 
     def __init__(
-        self, prior: Prior, rounds: Sequence[Round], guidance_scale: float, phases: Phases, interrupt: Interrupt, quiet: bool
+        self, prior: Prior, rounds: Sequence[Round], guidance_scale: float, phases: Phases, interrupt: Interrupt, quiet: bool = True
     ) -> None:
         self.phases = phases
         self.rounds_done = 0
         self.fit_steps = 0  # optimiser steps done
         self._prior, self._rounds, self._interrupt = prior, len(rounds), interrupt
         self._evaluations = prior.evaluations  # the ones of earlier runs do not count
-        branches = 1 if guidance_scale == 1 else 2
-        calls = sum(turn.network_calls + (branches - 1) * len(turn.denoising) for turn in rounds)
+        guided = sum(len(turn.denoising) for turn in rounds) if guidance_scale != 1 else 0
+        self._all_branches = sum(turn.network_calls for turn in rounds) + guided
+        self._all_steps = sum(len(turn.steps) for turn in rounds)
+        self._prior_seconds = self._fit_seconds = 0.0
+        self._loss = ""
         self._bar = tqdm(
-            total=calls * BRANCH_COST + sum(len(turn.steps) for turn in rounds),
-            disable=quiet,
-            mininterval=0.5,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}",
+            total=1.0,
+            disable=quiet or None,  # None: shown on a terminal only
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far{postfix}",
         )
+        self._ticked = time.perf_counter()
 
     def __enter__(self) -> Progress:
         return self
@@ -103,21 +107,38 @@ class Progress:
         """Branches of the prior evaluated in this run."""
         return self._prior.evaluations - self._evaluations
 
+    @property
+    def seconds_left(self) -> float:
+        """Estimate for the rounds; before the first optimiser step only a guess."""
+        branch = self._prior_seconds / max(self.evaluations, 1)
+        step = self._fit_seconds / self.fit_steps if self.fit_steps else branch / 2
+        return (self._all_branches - self.evaluations) * branch + (self._all_steps - self.fit_steps) * step
+
     def start_round(self, turn: Round) -> None:
-        self._bar.set_description_str(f"round {turn.index + 1}/{self._rounds}")
+        self._ticked = time.perf_counter()
+        self._bar.set_description_str(f"round {turn.index + 1}/{self._rounds}", refresh=False)
 
     def end_round(self, loss: float) -> None:
         self.rounds_done += 1
-        self._bar.set_postfix_str(f"loss {loss:.1f}")
+        self._loss = f", loss {loss:.1f}"
 
     def after_prior_step(self, _step: int, _total: int, _metrics: dict[str, float]) -> None:
-        self._tick()
+        self._prior_seconds += self._lap()
+        self._show()
 
     def after_fit_step(self, _step: int, _total: int, _metrics: dict[str, float]) -> None:
         self.fit_steps += 1
-        self._tick()
+        self._fit_seconds += self._lap()
+        self._show()
 
-    def _tick(self) -> None:
-        done = self.evaluations * BRANCH_COST + self.fit_steps
-        self._bar.update(done - self._bar.n)
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._ticked = now - self._ticked, now
+        return seconds
+
+    def _show(self) -> None:
+        spent, left = self._prior_seconds + self._fit_seconds, self.seconds_left
+        self._bar.set_postfix_str(f"{tqdm.format_interval(left)} left{self._loss}", refresh=False)
+        self._bar.total = spent + left
+        self._bar.update(max(spent - self._bar.n, 0.0))
         self._interrupt.check()
