@@ -77,12 +77,18 @@ class Progress:
     """
 
     def __init__(
-        self, prior: Prior, rounds: Sequence[Round], guidance_scale: float, phases: Phases, interrupt: Interrupt, quiet: bool = True
+        self,
+        prior: Prior,
+        rounds: Sequence[Round],
+        guidance_scale: float,
+        phases: Phases | None = None,
+        interrupt: Interrupt | None = None,
+        quiet: bool = True,
     ) -> None:
-        self.phases = phases
+        self.phases = phases or Phases(prior.device)
         self.rounds_done = 0
         self.fit_steps = 0  # optimiser steps done
-        self._prior, self._rounds, self._interrupt = prior, len(rounds), interrupt
+        self._prior, self._rounds, self._interrupt = prior, len(rounds), interrupt or Interrupt()
         self._evaluations = prior.evaluations  # the ones of earlier runs do not count
         guided = sum(len(turn.denoising) for turn in rounds) if guidance_scale != 1 else 0
         self._all_branches = sum(turn.network_calls for turn in rounds) + guided

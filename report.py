@@ -1,7 +1,8 @@
-"""What a run leaves behind besides the object: turntable, sheet of views, and a JSON that says how it came about."""
+"""What a run leaves behind: Gaussians, mesh, turntable, sheet of views, and a JSON that says how they came about."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -12,14 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cam_utils import Cameras
+from cam_utils import Cameras, turntable
 from config import Config, UserError
-from distillation.sir import Reference, Rendering, Representation
+from distillation.sir import Reference
 from files import atomic_write
-from guidance import Prior
-from progress import Progress
+from gs_renderer import GaussianModel, extract_mesh
+from media import write_sheet, write_video
+from progress import Phases, Progress
 
 VIEWS_PER_CALL = 12  # bounds the memory of a turntable
+SHEET_VIEWS = 8
+RESULTS = ("_model.ply", "_model.obj", "_model.mtl", "_model.glb", ".mp4", "_views.png", ".json")
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
 PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh")
 
@@ -53,12 +57,10 @@ def psnr(image: Tensor, truth: Tensor) -> float:
 
 
 @torch.no_grad()
-def render_views(representation: Representation, cameras: Cameras, background: Tensor) -> Tensor:
+def render_views(model: GaussianModel, cameras: Cameras, background: Tensor) -> Tensor:
     """Pictures [V,3,H,W] of many cameras, a few at a time."""
-    parts: list[Rendering] = [
-        representation.render(cameras[i : i + VIEWS_PER_CALL], background) for i in range(0, len(cameras), VIEWS_PER_CALL)
-    ]
-    return torch.cat([part.image for part in parts])
+    parts = (cameras[start : start + VIEWS_PER_CALL] for start in range(0, len(cameras), VIEWS_PER_CALL))
+    return torch.cat([model.render(part, background).image for part in parts])
 
 
 def choose_device(name: str) -> torch.device:
@@ -106,22 +108,40 @@ def peak_memory_mib(device: torch.device) -> dict[str, float]:
     return found
 
 
-def print_settings(settings: dict) -> None:
+def print_config(config: Config) -> None:
     """The resolved configuration, as one line of JSON that the next run could read."""
-    print(f"config: {json.dumps(settings, ensure_ascii=False)}", file=sys.stderr)
+    print(f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}", file=sys.stderr)
+
+
+def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> str | None:
+    """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
+    for suffix in RESULTS:  # what an earlier run of that name left would seem to belong to this one
+        Path(f"{stem}{suffix}").unlink(missing_ok=True)
+    background = torch.ones(3, device=model.device)
+    looks = {"elevation": config.elevation, "radius": config.radius, "fov_y": config.fovy, "device": model.device}
+    size = {"width": config.video_size, "height": config.video_size}
+    model.save_ply(f"{stem}_model.ply")
+    with phases("video"):
+        write_sheet(f"{stem}_views.png", render_views(model, turntable(SHEET_VIEWS, **looks, **size), background), columns=SHEET_VIEWS // 2)
+        if config.video_frames:
+            write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks, **size), background))
+    with phases("mesh"):
+        try:
+            mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces)
+        except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
+            return str(error)
+        if config.mesh_format in ("obj", "all"):
+            mesh.write_obj(f"{stem}_model.obj")
+        if config.mesh_format in ("glb", "all"):
+            mesh.write_glb(f"{stem}_model.glb")
+    return None
 
 
 def write_record(
-    stem: Path,
-    settings: dict,
-    model: Representation,
-    prior: Prior,
-    reference: Reference | None,
-    progress: Progress,
-    complete: bool,
-    no_mesh: str | None,
+    config: Config, stem: Path, model: GaussianModel, reference: Reference | None, progress: Progress, complete: bool, no_mesh: str | None
 ) -> None:
     """`NAME.json`, the last file of a run: whether it is complete, what it took, on what, and how to repeat it."""
+    device = model.device
     record = {
         "complete": complete,
         "rounds": progress.rounds_done,
@@ -131,14 +151,14 @@ def write_record(
         "input_view_psnr_db": None,
         "no_mesh": no_mesh,
         "seconds": {name: round(seconds, 3) for name, seconds in progress.phases.seconds.items()},
-        "peak_memory_mib": peak_memory_mib(prior.device),
-        "device": device_name(prior.device),
+        "peak_memory_mib": peak_memory_mib(device),
+        "device": device_name(device),
         "versions": versions(),
-        "seed": settings["seed"],
-        "config": settings,
+        "seed": config.seed,
+        "config": dataclasses.asdict(config),
     }
     if reference is not None:
-        seen = render_views(model, reference.camera, torch.ones(3, device=prior.device))
+        seen = render_views(model, reference.camera, torch.ones(3, device=device))
         record["input_view_psnr_db"] = round(psnr(seen, reference.image), 3)
     with atomic_write(f"{stem}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,8 +11,12 @@ from fake_priors import OraclePrior, coloured_ellipsoid
 from PIL import Image
 
 import main
+import process
 from cam_utils import orbit_cameras
+from distillation.schedules import plan_rounds
 from gs_renderer import GaussianModel
+from image_input import load_picture, reference_view
+from progress import Progress
 
 SMALL = [
     "total_steps=3",
@@ -98,6 +102,39 @@ def test_a_prompt_alone_and_a_caption_beside_the_picture(tmp_path, picture, prio
     assert seen[1][0].shape == (4, 48, 48)
     assert json.loads((tmp_path / "out" / "a.json").read_text())["input_view_psnr_db"] is None
     assert (tmp_path / "three" / "thing_model.ply").exists()  # save_path=null: named after the picture
+
+
+def test_a_photograph_is_cut_out_centred_and_a_wide_picture_padded(tmp_path, monkeypatch):
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(photo)
+    mask = Image.new("L", (60, 40), 0)
+    mask.paste(255, (5, 5, 25, 15))
+    monkeypatch.setattr(process, "cut_out", lambda image: (image.putalpha(mask), image)[1])
+    alpha = load_picture(photo)[3]
+    rows, columns = (alpha > 0.5).any(1).nonzero()[:, 0], (alpha > 0.5).any(0).nonzero()[:, 0]
+    side = len(alpha)
+    assert abs(int(rows[0] + rows[-1] + 1) - side) <= 1 and abs(int(columns[0] + columns[-1] + 1) - side) <= 1
+    assert len(columns) == pytest.approx(0.8 * side, abs=2) and len(rows) == pytest.approx(0.4 * side, abs=2)
+    wide = Image.new("RGBA", (40, 20), (0, 0, 255, 255))
+    wide.putpixel((0, 0), (0, 0, 255, 0))
+    wide.save(tmp_path / "wide.png")
+    picture = load_picture(tmp_path / "wide.png")
+    assert picture.shape == (4, 40, 40) and float(picture[3, :10].max()) == float(picture[3, 30:].max()) == 0
+    reference = reference_view(picture, orbit_cameras(0, 0, width=20, height=20))
+    assert float(reference.mask[0, 0, :4].max()) == 0 and float(reference.image[0, :, :4].min()) == 1
+    torch.testing.assert_close(reference.image[0, :, 10, 10], torch.tensor([0.0, 0.0, 1.0]), rtol=0, atol=1e-6)
+
+
+def test_time_left_adds_up_branches_and_steps(prior):
+    rounds = plan_rounds(
+        prior.schedule, total_steps=2, denoise_steps=4, t_start=0.9, t_end=0.2, inv_r=0.6, init_steps=3, steps_min=1, steps_max=1
+    )
+    progress = Progress(prior, rounds, guidance_scale=2.0)
+    branches = sum(2 * len(turn.denoising) + max(len(turn.inversion) - 1, 0) for turn in rounds)
+    progress._prior_seconds, prior.evaluations = 2.0, 2
+    assert progress.seconds_left == pytest.approx((branches - 2) * 1.0 + 4 * 0.5)
+    progress._fit_seconds, progress.fit_steps = 0.3, 3
+    assert progress.seconds_left == pytest.approx((branches - 2) * 1.0 + 1 * 0.1)
 
 
 @pytest.mark.parametrize("presses", [1, 2])
