@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 import gaussian_density
 import gaussian_ply
-import mesh_cleaning
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras
-from kernels import gaussian_field
+from gaussian_mesh import FIELD_BLOCKS, DensityField, extract_fields, extract_mesh
 from kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
 from kernels.spherical_harmonics import MAX_DEGREE, color_to_sh, degree_from_coefficients, sh_to_base_color
-from mesh_renderer import Mesh
+
+__all__ = ["FIELD_BLOCKS", "PARAMETERS", "DensityField", "GaussianModel", "Render", "extract_fields", "extract_mesh"]
 
 PARAMETERS = ("means", "sh_dc", "sh_rest", "log_scales", "quaternions", "opacity_logits")
 
@@ -29,13 +29,6 @@ INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7  # floor of a start Gaussian's squared scale
 SPATIAL_SCALE = 10.0  # the position learning rates of the configuration files are multiplied by this
 EXTENT = 4.0  # the scene size that density control measures scales against
-
-MIN_FIELD_OPACITY = 0.005  # fainter Gaussians are left out of the density field
-FIELD_BOX = 1.8  # the longest side of the means' box after normalisation, in the field's [-1, 1]
-MIN_FIELD_BOX = 0.6  # the least it is shrunk to where the surface would be cut by the border
-FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field without a fixed relax ratio reaches,
-FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
-COLOR_NEIGHBOURS = 32  # Gaussians that may colour a vertex
 
 # Where floaters are looked for: (elevation, azimuth) in degrees.
 FLOATER_VIEWS = ((0, 0), (0, 180), (0, 90), (20, 180), (20, 90), (0, -90))
@@ -374,110 +367,3 @@ class GaussianModel(nn.Module):
         floaters = torch.zeros_like(others)
         floaters[candidates[lost]] = True
         return floaters
-
-
-# ---- Mesh ----
-
-
-class DensityField(NamedTuple):
-    """values [R,R,R], index order x, y, z, at linspace(-1, 1, R) on each axis; a world position p is at (p - center) * scale."""
-
-    values: Tensor
-    center: Tensor
-    scale: Tensor
-
-    def to_world(self, indices: np.ndarray) -> np.ndarray:
-        """World positions [P,3] of fractional grid indices [P,3]."""
-        normalised = 2 * indices / (len(self.values) - 1) - 1
-        return normalised / float(self.scale) + self.center.double().cpu().numpy()
-
-
-@torch.no_grad()
-def extract_fields(
-    model: GaussianModel,
-    resolution: int = 128,
-    num_blocks: int = FIELD_BLOCKS,
-    relax_ratio: float | None = MIN_RELAX_RATIO,
-    box: float = FIELD_BOX,
-) -> DensityField:
-    """The density of the Gaussians of opacity above 0.005, on a grid in which the box of their means has a longest side of `box`.
-
-    A point's value is the sum of opacity times Gaussian weight (see `kernels.gaussian_field`, also for `relax_ratio`: None
-    takes one with which no Gaussian is cut off closer than 3 standard deviations, as far as possible). USE_CUDA_EXTRACT and
-    USE_CUDA_GAUSS choose between compiled kernels and plain PyTorch. Raises ValueError where no Gaussian is left.
-    """
-    kept = model.opacities > MIN_FIELD_OPACITY
-    means = model.means[kept]
-    if len(means) == 0:
-        raise ValueError(f"no Gaussian of {len(model)} has an opacity above {MIN_FIELD_OPACITY}: there is nothing to extract")
-    low, high = means.amin(0), means.amax(0)
-    extent = (high - low).amax()
-    extent = torch.where(extent > 0, extent, 6 * model.scales[kept].amax())  # a single Gaussian: three standard deviations around it
-    center, scale = (low + high) / 2, box / extent
-    if relax_ratio is None:
-        reach = FIELD_REACH * float(model.scales[kept].amax() * scale)
-        relax_ratio = min(max(reach * num_blocks / 2, MIN_RELAX_RATIO), MAX_RELAX_RATIO)
-    values = gaussian_field.extract_fields(
-        (means - center) * scale, model.covariances(scale)[kept], model.opacities[kept], resolution, num_blocks, relax_ratio
-    )
-    return DensityField(values, center, scale)
-
-
-@torch.no_grad()
-def extract_mesh(
-    model: GaussianModel,
-    density_threshold: float = 0.2,
-    resolution: int = 128,
-    target_faces: int = 50_000,
-    smoothing_steps: int = 3,
-) -> Mesh:
-    """The surface where the density passes `density_threshold`: closed, edge-manifold, of at most about `target_faces` faces.
-
-    Marching cubes of a field of `resolution` points a side, cleaned (hollows and small parts dropped, holes closed),
-    smoothed, simplified to within 2 % of `target_faces` if it has more, and coloured a vertex. Vertices are in the world of
-    the Gaussians. Raises ValueError where the field does not reach the threshold or no part survives.
-    """
-    import mcubes
-
-    field = _uncut_field(model, density_threshold, resolution)
-    # A border of zeros closes the surface wherever the field still reaches the edge of its grid.
-    indices, faces = mcubes.marching_cubes(np.pad(field.values.double().cpu().numpy(), 1), density_threshold)
-    vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(field.to_world(indices - 1), faces.astype(np.int64)))
-    vertices, faces = mesh_cleaning.clean(*mesh_cleaning.drop_cavities(vertices, faces))
-    if len(faces) == 0:
-        raise ValueError(f"density_thresh={density_threshold:g}: no closed surface at that density; choose another")
-    vertices = mesh_cleaning.smooth(vertices, faces, smoothing_steps)
-    vertices, faces = mesh_cleaning.simplify(vertices, faces, target_faces)
-    return Mesh(vertices, faces, colors_at(model, vertices))
-
-
-def _uncut_field(model: GaussianModel, threshold: float, resolution: int) -> DensityField:
-    """The field on the smallest box that holds its surface: the usual one, or larger where few wide Gaussians reach past it."""
-    box = FIELD_BOX
-    while True:
-        field = extract_fields(model, resolution, relax_ratio=None, box=box)
-        peak = float(field.values.max())
-        if not peak > threshold:
-            raise ValueError(f"density_thresh={threshold:g}: the density reaches {peak:.4g} at most; choose a lower threshold")
-        border = max(float(side.max()) for axis in range(3) for side in (field.values.select(axis, 0), field.values.select(axis, -1)))
-        box *= 0.8
-        if border <= threshold or box < MIN_FIELD_BOX:
-            return field
-
-
-@torch.no_grad()
-def colors_at(model: GaussianModel, points: np.ndarray) -> np.ndarray:
-    """Colours [P,3] float32 in [0,1] at world positions [P,3]: those of the nearest Gaussians, by opacity times weight there.
-
-    Out of reach of them all, the colour of the Gaussian nearest by.
-    """
-    tree = cKDTree(model.means.cpu().numpy())
-    _, neighbours = tree.query(points, k=range(1, min(COLOR_NEIGHBOURS, len(model)) + 1), workers=-1)
-    neighbours = torch.from_numpy(neighbours).to(model.device)
-    offsets = torch.as_tensor(points, dtype=torch.float32, device=model.device)[:, None] - model.means[neighbours]
-    weights = gaussian_field.gaussian_3d_coeff(offsets.reshape(-1, 3), model.covariances()[neighbours].reshape(-1, 6))
-    weights = weights.reshape(neighbours.shape) * model.opacities[neighbours]
-    colors = model.base_colors.clamp(0, 1)[neighbours]
-    total = weights.sum(1, keepdim=True)
-    blended = (weights[..., None] * colors).sum(1) / total.clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.where(total > 1e-6, blended, colors[:, 0]).cpu().numpy()

@@ -12,6 +12,8 @@ from conftest import DEVICES, relative_l2
 import gaussian_density
 import gs_renderer
 from cam_utils import orbit_cameras, turntable
+from gaussian_mesh import surface_density
+from gaussian_surface import seen_points, surface_colors
 from gs_renderer import PARAMETERS, GaussianModel, extract_fields, extract_mesh
 from kernels.spherical_harmonics import color_to_sh
 
@@ -442,3 +444,62 @@ def test_nothing_to_extract_is_said():
     model.prune(min_opacity=1.0)
     with pytest.raises(ValueError, match="no Gaussian of 0"):
         extract_mesh(model, plateau, resolution=32)
+
+
+def test_without_a_threshold_the_mesh_ends_where_renders_see_the_surface():
+    model, plateau = solid_ball(radius=0.4)
+    few = extract_mesh(model, resolution=64)
+    with torch.no_grad():
+        model.opacity_logits.fill_(3.0)  # denser: a fixed threshold would move outward
+    dense = extract_mesh(model, resolution=64)
+    fixed = extract_mesh(model, 0.2, resolution=64)
+    few, dense, fixed = (np.linalg.norm(mesh.vertices, axis=1).mean() for mesh in (few, dense, fixed))
+    assert few == pytest.approx(0.4, rel=0.05) and dense == pytest.approx(0.4, rel=0.1)
+    assert fixed - 0.4 > 2 * (dense - 0.4)
+    assert 0 < surface_density(model, extract_fields(model, 64)) < 2 * plateau
+
+
+def test_seen_points_lie_on_the_surface():
+    model, _ = solid_ball(radius=0.4)
+    points = seen_points(model)
+    radii = points.norm(dim=1)
+    assert radii.median() == pytest.approx(0.4, abs=0.03) and (radii < 0.5).all()
+    for axis in range(3):  # all around
+        assert points[:, axis].min() < -0.3 and points[:, axis].max() > 0.3
+
+
+def test_field_values_are_read_where_they_are():
+    model = random_model(30)
+    field = extract_fields(model, 32)
+    indices = np.array([[3, 10, 20], [30, 1, 15], [16, 16, 16]])
+    points = torch.from_numpy(field.to_world(indices)).float()
+    torch.testing.assert_close(field.at(points), field.values[tuple(indices.T)], rtol=1e-3, atol=1e-4)
+
+
+def test_vertices_take_the_colour_of_what_is_in_front():
+    model, _ = solid_ball(radius=0.3)
+    with torch.no_grad():
+        model.opacity_logits.fill_(3.0)
+        outer = model.means.norm(dim=1, keepdim=True) > 0.24
+        colors = torch.where(outer, torch.tensor([0.9, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.9]))
+        model.sh_dc.copy_(color_to_sh(colors)[:, None])
+    directions = torch.nn.functional.normalize(torch.randn(50, 3), dim=1).numpy()
+    seen = surface_colors(model, 0.32 * directions, directions)
+    np.testing.assert_allclose(seen, np.tile([0.9, 0.2, 0.1], (50, 1)), atol=0.12)
+    hidden = surface_colors(model, 0.1 * directions, directions)  # inside: only the Gaussians themselves tell
+    np.testing.assert_allclose(hidden, np.tile([0.1, 0.2, 0.9], (50, 1)), atol=0.05)
+
+
+def test_a_thin_spot_of_a_shell_does_not_open_the_mesh():
+    model, _ = solid_ball(radius=0.4)
+    model.keep(model.means.detach().norm(dim=1) > 0.27)
+    with torch.no_grad():
+        model.opacity_logits.fill_(2.0)
+        thin = (model.means - torch.tensor([0.0, 0.0, 0.35])).norm(dim=1) < 0.12
+        model.opacity_logits[thin] = -2.0
+    found = extract_mesh(model, resolution=64)
+    fixed = extract_mesh(model, surface_density(model, extract_fields(model, 64)), resolution=64)
+    found, fixed = (
+        trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).volume / (4 / 3 * math.pi * 0.4**3) for mesh in (found, fixed)
+    )
+    assert found > 0.85 and fixed < 0.8  # the plain level set opens to the hollow inside

@@ -1,0 +1,162 @@
+"""From Gaussians to a mesh: their density on a grid, and the coloured surface that renders of them show.
+
+`gs_renderer` gives these functions on; R is the resolution of a density field.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+import gaussian_surface
+import mesh_cleaning
+from kernels import gaussian_field
+from mesh_renderer import Mesh
+
+if TYPE_CHECKING:
+    from gs_renderer import GaussianModel
+
+MIN_FIELD_OPACITY = 0.005  # fainter Gaussians are left out of the density field
+FIELD_BOX = 1.8  # the longest side of the means' box after normalisation, in the field's [-1, 1]
+MIN_FIELD_BOX = 0.6  # the least it is shrunk to where the surface would be cut by the border
+FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field without a fixed relax ratio reaches,
+FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
+CORE_DENSITY = 0.1  # of the surface's density: bounds the region that is worn off to a solid core,
+CORE_QUANTILE = 0.85  # to the depth below which this share of the seen points lies outside
+SURFACE_QUANTILE = 0.65  # of the densities at seen points: where fitted Gaussians of known objects have their true surface
+
+
+class DensityField(NamedTuple):
+    """values [R,R,R], index order x, y, z, at linspace(-1, 1, R) on each axis; a world position p is at (p - center) * scale."""
+
+    values: Tensor
+    center: Tensor
+    scale: Tensor
+
+    def to_world(self, indices: np.ndarray) -> np.ndarray:
+        """World positions [P,3] of fractional grid indices [P,3]."""
+        normalised = 2 * indices / (len(self.values) - 1) - 1
+        return normalised / float(self.scale) + self.center.double().cpu().numpy()
+
+    def at(self, points: Tensor) -> Tensor:
+        """Values [P] at world positions [P,3], trilinear; those of the border outside of the grid."""
+        positions = ((points - self.center) * self.scale).flip(-1)  # grid_sample takes the fastest axis first
+        sampled = nn.functional.grid_sample(self.values[None, None], positions[None, None, None], padding_mode="border", align_corners=True)
+        return sampled.reshape(-1)
+
+
+@torch.no_grad()
+def extract_fields(
+    model: GaussianModel,
+    resolution: int = 128,
+    num_blocks: int = FIELD_BLOCKS,
+    relax_ratio: float | None = MIN_RELAX_RATIO,
+    box: float = FIELD_BOX,
+) -> DensityField:
+    """The density of the Gaussians of opacity above 0.005, on a grid in which the box of their means has a longest side of `box`.
+
+    A point's value is the sum of opacity times Gaussian weight (see `kernels.gaussian_field`, also for `relax_ratio`: None
+    takes one with which no Gaussian is cut off closer than 3 standard deviations, as far as possible). USE_CUDA_EXTRACT and
+    USE_CUDA_GAUSS choose between compiled kernels and plain PyTorch. Raises ValueError where no Gaussian is left.
+    """
+    kept = model.opacities > MIN_FIELD_OPACITY
+    means = model.means[kept]
+    if len(means) == 0:
+        raise ValueError(f"no Gaussian of {len(model)} has an opacity above {MIN_FIELD_OPACITY}: there is nothing to extract")
+    low, high = means.amin(0), means.amax(0)
+    extent = (high - low).amax()
+    extent = torch.where(extent > 0, extent, 6 * model.scales[kept].amax())  # a single Gaussian: three standard deviations around it
+    center, scale = (low + high) / 2, box / extent
+    if relax_ratio is None:
+        reach = FIELD_REACH * float(model.scales[kept].amax() * scale)
+        relax_ratio = min(max(reach * num_blocks / 2, MIN_RELAX_RATIO), MAX_RELAX_RATIO)
+    values = gaussian_field.extract_fields(
+        (means - center) * scale, model.covariances(scale)[kept], model.opacities[kept], resolution, num_blocks, relax_ratio
+    )
+    return DensityField(values, center, scale)
+
+
+@torch.no_grad()
+def extract_mesh(
+    model: GaussianModel,
+    density_threshold: float | None = None,
+    resolution: int = 128,
+    target_faces: int = 50_000,
+    smoothing_steps: int = 3,
+) -> Mesh:
+    """The surface where the density passes `density_threshold`: closed, edge-manifold, of at most about `target_faces` faces.
+
+    Without a threshold, the density at which renders see the surface is taken, and a solid core behind it, so that thin spots
+    of the shell that fitted Gaussians form do not open to the hollow inside. Marching cubes of a field of `resolution`
+    points a side, cleaned (hollows and small parts dropped, holes closed), smoothed, simplified to within 2 % of
+    `target_faces` if it has more, and coloured a vertex as renders show it. Vertices are in the world of the Gaussians.
+    Raises ValueError where the field does not reach the threshold or no part survives.
+    """
+    import mcubes
+
+    field = extract_fields(model, resolution, relax_ratio=None)
+    is_found = density_threshold is None
+    threshold = surface_density(model, field) if is_found else density_threshold
+    peak = float(field.values.max())
+    if not peak > threshold:
+        raise ValueError(f"density_thresh={threshold:g}: the density reaches {peak:.4g} at most; choose a lower threshold")
+    field = _uncut_field(model, field, threshold)
+    level = field.values.double().cpu().numpy() / threshold - 1
+    if is_found:
+        level = np.maximum(level, _core(model, field, threshold))
+    # A border of zero density closes the surface wherever the field still reaches the edge of its grid.
+    indices, faces = mcubes.marching_cubes(np.pad(level, 1, constant_values=-1.0), 0.0)
+    vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(field.to_world(indices - 1), faces.astype(np.int64)))
+    vertices, faces = mesh_cleaning.clean(*mesh_cleaning.drop_cavities(vertices, faces))
+    if len(faces) == 0:
+        raise ValueError(f"density_thresh={threshold:g}: no closed surface at that density; choose another")
+    vertices = mesh_cleaning.smooth(vertices, faces, smoothing_steps)
+    vertices, faces = mesh_cleaning.simplify(vertices, faces, target_faces)
+    mesh = Mesh(vertices, faces, np.zeros_like(vertices))
+    mesh.vertex_colors = gaussian_surface.surface_colors(model, mesh.vertices, mesh.normals)
+    return mesh
+
+
+@torch.no_grad()
+def surface_density(model: GaussianModel, field: DensityField) -> float:
+    """The density that bounds what renders show: the 0.65 quantile of those at seen points, or half of the highest where none is opaque.
+
+    It rises with the number of Gaussians, so that no fixed value fits. Seen points lie a little outside of the surface.
+    """
+    peak = float(field.values.max())
+    points = gaussian_surface.seen_points(model)
+    if len(points) == 0:
+        return 0.5 * peak
+    return min(float(field.at(points).quantile(SURFACE_QUANTILE)), 0.9 * peak)
+
+
+def _core(model: GaussianModel, field: DensityField, threshold: float) -> np.ndarray:
+    """A function [R,R,R] that is positive inside of a solid just below the seen surface.
+
+    The region above a tenth of `threshold` with its voids filled is closed, but too fat; it is worn off by the depth at which
+    seen points lie in it.
+    """
+    solid = ndimage.binary_fill_holes(field.values.cpu().numpy() > CORE_DENSITY * threshold)
+    depth = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
+    depth = ndimage.gaussian_filter(depth, 1.0)  # distances are whole steps at the solid's surface
+    points = gaussian_surface.seen_points(model)
+    if len(points) == 0:
+        return np.full_like(depth, -1.0)
+    depths = field._replace(values=torch.from_numpy(depth).float().to(model.device)).at(points)
+    return (depth - float(depths.quantile(CORE_QUANTILE))) / 2
+
+
+def _uncut_field(model: GaussianModel, field: DensityField, threshold: float) -> DensityField:
+    """`field`, or one on a larger part of the world where the surface would reach past its border (few wide Gaussians)."""
+    box = FIELD_BOX
+    while box >= MIN_FIELD_BOX:
+        border = max(float(side.max()) for axis in range(3) for side in (field.values.select(axis, 0), field.values.select(axis, -1)))
+        if border <= threshold:
+            break
+        box *= 0.8
+        field = extract_fields(model, len(field.values), relax_ratio=None, box=box)
+    return field
