@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distillation.schedules import STEPS_SCHEDULES
-from gs_renderer import FIELD_BLOCKS
+from gaussian_mesh import FIELD_BLOCKS
 from guidance import PRIORS
 
 
@@ -95,7 +95,9 @@ class Config:
     density_end_iter: int = _number(300, 0, 1_000_000, "step after which none is")
     densification_interval: int = _number(100, 1, 1_000_000, "steps between two such")
 
-    density_thresh: float = _number(0.2, 1e-6, 1e6, "density of the mesh's surface")
+    density_thresh: float | None = dataclasses.field(
+        default=None, metadata={"about": "density of the mesh's surface; default: where renders see it", "range": (1e-6, 1e6)}
+    )
     mesh_resolution: int = dataclasses.field(
         default=128, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
     )

@@ -17,7 +17,8 @@ from cam_utils import Cameras, turntable
 from config import Config, UserError
 from distillation.sir import Reference
 from files import atomic_write
-from gs_renderer import GaussianModel, extract_mesh
+from gaussian_mesh import extract_mesh
+from gs_renderer import GaussianModel
 from media import write_sheet, write_video
 from progress import Phases, Progress
 
