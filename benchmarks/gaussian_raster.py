@@ -15,7 +15,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -144,7 +144,7 @@ def seconds(step: Callable[[], object], device: str, repeats: int) -> list[float
 
 def difference(ours: Callable[[], Tensor], other: Callable[[], Tensor], leaves: dict[str, Tensor]) -> dict[str, float]:
     """Largest difference of the pictures, and the worst relative L2 difference of a gradient."""
-    picture, expected = ours().detach().clone(), None
+    picture = ours().detach().clone()
     gradients = {name: leaf.grad.clone() for name, leaf in leaves.items()}
     expected = other().detach()
     relative = [float((gradients[name] - leaf.grad).norm() / leaf.grad.norm().clamp_min(1e-30)) for name, leaf in leaves.items()]
@@ -161,16 +161,16 @@ def checked_twin(device: str) -> dict[str, float]:
     return found
 
 
-def measure(count: int, views: int, size: int, device: str, repeats: int) -> list[dict]:
+def measure(count: int, views: int, size: int, device: str, repeats: int) -> Iterator[dict]:
+    """Yields one row a rasteriser, timed or with the reason why not."""
     leaves, cameras = ball_of_gaussians(count, device), ring(views, size, device)
     weight = torch.randn(views, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
     ours = our_step(leaves, cameras, weight, compiled=True)
     cases: list[tuple[str, Callable[[], Callable]]] = [("ours", lambda: ours)]
-    cases.append(("ours, deterministic", lambda: our_step(leaves, cameras, weight, compiled=True, deterministic=True)))
-    if device == "cuda":
+    if device == "cuda":  # on the CPU every run is deterministic
+        cases.append(("ours, deterministic", lambda: our_step(leaves, cameras, weight, compiled=True, deterministic=True)))
         cases.append(("ours, graph", lambda: as_graph(ours)))
         cases.append(("gsplat", lambda: gsplat_step(leaves, cameras, weight)))
-    rows = []
     for name, make in cases:
         row = {"what": name, "gaussians": count, "views": views, "size": size}
         try:
@@ -182,19 +182,22 @@ def measure(count: int, views: int, size: int, device: str, repeats: int) -> lis
             row["p90_ms"] = 1e3 * times[len(times) * 9 // 10]
         except Exception as error:  # a peer that is missing or fails must not cost the other rows
             row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        rows.append(row)
-    return rows
+        yield row
 
 
-def print_rows(rows: list[dict]) -> None:
-    print(f"{'':22}{'Gaussians':>10}{'views':>7}{'size':>6}{'median ms':>11}{'p10':>8}{'p90':>8}")
-    for row in rows:
-        head = f"{row['what']:22}{row['gaussians']:>10}{row['views']:>7}{row['size']:>6}"
-        if "failed" in row:
-            print(f"{head}  not timed: {row['failed']}")
-            continue
-        note = "".join(f"  {key} differs by {value:.1e}" for key, value in row.get("difference", {}).items())
-        print(f"{head}{row['median_ms']:>11.3f}{row['p10_ms']:>8.3f}{row['p90_ms']:>8.3f}{note}")
+def print_row(row: dict) -> None:
+    head = f"{row['what']:22}{row['gaussians']:>10}{row['views']:>7}{row['size']:>6}"
+    if "failed" in row:
+        print(f"{head}  not timed: {row['failed']}", flush=True)
+        return
+    note = "".join(f"  {key} differs by {value:.1e}" for key, value in row.get("difference", {}).items())
+    print(f"{head}{row['median_ms']:>11.3f}{row['p10_ms']:>8.3f}{row['p90_ms']:>8.3f}{note}", flush=True)
+
+
+def write_json(result: dict, path: Path) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def main() -> None:
@@ -220,12 +223,14 @@ def main() -> None:
         result["gsplat"] = f"not there ({type(error).__name__})"
     print(f"Gaussian rasteriser, forward + backward. {name}, PyTorch {torch.__version__}, gsplat {result['gsplat']}")
     print(f"op against twin (400 Gaussians, 2 views): image {result['twin']['image']:.1e}, worst gradient {result['twin']['gradient']:.1e}")
-    result["rows"] = [row for count in arguments.gaussians for row in measure(count, arguments.views, arguments.size, device, repeats)]
-    print_rows(result["rows"])
-    if arguments.out:
-        temporary = arguments.out.with_name(arguments.out.name + ".part")
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        temporary.replace(arguments.out)
+    print(f"{'':22}{'Gaussians':>10}{'views':>7}{'size':>6}{'median ms':>11}{'p10':>8}{'p90':>8}")
+    result["rows"] = []
+    for count in arguments.gaussians:
+        for row in measure(count, arguments.views, arguments.size, device, repeats):
+            result["rows"].append(row)
+            print_row(row)
+            if arguments.out:  # after every row: what is done stays, should a peer take the process down
+                write_json(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ before its transmittance would fall below 1e-4.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -119,10 +120,7 @@ def rasterize_gaussians(
         raise ValueError(f"picture size {width}x{height}: expected at least 1x1")
     if sh is not None:
         degree_from_coefficients(sh.shape[1])
-    if compiled is None:
-        compiled = extension.use_compiled(means.device)
-    elif compiled and not extension.available(means.device):
-        raise RuntimeError(f"no compiled {means.device.type} rasteriser; {extension.BUILD_HINT}")
+    compiled = _takes_op(means.device.type, compiled)
     if not compiled or (validate and means.is_cuda):  # on the CPU the op looks for itself
         named = {"means": means, "scales": scales, "rotations": rotations, "opacities": opacities, "colors": colors, "sh": sh}
         named |= {"world_to_camera": world_to_camera, "intrinsics": intrinsics, "background": background}
@@ -144,11 +142,21 @@ def rasterize_gaussians(
             means2d_offset=means2d_offset,
             sh_origin=sh_origin,
         )
-    _register()
     tensors = (means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, sh_origin, background)
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in tensors]
     image, alpha, depth, radii, _, _ = torch.ops.microdreamer.rasterize_gaussians(*contiguous, width, height, scale_modifier, deterministic)
     return Rendering(image, alpha, depth, radii)
+
+
+@torch.compiler.assume_constant_result  # torch.compile must not trace into the loading of a library
+def _takes_op(device: str, compiled: bool | None) -> bool:
+    if compiled is None:
+        compiled = extension.use_compiled(device)
+    elif compiled and not extension.available(device):
+        raise RuntimeError(f"no compiled {device} rasteriser; {extension.BUILD_HINT}")
+    if compiled:
+        _register()
+    return compiled
 
 
 def check_finite(**tensors: Tensor | None) -> None:
@@ -177,15 +185,9 @@ def _check_shapes(count: int, views: int, expected: dict[str, tuple[Tensor | Non
 # ---- The op: shapes for torch.compile, and autograd ----
 
 
-_registered = False
-
-
+@functools.cache
 def _register() -> None:
     """Attach the fake kernels and autograd to the loaded ops, once."""
-    global _registered
-    if _registered:
-        return
-    _registered = True
     torch.library.register_fake("microdreamer::rasterize_gaussians", _fake_forward)
     torch.library.register_fake("microdreamer::rasterize_gaussians_bwd", _fake_backward)
     torch.library.register_autograd("microdreamer::rasterize_gaussians", _backward, setup_context=_save)

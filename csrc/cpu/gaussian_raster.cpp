@@ -16,8 +16,8 @@ namespace md::raster {
 namespace {
 
 constexpr int kPixels = kTile * kTile;
-constexpr int kColumns = kTile / kLanes;  // vectors along a row of a tile
-constexpr int kDoneEvery = 8;             // splats between looks at whether a whole tile is finished
+constexpr int kColumns = kTile / kLanes;           // blocks along a row of a tile
+constexpr size_t kHitsAtOnce = size_t{1} << 22;    // of the backward pass: 160 MiB
 
 // f(i) for i in [0, count), a few at a time to whichever thread is free: the middle of a picture costs more than its rim.
 template <class F>
@@ -92,33 +92,38 @@ void sort_by_depth(const Splat* splats, const int* radii, int count, int* order)
   std::fill(order + keys.size(), order + count, -1);
 }
 
-// Rows and columns of vectors of one tile that a splat may reach, row by row.
-class Reach {
- public:
-  Reach(const Splat& s, int left, int top)
-      : s_(s), left_(static_cast<float>(left)), top_(static_cast<float>(top)), inverse_a_(1.f / s.a), determinant_(inverse_determinant(s)) {
-    const float half = sqrtf(larger(s.reach * s.a / larger(determinant_, 1e-30f), 0.f)) + kSlack;
-    first_row = static_cast<int>(clamped(ceilf(s.y - half - top_), 0.f, kTile));
-    last_row = static_cast<int>(clamped(floorf(s.y + half - top_), -1.f, kTile - 1));
+inline Lanes counting_from(int first) {
+  alignas(32) float x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(first + i);
+  return load_lanes(x);
+}
+
+// A tile is 32 blocks of eight pixels of a row: block b is row b % 16, columns from b / 16 * 8.
+static_assert(kTile == 2 * kLanes);
+inline int row_of(int block) { return block % kTile; }
+inline int column_of(int block) { return block / kTile; }
+inline int pixel_of(int block) { return row_of(block) * kTile + column_of(block) * kLanes; }
+
+// The blocks that a splat may reach, as bits. In row y the ellipse a dx^2 + 2 b dx dy + c dy^2 = reach is the interval
+// |x - middle| <= half with half^2 = (a reach - det dy^2) / a^2; a block is reached if its nearest point is inside.
+inline uint32_t reached_blocks(const Splat& s, int left, int top) {
+  const float determinant = inverse_determinant(s), inverse_a = 1.f / s.a;
+  // A little more than the exact reach, since the pixels decide in their own rounding.
+  const float widest = s.reach * inverse_a * 1.0001f + 1e-3f, narrowing = determinant * inverse_a * inverse_a, slope = s.b * inverse_a;
+  uint32_t reached = 0;
+  for (int rows = 0; rows < kTile; rows += kLanes) {
+    const Lanes dy = counting_from(top + rows) - s.y;
+    const Lanes half_squared = widest - dy * dy * narrowing;
+    const Lanes middle = (s.x - static_cast<float>(left)) - dy * slope;
+    for (int column = 0; column < kColumns; ++column) {
+      const Lanes first = lanes(static_cast<float>(column * kLanes)), last = first + static_cast<float>(kLanes - 1);
+      const Lanes nearest = select(middle < first, first, select(middle > last, last, middle));
+      const Lanes off = nearest - middle;
+      reached |= bits(off * off <= half_squared) << (column * kTile + rows);
+    }
   }
-
-  // First and past-the-last vector of a row: a dx^2 + 2 b dx dy + c dy^2 <= reach, solved for dx = x - center.
-  std::pair<int, int> columns(int row) const {
-    const float dy = top_ + row - s_.y;
-    const float half = sqrtf(larger(s_.a * s_.reach * (1.f + 1e-6f) - determinant_ * dy * dy, 0.f)) * inverse_a_ + kSlack;
-    const float middle = s_.x - s_.b * dy * inverse_a_ - left_;
-    const int first = static_cast<int>(clamped(ceilf(middle - half), 0.f, kTile));
-    const int last = static_cast<int>(clamped(floorf(middle + half), -1.f, kTile - 1));
-    return {first / kLanes, (last + kLanes) / kLanes};
-  }
-
-  int first_row, last_row;
-
- private:
-  static constexpr float kSlack = 0.01f;  // px; the pixels themselves decide, this only must not lose any
-  const Splat& s_;
-  float left_, top_, inverse_a_, determinant_;
-};
+  return reached;
+}
 
 struct Coverage {
   Lanes dx;       // offset of the splat's centre from the pixels
@@ -138,61 +143,45 @@ inline Coverage cover(const Splat& s, Lanes x, float dy) {
   return c;
 }
 
-inline Lanes pixel_columns(int left, int column) {
-  alignas(32) float x[kLanes];
-  for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(left + column * kLanes + i);
-  return load_lanes(x);
-}
-
 // Transmittance of the pixels of a tile. Finished ones are marked by a minus sign, those outside the picture by 0.
 struct alignas(32) Transmittance {
   float value[kPixels];
+  uint32_t going = 0;  // blocks with pixels that are not finished
 
   Transmittance(int left, int top, int width, int height) {
     for (int i = 0; i < kPixels; ++i) value[i] = left + i % kTile < width && top + i / kTile < height ? 1.f : 0.f;
+    for (int block = 0; block < kPixels / kLanes; ++block) going |= static_cast<uint32_t>(value[pixel_of(block)] > 0.f) << block;
   }
 
-  bool all_done() const {
-    LaneMask going = lanes(0.f) > 0.f;
-    for (int i = 0; i < kPixels; i += kLanes) going = select_mask(going, load_lanes(value + i) > 0.f);
-    return !any(going);
-  }
-
-  // Weights of a splat that covers `c` at pixel i and the seven after it; moves their transmittance on.
-  Lanes blend(const Coverage& c, int i, Lanes& before, LaneMask& taken) {
+  // Weights of a splat that covers `c` at a block's pixels; moves their transmittance on.
+  Lanes blend(const Coverage& c, int block, Lanes& before, LaneMask& taken) {
+    const int i = pixel_of(block);
     before = load_lanes(value + i);
     const LaneMask reached = c.seen & (before > 0.f);
     const Lanes after = before * (1.f - c.alpha);
     taken = reached & (after >= kMinTransmittance);
-    store_lanes(value + i, select(taken, after, select(reached, -before, before)));
+    const Lanes left_over = select(taken, after, select(reached, -before, before));
+    store_lanes(value + i, left_over);
+    if (!any(left_over > 0.f)) going &= ~(1u << block);
     return select(taken, c.alpha * before, lanes(0.f));
   }
-
- private:
-  static LaneMask select_mask(LaneMask a, LaneMask b) { return a | b; }
 };
 
 void blend_tile(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top, const Images& images) {
   Transmittance transmittance(left, top, in.width, in.height);
   alignas(32) float sums[4][kPixels] = {};  // red, green, blue, depth
-  const Lanes x[kColumns] = {pixel_columns(left, 0), pixel_columns(left, 1)};
-  for (const int* hit = first; hit != last; ++hit) {
-    if ((hit - first) % kDoneEvery == kDoneEvery - 1 && transmittance.all_done()) break;
+  const Lanes x[kColumns] = {counting_from(left), counting_from(left + kLanes)};
+  for (const int* hit = first; hit != last && transmittance.going; ++hit) {
     const Splat& s = splats[*hit];
-    const Reach reach(s, left, top);
-    for (int row = reach.first_row; row <= reach.last_row; ++row) {
-      const auto [begin, end] = reach.columns(row);
-      const float dy = s.y - static_cast<float>(top + row);
-      for (int column = begin; column < end; ++column) {
-        const int i = row * kTile + column * kLanes;
-        Lanes before;
-        LaneMask taken;
-        const Lanes weight = transmittance.blend(cover(s, x[column], dy), i, before, taken);
-        store_lanes(sums[0] + i, load_lanes(sums[0] + i) + weight * s.red);
-        store_lanes(sums[1] + i, load_lanes(sums[1] + i) + weight * s.green);
-        store_lanes(sums[2] + i, load_lanes(sums[2] + i) + weight * s.blue);
-        store_lanes(sums[3] + i, load_lanes(sums[3] + i) + weight * s.depth);
-      }
+    for (uint32_t blocks = reached_blocks(s, left, top) & transmittance.going; blocks; blocks &= blocks - 1) {
+      const int block = std::countr_zero(blocks), i = pixel_of(block);
+      Lanes before;
+      LaneMask taken;
+      const Lanes weight = transmittance.blend(cover(s, x[column_of(block)], s.y - static_cast<float>(top + row_of(block))), block, before, taken);
+      store_lanes(sums[0] + i, load_lanes(sums[0] + i) + weight * s.red);
+      store_lanes(sums[1] + i, load_lanes(sums[1] + i) + weight * s.green);
+      store_lanes(sums[2] + i, load_lanes(sums[2] + i) + weight * s.blue);
+      store_lanes(sums[3] + i, load_lanes(sums[3] + i) + weight * s.depth);
     }
   }
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
@@ -244,42 +233,37 @@ void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first
                          const Images& images, const ImageGradients& v_images, SplatGradient* out) {
   Transmittance transmittance(left, top, in.width, in.height);
   TileGradients v(in, images, v_images, view, left, top);
-  const Lanes x[kColumns] = {pixel_columns(left, 0), pixel_columns(left, 1)};
-  for (const int* hit = first; hit != last; ++hit, ++out) {
-    if ((hit - first) % kDoneEvery == kDoneEvery - 1 && transmittance.all_done()) break;
+  const Lanes x[kColumns] = {counting_from(left), counting_from(left + kLanes)};
+  for (const int* hit = first; hit != last && transmittance.going; ++hit, ++out) {
     const Splat& s = splats[*hit];
-    const Reach reach(s, left, top);
     const Lanes zero = lanes(0.f);
     Lanes red = zero, green = zero, blue = zero, depth = zero;
     Lanes m = zero, mx = zero, my = zero, mxx = zero, mxy = zero, myy = zero;  // moments of the gradient of the power
-    for (int row = reach.first_row; row <= reach.last_row; ++row) {
-      const auto [begin, end] = reach.columns(row);
-      const float dy = s.y - static_cast<float>(top + row);
-      for (int column = begin; column < end; ++column) {
-        const int i = row * kTile + column * kLanes;
-        const Coverage c = cover(s, x[column], dy);
-        Lanes before;
-        LaneMask taken;
-        const Lanes weight = transmittance.blend(c, i, before, taken);
-        if (!any(taken)) continue;
-        const Lanes v_red = load_lanes(v.red + i), v_green = load_lanes(v.green + i), v_blue = load_lanes(v.blue + i), v_depth = load_lanes(v.depth + i);
-        const Lanes gain = v_red * s.red + v_green * s.green + v_blue * s.blue + v_depth * s.depth + load_lanes(v.alpha + i);
-        const Lanes behind = load_lanes(v.behind + i) - weight * gain;
-        store_lanes(v.behind + i, behind);
-        const Lanes v_alpha = before * gain - behind / (1.f - c.alpha);
-        const Lanes v_power = select(taken, v_alpha * c.uncapped, zero);  // the cap passes the gradient
-        red += weight * v_red;
-        green += weight * v_green;
-        blue += weight * v_blue;
-        depth += weight * v_depth;
-        const Lanes v_power_x = v_power * c.dx;
-        m += v_power;
-        mx += v_power_x;
-        my += v_power * dy;
-        mxx += v_power_x * c.dx;
-        mxy += v_power_x * dy;
-        myy += v_power * (dy * dy);
-      }
+    for (uint32_t blocks = reached_blocks(s, left, top) & transmittance.going; blocks; blocks &= blocks - 1) {
+      const int block = std::countr_zero(blocks), i = pixel_of(block);
+      const float dy = s.y - static_cast<float>(top + row_of(block));
+      const Coverage c = cover(s, x[column_of(block)], dy);
+      Lanes before;
+      LaneMask taken;
+      const Lanes weight = transmittance.blend(c, block, before, taken);
+      if (!any(taken)) continue;
+      const Lanes v_red = load_lanes(v.red + i), v_green = load_lanes(v.green + i), v_blue = load_lanes(v.blue + i), v_depth = load_lanes(v.depth + i);
+      const Lanes gain = v_red * s.red + v_green * s.green + v_blue * s.blue + v_depth * s.depth + load_lanes(v.alpha + i);
+      const Lanes behind = load_lanes(v.behind + i) - weight * gain;
+      store_lanes(v.behind + i, behind);
+      const Lanes v_alpha = before * gain - behind / (1.f - c.alpha);
+      const Lanes v_power = select(taken, v_alpha * c.uncapped, zero);  // the cap passes the gradient
+      red += weight * v_red;
+      green += weight * v_green;
+      blue += weight * v_blue;
+      depth += weight * v_depth;
+      const Lanes v_power_x = v_power * c.dx;
+      m += v_power;
+      mx += v_power_x;
+      my += v_power * dy;
+      mxx += v_power_x * c.dx;
+      mxy += v_power_x * dy;
+      myy += v_power * (dy * dy);
     }
     const float sx = sum_lanes(mx), sy = sum_lanes(my);
     out->x = -(s.a * sx + s.b * sy);
@@ -331,26 +315,39 @@ void forward_cpu(const Inputs& in, const State& state, const Images& images) {
 }
 
 // Every tile writes the gradients of its own hits, and every Gaussian adds up its hits tile by tile, so the result does
-// not depend on the number of threads. One view at a time bounds the memory of the hits.
+// not depend on the number of threads. As many views at a time as keep the memory of the hits within bounds.
 void backward_cpu(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images, const InputGradients& out) {
   const int64_t count = in.gaussians;
   const int across = tiles_along(in.width), tiles = across * tiles_along(in.height);
+  std::vector<TileLists> lists(in.views);
+  at::parallel_for(0, in.views, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t view = begin; view < end; ++view) lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, true);
+  });
   std::vector<SplatGradient> v_splats(in.views * count);
   std::vector<SplatGradient> v_hits;
-  for (int64_t view = 0; view < in.views; ++view) {
-    const Splat* splats = state.splats + view * count;
-    const TileLists lists = list_tiles(in, splats, state.order + view * count, true);
-    v_hits.assign(lists.splat.size(), SplatGradient{});
-    share_out(tiles, [&](int64_t tile) {
-      const int first = lists.first[tile], last = lists.first[tile + 1];
-      const int left = static_cast<int>(tile % across) * kTile, top = static_cast<int>(tile / across) * kTile;
-      blend_tile_backward(in, splats, lists.splat.data() + first, lists.splat.data() + last, static_cast<int>(view), left, top, images, v_images, v_hits.data() + first);
+  std::vector<size_t> start(in.views);  // of a view's hits in v_hits
+  for (int64_t first_view = 0, last_view; first_view < in.views; first_view = last_view) {
+    size_t hits = 0;
+    for (last_view = first_view; last_view < in.views; ++last_view) {
+      if (last_view > first_view && hits + lists[last_view].splat.size() > kHitsAtOnce) break;
+      start[last_view] = hits;
+      hits += lists[last_view].splat.size();
+    }
+    v_hits.assign(hits, SplatGradient{});
+    share_out((last_view - first_view) * tiles, [&](int64_t i) {
+      const int view = static_cast<int>(first_view + i / tiles), tile = static_cast<int>(i % tiles);
+      const TileLists& list = lists[view];
+      const int first = list.first[tile], last = list.first[tile + 1], left = tile % across * kTile, top = tile / across * kTile;
+      blend_tile_backward(in, state.splats + view * count, list.splat.data() + first, list.splat.data() + last, view, left, top, images, v_images,
+                          v_hits.data() + start[view] + first);
     });
-    at::parallel_for(0, count, 256, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        float* sum = reinterpret_cast<float*>(&v_splats[view * count + n]);
-        for (int hit = lists.first_hit[n]; hit < lists.first_hit[n + 1]; ++hit) {
-          const float* part = reinterpret_cast<const float*>(&v_hits[lists.hit[hit]]);
+    at::parallel_for(first_view * count, last_view * count, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const TileLists& list = lists[i / count];
+        const SplatGradient* parts = v_hits.data() + start[i / count];
+        float* sum = reinterpret_cast<float*>(&v_splats[i]);
+        for (int hit = list.first_hit[i % count]; hit < list.first_hit[i % count + 1]; ++hit) {
+          const float* part = reinterpret_cast<const float*>(parts + list.hit[hit]);
           for (int k = 0; k < kGradients; ++k) sum[k] += part[k];
         }
       }

@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__GNUC__) && defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace md {
 
 constexpr int kLanes = 8;
@@ -19,10 +23,15 @@ inline Lanes lanes(float value) { return Lanes{} + value; }
 inline Lanes select(LaneMask mask, Lanes yes, Lanes no) {
   return reinterpret_cast<Lanes>((mask & reinterpret_cast<LaneMask>(yes)) | (~mask & reinterpret_cast<LaneMask>(no)));
 }
-inline bool any(LaneMask mask) {
-  typedef int64_t Halves __attribute__((vector_size(4 * kLanes)));
-  const Halves h = reinterpret_cast<Halves>(mask);
-  return (h[0] | h[1] | h[2] | h[3]) != 0;
+// Bit i is set where lane i of the mask is.
+inline uint32_t bits(LaneMask mask) {
+#if defined(__AVX__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#else
+  uint32_t r = 0;
+  for (int i = 0; i < kLanes; ++i) r |= static_cast<uint32_t>(mask[i] & 1) << i;
+  return r;
+#endif
 }
 // 2^n for whole numbers n in [-126, 127], given n + 1.5 * 2^23.
 inline Lanes power_of_two(Lanes shifted) { return reinterpret_cast<Lanes>((reinterpret_cast<LaneMask>(shifted) + 127) << 23); }
@@ -76,13 +85,16 @@ inline Lanes& operator-=(Lanes& a, Lanes b) { return a = a - b; }
 inline LaneMask operator&(LaneMask a, LaneMask b) {
   return each_mask([&](int i) { return a.v[i] & b.v[i]; });
 }
+inline LaneMask operator|(LaneMask a, LaneMask b) {
+  return each_mask([&](int i) { return a.v[i] | b.v[i]; });
+}
 inline Lanes select(LaneMask mask, Lanes yes, Lanes no) {
   return each([&](int i) { return mask.v[i] ? yes.v[i] : no.v[i]; });
 }
-inline bool any(LaneMask mask) {
-  int32_t all = 0;
-  for (int i = 0; i < kLanes; ++i) all |= mask.v[i];
-  return all != 0;
+inline uint32_t bits(LaneMask mask) {
+  uint32_t r = 0;
+  for (int i = 0; i < kLanes; ++i) r |= static_cast<uint32_t>(mask.v[i] & 1) << i;
+  return r;
 }
 inline Lanes power_of_two(Lanes shifted) {
   return each([&](int i) { return std::bit_cast<float>((std::bit_cast<int32_t>(shifted.v[i]) + 127) << 23); });
@@ -95,6 +107,7 @@ inline Lanes load_lanes(const float* from) {
   std::memcpy(&r, from, sizeof r);
   return r;
 }
+inline bool any(LaneMask mask) { return bits(mask) != 0; }
 inline void store_lanes(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
 
 inline float sum_lanes(Lanes v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
