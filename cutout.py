@@ -109,8 +109,8 @@ def _segment(rgb: np.ndarray) -> np.ndarray:
     """Object mask [H,W] of a small picture: the majority of three GrabCuts with different beginnings, cut once more."""
     salient = saliency(_lab(rgb))
     # A second look without fine texture (bricks' joints, gravel), whose edges otherwise outweigh the object's.
-    plain = saliency(_lab(cv2.medianBlur(rgb, 9)))
     height, width = salient.shape
+    plain = saliency(_lab(cv2.medianBlur(rgb, 2 * (max(height, width) // 72) + 1)))
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     central = _normalised(salient * np.exp(-2 * (x * x + y * y)))  # sides of an object tend to be near the middle
     starts = [_grabcut_start(central, _otsu(central))]
