@@ -103,6 +103,9 @@ def main() -> None:
     def save(optimiser, progress: dict) -> None:
         save_prior(args.out, network, optimiser.averaged_state(), vocabulary, {**dataclasses.asdict(training), **progress})
         say("saved", args.out, progress)
+        if args.val:
+            table, _ = score_objects(MicroPrior.load(args.out, device), load_packed([args.val]).to(device), range(24), guidance_scale=1.0)
+            say(f"first 24 of {args.val.name}\n{sides_line(table)}")
 
     optimiser, progress = train(network, bank, training, lambda metrics: say(json.dumps(metrics)), save)
     if rank == 0:
