@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import plyfile
 import pytest
 import torch
 import trimesh
@@ -299,13 +298,38 @@ def test_ply_round_trip_is_exact(tmp_path, degree):
 def test_ply_has_the_standard_layout(tmp_path):
     model = random_model(sh_degree=1)
     model.save_ply(tmp_path / "a.ply")
-    data = plyfile.PlyData.read(tmp_path / "a.ply")
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"] + [f"f_rest_{i}" for i in range(9)]
     names += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
-    assert [p.name for p in data["vertex"].properties] == names and data.byte_order == "<" and not data.text
+    header = "".join(["ply\nformat binary_little_endian 1.0\nelement vertex 40\n", *(f"property float {name}\n" for name in names)])
+    data = (tmp_path / "a.ply").read_bytes()
+    assert data.startswith(f"{header}end_header\n".encode()) and len(data) == len(header) + 11 + 40 * 4 * len(names)
+    cloud = trimesh.load(tmp_path / "a.ply")
+    values = cloud.metadata["_ply_raw"]["vertex"]["data"]
+    np.testing.assert_array_equal(cloud.vertices.astype(np.float32), model.means.detach())
     # Harmonics are stored channel after channel: f_rest_4 is the second of green.
-    np.testing.assert_array_equal(data["vertex"]["f_rest_4"], model.sh_rest[:, 1, 1].detach())
-    np.testing.assert_array_equal(data["vertex"]["rot_0"], model.quaternions[:, 0].detach())
+    np.testing.assert_array_equal(values["f_rest_4"], model.sh_rest[:, 1, 1].detach())
+    np.testing.assert_array_equal(values["rot_0"], model.quaternions[:, 0].detach())
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_ply_files_of_others_are_read(tmp_path, kind):
+    """Other types, another order of properties, further properties and elements, comments, CRLF."""
+    model, path = random_model(sh_degree=1), tmp_path / "other.ply"
+    model.save_ply(path)
+    own = trimesh.load(path).metadata["_ply_raw"]["vertex"]["data"]
+    order = [name for name in reversed(own.dtype.names) if name[0] != "n"]
+    row = np.dtype([("label", "u1"), *((name, "f8" if name in "xyz" else "f4") for name in order)])
+    table = np.zeros(len(own), row.newbyteorder(">" if kind == "binary_big_endian" else "<"))
+    for name in order:
+        table[name] = own[name]
+    words = {"u1": "uchar", "f4": "float", "f8": "double"}
+    lines = ["ply", f"format {kind} 1.0", "comment größe", "element camera 2", "property int a", f"element vertex {len(own)}"]
+    lines += [f"property {words[row[name].str[1:]]} {name}" for name in row.names]
+    lines += ["element face 1", "property list uchar int vertex_indices", "end_header", ""]
+    text = "\n".join(["1", "2", *(" ".join(repr(value) for value in values) for values in table.tolist()), "3 0 1 2", ""])
+    path.write_bytes("\r\n".join(lines).encode() + (text.encode() if kind == "ascii" else bytes(8) + table.tobytes() + bytes(13)))
+    again = GaussianModel.load_ply(path)
+    assert all(torch.equal(getattr(model, name), getattr(again, name)) for name in PARAMETERS)
 
 
 def test_ply_of_no_gaussians(tmp_path):
@@ -319,17 +343,25 @@ def test_damaged_and_foreign_ply_files_are_refused(tmp_path):
     whole, damaged = tmp_path / "whole.ply", tmp_path / "damaged.ply"
     random_model().save_ply(whole)
     data = whole.read_bytes()
-    damaged.write_bytes(data[:-7])
-    with pytest.raises(ValueError, match=r"damaged\.ply: not a whole PLY"):
-        GaussianModel.load_ply(damaged)
-    for content in (
-        data[:100],
-        b"",
-        b"\x89PNG\r\n\x1a\n" + bytes(100),
-        b"ply\nformat binary_little_endian 1.0\nelement vertex -3\nend_header\n",
+    start = b"ply\nformat binary_little_endian 1.0\n"
+    for content, reason in (
+        (data[:-7], "not a whole PLY file: 40 vertices are announced and 39 are there"),
+        (data[:100], "not a whole PLY file: the header has no end"),
+        (data.replace(b"vertex 40", b"vertex " + b"9" * 30), "not a whole PLY file: 9{30} of 'vertex' in"),
+        (data.replace(b"binary_little_endian", b"ascii"), "not a whole PLY file: expected 40 lines of 17 numbers"),
+        (b"", "not a PLY file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a PLY file"),
+        (b"ply\n" + b"x" * 10**6, "header line 'xxx"),
+        (b"ply\nelement vertex 1\nend_header\n", "header line 'end_header'"),
+        (start + b"element vertex -3\nend_header\n", "header line 'element vertex -3'"),
+        (start + b"element vertex 3\nproperty half x\nend_header\n", "header line 'property half x'"),
+        (start + b"property float x\nend_header\n", "header line 'property float x'"),
+        (start + b"end_header\n", "no element 'vertex'"),
+        (start + b"element vertex 3\nend_header\n", "no vertex property 'x'"),
+        (data.replace(b"float opacity", b"list uchar float opacity"), "vertex property 'opacity' is a list"),
     ):
         damaged.write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged\.ply: ") as caught:
+        with pytest.raises(ValueError, match=rf"damaged\.ply: .*{reason}") as caught:
             GaussianModel.load_ply(damaged)
         assert "\n" not in str(caught.value)
     damaged.write_bytes(data.replace(b"scale_1", b"scale_9"))
