@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from files import atomic_write
 from shapes.mesh_files import SUFFIXES, read_mesh
 
 # name in the file -> (attribute, dtype, shape after the first axis)
@@ -101,34 +100,15 @@ class PackedMeshes:
         Entries of other files in that index.json stay; those of ids that are written here are replaced.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: getattr(self, attribute).cpu().numpy() for name, (attribute, _, _) in _ARRAYS.items()}
-        with _replacing(path) as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, ids=np.array(self.ids, dtype=str), **arrays)
         index = path.parent / "index.json"
         entries = _read_index(index)
         for name, captions, category in zip(self.ids, self.captions, self.categories, strict=True):
             entries[name] = {**entries.get(name, {}), "id": name, "captions": captions, "category": category, "file": path.name}
-        with _replacing(index) as file:
-            file.write(json.dumps({"objects": list(entries.values())}, indent=1).encode())
-
-
-class _replacing:
-    """A binary file under a temporary name that takes its own name when the block ends well."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        self.file = tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", delete=False)
-        return self.file
-
-    def __exit__(self, error_type, *_) -> None:
-        self.file.close()
-        if error_type is None:
-            os.replace(self.file.name, self.path)
-        else:
-            os.unlink(self.file.name)
+        with atomic_write(index) as temporary:
+            temporary.write_text(json.dumps({"objects": list(entries.values())}, indent=1), encoding="utf-8")
 
 
 def _offsets(counts: Sequence[int], device: torch.device | str = "cpu") -> Tensor:

@@ -1,0 +1,82 @@
+"""test_data/: what its README says of the files, and that the script makes them again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_input import caption_beside, load_picture
+from scripts.make_test_data import make_test_data
+from shapes.packed import TENSORS, load_packed
+
+FOLDER = Path(__file__).resolve().parent.parent / "test_data"
+CUT_OUTS = sorted(FOLDER.glob("*_rgba.png"))
+PHOTOS = sorted(FOLDER.glob("*.jpg"))
+
+
+def name_of(path):
+    return path.name
+
+
+@pytest.fixture(scope="module")
+def made_again(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("test_data")
+    make_test_data(folder)
+    return folder
+
+
+def test_there_is_enough_and_it_is_small():
+    assert len(CUT_OUTS) >= 8 and len(PHOTOS) >= 2
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 1.5e6
+
+
+@pytest.mark.parametrize("path", CUT_OUTS, ids=name_of)
+def test_cut_outs_have_straight_alpha_and_a_whole_centred_object(path):
+    with Image.open(path) as picture:
+        assert picture.mode == "RGBA" and picture.size == (512, 512)
+        rgba = np.asarray(picture)
+    alpha = rgba[..., 3]
+    assert not alpha[0].any() and not alpha[-1].any() and not alpha[:, 0].any() and not alpha[:, -1].any()
+    assert 0.08 < (alpha == 255).mean() < 0.7
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    assert abs(rows[0] + rows[-1] - 511) <= 12 and abs(columns[0] + columns[-1] - 511) <= 12
+    # Premultiplied colours would be darker at the edge than beside it.
+    edge, solid = rgba[(alpha > 64) & (alpha < 192), :3].mean(), rgba[alpha == 255, :3].mean()
+    assert edge > 0.7 * solid
+
+
+@pytest.mark.parametrize("path", PHOTOS, ids=name_of)
+def test_photos_have_no_alpha_and_can_be_cut_out(path):
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB" and picture.size == (512, 512)
+    rgba = load_picture(path)
+    assert rgba.shape[0] == 4 and 0.1 < float((rgba[3] > 0.5).float().mean()) < 0.8
+
+
+def test_captions_belong_to_pictures():
+    captions = {path.name: caption_beside(path) for path in CUT_OUTS if caption_beside(path)}
+    assert captions == {"mushroom_rgba.png": "an orange mushroom", "robot_rgba.png": "a white robot"}
+
+
+def test_the_script_makes_the_same_pictures(made_again):
+    assert {path.name for path in made_again.iterdir()} == {path.name for path in FOLDER.iterdir()} - {"README.md"}
+    for path in CUT_OUTS:
+        # The colour under the faintest alpha, a quotient of small bytes, is as exact as its alpha.
+        stored, made = (np.asarray(Image.open(folder / path.name)).astype(int) for folder in (FOLDER, made_again))
+        assert np.abs(stored - made)[..., 3].max() <= 1
+        assert np.abs(stored - made)[..., :3][stored[..., 3] > 127].max() <= 2
+    for path in PHOTOS:
+        stored, made = (np.asarray(Image.open(folder / path.name)).astype(int) for folder in (FOLDER, made_again))
+        assert np.abs(stored - made).mean() < 0.5 and np.abs(stored - made).max() <= 8
+
+
+def test_the_pack_loads_and_is_made_again(made_again):
+    stored, made = load_packed(FOLDER / "objects_small.npz"), load_packed(made_again / "objects_small.npz")
+    assert len(stored) == 6 and stored.ids == made.ids and stored.captions == made.captions
+    assert all(captions and captions[0] for captions in stored.captions)
+    for name in TENSORS:
+        np.testing.assert_allclose(getattr(stored, name).numpy(), getattr(made, name).numpy(), atol=1e-6 if name == "vertices" else 1)
+    for index in range(6):
+        vertices = stored.vertices[stored.vertex_offset[index] : stored.vertex_offset[index + 1]]
+        assert float(vertices.norm(dim=1).max()) == pytest.approx(0.8, abs=1e-3)
