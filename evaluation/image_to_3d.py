@@ -1,0 +1,319 @@
+"""How well pictures become 3D: known objects are generated from one picture and measured from where nobody looked.
+
+python -m evaluation.image_to_3d --config configs/micro.yaml --objects val.npz --limit 32 --out results.json [key=value ...]
+
+The protocol is in docs/evaluation.md. The table goes to the standard output, everything else to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import main as generation
+from cam_utils import Cameras, orbit_cameras
+from config import Config, UserError, load_config
+from evaluation import summary
+from evaluation.metrics import mask_iou, point_scores, psnr, ssim
+from evaluation.surface import flat_light, outer_points, outer_points_of
+from evaluation.trivial import flat_card, visual_hull
+from files import atomic_write
+from gaussian_mesh import extract_mesh
+from guidance import Prior, load_prior
+from guidance.samplers import ddim_sample
+from media import write_sheet
+from micro_prior.metrics import silhouette_iou
+from progress import Interrupt, Progress, Stopped
+from report import check_writable, choose_device, device_name, peak_memory_mib, print_config, render_views, versions
+from shapes import render as shape_render
+from shapes.packed import PackedMeshes, load_packed
+
+INPUT_ELEVATION = -15.0  # degrees: the picture is taken from 15 above, at azimuth 0
+INPUT_SIZE = 512  # px
+VIEW_SIZE = 256  # px of the pictures that are compared
+AZIMUTHS = tuple(11.25 + 22.5 * view for view in range(16))
+ELEVATIONS = (-30.0, 0.0, -15.0, 15.0) * 4  # each of them from four sides
+PRIOR_SIDES = (0.0, 90.0, 180.0, 270.0)
+PRIOR_STEPS = 10
+SHEET_VIEWS, SHEET_SIZE = (1, 5, 9, 13), 128  # four sides at eye level; px
+OWN_KEYS = ("input", "prompt", "load", "save_path", "elevation", "outdir", "video_frames", "video_size", "mesh_format")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One true object as it is shown and measured; pictures are on white, in [0,1], on the device."""
+
+    picture: Tensor  # straight RGBA [4,INPUT_SIZE,INPUT_SIZE], the input
+    input_camera: Cameras
+    cameras: Cameras  # the unseen ones
+    input_view: Tensor  # [1,3,H,W]
+    views: Tensor  # [V,3,H,W]
+    coverage: Tensor  # [V,1,H,W]
+    points: Tensor  # [P,3] on the outside
+
+
+def input_picture(meshes: PackedMeshes, index: int, config: Config) -> Tensor:
+    """The straight RGBA picture [4,S,S] of an object that the evaluation starts from, in steps of 1/255 as a PNG would hold it."""
+    camera = _cameras(config, [INPUT_ELEVATION], [0.0], INPUT_SIZE, meshes.device)
+    rgba = shape_render.render_views(meshes, index, camera)[0]
+    straight = (rgba[:3] / rgba[3:].clamp_min(1e-6)).clamp(0, 1)
+    return (torch.cat([straight, rgba[3:]]) * 255).round() / 255
+
+
+def _cameras(config: Config, elevation: Sequence[float], azimuth: Sequence[float], size: int, device: torch.device) -> Cameras:
+    return orbit_cameras(elevation, azimuth, config.radius, fov_y=config.fovy, width=size, height=size, device=device)
+
+
+def make_scene(meshes: PackedMeshes, index: int, config: Config, generator: torch.Generator) -> Scene:
+    """The pictures and points that answers for object `index` are measured against."""
+    input_camera = _cameras(config, [INPUT_ELEVATION], [0.0], VIEW_SIZE, meshes.device)
+    cameras = _cameras(config, ELEVATIONS, AZIMUTHS, VIEW_SIZE, meshes.device)
+    truth = shape_render.render_views(meshes, index, cameras)
+    input_view = shape_render.over_white(shape_render.render_views(meshes, index, input_camera))
+    points = outer_points_of(meshes, index, generator)
+    picture = input_picture(meshes, index, config)
+    return Scene(picture, input_camera, cameras, input_view, shape_render.over_white(truth), truth[:, 3:], points)
+
+
+def picture_scores(scene: Scene, views: Tensor, coverage: Tensor, input_view: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Means over the unseen views, and the values of each view, of an answer's pictures."""
+    each = {"psnr_db": psnr(views, scene.views), "ssim": ssim(views, scene.views), "iou": mask_iou(coverage, scene.coverage)}
+    means = {name: float(values.mean()) for name, values in each.items()}
+    means["input_psnr_db"] = float(psnr(input_view, scene.input_view)[0])
+    return means, {name: [round(value, 4) for value in values.tolist()] for name, values in each.items()}
+
+
+def trivial_answer(
+    make: Callable[[Tensor, Cameras], PackedMeshes], scene: Scene, generator: torch.Generator
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Scores, and those of each view, of a mesh that `make` builds from the picture and its camera."""
+    answer = make(scene.picture, scene.input_camera).to(scene.picture.device)
+
+    def draw(cameras: Cameras) -> Tensor:
+        return shape_render.render_views(answer, 0, cameras, flat_light(len(cameras), cameras.device))
+
+    views = draw(scene.cameras)
+    scores, by_view = picture_scores(scene, shape_render.over_white(views), views[:, 3:], shape_render.over_white(draw(scene.input_camera)))
+    return scores | point_scores(outer_points_of(answer, 0, generator), scene.points), by_view
+
+
+@torch.no_grad()
+def prior_scores(prior: Prior, condition: object, meshes: PackedMeshes, index: int, config: Config, seed: int) -> dict[str, float]:
+    """PSNR and IoU of the four views that the prior alone samples, against the truth from there, by side."""
+    cameras = _cameras(config, [INPUT_ELEVATION] * len(PRIOR_SIDES), PRIOR_SIDES, prior.resolution, prior.device)
+    truth = shape_render.over_white(shape_render.render_views(meshes, index, cameras))
+    generator = torch.Generator().manual_seed(seed)
+    levels = prior.schedule.levels(PRIOR_STEPS)[::-1]
+    latents = ddim_sample(prior, prior.latent_shape(len(cameras)), cameras, condition, levels, config.cfg, generator=generator)
+    views = prior.decode(latents).clamp(0, 1)
+    rows = {"psnr_db": psnr(views, truth).tolist(), "iou": silhouette_iou(views, truth).tolist()}
+    scores = {}
+    for name, (front, right, back, left) in rows.items():
+        scores |= {f"input_{name}": front, f"sides_{name}": (right + left) / 2, f"back_{name}": back}
+    return scores
+
+
+def object_seed(config: Config, name: str) -> int:
+    """The seed of one object: its own, whatever others are evaluated with it."""
+    return zlib.crc32(f"{config.seed}/{name}".encode())
+
+
+def evaluate_object(
+    prior: Prior, meshes: PackedMeshes, index: int, config: Config, interrupt: Interrupt | None = None
+) -> tuple[dict, list[Tensor]]:
+    """The record of one object, and its row of a sheet: input, true views, ours. Raises Stopped where `interrupt` asks for it."""
+    name = meshes.ids[index]
+    seed = object_seed(config, name)
+    generator = torch.Generator().manual_seed(seed)
+    seconds, started = {}, time.perf_counter()
+
+    def lap(phase: str) -> None:
+        nonlocal started
+        if prior.device.type == "cuda":
+            torch.cuda.synchronize(prior.device)
+        now = time.perf_counter()
+        seconds[phase], started = round(now - started, 3), now
+
+    scene = make_scene(meshes, index, config, generator)
+    lap("truth")
+    job = generation.prepare(dataclasses.replace(config, seed=seed), prior, scene.picture)
+    with Progress(prior, job.rounds, config.cfg, interrupt=interrupt) as progress:
+        generation.reconstruct(job, progress)
+    failure = None
+    try:
+        generation.clean(job)
+    except UserError as error:
+        failure = str(error)
+    lap("reconstruct")
+    mesh = None
+    if failure is None:
+        try:
+            mesh = extract_mesh(job.model, config.density_thresh, config.mesh_resolution, config.mesh_faces)
+        except ValueError as error:
+            failure = str(error)
+    lap("mesh")
+
+    white = torch.ones(3, device=prior.device)
+    with torch.no_grad():
+        unseen = render_views(job.model, scene.cameras, white)
+        coverage = job.model.render(scene.cameras, white).alpha
+        ours, ours_by_view = picture_scores(scene, unseen, coverage, render_views(job.model, scene.input_camera, white))
+    if mesh is not None:
+        made = outer_points(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces), generator)
+        ours |= point_scores(made, scene.points)
+    lap("measure")
+    card, card_by_view = trivial_answer(flat_card, scene, generator)
+    hull, hull_by_view = trivial_answer(visual_hull, scene, generator)
+    lap("trivial answers")
+    views_of_prior = prior_scores(prior, job.condition, meshes, index, config, seed)
+    lap("prior views")
+
+    record = {
+        "id": name,
+        "caption": next(iter(meshes.captions[index]), ""),
+        "category": meshes.categories[index],
+        "seed": seed,
+        "gaussians": len(job.model),
+        "mesh_faces": 0 if mesh is None else len(mesh.faces),
+        "failure": failure,
+        "seconds": seconds,
+        "scores": {"ours": ours, "flat card": card, "visual hull": hull},
+        "prior": views_of_prior,
+        "by_view": {"ours": ours_by_view, "flat card": card_by_view, "visual hull": hull_by_view},
+    }
+    shown = list(SHEET_VIEWS)
+    return record, [*scene.input_view, *scene.views[shown], *unseen[shown]]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"command line: {message} (see --help)")
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+    """The options and the configuration of the runs. Raises UserError."""
+    parser = _Parser(
+        prog="python -m evaluation.image_to_3d",
+        description=__doc__,
+        epilog="key=value words are those of main.py (see its --help), without the ones that make no sense here: " + ", ".join(OWN_KEYS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of key: value")
+    parser.add_argument("--objects", metavar="FILE.npz", required=True, help="pack of true objects")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N of them, spread evenly over the pack")
+    parser.add_argument("--only", action="append", metavar="ID", help="only the object of that name; may be repeated")
+    parser.add_argument("--out", metavar="FILE.json", default="results.json", help="everything that was measured (default: %(default)s)")
+    parser.add_argument("--sheet", metavar="FILE.png", help="a strip for each object: input, truth, ours")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the table, warnings and errors")
+    options, rest = parser.parse_known_args(words)
+    config = load_config(options.config, rest)
+    for field in dataclasses.fields(Config):
+        if field.name in OWN_KEYS and getattr(config, field.name) != field.default:
+            raise UserError(f"{field.name}={getattr(config, field.name)}: an evaluation sets that itself; leave it out")
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit {options.limit}: expected at least 1")
+    if options.limit is not None and options.only:
+        raise UserError("--limit and --only exclude each other; pass one of them")
+    for option, suffix in (("out", ".json"), ("sheet", ".png")):
+        path = getattr(options, option)
+        if path is not None and Path(path).suffix.lower() != suffix:
+            raise UserError(f"--{option} {path}: expected a name ending in {suffix}")
+    return options, dataclasses.replace(config, elevation=INPUT_ELEVATION)
+
+
+def choose_objects(meshes: PackedMeshes, limit: int | None, only: Sequence[str] | None) -> list[int]:
+    """Numbers of the objects to evaluate. Raises UserError for a pack without objects or an unknown name."""
+    if len(meshes) == 0:
+        raise UserError("--objects: there is no object in that pack")
+    if only:
+        for name in only:
+            if name not in meshes.ids:
+                raise UserError(f"--only {name}: no such object in the pack; its first ones are {', '.join(meshes.ids[:3])}")
+        return [meshes.ids.index(name) for name in dict.fromkeys(only)]
+    count = min(limit or len(meshes), len(meshes))
+    return [number * len(meshes) // count for number in range(count)]
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Evaluate, print the table, write the files; returns the exit code."""
+    with generation.user_errors():
+        device = choose_device(config.device)
+        meshes = load_packed(options.objects)
+        chosen = choose_objects(meshes, options.limit, options.only)
+        meshes = meshes.subset(chosen).to(device)
+        for path in filter(None, (options.out, options.sheet)):
+            check_writable(Path(path))
+        prior = load_prior(config.prior, config.prior_path, device)
+    if not options.quiet:
+        print_config(config)
+
+    def write(complete: bool) -> None:
+        result = {
+            "complete": complete,
+            "objects_file": Path(options.objects).name,
+            "summary": summary.summarise(records),
+            "device": device_name(device),
+            "peak_memory_mib": peak_memory_mib(device),
+            "versions": versions(),
+            "config": dataclasses.asdict(config),
+            "cameras": {"elevation": ELEVATIONS, "azimuth": AZIMUTHS, "size": VIEW_SIZE, "input_elevation": INPUT_ELEVATION},
+            "objects": records,
+        }
+        with atomic_write(options.out) as temporary:
+            temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if options.sheet:
+            write_sheet(options.sheet, pictures, columns=1 + 2 * len(SHEET_VIEWS))
+
+    records: list[dict] = []
+    pictures: list[Tensor] = []
+    complete = True
+    bar = tqdm(range(len(meshes)), disable=options.quiet, unit="object", desc="objects")
+    with Interrupt() as interrupt, bar:
+        for index in bar:
+            bar.set_postfix_str(meshes.ids[index])
+            try:
+                with generation.user_errors():
+                    record, row = evaluate_object(prior, meshes, index, config, interrupt)
+                    interrupt.check()
+            except Stopped:
+                complete = False
+                break
+            records.append(record)
+            small = torch.nn.functional.interpolate(torch.stack(row).cpu(), (SHEET_SIZE, SHEET_SIZE), mode="area")
+            pictures.extend(small)
+            with generation.user_errors():
+                write(complete=len(records) == len(meshes))
+            if not options.quiet:
+                tqdm.write(summary.object_line(record), file=sys.stderr)
+    if not records:
+        print("evaluation: stopped before the first object was done; nothing was written", file=sys.stderr)
+        return generation.INTERRUPTED
+    print(summary.table(records))
+    return 0 if complete else generation.INTERRUPTED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
+    try:
+        return run(*parse(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"evaluation.image_to_3d: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evaluation.image_to_3d: stopped", file=sys.stderr)
+        return generation.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
