@@ -6,7 +6,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CONFIG ?= configs/micro.yaml
-INPUT ?= test_data/teapot_rgba.png
+INPUT ?= test_data/robot_rgba.png
 NAME ?= $(patsubst %_rgba,%,$(basename $(notdir $(INPUT))))
 
 VENV := .venv
