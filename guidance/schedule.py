@@ -50,13 +50,15 @@ class NoiseSchedule:
     def shifted_cosine(
         cls, log_snr_shift: float = -4.0, min_log_snr: float = -14.0, max_log_snr: float = 14.0, timesteps: int = 1000
     ) -> NoiseSchedule:
-        """Cosine schedule with its log signal-to-noise ratio moved: alpha = sigmoid(-2 log tan(pi s / 2) + shift), s = (t + 0.5)/T.
+        """Cosine schedule with its log signal-to-noise ratio moved: -2 log tan(pi s / 2) + shift, between the two ends.
 
-        The shift that small pictures need less of and large ones more (Hoogeboom et al. 2023, simple diffusion, section 2.2).
+        The T levels lie evenly in s, from s(max_log_snr) at level 0 to s(min_log_snr) at level T - 1. (The shift is the one
+        that small pictures need less of and large ones more: Hoogeboom et al. 2023, simple diffusion, section 2.2.)
         Sampling starts at the last level, which holds next to no signal, and ends at the clean sample.
         """
-        s = (torch.arange(timesteps, dtype=torch.float64) + 0.5) / timesteps
-        log_snr = (-2 * torch.log(torch.tan(math.pi * s / 2)) + log_snr_shift).clamp(min_log_snr, max_log_snr)
+        ends = [2 / math.pi * math.atan(math.exp((log_snr_shift - end) / 2)) for end in (max_log_snr, min_log_snr)]
+        s = torch.linspace(*ends, timesteps, dtype=torch.float64)
+        log_snr = -2 * torch.log(torch.tan(math.pi * s / 2)) + log_snr_shift
         return cls(torch.sigmoid(log_snr), 1.0, "trailing")
 
     @property

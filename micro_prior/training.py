@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from guidance.checkpoints import save_sharded
-from guidance.micro import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR
+from guidance.micro import LOG_SNR_SHIFT, MIN_LOG_SNR
 from micro_prior.batches import Bank, Batch, draw_batch
 from micro_prior.network import MultiViewNetwork
 from micro_prior.optimiser import FlatOptimiser
@@ -42,6 +42,9 @@ class TrainingConfig:
     compile: bool = True
     graph: bool = True
     seed: int = 0
+
+
+MAX_LOG_SNR = 8.0  # of the noise that is trained on
 
 
 def draw_log_snr(count: int, coarse: Tensor) -> Tensor:

@@ -63,13 +63,14 @@ def test_steps_there_and_back_are_exact_for_the_same_noise(schedule):
 
 
 def test_shifted_cosine_has_the_stated_log_snr():
-    schedule = NoiseSchedule.shifted_cosine(log_snr_shift=-4.0, min_log_snr=-14.0)
-    middle = -2 * math.log(math.tan(math.pi * 0.5005 / 2)) - 4
-    assert schedule.log_snr(500) == pytest.approx(middle, abs=1e-9)
-    assert schedule.log_snr(999) == pytest.approx(-14.0, abs=1e-6)
+    schedule = NoiseSchedule.shifted_cosine(log_snr_shift=-4.0, min_log_snr=-14.0, max_log_snr=6.0)  # ends 10 either side of -4
+    middle = schedule.log_snr(499), schedule.log_snr(500)
+    assert sum(middle) / 2 == pytest.approx(-4.0, abs=1e-9)  # half of all levels lie where shape is decided
+    assert schedule.log_snr(999) == pytest.approx(-14.0, abs=1e-9)
+    assert schedule.log_snr(0) == pytest.approx(6.0, abs=1e-9)
     assert schedule.log_snr(-1) == math.inf
-    share = sum(schedule.log_snr(t) < -4 for t in range(1000)) / 1000
-    assert share == 0.5  # half of all levels lie where shape is decided
+    places = [math.atan(math.exp((-4 - schedule.log_snr(t)) / 2)) for t in (0, 1, 998, 999)]
+    assert places[1] - places[0] == pytest.approx(places[3] - places[2], rel=1e-6)  # even in s
     assert schedule.levels(20)[0] == 49 and schedule.levels(20)[-1] == 999
     assert schedule.levels(30)[-1] == 999 and len(set(schedule.levels(30))) == 30
 
