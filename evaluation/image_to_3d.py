@@ -34,7 +34,7 @@ from guidance.samplers import ddim_sample
 from media import write_sheet
 from micro_prior.metrics import silhouette_iou
 from progress import Interrupt, Progress, Stopped
-from report import check_writable, choose_device, device_name, peak_memory_mib, print_config, render_views, versions
+from report import check_writable, choose_device, device_name, peak_memory_mib, print_config, versions
 from shapes import render as shape_render
 from shapes.packed import PackedMeshes, load_packed
 
@@ -165,9 +165,9 @@ def evaluate_object(
 
     white = torch.ones(3, device=prior.device)
     with torch.no_grad():
-        unseen = render_views(job.model, scene.cameras, white)
-        coverage = job.model.render(scene.cameras, white).alpha
-        ours, ours_by_view = picture_scores(scene, unseen, coverage, render_views(job.model, scene.input_camera, white))
+        unseen = job.model.render(scene.cameras, white)
+        front = job.model.render(scene.input_camera, white)
+    ours, ours_by_view = picture_scores(scene, unseen.image, unseen.alpha, front.image)
     if mesh is not None:
         made = outer_points(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces), generator)
         ours |= point_scores(made, scene.points)
@@ -192,7 +192,7 @@ def evaluate_object(
         "by_view": {"ours": ours_by_view, "flat card": card_by_view, "visual hull": hull_by_view},
     }
     shown = list(SHEET_VIEWS)
-    return record, [*scene.input_view, *scene.views[shown], *unseen[shown]]
+    return record, [*scene.input_view, *scene.views[shown], *unseen.image[shown]]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -278,7 +278,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     records: list[dict] = []
     pictures: list[Tensor] = []
     complete = True
-    bar = tqdm(range(len(meshes)), disable=options.quiet, unit="object", desc="objects")
+    bar = tqdm(range(len(meshes)), disable=options.quiet or None, unit="object", desc="objects")
     with Interrupt() as interrupt, bar:
         for index in bar:
             bar.set_postfix_str(meshes.ids[index])

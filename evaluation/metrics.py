@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from scipy.spatial import cKDTree
@@ -24,14 +26,17 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
 
     Window of 11x11 pixels, Gaussian of sigma 1.5, zeros beyond the border.
     """
-    channels = truth.shape[1]
-    offsets = torch.arange(SSIM_WINDOW, dtype=truth.dtype, device=truth.device) - SSIM_WINDOW // 2
-    line = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
-    line = (line / line.sum()).expand(channels, 1, 1, SSIM_WINDOW)
+    reach = SSIM_WINDOW // 2
+    weights = [math.exp(-((offset / SSIM_SIGMA) ** 2) / 2) for offset in range(-reach, reach + 1)]
 
     def blur(pictures: Tensor) -> Tensor:
-        rows = F.conv2d(pictures, line, padding=(0, SSIM_WINDOW // 2), groups=channels)
-        return F.conv2d(rows, line.transpose(2, 3), padding=(SSIM_WINDOW // 2, 0), groups=channels)
+        # Sums of shifted pictures: on the CPU several times as fast as convolutions.
+        for dim in (-1, -2):
+            padded = F.pad(pictures, (reach, reach) if dim == -1 else (0, 0, reach, reach))
+            length, pictures = pictures.shape[dim], torch.zeros_like(pictures)
+            for start, weight in enumerate(weights):
+                pictures.add_(padded.narrow(dim, start, length), alpha=weight / sum(weights))
+        return pictures
 
     mean_a, mean_b = blur(estimate), blur(truth)
     variance_a, variance_b = blur(estimate**2) - mean_a**2, blur(truth**2) - mean_b**2

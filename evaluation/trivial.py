@@ -46,10 +46,11 @@ def _pack(in_camera: Tensor, faces: Tensor, colors: Tensor, camera: Cameras, nam
 
 
 def _pixel_corners(mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Numbers [n] of the corners of the pixels in a mask [H,W], in a grid of [H+1,W+1]: clockwise from the upper left."""
+    """Numbers [n] of the corners of the pixels in a mask [H,W], in a grid of [H+1,W+1]: counter-clockwise from the upper left."""
     row, column = mask.nonzero().unbind(1)
     first = row * (mask.shape[1] + 1) + column
-    return first, first + 1, first + mask.shape[1] + 2, first + mask.shape[1] + 1
+    below = first + mask.shape[1] + 1
+    return first, below, below + 1, first + 1
 
 
 def _solid(picture: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,7 @@ def visual_hull(picture: Tensor, camera: Cameras) -> PackedMeshes:
     corners = _pixel_corners(mask)
     parts = [(_quads(*corners), mask), (_quads(*(corner + back for corner in reversed(corners))), mask)]
     padded = F.pad(mask, (1, 1, 1, 1))
-    neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])  # above, right, below, left
+    neighbours = (padded[1:-1, :-2], padded[2:, 1:-1], padded[1:-1, 2:], padded[:-2, 1:-1])  # left, below, right, above
     for side, neighbour in enumerate(neighbours):
         edge = mask & ~neighbour
         corners = _pixel_corners(edge)
