@@ -245,6 +245,13 @@ def choose_objects(meshes: PackedMeshes, limit: int | None, only: Sequence[str] 
     return [number * len(meshes) // count for number in range(count)]
 
 
+def _check_folder(option: str, path: Path) -> None:
+    try:
+        check_writable(path)
+    except UserError:
+        raise UserError(f"--{option} {path}: that folder cannot be written to; choose another") from None
+
+
 def run(options: argparse.Namespace, config: Config) -> int:
     """Evaluate, print the table, write the files; returns the exit code."""
     with generation.user_errors():
@@ -252,8 +259,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
         meshes = load_packed(options.objects)
         chosen = choose_objects(meshes, options.limit, options.only)
         meshes = meshes.subset(chosen).to(device)
-        for path in filter(None, (options.out, options.sheet)):
-            check_writable(Path(path))
+        for option in ("out", "sheet"):
+            if getattr(options, option):
+                _check_folder(option, Path(getattr(options, option)))
         prior = load_prior(config.prior, config.prior_path, device)
     if not options.quiet:
         print_config(config)

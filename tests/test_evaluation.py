@@ -359,6 +359,7 @@ def test_limit_spreads_over_the_pack(boxes):
         (["--limit=0"], "--limit 0: expected at least 1"),
         (["--only=boxes/round"], "--only boxes/round: no such object in the pack; its first ones are boxes/wide"),
         (["--only=boxes/wide", "--limit=1"], "exclude each other"),
+        (["--out=/dev/null/r.json"], "--out /dev/null/r.json: that folder cannot be written to"),
         (["--out=results.txt"], "--out results.txt: expected a name ending in .json"),
         (["elevation=10"], "elevation=10.0: an evaluation sets that itself"),
         (["inptu=a.png"], "the nearest valid key is 'input'"),
