@@ -27,7 +27,7 @@ _EDGE_SIDE = 1024  # pixels; filters are fitted at most this large and applied a
 _GRABCUT_ITERATIONS = 3
 _MIN_AREA, _MAX_AREA = 0.01, 0.95  # of the picture; outside, there is no object or no background
 _MAX_BORDER = 0.8  # of the picture's border that an object may touch
-_ADVICE = "pass an RGBA picture that shows where the object is, or another --model"
+_ADVICE = "pass an RGBA picture that shows where the object is, or try another --model of process.py"
 
 
 def cut_out(image: Image.Image, model: str | Matting = AUTO) -> Image.Image:

@@ -14,6 +14,7 @@ from cam_utils import Cameras
 from distillation.sir import Reference
 from image_io import read_image
 
+MIN_SIDE = 16  # pixels; less shows no object
 MAX_SIDE = 1024  # pixels; no prior sees more, and a phone's picture would cost seconds a resize
 
 
@@ -23,6 +24,10 @@ def load_picture(path: str | Path) -> Tensor:
     Raises FileNotFoundError or ValueError in one line for what is not a picture or holds no object.
     """
     picture = read_image(path)
+    if min(picture.size) < MIN_SIDE:
+        raise ValueError(
+            f"{path}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
+        )
     if picture.mode != "RGBA":
         from process import cut_out, recentre
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from config import Config, UserError, parse_command_line
 from distillation import sir
 from distillation.schedules import Round, density_steps, plan_rounds
+from files import one_line
 from gs_renderer import GaussianModel
 from guidance import Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
 from progress import Interrupt, Phases, Progress, Stopped
-from report import check_writable, choose_device, print_config, result_stem, write_record, write_results
+from report import check_switches, check_writable, choose_device, print_config, result_stem, write_record, write_results
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 PLAN_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
@@ -36,7 +37,7 @@ def user_errors() -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
 
 
 def select(config: Config, keys: Sequence[str]) -> dict:
@@ -137,6 +138,7 @@ def run(config: Config, quiet: bool) -> int:
             picture = load_picture(config.input) if config.input else None
             config.prompt = config.prompt or (caption_beside(config.input) if config.input else None)
             stem = result_stem(config)
+            check_switches(device)
             job = prepare(config, load_prior(config.prior, config.prior_path, device), picture)
             check_writable(stem)
     if not quiet:

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cutout import AUTO, Matting, cut_out, load_matting
-from files import atomic_write
+from files import atomic_write, one_line
 from image_io import SUFFIXES, read_image
 
 __all__ = ["cut_out", "process_file", "recentre"]
@@ -107,8 +107,13 @@ def _matting(model: str) -> Matting:
     return lambda rgb: load(AUTO)(rgb)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="process.py", description=__doc__.splitlines()[0])
+    parser = _Parser(prog="process.py", description=__doc__.splitlines()[0])
     parser.add_argument("input", type=Path, help="a picture, or a folder of pictures")
     parser.add_argument("--out", type=Path, help="folder for the results (default: beside each picture)")
     parser.add_argument("--model", default=AUTO, help="auto, embedded (no download) or a model of rembg such as u2net (default: auto)")
@@ -135,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         targets = _targets(pictures, options.out)
         matting = _matting(options.model)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     failed = 0
     for path, target in tqdm(targets.items(), unit="picture", disable=None if len(targets) > 1 else True):
@@ -144,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tqdm.write(str(target))
         except (ValueError, OSError) as error:
             failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            tqdm.write(f"error: {one_line(error)}", file=sys.stderr)
     if failed and len(targets) > 1:
         print(f"{failed} of {len(targets)} pictures failed", file=sys.stderr)
     return 2 if failed else 0

@@ -19,6 +19,7 @@ from distillation.sir import Reference
 from files import atomic_write
 from gaussian_mesh import extract_mesh
 from gs_renderer import GaussianModel
+from kernels.extension import use_compiled
 from media import write_sheet, write_video
 from progress import Phases, Progress
 
@@ -76,6 +77,15 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}: expected cpu or cuda")
     return device
+
+
+def check_switches(device: torch.device) -> None:
+    """Raise UserError for a switch that cannot be followed, before the long part rather than at the mesh."""
+    for switch in ("USE_CUDA_GAUSS", "USE_CUDA_EXTRACT"):
+        try:
+            use_compiled(device, switch)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(str(error)) from None
 
 
 def versions() -> dict[str, str]:

@@ -181,13 +181,15 @@ def broken(tmp_path, name):
     elif name == "truncated.png":
         Image.fromarray(noise).save(path)
         path.write_bytes(path.read_bytes()[:3000])
+    elif name == "tiny.png":
+        Image.fromarray(noise[:8, :8]).save(path)
     elif name == "invisible.png":
         noise[..., 3] = 0
         Image.fromarray(noise).save(path)
     return path
 
 
-@pytest.mark.parametrize("name", ["missing.png", "folder.png", "text.png", "empty.png", "truncated.png", "invisible.png"])
+@pytest.mark.parametrize("name", ["missing.png", "folder.png", "text.png", "empty.png", "truncated.png", "tiny.png", "invisible.png"])
 def test_a_wrong_picture_is_one_line_exit_code_2_and_no_file(tmp_path, prior, capsys, name):
     path = broken(tmp_path, name)
     assert run(tmp_path, f"input={path}") == 2
@@ -231,6 +233,15 @@ def test_an_output_folder_that_cannot_be_written_to_is_found_at_once(tmp_path, p
     (tmp_path / "out").touch()
     assert run(tmp_path, "prompt=a") == 2
     assert "choose another outdir" in capsys.readouterr().err and prior.evaluations == 0
+
+
+@pytest.mark.parametrize("switch", ["USE_CUDA_GAUSS", "USE_CUDA_EXTRACT"])
+def test_a_wrong_switch_is_found_at_once(tmp_path, prior, capsys, monkeypatch, switch):
+    monkeypatch.setenv(switch, "2")
+    assert run(tmp_path, "prompt=a") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{switch}=2: expected 0" in said
+    assert not (tmp_path / "out").exists() and prior.evaluations == 0
 
 
 def test_a_run_starts_from_saved_gaussians(tmp_path, prior):

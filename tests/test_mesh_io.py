@@ -11,7 +11,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from files import atomic_write
+from files import atomic_write, one_line
 from media import to_bytes, write_sheet, write_video
 from mesh_renderer import Mesh, linear_to_srgb, srgb_to_linear
 
@@ -129,6 +129,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
         temporary.write_text("half")
         raise error
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_names_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert one_line(caught.value) == f"{tmp_path / 'a.txt'}: No space left on device"
+    assert one_line(ValueError("two\n  lines")) == "two lines"
 
 
 def test_a_full_disk_leaves_no_mesh(tmp_path, mesh, monkeypatch):

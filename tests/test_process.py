@@ -326,7 +326,8 @@ def test_two_pictures_of_one_name_are_refused(tmp_path, capsys):
 def test_wrong_options_exit_with_2(option, capsys):
     with pytest.raises(SystemExit) as exit_:
         process.main(["a.png", *option])
-    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_picture_with_alpha_never_loads_a_model(tmp_path, monkeypatch):

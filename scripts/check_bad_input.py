@@ -1,0 +1,291 @@
+"""Give main.py and process.py bad input and print what they say, as the Markdown page docs/bad_input.md.
+
+python scripts/check_bad_input.py > docs/bad_input.md
+
+Exit code 1 if any case does not end with exit code 2, one line that says why, and no file left behind. Half a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+WEIGHTS = REPOSITORY / "weights" / "micro_prior"
+PICTURE = REPOSITORY / "test_data" / "robot_rgba.png"
+CONFIG = REPOSITORY / "configs" / "micro.yaml"
+NOTICE = "cut-out: "  # process.py says which method it uses; that is no error
+SECONDS = 30  # no case may take longer
+# A run that soon gets to writing files.
+SHORT = ("total_steps=1", "denoise_steps=1", "init_steps=1", "cfg=1", "video_frames=0", "mesh_resolution=16", "ref_size=16")
+
+PAGE = """# Bad input
+
+What `main.py` and `process.py` say to input that they cannot use. Each row was run, in a process of its own, by the command that
+printed this page, `python scripts/check_bad_input.py`; it fails unless every case ends with exit code 2 and one line, and leaves no
+file behind.
+`FILES` stands for a folder with what the case names, `REPO` for this repository.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One command: its arguments after `program`, set apart by what is bad about them."""
+
+    title: str
+    program: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    folder: Path | None = None  # where it runs; None: an empty folder of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    case: Case
+    code: int | None  # None: it did not end
+    lines: list[str]  # what it said, without notices
+    left: list[str]
+
+    @property
+    def good(self) -> bool:
+        return self.code == 2 and len(self.lines) == 1 and not self.left
+
+
+def make_files(folder: Path) -> None:
+    """The bad pictures, configurations, weights and Gaussians that the cases name."""
+    whole = PICTURE.read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    middle = len(whole) // 2
+    (folder / "corrupt.png").write_bytes(whole[:middle] + bytes(byte ^ 0x5A for byte in whole[middle : middle + 64]) + whole[middle + 64 :])
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("this is not a picture\n")
+    Image.new("RGB", (256, 256), (120, 130, 140)).save(folder / "plain.png")
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(folder / "transparent.png")
+    Image.new("RGB", (1, 1), (255, 0, 0)).save(folder / "one_pixel.png")
+    Image.new("RGBA", (1, 1), (255, 0, 0, 128)).save(folder / "one_pixel_alpha.png")
+    Image.new("1", (15_000, 15_000)).save(folder / "huge.png")
+    shutil.copy(PICTURE, folder / "odd_rgba.png")
+    (folder / "odd_caption.txt").write_bytes(b"\xff\xfe\xfa caption")
+    (folder / "folder").mkdir()
+    (folder / "a_file").write_text("not a folder\n")
+    for suffix in ("png", "jpg"):
+        (folder / "twins").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / "twins" / f"a.{suffix}")
+
+    (folder / "broken.yaml").write_text("prior: [micro\nseed: {1\n")
+    (folder / "list.yaml").write_text("- prior\n- micro\n")
+    (folder / "binary.yaml").write_bytes(bytes(range(256)))
+    (folder / "unknown.yaml").write_text("prior: micro\ntotal_stesp: 12\n")
+    (folder / "wrong_type.yaml").write_text("total_steps: many\n")
+
+    shards = sorted(path.name for path in WEIGHTS.glob("*.safetensors"))
+    for name in ("weights_lack_a_part", "weights_cut_short", "weights_foreign", "weights_config"):
+        (folder / name).mkdir()
+        for path in WEIGHTS.iterdir():
+            (folder / name / path.name).symlink_to(path)
+    (folder / "weights_lack_a_part" / shards[0]).unlink()
+    (folder / "weights_config" / "config.json").unlink()
+    (folder / "weights_config" / "config.json").write_text('{"network": {}, "words"')
+    cut, foreign = folder / "weights_cut_short" / shards[-1], folder / "weights_foreign" / shards[-1]
+    for path in (cut, foreign):
+        path.unlink()
+    cut.write_bytes((WEIGHTS / shards[-1]).read_bytes()[:100_000])
+    write_safetensors(foreign)
+
+    (folder / "not_gaussians.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n"
+    )
+
+
+def write_safetensors(path: Path) -> None:
+    """A valid file of safetensors that belongs to another network."""
+    from safetensors.numpy import save_file
+
+    save_file({"encoder.weight": np.zeros((2, 2), np.float32)}, path)
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[Path | None]:
+    """A file system of one megabyte with nothing left to write to, or None where it may not be mounted."""
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if not mounted or mounted.returncode:
+        yield None
+        return
+    try:
+        with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def main_cases(files: Path, full: Path | None) -> list[Case]:
+    """Bad input of main.py."""
+
+    def case(title: str, *words: str, config: Path | None = CONFIG, environment: dict[str, str] | None = None) -> Case:
+        return Case(title, "main.py", (*(["--config", str(config)] if config else []), *words), environment or {})
+
+    picture = f"input={PICTURE}"
+    cases = [
+        case("neither picture nor sentence"),
+        case("no such picture", f"input={files}/missing.png"),
+        case("a folder", f"input={files}/folder"),
+        case("a corrupt PNG", f"input={files}/corrupt.png"),
+        case("a truncated PNG", f"input={files}/truncated.png"),
+        case("an empty file", f"input={files}/empty.png"),
+        case("text named .png", f"input={files}/text.png"),
+        case("no alpha and nothing to cut out", f"input={files}/plain.png"),
+        case("nothing visible", f"input={files}/transparent.png"),
+        case("one pixel", f"input={files}/one_pixel.png"),
+        case("one pixel with alpha", f"input={files}/one_pixel_alpha.png"),
+        case("225 megapixels", f"input={files}/huge.png"),
+        case("a caption that is not text", f"input={files}/odd_rgba.png"),
+        case("a sentence of unknown words", "prompt=xyzzy plugh"),
+        case("an unknown key", picture, "total_stesp=5"),
+        case("a misspelt option", f"--inptu={PICTURE}"),
+        case("a word that is no key=value", "picture.png"),
+        case("a wrong type", picture, "total_steps=many"),
+        case("a number out of range", picture, "seed=-1"),
+        case("an unknown choice", picture, "prior=mikro"),
+        case("a key of the original that does nothing", picture, "iters=500"),
+        case("a lower limit above the upper", picture, "steps_min=50"),
+        case("no such configuration", picture, config=files / "missing.yaml"),
+        case("a configuration that is not YAML", picture, config=files / "broken.yaml"),
+        case("a configuration of bytes", picture, config=files / "binary.yaml"),
+        case("a configuration that is a list", picture, config=files / "list.yaml"),
+        case("an unknown key in the configuration", picture, config=files / "unknown.yaml"),
+        case("a wrong type in the configuration", picture, config=files / "wrong_type.yaml"),
+        case("outdir is a file", picture, f"outdir={files}/a_file"),
+        case("save_path is a path", picture, "save_path=../elsewhere"),
+        case("no such weights", picture, f"prior_path={files}/missing"),
+        case("weights lack a part", picture, f"prior_path={files}/weights_lack_a_part"),
+        case("weights cut short", picture, f"prior_path={files}/weights_cut_short"),
+        case("weights of another network", picture, f"prior_path={files}/weights_foreign"),
+        case("a broken description of the weights", picture, f"prior_path={files}/weights_config"),
+        case("no such Gaussians", picture, f"load={files}/missing.ply"),
+        case("a PLY without Gaussians", picture, f"load={files}/not_gaussians.ply"),
+        case("an unknown device", picture, "device=tpu"),
+        case("CUDA without a GPU", picture, "device=cuda", environment={"CUDA_VISIBLE_DEVICES": ""}),
+        case("USE_CUDA_EXTRACT=2", picture, environment={"USE_CUDA_EXTRACT": "2"}),
+        case("USE_CUDA_GAUSS=yes", picture, environment={"USE_CUDA_GAUSS": "yes"}),
+    ]
+    if full:
+        cases.append(case("a full disk", picture, *SHORT, "--quiet", f"outdir={full}"))
+        cases[-1] = dataclasses.replace(cases[-1], folder=full)
+    return cases
+
+
+def process_cases(files: Path, full: Path | None) -> list[Case]:
+    """Bad input of process.py."""
+    pictures = ("missing", "corrupt", "truncated", "empty", "text", "plain", "transparent", "one_pixel", "huge")
+    titles = ("no such picture", "a corrupt PNG", "a truncated PNG", "an empty file", "text named .png", "nothing to cut out")
+    titles += ("nothing visible", "one pixel", "225 megapixels")
+    cases = [
+        Case(title, "process.py", (f"{files}/{name}.png", "--out", "out")) for title, name in zip(titles, pictures, strict=True)
+    ] + [
+        Case("a folder without pictures", "process.py", (f"{files}/folder", "--out", "out")),
+        Case("two pictures for one result", "process.py", (f"{files}/twins", "--out", "out")),
+        Case("no picture named", "process.py", ()),
+        Case("an unknown option", "process.py", (str(PICTURE), "--sise", "64")),
+        Case("a wrong type", "process.py", (str(PICTURE), "--size", "big")),
+        Case("a size out of range", "process.py", (str(PICTURE), "--size", "0")),
+        Case("a border of everything", "process.py", (str(PICTURE), "--border_ratio", "1")),
+        Case("an unknown model", "process.py", (str(PICTURE), "--model", "u3net", "--out", "out")),
+        Case("--out is a file", "process.py", (str(PICTURE), "--out", f"{files}/a_file")),
+    ]  # fmt: skip
+    if full:
+        cases.append(Case("a full disk", "process.py", (str(PICTURE), "--out", str(full)), folder=full))
+    return cases
+
+
+def call(case: Case, folder: Path, output: Path) -> None:
+    """What `python PROGRAM ARGUMENTS` does, in this process: its own folder, environment, output file and exit code."""
+    with open(output, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    os.environ.update(case.environment)
+    sys.argv[0] = case.program
+    sys.exit(importlib.import_module(case.program.removesuffix(".py")).main(case.arguments))
+
+
+def attempt(case: Case, root: Path, processes: multiprocessing.context.BaseContext) -> Outcome:
+    """Run the case in its folder and see what it says and leaves."""
+    folder = case.folder or Path(tempfile.mkdtemp(dir=root))
+    output = Path(tempfile.mkstemp(dir=root)[1])
+    before = set(folder.rglob("*"))
+    process = processes.Process(target=call, args=(case, folder, output))
+    process.start()
+    process.join(SECONDS)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+        process.join()
+    said = output.read_text(encoding="utf-8") if code is not None else f"did not end within {SECONDS} seconds"
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(NOTICE)]
+    return Outcome(case, code, lines, sorted(str(path.relative_to(folder)) for path in set(folder.rglob("*")) - before))
+
+
+def table(outcomes: list[Outcome], replacements: dict[str, str]) -> str:
+    """The outcomes as rows of Markdown, with paths of this machine replaced."""
+
+    def cell(text: str) -> str:
+        for path, name in replacements.items():
+            text = text.replace(path, name)
+        return f"`{text}`".replace("|", r"\|")
+
+    rows = ["| case | given | message | exit code | files left |", "| --- | --- | --- | --- | --- |"]
+    for outcome in outcomes:
+        settings = [f"{name}={value}" for name, value in outcome.case.environment.items()]
+        words = [word for word in outcome.case.arguments if word not in ("--config", str(CONFIG), *SHORT, "--quiet")]
+        given = cell(" ".join([*settings, *words])) if settings or words else ""
+        message = " ".join(cell(line) for line in outcome.lines[-3:]) or "nothing"
+        rows.append(f"| {outcome.case.title} | {given} | {message} | {outcome.code} | {', '.join(outcome.left) or 'none'} |")
+    return "\n".join(rows)
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    # A server imports the programs once and forks a fresh process for each case.
+    processes = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    if processes.get_start_method() == "forkserver":
+        processes.set_forkserver_preload(["main", "process"])
+    with tempfile.TemporaryDirectory() as temporary, full_disk(Path(temporary) / "FULL") as full:
+        root = Path(temporary)
+        files = root / "FILES"
+        files.mkdir()
+        make_files(files)
+        groups = {"main.py": main_cases(files, full), "process.py": process_cases(files, full)}
+        outcomes = {id(case): attempt(case, root, processes) for cases in groups.values() for case in cases}
+
+    print(PAGE)
+    for program, cases in groups.items():
+        print(f"## {program}\n\n{table([outcomes[id(case)] for case in cases], {f'{root}/': '', str(REPOSITORY): 'REPO'})}\n")
+    if not full:
+        print("Not tried: a full disk, which takes the right to mount a small file system.")
+    wrong = [outcome for outcome in outcomes.values() if not outcome.good]
+    for outcome in wrong:
+        case, found = outcome.case, f"exit code {outcome.code}, lines {outcome.lines}, files {outcome.left}"
+        print(f"check_bad_input: {case.program}: {case.title}: not as it should be: {found}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
