@@ -104,7 +104,7 @@ def main() -> None:
         save_prior(args.out, network, optimiser.averaged_state(), vocabulary, {**dataclasses.asdict(training), **progress})
         say("saved", args.out, progress)
         if args.val:
-            table, _ = score_objects(MicroPrior.load(args.out, device), load_packed([args.val]).to(device), range(24), guidance_scale=1.0)
+            table, _ = score_objects(MicroPrior.load(args.out, device), load_packed([args.val]).to(device), range(24))
             say(f"first 24 of {args.val.name}\n{sides_line(table)}")
 
     optimiser, progress = train(network, bank, training, lambda metrics: say(json.dumps(metrics)), save)
@@ -117,7 +117,7 @@ def main() -> None:
         if args.val:
             sets["val"] = (load_packed([args.val]).to(device), args.score_limit)
         for name, (objects, limit) in sets.items():
-            for guidance in (1.0, 1.5, 2.5):
+            for guidance in (1.0, 2.0):
                 table, pictures = score_objects(prior, objects, range(min(limit, len(objects))), guidance_scale=guidance)
                 results[f"{name}, guidance {guidance}"] = table
                 say(f"{name}, guidance {guidance}\n{sides_line(table)}")
