@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 import platform
 import re
 import sys
@@ -124,12 +125,18 @@ def print_config(config: Config) -> None:
     print(f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}", file=sys.stderr)
 
 
+def viewing_distance(config: Config, model: GaussianModel) -> float:
+    """The configured camera distance, or the one from which the ball around all but 1 % of the Gaussians fits into the picture."""
+    reach = float(torch.quantile(model.means.detach().norm(dim=-1), 0.99))
+    return max(config.radius, reach / math.sin(math.radians(config.fovy / 2)))
+
+
 def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> str | None:
     """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
     for suffix in RESULTS:  # what an earlier run of that name left would seem to belong to this one
         Path(f"{stem}{suffix}").unlink(missing_ok=True)
     background = torch.ones(3, device=model.device)
-    looks = {"elevation": config.elevation, "radius": config.radius, "fov_y": config.fovy, "device": model.device}
+    looks = {"elevation": config.elevation, "radius": viewing_distance(config, model), "fov_y": config.fovy, "device": model.device}
     size = {"width": config.video_size, "height": config.video_size}
     model.save_ply(f"{stem}_model.ply")
     with phases("video"):
