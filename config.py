@@ -118,7 +118,7 @@ RETIRED = {
     "opacity_reset_interval": f"{NO_EFFECT} (opacities are never reset)",
     "position_lr_delay_mult": NO_EFFECT,
     "warmup_rgb_loss": NO_EFFECT,
-    "force_cuda_rast": "the environment variable USE_CUDA_GAUSS chooses the rasteriser",
+    "force_cuda_rast": "the compiled rasteriser is taken wherever it is built; remove it",
     "geom_lr": STAGE_TWO,
     "iters_refine": STAGE_TWO,
     "mesh": STAGE_TWO,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cam_utils import Cameras, turntable
+from cam_utils import FOV_Y, Cameras, turntable
 from config import Config, UserError
 from distillation.sir import Reference
 from files import atomic_write
@@ -125,10 +125,10 @@ def print_config(config: Config) -> None:
     print(f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}", file=sys.stderr)
 
 
-def viewing_distance(config: Config, model: GaussianModel) -> float:
-    """The configured camera distance, or the one from which the ball around all but 1 % of the Gaussians fits into the picture."""
+def fitting_distance(model: GaussianModel, fov_y: float = FOV_Y) -> float:
+    """Camera distance from which the ball around all but 1 % of the Gaussians fits into the picture."""
     reach = float(torch.quantile(model.means.detach().norm(dim=-1), 0.99))
-    return max(config.radius, reach / math.sin(math.radians(config.fovy / 2)))
+    return reach / math.sin(math.radians(fov_y / 2))
 
 
 def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> str | None:
@@ -136,7 +136,12 @@ def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phas
     for suffix in RESULTS:  # what an earlier run of that name left would seem to belong to this one
         Path(f"{stem}{suffix}").unlink(missing_ok=True)
     background = torch.ones(3, device=model.device)
-    looks = {"elevation": config.elevation, "radius": viewing_distance(config, model), "fov_y": config.fovy, "device": model.device}
+    looks = {
+        "elevation": config.elevation,
+        "radius": max(config.radius, fitting_distance(model, config.fovy)),
+        "fov_y": config.fovy,
+        "device": model.device,
+    }
     size = {"width": config.video_size, "height": config.video_size}
     model.save_ply(f"{stem}_model.ply")
     with phases("video"):
