@@ -17,6 +17,7 @@ from torch import Tensor
 from cam_utils import FOV_Y, Cameras, turntable
 from config import Config, UserError
 from distillation.sir import Reference
+from evaluation.metrics import psnr
 from files import atomic_write
 from gaussian_mesh import extract_mesh
 from gs_renderer import GaussianModel
@@ -52,11 +53,6 @@ def check_writable(stem: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"outdir={stem.parent}: cannot be written to ({error.strerror}); choose another outdir") from None
-
-
-def psnr(image: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of values in [0,1]."""
-    return float(-10 * torch.log10((image - truth).square().mean().clamp_min(1e-12)))
 
 
 @torch.no_grad()
@@ -182,6 +178,6 @@ def write_record(
     }
     if reference is not None:
         seen = render_views(model, reference.camera, torch.ones(3, device=device))
-        record["input_view_psnr_db"] = round(psnr(seen, reference.image), 3)
+        record["input_view_psnr_db"] = round(float(psnr(seen, reference.image)), 3)
     with atomic_write(f"{stem}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

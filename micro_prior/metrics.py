@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cam_utils import orbit_cameras
+from evaluation.metrics import psnr
 from guidance.micro import MicroPrior
 from guidance.samplers import ddim_sample, normal
 from shapes.packed import PackedMeshes, load_packed
@@ -23,11 +24,6 @@ from shapes.render import over_white, render_views
 SIDES = (0, 90, 180, 270)
 ELEVATION_UP = 15.0
 FOREGROUND = 0.95  # a pixel with any channel below this is object
-
-
-def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pictures [...,3,H,W] in [0,1]."""
-    return -10 * torch.log10((estimate - truth).square().mean(dim=(-3, -2, -1)).clamp_min(1e-10))
 
 
 def silhouette_iou(estimate: Tensor, truth: Tensor) -> Tensor:

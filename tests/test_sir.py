@@ -13,10 +13,10 @@ from safetensors import safe_open
 from cam_utils import orbit_cameras, turntable
 from distillation import sir
 from distillation.schedules import density_steps, optimiser_steps, plan_rounds
+from evaluation.metrics import psnr
 from gs_renderer import GaussianModel
 from guidance import samplers
 from guidance.schedule import NoiseSchedule
-from report import psnr
 
 RUNS = ["image_sai", "image_sai_30_iterations", "imagedream", "text_mv_completed", "text_mv_paper_K50"]
 
@@ -244,7 +244,7 @@ def test_sir_recovers_an_object_that_the_prior_knows():
 
     def quality():
         with torch.no_grad():
-            return psnr(model.render(unseen, background).image, truth.render(unseen, background).image)
+            return psnr(model.render(unseen, background).image, truth.render(unseen, background).image).mean().item()
 
     def update(step, _rendering):
         model.update_learning_rate(step)
