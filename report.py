@@ -122,9 +122,9 @@ def print_config(config: Config) -> None:
 
 
 def fitting_distance(model: GaussianModel, fov_y: float = FOV_Y) -> float:
-    """Camera distance from which the ball around all but 1 % of the Gaussians fits into the picture."""
-    reach = float(torch.quantile(model.means.detach().norm(dim=-1), 0.99))
-    return reach / math.sin(math.radians(fov_y / 2))
+    """Camera distance from which the ball around the Gaussians, but for the farthest in a thousand, fits into the picture with a margin."""
+    reach = float(torch.quantile(model.means.detach().norm(dim=-1), 0.999))
+    return 1.05 * reach / math.sin(math.radians(fov_y / 2))
 
 
 def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> str | None:
