@@ -177,6 +177,7 @@ def check_gates(table: dict) -> None:
     """The prior repeats its input and knows more of the two sides than the input tells."""
     sampled, copied = table["sampled"], table["copy"]
     assert sampled["psnr_0"] > 27.0
+    assert sampled["iou_0"] > 0.85  # no speckle around the object
     for kind, margin in (("psnr", 0.5), ("iou", 0.0)):
         mean = {name: (row[f"{kind}_90"] + row[f"{kind}_270"]) / 2 for name, row in (("sampled", sampled), ("copy", copied))}
         assert mean["sampled"] > mean["copy"] + margin
