@@ -3,24 +3,21 @@
     python -m benchmarks.gaussian_raster [--device cuda] [--gaussians 5000 21500] [--views 7] [--size 256] [--out results.json]
 
 Every row is checked first: our picture and gradients against the plain-PyTorch twin on a small case, gsplat's against
-ours on the case that is timed. The scene is a ball of Gaussians as a reconstruction starts from one. CUDA times come from
-events over single iterations, after a warm-up; "graph" replays forward and backward captured as one CUDA graph.
+ours on the case that is timed. The scene is a ball of Gaussians as a reconstruction starts from one. Times are of
+single iterations (benchmarks/timing.py); "graph" replays forward and backward captured as one CUDA graph.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.timing import captured, describe, environment, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
 from kernels import extension
 from kernels.gaussian_raster import rasterize_gaussians
@@ -108,40 +105,6 @@ def gsplat_step(leaves: dict[str, Tensor], cameras: Cameras, weight: Tensor) -> 
     return step
 
 
-def as_graph(step: Callable[[], Tensor]) -> Callable[[], None]:
-    """`step` captured as a CUDA graph; raises where something in it waits for the device."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
-def seconds(step: Callable[[], object], device: str, repeats: int) -> list[float]:
-    for _ in range(max(2, repeats // 5)):
-        step()
-    times = []
-    for _ in range(repeats):
-        if device == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda.synchronize()
-            start.record()
-            step()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        else:
-            begin = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - begin)
-    return times
-
-
 def difference(ours: Callable[[], Tensor], other: Callable[[], Tensor], leaves: dict[str, Tensor]) -> dict[str, float]:
     """Largest difference of the pictures, and the worst relative L2 difference of a gradient."""
     picture = ours().detach().clone()
@@ -169,7 +132,7 @@ def measure(count: int, views: int, size: int, device: str, repeats: int) -> Ite
     cases: list[tuple[str, Callable[[], Callable]]] = [("ours", lambda: ours)]
     if device == "cuda":  # on the CPU every run is deterministic
         cases.append(("ours, deterministic", lambda: our_step(leaves, cameras, weight, compiled=True, deterministic=True)))
-        cases.append(("ours, graph", lambda: as_graph(ours)))
+        cases.append(("ours, graph", lambda: captured(ours)))
         cases.append(("gsplat", lambda: gsplat_step(leaves, cameras, weight)))
     for name, make in cases:
         row = {"what": name, "gaussians": count, "views": views, "size": size}
@@ -177,9 +140,7 @@ def measure(count: int, views: int, size: int, device: str, repeats: int) -> Ite
             step = make()
             if name == "gsplat":
                 row["difference"] = difference(ours, step, leaves)
-            times = sorted(seconds(step, device, repeats))
-            row |= {"median_ms": 1e3 * statistics.median(times), "p10_ms": 1e3 * times[len(times) // 10]}
-            row["p90_ms"] = 1e3 * times[len(times) * 9 // 10]
+            row |= time_calls(step, device, repeats, warm_up=max(2, repeats // 5)).as_row()
         except Exception as error:  # a peer that is missing or fails must not cost the other rows
             row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0]
         yield row
@@ -192,12 +153,6 @@ def print_row(row: dict) -> None:
         return
     note = "".join(f"  {key} differs by {value:.1e}" for key, value in row.get("difference", {}).items())
     print(f"{head}{row['median_ms']:>11.3f}{row['p10_ms']:>8.3f}{row['p90_ms']:>8.3f}{note}", flush=True)
-
-
-def write_json(result: dict, path: Path) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def main() -> None:
@@ -213,15 +168,9 @@ def main() -> None:
     if not extension.available(device):
         raise SystemExit(f"no compiled {device} rasteriser; {extension.BUILD_HINT}")
     repeats = arguments.repeats or (100 if device == "cuda" else 10)
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    result = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "repeats": repeats, "twin": checked_twin(device)}
-    try:
-        import gsplat
-
-        result["gsplat"] = gsplat.__version__
-    except Exception as error:
-        result["gsplat"] = f"not there ({type(error).__name__})"
-    print(f"Gaussian rasteriser, forward + backward. {name}, PyTorch {torch.__version__}, gsplat {result['gsplat']}")
+    header = environment(device, "gsplat")
+    print(f"{describe(header)}\nGaussian rasteriser, forward + backward")
+    result = header | {"twin": checked_twin(device)}
     print(f"op against twin (400 Gaussians, 2 views): image {result['twin']['image']:.1e}, worst gradient {result['twin']['gradient']:.1e}")
     print(f"{'':22}{'Gaussians':>10}{'views':>7}{'size':>6}{'median ms':>11}{'p10':>8}{'p90':>8}")
     result["rows"] = []
@@ -229,8 +178,7 @@ def main() -> None:
         for row in measure(count, arguments.views, arguments.size, device, repeats):
             result["rows"].append(row)
             print_row(row)
-            if arguments.out:  # after every row: what is done stays, should a peer take the process down
-                write_json(result, arguments.out)
+            write_json(arguments.out, result)  # after every row: what is done stays, should a peer take the process down
 
 
 if __name__ == "__main__":
