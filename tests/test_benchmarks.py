@@ -1,4 +1,4 @@
-"""The benchmarks' shared timing: what is counted, how it is summed up and named."""
+"""The benchmarks: what is timed, how it is summed up and named, and that rasterisers are compared on equal terms."""
 
 import json
 import time
@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import DEVICES
 
+from benchmarks import gaussian_raster
 from benchmarks.timing import Timing, captured, describe, environment, time_calls, write_json
 
 
@@ -60,3 +61,23 @@ def test_json_is_written_only_where_asked_for(tmp_path):
     write_json(None, {"a": 1})
     write_json(tmp_path / "folder" / "out.json", {"a": 1})
     assert json.loads((tmp_path / "folder" / "out.json").read_text()) == {"a": 1}
+
+
+def test_rasterisers_are_compared_parameter_by_parameter():
+    leaves, cameras = gaussian_raster.ball_of_gaussians(60, "cpu"), gaussian_raster.ring(2, 32, "cpu")
+    weight = torch.randn(2, 3, 32, 32)
+    step, half = (gaussian_raster.our_step(leaves, cameras, scale * weight) for scale in (1.0, 0.5))
+    found = gaussian_raster.difference(step, half, leaves)
+    assert found["image"] == 0 and set(found["gradients"]) == set(leaves)
+    for compared in found["gradients"].values():
+        assert compared == pytest.approx({"relative_l2": 1.0, "norm_ratio": 2.0}, rel=1e-5)
+    assert gaussian_raster.worst_gradient(found) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_compared_gradients_are_of_quaternions_of_any_length():
+    leaves, cameras = gaussian_raster.ball_of_gaussians(60, "cpu"), gaussian_raster.ring(2, 32, "cpu")
+    leaves["rotations"] = (3 * leaves["rotations"]).detach().requires_grad_()
+    gaussian_raster.our_step(leaves, cameras, torch.randn(2, 3, 32, 32))()
+    rotations, gradient = leaves["rotations"].detach(), leaves["rotations"].grad
+    along = (rotations * gradient).sum(1) / rotations.norm(dim=1)  # lengthening a quaternion changes nothing
+    assert float(gradient.norm()) > 0 and float(along.norm()) < 1e-5 * float(gradient.norm())
