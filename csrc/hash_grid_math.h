@@ -58,13 +58,15 @@ MD_HOST_DEVICE float corner_weight(const Cell& cell, int corner) {
   return axis_weight(cell, corner, 0) * axis_weight(cell, corner, 1) * axis_weight(cell, corner, 2);
 }
 
-// Adds value times the derivative of the corner's weight with respect to the point.
-MD_HOST_DEVICE void add_weight_gradient(const Level& level, const Cell& cell, int corner, float value, float v_point[3]) {
-  const float wx = axis_weight(cell, corner, 0), wy = axis_weight(cell, corner, 1), wz = axis_weight(cell, corner, 2);
-  const float scaled = value * level.scale;
-  v_point[0] += (corner & 1 ? scaled : -scaled) * wy * wz;
-  v_point[1] += (corner & 2 ? scaled : -scaled) * wx * wz;
-  v_point[2] += (corner & 4 ? scaled : -scaled) * wx * wy;
+// Adds the derivative, with respect to the point, of the blend of the corners' values.
+MD_HOST_DEVICE void add_blend_gradient(const Level& level, const Cell& cell, const float (&values)[kCorners], float (&v_point)[3]) {
+  const float x = cell.fraction[0], y = cell.fraction[1], z = cell.fraction[2];
+  const auto blend = [](float lower, float upper, float fraction) { return lower + fraction * (upper - lower); };
+  const float along_x[4] = {blend(values[0], values[1], x), blend(values[2], values[3], x), blend(values[4], values[5], x),
+                            blend(values[6], values[7], x)};  // by bits y, z
+  v_point[0] += level.scale * blend(blend(values[1] - values[0], values[3] - values[2], y), blend(values[5] - values[4], values[7] - values[6], y), z);
+  v_point[1] += level.scale * blend(along_x[1] - along_x[0], along_x[3] - along_x[2], z);
+  v_point[2] += level.scale * (blend(along_x[2], along_x[3], y) - blend(along_x[0], along_x[1], y));
 }
 
 }  // namespace md::hash_grid

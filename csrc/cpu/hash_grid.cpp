@@ -51,13 +51,13 @@ void points_gradient(const Inputs& in, const float* v_encoding, float* v_points)
     const Level& level = in.grid.levels[l];
     const float* table = in.params + level.offset * F;
     const float* v = v_encoding + i * width + l * F;
-    float sum[3] = {};
+    float values[kCorners], sum[3] = {};
     for (int corner = 0; corner < kCorners; ++corner) {
       const float* entry = table + static_cast<int64_t>(corner_entry(level, cell, corner)) * F;
-      float value = 0.f;
-      for (int f = 0; f < F; ++f) value += v[f] * entry[f];
-      add_weight_gradient(level, cell, corner, value, sum);
+      values[corner] = 0.f;
+      for (int f = 0; f < F; ++f) values[corner] += v[f] * entry[f];
     }
+    add_blend_gradient(level, cell, values, sum);
     for (int axis = 0; axis < 3; ++axis) v_points[3 * i + axis] += sum[axis];
   });
 }

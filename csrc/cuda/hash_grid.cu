@@ -68,14 +68,15 @@ __global__ void __launch_bounds__(kBlock) points_gradient_kernel(Inputs in, cons
     const Cell cell = locate(level, point);
     const Entry<F>* table = reinterpret_cast<const Entry<F>*>(in.params) + level.offset;
     const Entry<F> v = reinterpret_cast<const Entry<F>*>(v_encoding)[i * in.grid.count + l];
+    float values[kCorners];
 #pragma unroll
     for (int corner = 0; corner < kCorners; ++corner) {
       const Entry<F> entry = table[corner_entry(level, cell, corner)];
-      float value = 0.f;
+      values[corner] = 0.f;
 #pragma unroll
-      for (int f = 0; f < F; ++f) value += v.v[f] * entry.v[f];
-      add_weight_gradient(level, cell, corner, value, v_point);
+      for (int f = 0; f < F; ++f) values[corner] += v.v[f] * entry.v[f];
     }
+    add_blend_gradient(level, cell, values, v_point);
   }
   for (int axis = 0; axis < 3; ++axis) v_points[3 * i + axis] = v_point[axis];
 }
