@@ -49,7 +49,7 @@ def check(points: Tensor, params: Tensor, spec: HashGridSpec) -> None:
         encoded = hash_grid_encode(points, params, spec, compiled=compiled)
         results.append([encoded, *torch.autograd.grad(encoded.square().sum(), [points, params])])
     for got, want in zip(*results, strict=True):
-        error = float((got - want).norm() / want.norm())
+        error = float((got - want).detach().norm() / want.detach().norm())
         if not error < TOLERANCE:
             raise SystemExit(f"op and plain PyTorch differ by {error:.1e}: not timed")
 
@@ -80,10 +80,8 @@ def main() -> None:
     parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
     device, rows = options.device, []
-    print(
-        f"{'grid':>10} {'points':>8} {'order':>9} {'forward':>9} {'params':>9} {'repeats':>9} {'points':>9} {'MB':>7}   (ms; gradients of params, the"
-    )
-    print(f"{'':>58} same bits twice, of points; least bytes of the forward pass)")
+    print("ms: forward; gradient of params, the same with equal bits every time; gradient of points. MB: least bytes of the forward pass")
+    print(f"{'grid':>10} {'points':>8} {'order':>9} {'forward':>9} {'params':>9} {'repeating':>9} {'points':>9} {'MB':>7}")
     for name in options.grid:
         spec = GRIDS[name]
         params = torch.randn(spec.num_params, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
