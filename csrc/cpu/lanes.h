@@ -110,6 +110,15 @@ inline Lanes load_lanes(const float* from) {
 inline bool any(LaneMask mask) { return bits(mask) != 0; }
 inline void store_lanes(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
 
+// a * b + c, rounded once where the machine can.
+inline Lanes fused(Lanes a, Lanes b, Lanes c) {
+#if defined(__FMA__) && !defined(MD_PLAIN_LANES)
+  return reinterpret_cast<Lanes>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
 inline float sum_lanes(Lanes v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
 
 // exp(x) for x in [-87, 0], to 2e-7 relative. Splits x into n log 2 + r with |r| <= log(2) / 2; Taylor to r^6 / 6!.

@@ -1,0 +1,260 @@
+// The mesh rasteriser on the CPU: pictures (and, where they are few, bands of rows) in parallel. Gradients are summed over
+// a number of parts that does not depend on the number of threads, so results repeat exactly.
+#include "lanes.h"  // before the maths, whose templates need the arithmetic of lanes
+
+#include "mesh_raster.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <vector>
+
+namespace md::mesh_raster {
+namespace {
+
+// ---- Rasterising ----
+
+struct Band {
+  int first_row, last_row;  // last one past the end
+  int stride;               // of the buffers' rows, which end in room for a whole step of lanes
+  std::vector<float> depth;
+  std::vector<int32_t> face;
+
+  size_t offset(int row) const { return static_cast<size_t>(row - first_row) * stride; }
+};
+
+// Nearer wins; at equal depth the lower face number does, since faces come in order.
+void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, float scale_y, Band& band) {
+  Lanes steps;
+  for (int i = 0; i < kLanes; ++i) reinterpret_cast<float*>(&steps)[i] = static_cast<float>(i) + 0.5f;
+  for (int y = box.y0; y <= box.y1; ++y) {
+    const float center_y = center(y, scale_y);
+    float* depths = band.depth.data() + band.offset(y);
+    int32_t* faces = band.face.data() + band.offset(y);
+    for (int x = box.x0; x <= box.x1; x += kLanes) {
+      const Lanes center_x = fused(steps + static_cast<float>(x), lanes(scale_x), lanes(-1.0f));
+      const Relative<Lanes> r = relative<Lanes>(corners, center_x, lanes(center_y));
+      Lanes e[3];
+      edge_functions(r, e);
+      const uint32_t positive = bits((e[0] > 0.0f) & (e[1] > 0.0f) & (e[2] > 0.0f)), negative = bits((e[0] < 0.0f) & (e[1] < 0.0f) & (e[2] < 0.0f));
+      const uint32_t on_edge = bits(((e[0] <= 0.0f) & (e[0] >= 0.0f)) | ((e[1] <= 0.0f) & (e[1] >= 0.0f)) | ((e[2] <= 0.0f) & (e[2] >= 0.0f)));
+      uint32_t candidates = positive | negative | on_edge;
+      if (candidates == 0) continue;
+      const Lanes w = e[0] * corners[0].w + e[1] * corners[1].w + e[2] * corners[2].w;
+      const Lanes z = (e[0] * corners[0].z + e[1] * corners[1].z + e[2] * corners[2].z) / w;
+      const Lanes before = load_lanes(depths + x);
+      candidates &= bits((z >= -1.0f) & (z <= 1.0f) & (z < before) & (w * (e[0] + e[1] + e[2]) > 0.0f));
+      for (; candidates != 0; candidates &= candidates - 1) {
+        const int lane = std::countr_zero(candidates);
+        float ignored;
+        if ((on_edge >> lane & 1) && !covers(corners, center_x[lane], center_y, ignored)) continue;
+        depths[x + lane] = z[lane];
+        faces[x + lane] = face;
+      }
+    }
+  }
+}
+
+void find_faces(const Picture& in, int64_t picture, Band& band) {
+  const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
+  band.depth.assign(band.offset(band.last_row), std::numeric_limits<float>::infinity());
+  band.face.assign(band.depth.size(), -1);
+  const int64_t first = in.ranges ? in.ranges[2 * picture] : 0, count = in.ranges ? in.ranges[2 * picture + 1] : in.faces;
+  Corner corners[3] = {};
+  Box box;
+  for (int64_t face = first; face < first + count; ++face) {
+    if (!load_corners(in, picture, face, corners) || !bounding_box(corners, in.width, in.height, box)) continue;
+    box.y0 = std::max(box.y0, band.first_row);
+    box.y1 = std::min(box.y1, band.last_row - 1);
+    fill(corners, box, static_cast<int32_t>(face), scale_x, scale_y, band);
+  }
+}
+
+void write_samples(const Picture& in, int64_t picture, const Band& band, float* rast, float* rast_db) {
+  const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
+  Corner corners[3] = {};
+  int32_t current = -1;
+  for (int y = band.first_row; y < band.last_row; ++y) {
+    const float center_y = center(y, scale_y);
+    const int32_t* faces = band.face.data() + band.offset(y);
+    float* row = rast + 4 * (picture * in.height + y) * in.width;
+    float* row_db = rast_db + 4 * (picture * in.height + y) * in.width;
+    for (int x = 0; x < in.width; ++x, row += 4, row_db += 4) {
+      if (faces[x] < 0) {
+        std::fill_n(row, 4, 0.0f);
+        std::fill_n(row_db, 4, 0.0f);
+        continue;
+      }
+      if (faces[x] != current) {
+        current = faces[x];
+        load_corners(in, picture, current, corners);
+      }
+      const Sample s = sample_face(corners, center(x, scale_x), center_y, scale_x, scale_y);
+      row[0] = s.u;
+      row[1] = s.v;
+      row[2] = s.depth;
+      row[3] = static_cast<float>(current + 1);
+      std::copy_n(s.db, 4, row_db);
+    }
+  }
+}
+
+// ---- Sums over pixels ----
+
+constexpr int64_t kParts = 8;  // at least as many partial sums, where the pictures of one slice allow
+
+// Sums into `total` [slices, size] what `add(first_row, last_row, sum)` adds for the rows of all pictures, counted through.
+// The rows of a slice stand together. Each slice is cut into parts with a sum each, which are then added in order.
+template <class Add>
+void sum_over_rows(int64_t slices, int64_t rows, int64_t size, float* total, const Add& add) {
+  if (slices == 0) return;
+  const int64_t rows_of_slice = rows / slices;
+  const int64_t parts = std::clamp<int64_t>(std::min(kParts / slices, rows_of_slice), 1, kParts);
+  std::vector<float> partial(static_cast<size_t>(slices * (parts - 1) * size));
+  const auto sum_of = [&](int64_t slice, int64_t part) {
+    return part == 0 ? total + slice * size : partial.data() + (slice * (parts - 1) + part - 1) * size;
+  };
+  at::parallel_for(0, slices * parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t slice = task / parts, part = task % parts;
+      float* sum = sum_of(slice, part);
+      if (part == 0) std::fill_n(sum, size, 0.0f);
+      add(slice * rows_of_slice + part * rows_of_slice / parts, slice * rows_of_slice + (part + 1) * rows_of_slice / parts, sum);
+    }
+  });
+  if (parts == 1) return;
+  at::parallel_for(0, slices * size, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t part = 1; part < parts; ++part) total[i] += sum_of(i / size, part)[i % size];
+    }
+  });
+}
+
+}  // namespace
+
+void rasterize_cpu(const Picture& in, float* rast, float* rast_db) {
+  if (in.pictures == 0) return;
+  const int64_t threads = at::get_num_threads();
+  const int64_t bands = in.pictures >= threads ? 1 : std::min<int64_t>(in.height, (2 * threads + in.pictures - 1) / in.pictures);
+  at::parallel_for(0, in.pictures * bands, 1, [&](int64_t begin, int64_t end) {
+    Band band;
+    band.stride = in.width + kLanes;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t picture = task / bands, part = task % bands;
+      band.first_row = static_cast<int>(part * in.height / bands);
+      band.last_row = static_cast<int>((part + 1) * in.height / bands);
+      find_faces(in, picture, band);
+      write_samples(in, picture, band, rast, rast_db);
+    }
+  });
+}
+
+void rasterize_backward_cpu(const Picture& in, const float* rast, const float* v_rast, const float* v_rast_db, float* v_pos) {
+  const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
+  const auto add = [&](int64_t first_row, int64_t last_row, float* sum) {
+    Corner corners[3] = {};
+    float v_corners[9];
+    int64_t current = -1;
+    const auto flush = [&] {
+      for (int k = 0; current >= 0 && k < 3; ++k) {
+        float* v = sum + 4 * static_cast<int64_t>(in.tri[3 * current + k]);
+        v[0] += v_corners[3 * k];
+        v[1] += v_corners[3 * k + 1];
+        v[3] += v_corners[3 * k + 2];
+      }
+      std::fill_n(v_corners, 9, 0.0f);
+    };
+    for (int64_t row = first_row; row < last_row; ++row) {
+      const int64_t picture = row / in.height;
+      const float center_y = center(static_cast<int>(row % in.height), scale_y);
+      for (int x = 0; x < in.width; ++x) {
+        const int64_t place = 4 * (row * in.width + x);
+        const int64_t face = face_at(rast + place, in.faces);
+        if (face < 0) continue;
+        if (face != current) {
+          flush();
+          current = face;
+        }
+        if (!load_corners(in, picture, face, corners)) {
+          current = -1;
+          continue;
+        }
+        sample_face_backward(corners, center(x, scale_x), center_y, scale_x, scale_y, v_rast ? v_rast + place : nullptr,
+                             v_rast_db ? v_rast_db + place : nullptr, v_corners);
+      }
+    }
+    flush();
+  };
+  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v_pos, add);
+}
+
+void interpolate_cpu(const Attributes& in, float* out, float* out_da) {
+  const int64_t channels = in.channels;
+  at::parallel_for(0, in.pictures * in.pixels, 1 << 13, [&](int64_t begin, int64_t end) {
+    for (int64_t pixel = begin; pixel < end; ++pixel) {
+      const float* rast = in.rast + 4 * pixel;
+      const float* corner[3];
+      const float* db = out_da ? in.rast_db + 4 * pixel : nullptr;
+      float* to = out + channels * pixel;
+      float* to_da = out_da ? out_da + 2 * channels * pixel : nullptr;
+      if (!corner_attributes(in, pixel / in.pixels, face_at(rast, in.faces), corner)) {
+        std::fill_n(to, channels, 0.0f);
+        if (to_da) std::fill_n(to_da, 2 * channels, 0.0f);
+        continue;
+      }
+      const float u = rast[0], v = rast[1], rest = 1.0f - u - v;
+      for (int64_t c = 0; c < channels; ++c) {
+        to[c] = u * corner[0][c] + v * corner[1][c] + rest * corner[2][c];
+        if (!to_da) continue;
+        const float along_u = corner[0][c] - corner[2][c], along_v = corner[1][c] - corner[2][c];
+        to_da[2 * c] = db[0] * along_u + db[2] * along_v;
+        to_da[2 * c + 1] = db[1] * along_u + db[3] * along_v;
+      }
+    }
+  });
+}
+
+void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v) {
+  const int64_t channels = in.channels;
+  const auto add = [&](int64_t first, int64_t last, float* sum) {
+    for (int64_t pixel = first; pixel < last; ++pixel) {
+      const float* rast = in.rast + 4 * pixel;
+      float* v_rast = v.v_rast + 4 * pixel;
+      float* v_db = v.v_rast_db ? v.v_rast_db + 4 * pixel : nullptr;
+      std::fill_n(v_rast, 4, 0.0f);
+      if (v_db) std::fill_n(v_db, 4, 0.0f);
+      const float* corner[3];
+      const int64_t face = face_at(rast, in.faces), picture = pixel / in.pixels;
+      if (!corner_attributes(in, picture, face, corner)) continue;
+      float* v_corner[3];
+      for (int k = 0; k < 3; ++k) v_corner[k] = sum + channels * static_cast<int64_t>(in.tri[3 * face + k]);
+      const float* db = v_db ? in.rast_db + 4 * pixel : nullptr;
+      for (int64_t c = 0; c < channels; ++c) {
+        const float along_u = corner[0][c] - corner[2][c], along_v = corner[1][c] - corner[2][c];
+        const float g = v.v_out ? v.v_out[channels * pixel + c] : 0.0f;
+        float v0 = g * rast[0], v1 = g * rast[1], v2 = g * (1.0f - rast[0] - rast[1]);
+        v_rast[0] += g * along_u;
+        v_rast[1] += g * along_v;
+        if (v_db && v.v_out_da) {
+          const float gx = v.v_out_da[2 * (channels * pixel + c)], gy = v.v_out_da[2 * (channels * pixel + c) + 1];
+          v_db[0] += gx * along_u;
+          v_db[1] += gy * along_u;
+          v_db[2] += gx * along_v;
+          v_db[3] += gy * along_v;
+          const float du = gx * db[0] + gy * db[1], dv = gx * db[2] + gy * db[3];
+          v0 += du;
+          v1 += dv;
+          v2 -= du + dv;
+        }
+        v_corner[0][c] += v0;
+        v_corner[1][c] += v1;
+        v_corner[2][c] += v2;
+      }
+    }
+  };
+  sum_over_rows(in.sets, in.pictures * in.pixels, in.vertices * channels, v.v_attr, add);
+}
+
+}  // namespace md::mesh_raster

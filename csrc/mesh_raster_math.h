@@ -1,0 +1,286 @@
+// The mesh rasteriser's maths, written once for both compilers and for one pixel or several at a time: edge functions in
+// homogeneous coordinates, barycentrics with their screen derivatives, and the gradients of those. Equations: kernels/mesh_raster.py.
+#pragma once
+
+#include <type_traits>
+
+#include "common.h"
+
+namespace md {
+
+// a * b + c, rounded once where the machine can. Spelled out, because exact antisymmetry below must not hang on what a compiler fuses.
+MD_HOST_DEVICE float fused(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+}  // namespace md
+
+namespace md::mesh_raster {
+
+constexpr float kBoxMargin = 0.01f;  // px; rounding of a projected corner must not cut the box that its pixels are looked for in
+
+// What the ops are given. B pictures of W x H pixels; V vertices; F faces.
+struct Picture {
+  const float* pos;        // [B,V,4], or [V,4] with ranges
+  const int32_t* tri;      // [F,3]
+  const int32_t* ranges;   // [B,2] first face and count, or null: all faces
+  bool shared_pos;         // pos is [V,4]
+  int64_t pictures, vertices, faces;
+  int height, width;
+};
+
+// What `interpolate` is given: C channels of A sets (1 or B) of V attributes.
+struct Attributes {
+  const float* attr;     // [A,V,C]
+  const float* rast;     // [B,H,W,4]
+  const float* rast_db;  // [B,H,W,4] or null
+  const int32_t* tri;    // [F,3]
+  int64_t sets, pictures, pixels;  // pixels of one picture
+  int64_t vertices, faces;
+  int channels;
+};
+
+struct AttributeGradients {
+  const float* v_out;     // [B,H,W,C] or null
+  const float* v_out_da;  // [B,H,W,2C] or null
+  float* v_attr;          // [A,V,C]
+  float* v_rast;          // [B,H,W,4]
+  float* v_rast_db;       // [B,H,W,4] or null
+};
+
+struct Corner {
+  float x, y, z, w;
+};
+
+// The same number for every pixel of F.
+template <class F>
+MD_HOST_DEVICE F spread(float value) {
+  if constexpr (std::is_same_v<F, float>) {
+    return value;
+  } else {
+    return F{} + value;
+  }
+}
+
+// a b - c d, such that exchanging the two products gives exactly the negative: the edge that two triangles share has the same
+// function in both, up to its sign, and no pixel between them is lost or drawn twice.
+template <class F>
+MD_HOST_DEVICE F difference_of_products(F a, F b, F c, F d) {
+  return 0.5f * (fused(a, b, -(c * d)) - fused(c, d, -(a * b)));
+}
+
+// Clip-space coordinate of pixel centre `index` along an axis with scale = 2 / pixels.
+MD_HOST_DEVICE float center(int index, float scale) { return fused(static_cast<float>(index) + 0.5f, scale, -1.0f); }
+
+// Corners seen from a pixel's centre: x - w X and y - w Y.
+template <class F>
+struct Relative {
+  F x[3], y[3];
+};
+
+template <class F>
+MD_HOST_DEVICE Relative<F> relative(const Corner* corners, F center_x, F center_y) {
+  Relative<F> r;
+  for (int k = 0; k < 3; ++k) {
+    r.x[k] = fused(-center_x, spread<F>(corners[k].w), spread<F>(corners[k].x));
+    r.y[k] = fused(-center_y, spread<F>(corners[k].w), spread<F>(corners[k].y));
+  }
+  return r;
+}
+
+template <class F>
+MD_HOST_DEVICE void edge_functions(const Relative<F>& r, F* e) {
+  e[0] = difference_of_products(r.x[1], r.y[2], r.y[1], r.x[2]);
+  e[1] = difference_of_products(r.x[2], r.y[0], r.y[2], r.x[0]);
+  e[2] = difference_of_products(r.x[0], r.y[1], r.y[0], r.x[1]);
+}
+
+// Slopes of edge function `edge` along the clip-space axes.
+MD_HOST_DEVICE float slope_x(const Corner* corners, const Relative<float>& r, int edge) {
+  const int a = (edge + 1) % 3, b = (edge + 2) % 3;
+  return difference_of_products(r.y[a], corners[b].w, r.y[b], corners[a].w);
+}
+MD_HOST_DEVICE float slope_y(const Corner* corners, const Relative<float>& r, int edge) {
+  const int a = (edge + 1) % 3, b = (edge + 2) % 3;
+  return difference_of_products(r.x[b], corners[a].w, r.x[a], corners[b].w);
+}
+
+// On which side of an edge the centre lies: 1, -1, or 0 for an edge without length. A centre on the edge takes the side that
+// it would be on a little higher up, or else a little to the left.
+MD_HOST_DEVICE int side_of_edge(float e, const Corner* corners, const Relative<float>& r, int edge) {
+  float value = e;
+  if (value == 0.0f) value = slope_y(corners, r, edge);
+  if (value == 0.0f) value = -slope_x(corners, r, edge);
+  return (value > 0.0f) - (value < 0.0f);
+}
+
+// Whether the centre is inside, and z/w there. The sign of w is that of sum e_i w_i / sum e_i.
+MD_HOST_DEVICE bool covers(const Corner* corners, float center_x, float center_y, float& depth) {
+  const Relative<float> r = relative(corners, center_x, center_y);
+  float e[3];
+  edge_functions(r, e);
+  const bool some_positive = e[0] > 0.0f || e[1] > 0.0f || e[2] > 0.0f, some_negative = e[0] < 0.0f || e[1] < 0.0f || e[2] < 0.0f;
+  if (some_positive && some_negative) return false;
+  if (e[0] == 0.0f || e[1] == 0.0f || e[2] == 0.0f) {
+    const int side = side_of_edge(e[0], corners, r, 0);
+    if (side == 0 || side != side_of_edge(e[1], corners, r, 1) || side != side_of_edge(e[2], corners, r, 2)) return false;
+  }
+  const float sum = e[0] + e[1] + e[2];
+  const float w = e[0] * corners[0].w + e[1] * corners[1].w + e[2] * corners[2].w;
+  const float z = e[0] * corners[0].z + e[1] * corners[1].z + e[2] * corners[2].z;
+  depth = z / w;
+  return ((sum > 0.0f && w > 0.0f) || (sum < 0.0f && w < 0.0f)) && depth >= -1.0f && depth <= 1.0f;
+}
+
+// Pixels that a face may cover, both ends included.
+struct Box {
+  int x0, x1, y0, y1;
+};
+
+// Bounds along one axis, in pixels from the first centre. An edge that crosses the eye's plane leaves the screen in the
+// direction in which its projection moves.
+MD_HOST_DEVICE bool bounds_along(const float* c, const float* w, int pixels, int& first, int& last) {
+  const float kFar = 3e38f;
+  float low = kFar, high = -kFar;
+  for (int k = 0; k < 3; ++k) {
+    if (w[k] > 0.0f) {
+      const float screen = c[k] / w[k];
+      low = fminf(low, screen);
+      high = fmaxf(high, screen);
+      for (int j = 1; j < 3; ++j) {
+        const int other = (k + j) % 3;
+        if (w[other] > 0.0f) continue;
+        const float direction = difference_of_products(c[other], w[k], c[k], w[other]);
+        if (direction >= 0.0f) high = kFar;
+        if (direction <= 0.0f) low = -kFar;
+      }
+    }
+  }
+  const float half = 0.5f * static_cast<float>(pixels);
+  low = fmaxf((low + 1.0f) * half - 0.5f - kBoxMargin, 0.0f);
+  high = fminf((high + 1.0f) * half - 0.5f + kBoxMargin, static_cast<float>(pixels - 1));
+  if (!(low <= high)) return false;
+  first = static_cast<int>(ceilf(low));
+  last = static_cast<int>(floorf(high));
+  return first <= last;
+}
+
+// False for faces that no pixel can show: behind the eye, off the screen, before the near or behind the far plane, or not finite.
+MD_HOST_DEVICE bool bounding_box(const Corner* corners, int width, int height, Box& box) {
+  const float x[3] = {corners[0].x, corners[1].x, corners[2].x}, y[3] = {corners[0].y, corners[1].y, corners[2].y};
+  const float w[3] = {corners[0].w, corners[1].w, corners[2].w};
+  float finite = 0.0f;  // times 0, so that only infinities and NaNs leave a trace
+  bool nearer = true, farther = true;
+  for (int k = 0; k < 3; ++k) {
+    finite += 0.0f * x[k] + 0.0f * y[k] + 0.0f * w[k] + 0.0f * corners[k].z;
+    nearer = nearer && corners[k].z < -w[k];
+    farther = farther && corners[k].z > w[k];
+  }
+  if (!(finite == 0.0f) || nearer || farther) return false;
+  return bounds_along(x, w, width, box.x0, box.x1) && bounds_along(y, w, height, box.y0, box.y1);
+}
+
+MD_HOST_DEVICE int64_t vertices_before(const Picture& in, int64_t picture) { return in.shared_pos ? 0 : picture * in.vertices; }
+
+// False where the face names a vertex that is not there.
+MD_HOST_DEVICE bool load_corners(const Picture& in, int64_t picture, int64_t face, Corner* corners) {
+  const float* pos = in.pos + 4 * vertices_before(in, picture);
+  for (int k = 0; k < 3; ++k) {
+    const int32_t vertex = in.tri[3 * face + k];
+    if (vertex < 0 || vertex >= in.vertices) return false;
+    const float* p = pos + 4 * static_cast<int64_t>(vertex);
+    corners[k] = {p[0], p[1], p[2], p[3]};
+  }
+  return true;
+}
+
+// The face that rast shows at a pixel, or -1 for none; what a caller may have made of rast does not lead outside `faces`.
+MD_HOST_DEVICE int64_t face_at(const float* rast, int64_t faces) {
+  const float number = rast[3];
+  return number >= 1.0f && number <= static_cast<float>(faces) ? static_cast<int64_t>(number) - 1 : -1;
+}
+
+// The attributes of a face's corners; false for no face, or one that names a vertex that is not there.
+MD_HOST_DEVICE bool corner_attributes(const Attributes& in, int64_t picture, int64_t face, const float** corners) {
+  if (face < 0) return false;
+  const float* attr = in.attr + (in.sets == 1 ? 0 : picture * in.vertices * in.channels);
+  for (int k = 0; k < 3; ++k) {
+    const int32_t vertex = in.tri[3 * face + k];
+    if (vertex < 0 || vertex >= in.vertices) return false;
+    corners[k] = attr + static_cast<int64_t>(vertex) * in.channels;
+  }
+  return true;
+}
+
+// What one pixel shows of a face that covers it.
+struct Sample {
+  float u, v, depth;
+  float db[4];  // du/dX, du/dY, dv/dX, dv/dY per pixel
+};
+
+MD_HOST_DEVICE Sample sample_face(const Corner* corners, float center_x, float center_y, float scale_x, float scale_y) {
+  const Relative<float> r = relative(corners, center_x, center_y);
+  float e[3];
+  edge_functions(r, e);
+  const float inverse = 1.0f / (e[0] + e[1] + e[2]);
+  Sample s;
+  s.u = e[0] * inverse;
+  s.v = e[1] * inverse;
+  const float b2 = e[2] * inverse;
+  s.depth = (s.u * corners[0].z + s.v * corners[1].z + b2 * corners[2].z) / (s.u * corners[0].w + s.v * corners[1].w + b2 * corners[2].w);
+  s.depth = fminf(fmaxf(s.depth, -1.0f), 1.0f);
+  const float x[3] = {slope_x(corners, r, 0), slope_x(corners, r, 1), slope_x(corners, r, 2)};
+  const float y[3] = {slope_y(corners, r, 0), slope_y(corners, r, 1), slope_y(corners, r, 2)};
+  const float sum_x = x[0] + x[1] + x[2], sum_y = y[0] + y[1] + y[2];
+  s.db[0] = (x[0] - s.u * sum_x) * (inverse * scale_x);
+  s.db[1] = (y[0] - s.u * sum_y) * (inverse * scale_y);
+  s.db[2] = (x[1] - s.v * sum_x) * (inverse * scale_x);
+  s.db[3] = (y[1] - s.v * sum_y) * (inverse * scale_y);
+  return s;
+}
+
+// Gradient with respect to (x, y, w) of the corners: v_corners[3 k + 0..2] of corner k, added to. v_uv [2] and v_db [4] may be null.
+MD_HOST_DEVICE void sample_face_backward(const Corner* corners, float center_x, float center_y, float scale_x, float scale_y, const float* v_uv,
+                                         const float* v_db, float* v_corners) {
+  const Relative<float> r = relative(corners, center_x, center_y);
+  float e[3];
+  edge_functions(r, e);
+  const float inverse = 1.0f / (e[0] + e[1] + e[2]);
+  const float u = e[0] * inverse, v = e[1] * inverse;
+  float v_u = v_uv ? v_uv[0] : 0.0f, v_v = v_uv ? v_uv[1] : 0.0f;
+  float v_sum = 0.0f;  // of the three e, through the derivatives alone
+  float v_slope_x[3] = {0.0f, 0.0f, 0.0f}, v_slope_y[3] = {0.0f, 0.0f, 0.0f};
+  if (v_db) {
+    const float x[3] = {slope_x(corners, r, 0), slope_x(corners, r, 1), slope_x(corners, r, 2)};
+    const float y[3] = {slope_y(corners, r, 0), slope_y(corners, r, 1), slope_y(corners, r, 2)};
+    const float sum_x = x[0] + x[1] + x[2], sum_y = y[0] + y[1] + y[2];
+    const float g[4] = {v_db[0] * scale_x * inverse, v_db[1] * scale_y * inverse, v_db[2] * scale_x * inverse, v_db[3] * scale_y * inverse};
+    v_u -= g[0] * sum_x + g[1] * sum_y;
+    v_v -= g[2] * sum_x + g[3] * sum_y;
+    v_sum = -inverse * (g[0] * (x[0] - u * sum_x) + g[1] * (y[0] - u * sum_y) + g[2] * (x[1] - v * sum_x) + g[3] * (y[1] - v * sum_y));
+    v_slope_x[2] = -(g[0] * u + g[2] * v);
+    v_slope_y[2] = -(g[1] * u + g[3] * v);
+    v_slope_x[0] = v_slope_x[2] + g[0];
+    v_slope_y[0] = v_slope_y[2] + g[1];
+    v_slope_x[1] = v_slope_x[2] + g[2];
+    v_slope_y[1] = v_slope_y[2] + g[3];
+  }
+  const float shared = v_sum - inverse * (u * v_u + v * v_v);
+  const float v_e[3] = {shared + inverse * v_u, shared + inverse * v_v, shared};
+  for (int k = 0; k < 3; ++k) {
+    const int a = (k + 1) % 3, b = (k + 2) % 3;  // corner k is the first end of edge b and the second of edge a
+    const float v_x = v_e[b] * r.y[a] - v_e[a] * r.y[b] + v_slope_y[a] * corners[b].w - v_slope_y[b] * corners[a].w;
+    const float v_y = v_e[a] * r.x[b] - v_e[b] * r.x[a] + v_slope_x[b] * corners[a].w - v_slope_x[a] * corners[b].w;
+    v_corners[3 * k] += v_x;
+    v_corners[3 * k + 1] += v_y;
+    v_corners[3 * k + 2] += v_slope_x[a] * r.y[b] - v_slope_x[b] * r.y[a] + v_slope_y[b] * r.x[a] - v_slope_y[a] * r.x[b] - center_x * v_x - center_y * v_y;
+  }
+}
+
+}  // namespace md::mesh_raster

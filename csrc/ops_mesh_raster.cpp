@@ -1,0 +1,170 @@
+// Mesh rasteriser: schemas, checks, allocation, dispatch. The Python face is kernels/mesh_raster.py.
+#include <optional>
+#include <tuple>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include "checks.h"
+#include "mesh_raster.h"
+
+namespace md::mesh_raster {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+constexpr int64_t kMostFaces = int64_t{1} << 24;  // face numbers travel as float, exact up to here
+constexpr int64_t kLongestSide = 1 << 15;
+
+const float* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr<float>() : nullptr; }
+
+void check_floats(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape, const at::Device& device) {
+  if (!tensor) return;
+  check_tensor(*tensor, name, at::kFloat, device);
+  check_shape(*tensor, name, shape);
+}
+
+// For tensors of the CPU: those of a GPU could not be looked at without waiting for it.
+void check_faces(const at::Tensor& tri, int64_t vertices) {
+  const int32_t* indices = tri.const_data_ptr<int32_t>();
+  bool valid = true;
+  for (int64_t i = 0; i < tri.numel(); ++i) valid &= indices[i] >= 0 && indices[i] < vertices;
+  for (int64_t i = 0; !valid && i < tri.numel(); ++i) {
+    TORCH_CHECK_INDEX(indices[i] >= 0 && indices[i] < vertices, "tri: face ", i / 3, " names a vertex outside 0..", vertices - 1);
+  }
+}
+
+void check_tri(const at::Tensor& tri, const at::Device& device) {
+  check_tensor(tri, "tri", at::kInt, device);
+  check_shape(tri, "tri", {-1, 3});
+  TORCH_CHECK_VALUE(tri.size(0) <= kMostFaces, "tri: expected at most ", kMostFaces, " faces, got ", tri.size(0), "; draw the mesh in parts or simplify it");
+}
+
+// `pictures` is asked for where pos does not tell it.
+Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const OptionalTensor& ranges, int64_t pictures, int64_t height, int64_t width) {
+  const at::Device device = pos.device();
+  check_tri(tri, device);
+  check_tensor(pos, "pos", at::kFloat, device);
+  if (ranges) {
+    check_tensor(*ranges, "ranges", at::kInt, device);
+    check_shape(*ranges, "ranges", {-1, 2});
+    pictures = ranges->size(0);
+  }
+  const bool shared = ranges || pos.dim() == 2;
+  if (shared) {
+    check_shape(pos, "pos", {-1, 4});
+  } else {
+    check_shape(pos, "pos", {pictures, -1, 4});
+    pictures = pos.size(0);
+  }
+  TORCH_CHECK_VALUE(height >= 1 && width >= 1 && height <= kLongestSide && width <= kLongestSide, "picture of ", width, "x", height, ": expected 1 to ",
+                    kLongestSide, " pixels a side");
+  Picture in{};
+  in.pos = pos.const_data_ptr<float>();
+  in.tri = tri.const_data_ptr<int32_t>();
+  in.ranges = ranges ? ranges->const_data_ptr<int32_t>() : nullptr;
+  in.shared_pos = shared;
+  in.pictures = pictures;
+  in.vertices = pos.size(pos.dim() - 2);
+  in.faces = tri.size(0);
+  in.height = static_cast<int>(height);
+  in.width = static_cast<int>(width);
+  if (pos.is_cpu()) {
+    check_faces(tri, in.vertices);
+    for (int64_t b = 0; in.ranges && b < in.pictures; ++b) {
+      const int64_t first = in.ranges[2 * b], count = in.ranges[2 * b + 1];
+      TORCH_CHECK_INDEX(first >= 0 && count >= 0 && first + count <= in.faces, "ranges: those of picture ", b, " are faces ", first, "..",
+                        first + count - 1, ", but there are ", in.faces);
+    }
+  }
+  return in;
+}
+
+std::tuple<at::Tensor, at::Tensor> rasterize(const at::Tensor& pos, const at::Tensor& tri, const OptionalTensor& ranges, int64_t height, int64_t width,
+                                             bool /*deterministic*/) {
+  const Picture in = checked_picture(pos, tri, ranges, -1, height, width);
+  const at::Tensor rast = at::empty({in.pictures, height, width, 4}, pos.options()), rast_db = at::empty_like(rast);
+  if (pos.is_cpu()) rasterize_cpu(in, rast.mutable_data_ptr<float>(), rast_db.mutable_data_ptr<float>());
+  return {rast, rast_db};
+}
+
+at::Tensor rasterize_backward(const OptionalTensor& v_rast, const OptionalTensor& v_rast_db, const at::Tensor& rast, const at::Tensor& pos,
+                              const at::Tensor& tri, [[maybe_unused]] bool deterministic) {
+  check_floats(rast, "rast", {-1, -1, -1, 4}, pos.device());
+  check_floats(v_rast, "v_rast", rast.sizes(), pos.device());
+  check_floats(v_rast_db, "v_rast_db", rast.sizes(), pos.device());
+  const Picture in = checked_picture(pos, tri, std::nullopt, rast.size(0), rast.size(1), rast.size(2));
+  const at::Tensor v_pos = at::empty_like(pos);
+  if (pos.is_cpu()) rasterize_backward_cpu(in, rast.const_data_ptr<float>(), pointer(v_rast), pointer(v_rast_db), v_pos.mutable_data_ptr<float>());
+  return v_pos;
+}
+
+Attributes checked_attributes(const at::Tensor& attr, const at::Tensor& rast, const at::Tensor& tri, const OptionalTensor& rast_db) {
+  const at::Device device = attr.device();
+  check_floats(attr, "attr", {-1, -1, -1}, device);
+  check_floats(rast, "rast", {-1, -1, -1, 4}, device);
+  check_floats(rast_db, "rast_db", rast.sizes(), device);
+  check_tri(tri, device);
+  TORCH_CHECK_VALUE(attr.size(0) == 1 || attr.size(0) == rast.size(0), "attr: expected ", rast.size(0),
+                    " sets of attributes like the pictures of rast, or 1, got ", attr.size(0));
+  if (attr.is_cpu()) check_faces(tri, attr.size(1));
+  Attributes in{};
+  in.attr = attr.const_data_ptr<float>();
+  in.rast = rast.const_data_ptr<float>();
+  in.rast_db = pointer(rast_db);
+  in.tri = tri.const_data_ptr<int32_t>();
+  in.sets = attr.size(0);
+  in.pictures = rast.size(0);
+  in.pixels = rast.size(1) * rast.size(2);
+  in.vertices = attr.size(1);
+  in.faces = tri.size(0);
+  in.channels = static_cast<int>(attr.size(2));
+  return in;
+}
+
+std::tuple<at::Tensor, at::Tensor> interpolate(const at::Tensor& attr, const at::Tensor& rast, const at::Tensor& tri, const OptionalTensor& rast_db,
+                                               bool /*deterministic*/) {
+  const Attributes in = checked_attributes(attr, rast, tri, rast_db);
+  const at::Tensor out = at::empty({rast.size(0), rast.size(1), rast.size(2), in.channels}, attr.options());
+  const at::Tensor out_da = at::empty({rast.size(0), rast.size(1), rast.size(2), rast_db ? 2 * in.channels : 0}, attr.options());
+  float* to_da = rast_db ? out_da.mutable_data_ptr<float>() : nullptr;
+  if (attr.is_cpu()) interpolate_cpu(in, out.mutable_data_ptr<float>(), to_da);
+  return {out, out_da};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> interpolate_backward(const OptionalTensor& v_out, const OptionalTensor& v_out_da, const at::Tensor& attr,
+                                                                    const at::Tensor& rast, const at::Tensor& tri, const OptionalTensor& rast_db,
+                                                                    [[maybe_unused]] bool deterministic) {
+  const Attributes in = checked_attributes(attr, rast, tri, rast_db);
+  const at::Device device = attr.device();
+  check_floats(v_out, "v_out", {rast.size(0), rast.size(1), rast.size(2), in.channels}, device);
+  check_floats(v_out_da, "v_out_da", {rast.size(0), rast.size(1), rast.size(2), 2 * in.channels}, device);
+  const at::Tensor v_attr = at::empty_like(attr), v_rast = at::empty_like(rast);
+  const at::Tensor v_rast_db = rast_db ? at::empty_like(rast) : at::empty({0}, rast.options());
+  const AttributeGradients v = {pointer(v_out), pointer(v_out_da), v_attr.mutable_data_ptr<float>(), v_rast.mutable_data_ptr<float>(),
+                                rast_db ? v_rast_db.mutable_data_ptr<float>() : nullptr};
+  if (attr.is_cpu()) interpolate_backward_cpu(in, v);
+  return {v_attr, v_rast, v_rast_db};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
+  m.def(
+      "rasterize_mesh(Tensor pos, Tensor tri, Tensor? ranges, int height, int width, bool deterministic) -> (Tensor rast, Tensor rast_db)");
+  m.def(
+      "rasterize_mesh_bwd(Tensor? v_rast, Tensor? v_rast_db, Tensor rast, Tensor pos, Tensor tri, bool deterministic) -> Tensor");
+  m.def("interpolate_mesh(Tensor attr, Tensor rast, Tensor tri, Tensor? rast_db, bool deterministic) -> (Tensor out, Tensor out_da)");
+  m.def(
+      "interpolate_mesh_bwd(Tensor? v_out, Tensor? v_out_da, Tensor attr, Tensor rast, Tensor tri, Tensor? rast_db, bool deterministic) "
+      "-> (Tensor v_attr, Tensor v_rast, Tensor v_rast_db)");
+}
+
+TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
+  m.impl("rasterize_mesh", &rasterize);
+  m.impl("rasterize_mesh_bwd", &rasterize_backward);
+  m.impl("interpolate_mesh", &interpolate);
+  m.impl("interpolate_mesh_bwd", &interpolate_backward);
+}
+
+}  // namespace md::mesh_raster
