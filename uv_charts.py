@@ -13,11 +13,11 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-SMOOTHING_STEPS = 6  # of normals, before directions are chosen
-BORDER_STEPS = 4  # moves of faces at borders
-BORDER_PULL = 0.35  # what the agreement of all neighbours is worth, as a difference of cosines
+SMOOTHING_STEPS = 8  # of normals, before directions are chosen
+BORDER_STEPS = 6  # moves of faces at borders
+BORDER_PULL = 0.7  # what the agreement of all neighbours is worth, as a difference of cosines
 MIN_COSINE = 0.2  # between a chart's direction and the normals of nearly all of its faces (78 degrees)
-MIN_MEAN_COSINE = 0.77  # the same, mean over the area
+MIN_MEAN_COSINE = 0.7  # the same, mean over the area
 MAX_BEYOND = 0.002  # share of the area of a merged chart that may look further away
 MAX_ROUNDS = 30  # of merging; each merges every region at most once
 NORMAL_BINS = 6  # a side of the cube whose cells collect directions

@@ -63,10 +63,12 @@ def relax(flat: np.ndarray, corners: np.ndarray, points: np.ndarray, areas: np.n
     diagonal = np.asarray(pulls.sum(1)).reshape(-1)
     pulls = pulls.astype(np.complex128)
     weighted = edges * weights
+    against = weighted.conj()
     corner = corners.T.reshape(-1)
+    corner_0, corner_1, corner_2 = corner.reshape(3, -1)
     for _ in range(RELAXATIONS):
-        u = [flat[corners[:, k]] for k in range(3)]
-        turn = (u[2] - u[1]) * weighted[0].conj() + (u[0] - u[2]) * weighted[1].conj() + (u[1] - u[0]) * weighted[2].conj()
+        u0, u1, u2 = flat[corner_0], flat[corner_1], flat[corner_2]
+        turn = (u2 - u1) * against[0] + (u0 - u2) * against[1] + (u1 - u0) * against[2]
         turn /= np.maximum(np.abs(turn), 1e-300)
         turned = weighted * turn
         forces = np.concatenate([turned[1] - turned[2], turned[2] - turned[0], turned[0] - turned[1]])

@@ -18,7 +18,7 @@ import uv_packing
 METHODS = ("charts", "xatlas")
 FLAT_FACE = 1e-6  # faces of less height than this share of their longest edge get no area in the texture
 MAX_SPLITS = 40  # rounds of cutting charts that cover themselves; each halves them at least
-CHECK_FILL = 0.7  # share of the texture that charts are taken to cover when they are checked for overlaps
+CHECK_FILL, CHECKS_A_TEXEL = 0.7, 2  # share of the texture that charts are taken to cover when checked for overlaps, and lines
 
 
 class UVLayout(NamedTuple):
@@ -93,7 +93,7 @@ def _unwrap_solid(vertices, faces, normals, areas, resolution, padding) -> UVLay
     labels[folded] = labels.max() + 1 + np.arange(folded.sum())
     triangles *= _density_factors(triangles, labels, areas)[labels][:, None]
     heights = np.einsum("ij,ij->i", vertices[faces].mean(1), uv_charts.chart_directions(labels, normals)[labels])
-    scale = resolution * np.sqrt(CHECK_FILL / areas.sum())
+    scale = CHECKS_A_TEXEL * resolution * np.sqrt(CHECK_FILL / areas.sum())
     for turn in (1, 1j):  # rows, then columns
         labels = _split_until_single(triangles * (turn * scale), labels, pairs, half_edges, heights)
     for _ in range(MAX_SPLITS):
