@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distillation.schedules import STEPS_SCHEDULES
 from gaussian_mesh import FIELD_BLOCKS
 from guidance import PRIORS
-from uv_unwrap import UNWRAP_METHODS
+from uv_unwrap import METHODS as UNWRAP_METHODS
 
 
 class UserError(ValueError):
