@@ -71,10 +71,12 @@ def _check(vertices: np.ndarray, faces: np.ndarray, method: str, resolution: int
         raise ValueError(f"faces: expected whole numbers of shape [F, 3], got {faces.dtype} {list(faces.shape)}")
     if not np.isfinite(vertices).all():
         raise ValueError("vertices: some are not finite; mend or remove them")
-    if len(faces) and not (0 <= int(faces.min()) and int(faces.max()) < len(vertices)):
+    if len(faces) and not (int(faces.min()) >= 0 and int(faces.max()) < len(vertices)):
         raise ValueError(f"faces: they name vertices {faces.min()} to {faces.max()}, but there are {len(vertices)}")
     if resolution < 8 or not 0 <= padding <= resolution / 8:
-        raise ValueError(f"resolution={resolution}, padding={padding}: expected at least 8 texels, and a padding of at most an eighth of them")
+        raise ValueError(
+            f"resolution={resolution}, padding={padding}: expected at least 8 texels, and a padding of at most an eighth of them"
+        )
 
 
 def _unwrap_solid(vertices, faces, normals, areas, resolution, padding) -> UVLayout:
@@ -100,7 +102,7 @@ def _unwrap_solid(vertices, faces, normals, areas, resolution, padding) -> UVLay
         labels = uv_charts.connected_regions(pairs, labels)
         corners, positions = _joined(faces, labels, triangles)
         starts = np.searchsorted(labels_of_vertices := _vertex_labels(corners, labels), np.arange(labels_of_vertices[-1] + 1))
-        positions = uv_packing.pack(positions, corners, labels, starts, areas.sum(), resolution, padding)
+        positions = uv_packing.pack(positions, corners, labels, starts, areas, resolution, padding)
         split = _split_until_single(positions[corners], labels, pairs, half_edges, heights)
         if split.max() == labels.max():
             break
