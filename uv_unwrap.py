@@ -100,8 +100,10 @@ def _unwrap_solid(vertices, faces, normals, areas, resolution, padding) -> UVLay
         labels = _split_until_single(triangles * (turn * scale), labels, pairs, half_edges, heights)
     for _ in range(MAX_SPLITS):
         labels = uv_charts.connected_regions(pairs, labels)
-        corners, positions = _joined(faces, labels, triangles)
-        starts = np.searchsorted(labels_of_vertices := _vertex_labels(corners, labels), np.arange(labels_of_vertices[-1] + 1))
+        corners, _, chart = uv_flatten.chart_vertices(faces, labels)
+        positions = np.empty(len(chart), np.complex128)
+        positions[corners] = triangles
+        starts = np.flatnonzero(np.diff(chart, prepend=-1))
         positions = uv_packing.pack(positions, corners, labels, starts, areas, resolution, padding)
         split = _split_until_single(positions[corners], labels, pairs, half_edges, heights)
         if split.max() == labels.max():
@@ -133,20 +135,6 @@ def _split_until_single(triangles, labels, pairs, half_edges, heights) -> np.nda
         doubtful = np.zeros(int(labels.max()) + 1, bool)
         doubtful[doubles.item] = doubtful[before:] = True
     return labels
-
-
-def _joined(faces: np.ndarray, labels: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners [F,3] and positions [T] of chart vertices whose faces lie at `triangles` [F,3]."""
-    corners, vertex, _ = uv_flatten.chart_vertices(faces, labels)
-    positions = np.empty(len(vertex), np.complex128)
-    positions[corners] = triangles
-    return corners, positions
-
-
-def _vertex_labels(corners: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    of_vertices = np.empty(int(corners.max()) + 1, np.int64)
-    of_vertices[corners] = labels[:, None]
-    return of_vertices
 
 
 def _with_flat_faces(layout: UVLayout, faces: np.ndarray, solid: np.ndarray) -> UVLayout:

@@ -96,8 +96,8 @@ def one_triangle():
 
 
 def needles():
-    """Faces a thousand times as long as high, among others."""
-    return grid_surface(3, 400, lambda u, v: (u, 0.2 * v + 0.1 * np.sin(7 * u), 0.05 * np.cos(9 * v)))
+    """Faces hundreds of times as long as high, among others."""
+    return grid_surface(3, 200, lambda u, v: (u, 0.2 * v + 0.1 * np.sin(7 * u), 0.05 * np.cos(9 * v)))
 
 
 MESHES = [plane, sphere, torus, open_cylinder, moebius, spiral, rough_sphere, box, soup, crowded_edges, several, one_triangle, needles]
@@ -226,8 +226,8 @@ def test_size_and_place_do_not_matter(scale):
 
 def test_more_charts_than_the_padding_leaves_room_for():
     random = np.random.default_rng(0)
-    count = 3000
-    layout = unwrap(random.standard_normal((3 * count, 3)), np.arange(3 * count).reshape(-1, 3), resolution=64, padding=4)
+    count = 1000
+    layout = unwrap(random.standard_normal((3 * count, 3)), np.arange(3 * count).reshape(-1, 3), resolution=32, padding=4)
     assert signed_areas(layout).min() > 0
     assert uv_quality.overlapping_texels(*layout, 1024) == 0
 
