@@ -317,7 +317,7 @@ def test_placed_masks_do_not_meet():
         ndimage.binary_dilation(random.random((h, w)) < 0.2).astype(np.uint8) | np.eye(h, w, dtype=np.uint8)
         for h, w in random.integers(1, 14, (60, 2))
     ]
-    for order in (np.arange(60), np.argsort([-mask.sum() for mask in masks])):
+    for order in (np.arange(60), np.argsort([-int(mask.sum()) for mask in masks])):
         height, places, turns = uv_packing.place(masks, order, 40)
         filled = np.zeros((height, 40), int)
         for mask, (x, y), turn in zip(masks, places, turns, strict=True):
