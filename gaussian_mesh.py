@@ -94,7 +94,8 @@ def extract_mesh(
     Without a threshold, the density at which renders see the surface is taken, and a solid core behind it, so that thin spots
     of the shell that fitted Gaussians form do not open to the hollow inside. Marching cubes of a field of `resolution`
     points a side, cleaned (hollows and small parts dropped, holes closed), smoothed, simplified to within 2 % of
-    `target_faces` if it has more, and with `color_vertices` coloured a vertex as renders show it. Vertices are in the world of the Gaussians.
+    `target_faces` if it has more, and with `color_vertices` coloured a vertex as renders show it. Vertices are in the world
+    of the Gaussians.
     Raises ValueError where the field does not reach the threshold or no part survives.
     """
     import mcubes

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cam_utils import orbit_cameras, turntable
+from cam_utils import orbit_cameras
 from config import Config, UserError, parse_command_line
 from distillation import sir
 from distillation.refinement import circle_of_views, retouched, retouching_levels
@@ -25,7 +25,6 @@ from guidance import Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
 from main import INTERRUPTED, user_errors
 from mesh import Mesh
-from mesh_cleaning import merge_vertices
 from mesh_fit import Target, fit_surface, well_seen
 from mesh_io import read_mesh
 from mesh_renderer import MeshModel
@@ -38,7 +37,6 @@ from report import (
     make_mesh,
     print_config,
     remove_results,
-    render_views,
     result_stem,
     write_mesh,
     write_pictures,
@@ -96,7 +94,10 @@ def picture_target(model: MeshModel, picture: sir.Reference) -> Target:
 
 
 def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generator, on_step: Callable[[], None] = lambda: None) -> MeshModel:
-    """Fit the surface to the Gaussians' renders, then, round by round, to the prior's retouched views of itself; the picture always counts."""
+    """Fit the surface to the Gaussians' renders, then, round by round, to the prior's retouched views of itself.
+
+    The picture counts throughout.
+    """
     device = guides.picture.image.device if guides.picture else guides.gaussians.device if guides.gaussians else torch.device("cpu")
     model = MeshModel(mesh, device)
     geom_lr = config.geom_lr if config.train_geo else 0.0

@@ -5,10 +5,10 @@ import pytest
 import trimesh
 from scipy import ndimage
 
-import uv_charts
-import uv_flatten
-import uv_packing
 from evaluation import uv_quality
+from uv_unwrap import charts as uv_charts
+from uv_unwrap import flatten as uv_flatten
+from uv_unwrap import packing as uv_packing
 from uv_unwrap import unwrap
 
 SIZE = 512

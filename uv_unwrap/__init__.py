@@ -1,6 +1,6 @@
 """UV unwrapping: a layout of a mesh's faces in a square texture, without overlaps, at an even texel density.
 
-Two methods: "charts", this project's own (see `uv_charts`, `uv_flatten`, `uv_overlaps`, `uv_packing`), about a third of a second
+Two methods: "charts", this project's own (see the modules beside this), about a third of a second
 for 50 000 faces, and "xatlas", the library of that name, which takes tens of seconds.
 """
 
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-import uv_charts
-import uv_flatten
-import uv_overlaps
-import uv_packing
+from uv_unwrap import charts as uv_charts
+from uv_unwrap import flatten as uv_flatten
+from uv_unwrap import overlaps as uv_overlaps
+from uv_unwrap import packing as uv_packing
 
 METHODS = ("charts", "xatlas")
 FLAT_FACE = 1e-6  # faces of less height than this share of their longest edge get no area in the texture

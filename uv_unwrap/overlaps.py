@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uv_charts import FacePairs, connected_regions
+from uv_unwrap.charts import FacePairs, connected_regions
 
 CONTACT = 1e-3  # texels by which parts of a chart may overlap: they touch, up to rounding
 
