@@ -42,9 +42,9 @@ struct Attributes {
   const float* rast;     // [B,H,W,4]
   const float* rast_db;  // [B,H,W,4] or null
   const int32_t* tri;    // [F,3]
-  int64_t sets, pictures, pixels;  // pixels of one picture
+  int64_t sets, pictures;
   int64_t vertices, faces;
-  int channels;
+  int channels, height, width;
 };
 
 struct AttributeGradients {
@@ -60,6 +60,7 @@ struct Blending {
   const float* color;       // [B,H,W,C]
   const float* rast;        // [B,H,W,4]
   const int32_t* opposite;  // [F,3] third vertex of the face across the edge that faces a corner, or -1
+  const uint8_t* edges;     // [S,F] silhouette_edges of every face, S = position_sets
   int channels;
 };
 
@@ -201,6 +202,7 @@ MD_HOST_DEVICE bool bounding_box(const Corner* corners, int width, int height, B
   return bounds_along(x, w, width, box.x0, box.x1) && bounds_along(y, w, height, box.y0, box.y1);
 }
 
+MD_HOST_DEVICE int64_t position_sets(const Picture& in) { return in.shared_pos ? 1 : in.pictures; }
 MD_HOST_DEVICE int64_t vertices_before(const Picture& in, int64_t picture) { return in.shared_pos ? 0 : picture * in.vertices; }
 
 // False where the face names a vertex that is not there.
@@ -311,20 +313,37 @@ struct Crossing {
   float scale;  // distance = -c / a * scale
 };
 
-MD_HOST_DEVICE bool same_side(const Picture& in, const float* pos, int32_t vertex, float a, float b, float c, float center_x, float center_y, bool column, float side) {
-  if (vertex < 0 || vertex >= in.vertices) return vertex < 0;
-  const float* p = pos + 4 * static_cast<int64_t>(vertex);
-  const float x = fused(-center_x, p[3], p[0]), y = fused(-center_y, p[3], p[1]);
-  return (a * (column ? y : x) + b * (column ? x : y) + c * p[3]) * side > 0.0f;
+// Bit k is set where the edge that faces corner k is a silhouette: no face across it, or one whose third vertex is projected to
+// the same side. Looked at from the edge's first end, so that little is lost to rounding.
+MD_HOST_DEVICE uint8_t silhouette_edges(const Picture& in, const int32_t* opposite, int64_t set, int64_t face) {
+  Corner corners[3];
+  if (!load_corners(in, set, face, corners)) return 0;
+  const float* pos = in.pos + 4 * vertices_before(in, set);
+  uint8_t edges = 0;
+  for (int k = 0; k < 3; ++k) {
+    const Corner &a = corners[(k + 1) % 3], &b = corners[(k + 2) % 3];
+    const int32_t vertex = opposite[3 * face + k];
+    if (vertex >= in.vertices) continue;
+    bool silhouette = vertex < 0;
+    if (!silhouette) {
+      const float* p = pos + 4 * static_cast<int64_t>(vertex);
+      const float x = a.w != 0.0f ? a.x / a.w : 0.0f, y = a.w != 0.0f ? a.y / a.w : 0.0f;
+      const Corner ends[3] = {b, corners[k], {p[0], p[1], p[2], p[3]}};
+      const Relative<float> r = relative(ends, x, y);
+      const float inner = difference_of_products(r.x[0], r.y[1], r.y[0], r.x[1]), outer = difference_of_products(r.x[0], r.y[2], r.y[0], r.x[2]);
+      silhouette = (inner > 0.0f && outer > 0.0f) || (inner < 0.0f && outer < 0.0f);
+    }
+    edges |= static_cast<uint8_t>(silhouette << k);
+  }
+  return edges;
 }
 
 // The pair is the pixel (x, y) with its neighbour to the right, or with `column` the one above; `near_is_first` tells which of
 // the two shows the nearer face.
-MD_HOST_DEVICE Crossing find_crossing(const Picture& in, const int32_t* opposite, int64_t picture, int64_t face, int x, int y, bool column, bool near_is_first) {
+MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t picture, int64_t face, int x, int y, bool column, bool near_is_first) {
   Crossing found{};
   Corner corners[3];
-  if (face < 0 || !load_corners(in, picture, face, corners)) return found;
-  const float* pos = in.pos + 4 * vertices_before(in, picture);
+  if (edges == 0 || !load_corners(in, picture, face, corners)) return found;
   const float center_x = center(x + (!near_is_first && !column), 2.0f / static_cast<float>(in.width));
   const float center_y = center(y + (!near_is_first && column), 2.0f / static_cast<float>(in.height));
   const Relative<float> r = relative(corners, center_x, center_y);
@@ -335,6 +354,7 @@ MD_HOST_DEVICE Crossing find_crossing(const Picture& in, const int32_t* opposite
   float farthest = -1.0f;
   for (int k = 0; k < 3; ++k) {
     const int i = (k + 1) % 3, j = (k + 2) % 3;
+    if (!(edges >> k & 1)) continue;
     if ((aside[i] >= 0.0f) == (aside[j] >= 0.0f)) continue;
     const float a = difference_of_products(aside[i], corners[j].w, aside[j], corners[i].w);
     const float b = difference_of_products(along[j], corners[i].w, along[i], corners[j].w);
@@ -343,8 +363,6 @@ MD_HOST_DEVICE Crossing find_crossing(const Picture& in, const int32_t* opposite
     if (!(a * (aside[i] - aside[j]) > 0.0f) || !(column ? run < rise : run <= rise)) continue;
     const float t = -c / a * scale;
     if (!(t >= -kEdgeSlack && t <= 1.0f && t > farthest)) continue;
-    const float side = a * along[k] + b * aside[k] + c * corners[k].w;
-    if (!same_side(in, pos, opposite[3 * face + k], a, b, c, center_x, center_y, column, side)) continue;
     farthest = t;
     found.weight = fmaxf(t, 0.0f) - 0.5f;
     found.moves = t >= 0.0f;
@@ -399,7 +417,9 @@ MD_HOST_DEVICE bool find_pair(const Picture& in, const Blending& blending, int64
   // Of equal depths the second pixel of the pair counts as the nearer one.
   pair.other_is_far = second ? !(depth_there < depth_here) : depth_here < depth_there;
   const int64_t face = face_at(pair.other_is_far ? here : there, in.faces);
-  pair.crossing = find_crossing(in, blending.opposite, picture, face, first_x, first_y, column, pair.other_is_far != second);
+  const uint8_t edges = face < 0 ? 0 : blending.edges[(in.shared_pos ? 0 : picture * in.faces) + face];
+  if (edges == 0) return false;
+  pair.crossing = find_crossing(in, edges, picture, face, first_x, first_y, column, pair.other_is_far != second);
   return pair.crossing.weight != 0.0f;
 }
 

@@ -101,6 +101,12 @@ void write_samples(const Picture& in, int64_t picture, const Band& band, float* 
   }
 }
 
+void mark_silhouettes(const Picture& in, const int32_t* opposite, uint8_t* edges) {
+  at::parallel_for(0, position_sets(in) * in.faces, 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) edges[i] = silhouette_edges(in, opposite, i / in.faces, i % in.faces);
+  });
+}
+
 // ---- Sums over pixels ----
 
 constexpr int64_t kParts = 8;  // at least as many partial sums, where the pictures of one slice allow
@@ -187,19 +193,19 @@ void rasterize_backward_cpu(const Picture& in, const float* rast, const float* v
     }
     flush();
   };
-  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v_pos, add);
+  sum_over_rows(position_sets(in), in.pictures * in.height, 4 * in.vertices, v_pos, add);
 }
 
 void interpolate_cpu(const Attributes& in, float* out, float* out_da) {
-  const int64_t channels = in.channels;
-  at::parallel_for(0, in.pictures * in.pixels, 1 << 13, [&](int64_t begin, int64_t end) {
+  const int64_t channels = in.channels, picture_pixels = static_cast<int64_t>(in.height) * in.width;
+  at::parallel_for(0, in.pictures * picture_pixels, 1 << 13, [&](int64_t begin, int64_t end) {
     for (int64_t pixel = begin; pixel < end; ++pixel) {
       const float* rast = in.rast + 4 * pixel;
       const float* corner[3];
       const float* db = out_da ? in.rast_db + 4 * pixel : nullptr;
       float* to = out + channels * pixel;
       float* to_da = out_da ? out_da + 2 * channels * pixel : nullptr;
-      if (!corner_attributes(in, pixel / in.pixels, face_at(rast, in.faces), corner)) {
+      if (!corner_attributes(in, pixel / picture_pixels, face_at(rast, in.faces), corner)) {
         std::fill_n(to, channels, 0.0f);
         if (to_da) std::fill_n(to_da, 2 * channels, 0.0f);
         continue;
@@ -217,7 +223,7 @@ void interpolate_cpu(const Attributes& in, float* out, float* out_da) {
 }
 
 void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v) {
-  const int64_t channels = in.channels;
+  const int64_t channels = in.channels, picture_pixels = static_cast<int64_t>(in.height) * in.width;
   const auto add = [&](int64_t first, int64_t last, float* sum) {
     for (int64_t pixel = first; pixel < last; ++pixel) {
       const float* rast = in.rast + 4 * pixel;
@@ -226,7 +232,7 @@ void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v)
       std::fill_n(v_rast, 4, 0.0f);
       if (v_db) std::fill_n(v_db, 4, 0.0f);
       const float* corner[3];
-      const int64_t face = face_at(rast, in.faces), picture = pixel / in.pixels;
+      const int64_t face = face_at(rast, in.faces), picture = pixel / picture_pixels;
       if (!corner_attributes(in, picture, face, corner)) continue;
       float* v_corner[3];
       for (int k = 0; k < 3; ++k) v_corner[k] = sum + channels * static_cast<int64_t>(in.tri[3 * face + k]);
@@ -254,10 +260,11 @@ void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v)
       }
     }
   };
-  sum_over_rows(in.sets, in.pictures * in.pixels, in.vertices * channels, v.v_attr, add);
+  sum_over_rows(in.sets, in.pictures * picture_pixels, in.vertices * channels, v.v_attr, add);
 }
 
-void antialias_cpu(const Picture& in, const Blending& blending, float* out) {
+void antialias_cpu(const Picture& in, const Blending& blending, float* out, uint8_t* edges) {
+  mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   at::parallel_for(0, in.pictures * in.height, 16, [&](int64_t first_row, int64_t last_row) {
     std::copy(blending.color + first_row * in.width * channels, blending.color + last_row * in.width * channels, out + first_row * in.width * channels);
@@ -277,7 +284,8 @@ void antialias_cpu(const Picture& in, const Blending& blending, float* out) {
   });
 }
 
-void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v) {
+void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges) {
+  mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   const auto add = [&](int64_t first_row, int64_t last_row, float* sum) {
     std::copy(v.v_out + first_row * in.width * channels, v.v_out + last_row * in.width * channels, v.v_color + first_row * in.width * channels);
@@ -308,7 +316,7 @@ void antialias_backward_cpu(const Picture& in, const Blending& blending, const B
       }
     }
   };
-  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v.v_pos, add);
+  sum_over_rows(position_sets(in), in.pictures * in.height, 4 * in.vertices, v.v_pos, add);
 }
 
 }  // namespace md::mesh_raster
