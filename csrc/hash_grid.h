@@ -1,0 +1,33 @@
+// Multiresolution hash grid: the entry points of the CPU and CUDA versions. Plain pointers to contiguous float32; the caller allocates.
+#pragma once
+
+#include "hash_grid_math.h"
+
+#if defined(MD_WITH_CUDA) || defined(__CUDACC__)
+#include <cuda_runtime_api.h>
+#endif
+
+namespace md::hash_grid {
+
+struct Inputs {
+  Grid grid;
+  const float* points;  // [N,3]
+  const float* params;  // [entries of all levels, features], aligned to an entry
+  int64_t count;        // N
+};
+
+// encoding and v_encoding are [N, levels * features], level by level.
+void encode_cpu(const Inputs& in, float* encoding);
+void points_gradient_cpu(const Inputs& in, const float* v_encoding, float* v_points);
+void params_gradient_cpu(const Inputs& in, const float* v_encoding, float* v_params);  // v_params comes as zeros
+
+#if defined(MD_WITH_CUDA) || defined(__CUDACC__)
+cudaError_t encode_cuda(const Inputs& in, float* encoding, cudaStream_t stream);
+cudaError_t points_gradient_cuda(const Inputs& in, const float* v_encoding, float* v_points, cudaStream_t stream);
+// v_params comes as zeros. Deterministic: `workspace` of params_gradient_workspace_bytes; else it is not read.
+size_t params_gradient_workspace_bytes(int64_t params);
+cudaError_t params_gradient_cuda(const Inputs& in, const float* v_encoding, float* v_params, int64_t params, bool deterministic, void* workspace,
+                                 cudaStream_t stream);
+#endif
+
+}  // namespace md::hash_grid
