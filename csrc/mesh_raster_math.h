@@ -70,9 +70,11 @@ struct BlendingGradients {
   float* v_pos;        // like pos
 };
 
-struct Corner {
-  float x, y, z, w;
+template <class F>
+struct CornerOf {
+  F x, y, z, w;
 };
+using Corner = CornerOf<float>;
 
 // The same number for every pixel of F.
 template <class F>
@@ -82,6 +84,10 @@ MD_HOST_DEVICE F spread(float value) {
   } else {
     return F{} + value;
   }
+}
+template <class F>
+MD_HOST_DEVICE F spread(const std::enable_if_t<!std::is_same_v<F, float>, F>& values) {
+  return values;
 }
 
 // a b - c d, such that exchanging the two products gives exactly the negative: the edge that two triangles share has the same
@@ -100,8 +106,9 @@ struct Relative {
   F x[3], y[3];
 };
 
-template <class F>
-MD_HOST_DEVICE Relative<F> relative(const Corner* corners, F center_x, F center_y) {
+// The corners may be those of one face, or, where F is several pixels, of the face that each shows.
+template <class F, class G>
+MD_HOST_DEVICE Relative<F> relative(const CornerOf<G>* corners, F center_x, F center_y) {
   Relative<F> r;
   for (int k = 0; k < 3; ++k) {
     r.x[k] = fused(-center_x, spread<F>(corners[k].w), spread<F>(corners[k].x));
@@ -118,11 +125,13 @@ MD_HOST_DEVICE void edge_functions(const Relative<F>& r, F* e) {
 }
 
 // Slopes of edge function `edge` along the clip-space axes.
-MD_HOST_DEVICE float slope_x(const Corner* corners, const Relative<float>& r, int edge) {
+template <class F>
+MD_HOST_DEVICE F slope_x(const CornerOf<F>* corners, const Relative<F>& r, int edge) {
   const int a = (edge + 1) % 3, b = (edge + 2) % 3;
   return difference_of_products(r.y[a], corners[b].w, r.y[b], corners[a].w);
 }
-MD_HOST_DEVICE float slope_y(const Corner* corners, const Relative<float>& r, int edge) {
+template <class F>
+MD_HOST_DEVICE F slope_y(const CornerOf<F>* corners, const Relative<F>& r, int edge) {
   const int a = (edge + 1) % 3, b = (edge + 2) % 3;
   return difference_of_products(r.x[b], corners[a].w, r.x[a], corners[b].w);
 }
@@ -235,26 +244,26 @@ MD_HOST_DEVICE bool corner_attributes(const Attributes& in, int64_t picture, int
   return true;
 }
 
-// What one pixel shows of a face that covers it.
-struct Sample {
-  float u, v, depth;
-  float db[4];  // du/dX, du/dY, dv/dX, dv/dY per pixel
+// What a pixel shows of a face that covers it, or several pixels of theirs.
+template <class F>
+struct SampleOf {
+  F u, v, depth;
+  F db[4];  // du/dX, du/dY, dv/dX, dv/dY per pixel
 };
 
-MD_HOST_DEVICE Sample sample_face(const Corner* corners, float center_x, float center_y, float scale_x, float scale_y) {
-  const Relative<float> r = relative(corners, center_x, center_y);
-  float e[3];
+template <class F>
+MD_HOST_DEVICE SampleOf<F> sample_face(const CornerOf<F>* corners, F center_x, F center_y, float scale_x, float scale_y) {
+  const Relative<F> r = relative(corners, center_x, center_y);
+  F e[3];
   edge_functions(r, e);
-  const float inverse = 1.0f / (e[0] + e[1] + e[2]);
-  Sample s;
+  const F inverse = 1.0f / (e[0] + e[1] + e[2]);
+  SampleOf<F> s;
   s.u = e[0] * inverse;
   s.v = e[1] * inverse;
-  const float b2 = e[2] * inverse;
-  s.depth = (s.u * corners[0].z + s.v * corners[1].z + b2 * corners[2].z) / (s.u * corners[0].w + s.v * corners[1].w + b2 * corners[2].w);
-  s.depth = fminf(fmaxf(s.depth, -1.0f), 1.0f);
-  const float x[3] = {slope_x(corners, r, 0), slope_x(corners, r, 1), slope_x(corners, r, 2)};
-  const float y[3] = {slope_y(corners, r, 0), slope_y(corners, r, 1), slope_y(corners, r, 2)};
-  const float sum_x = x[0] + x[1] + x[2], sum_y = y[0] + y[1] + y[2];
+  s.depth = (e[0] * corners[0].z + e[1] * corners[1].z + e[2] * corners[2].z) / (e[0] * corners[0].w + e[1] * corners[1].w + e[2] * corners[2].w);
+  const F x[3] = {slope_x(corners, r, 0), slope_x(corners, r, 1), slope_x(corners, r, 2)};
+  const F y[3] = {slope_y(corners, r, 0), slope_y(corners, r, 1), slope_y(corners, r, 2)};
+  const F sum_x = x[0] + x[1] + x[2], sum_y = y[0] + y[1] + y[2];
   s.db[0] = (x[0] - s.u * sum_x) * (inverse * scale_x);
   s.db[1] = (y[0] - s.u * sum_y) * (inverse * scale_y);
   s.db[2] = (x[1] - s.v * sum_x) * (inverse * scale_x);

@@ -15,6 +15,7 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr int64_t kMostFaces = int64_t{1} << 24;  // face numbers travel as float, exact up to here
 constexpr int64_t kLongestSide = 1 << 14;
+constexpr int64_t kMostPictures = 65535;  // the limit of a grid's second axis
 
 const float* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr<float>() : nullptr; }
 
@@ -70,6 +71,7 @@ Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const Opti
   }
   TORCH_CHECK_VALUE(height >= 1 && width >= 1 && height <= kLongestSide && width <= kLongestSide, "picture of ", width, "x", height, ": expected 1 to ",
                     kLongestSide, " pixels a side");
+  TORCH_CHECK_VALUE(pictures <= kMostPictures, "got ", pictures, " pictures: expected at most ", kMostPictures, "; draw fewer at a time");
   Picture in{};
   in.pos = pos.const_data_ptr<float>();
   in.tri = tri.const_data_ptr<int32_t>();

@@ -625,5 +625,5 @@ def test_a_million_faces(device):
     assert float(((rast[..., 3] > 0) != (coarse[..., 3] > 0)).float().mean()) < 0.005
     normal = interpolate(vertices[None].to(device), rast, tri.to(device), compiled=True)[0]
     covered = rast[..., 3] > 0
-    assert float((normal[covered].norm(dim=-1) - 1).abs().max()) < 0.11
+    assert float((normal.detach()[covered].norm(dim=-1) - 1).abs().max()) < 0.11
     assert bool(torch.autograd.grad((rast[..., :2] * normal[..., :2]).sum(), pos)[0].isfinite().all())

@@ -25,10 +25,16 @@ struct Band {
   size_t offset(int row) const { return static_cast<size_t>(row - first_row) * stride; }
 };
 
+// 0.5, 1.5, ...: the centres of the pixels of a step, from its first one.
+Lanes half_steps() {
+  float steps[kLanes];
+  for (int i = 0; i < kLanes; ++i) steps[i] = static_cast<float>(i) + 0.5f;
+  return load_lanes(steps);
+}
+
 // Nearer wins; at equal depth the lower face number does, since faces come in order.
 void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, float scale_y, Band& band) {
-  Lanes steps;
-  for (int i = 0; i < kLanes; ++i) reinterpret_cast<float*>(&steps)[i] = static_cast<float>(i) + 0.5f;
+  const Lanes steps = half_steps();
   for (int y = box.y0; y <= box.y1; ++y) {
     const float center_y = center(y, scale_y);
     float* depths = band.depth.data() + band.offset(y);
@@ -72,31 +78,53 @@ void find_faces(const Picture& in, int64_t picture, Band& band) {
   }
 }
 
+// Several pixels at once, each with the corners of the face that it shows; empty ones get a harmless triangle and are then cleared.
 void write_samples(const Picture& in, int64_t picture, const Band& band, float* rast, float* rast_db) {
+  constexpr int kFloats = 12;  // of a face's corners
+  constexpr float kHarmless[kFloats] = {0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1};
   const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
-  Corner corners[3] = {};
-  int32_t current = -1;
+  const float* pos = in.pos + 4 * vertices_before(in, picture);
+  const Lanes steps = half_steps();
+  float gathered[kFloats][kLanes], results[7][kLanes];
   for (int y = band.first_row; y < band.last_row; ++y) {
-    const float center_y = center(y, scale_y);
+    const Lanes center_y = lanes(center(y, scale_y));
     const int32_t* faces = band.face.data() + band.offset(y);
     float* row = rast + 4 * (picture * in.height + y) * in.width;
     float* row_db = rast_db + 4 * (picture * in.height + y) * in.width;
-    for (int x = 0; x < in.width; ++x, row += 4, row_db += 4) {
-      if (faces[x] < 0) {
-        std::fill_n(row, 4, 0.0f);
-        std::fill_n(row_db, 4, 0.0f);
+    for (int x = 0; x < in.width; x += kLanes) {
+      const int count = std::min(kLanes, in.width - x);
+      bool any_face = false;
+      for (int lane = 0; lane < count; ++lane) any_face |= faces[x + lane] >= 0;
+      if (!any_face) {
+        std::fill_n(row + 4 * x, 4 * count, 0.0f);
+        std::fill_n(row_db + 4 * x, 4 * count, 0.0f);
         continue;
       }
-      if (faces[x] != current) {
-        current = faces[x];
-        load_corners(in, picture, current, corners);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int32_t face = lane < count ? faces[x + lane] : -1;
+        for (int k = 0; k < 3; ++k) {
+          const float* corner = face < 0 ? kHarmless + 4 * k : pos + 4 * static_cast<int64_t>(in.tri[3 * static_cast<int64_t>(face) + k]);
+          for (int i = 0; i < 4; ++i) gathered[4 * k + i][lane] = corner[i];
+        }
       }
-      const Sample s = sample_face(corners, center(x, scale_x), center_y, scale_x, scale_y);
-      row[0] = s.u;
-      row[1] = s.v;
-      row[2] = s.depth;
-      row[3] = static_cast<float>(current + 1);
-      std::copy_n(s.db, 4, row_db);
+      CornerOf<Lanes> corners[3];
+      for (int k = 0; k < 3; ++k) {
+        const auto* g = gathered + 4 * k;
+        corners[k] = {load_lanes(g[0]), load_lanes(g[1]), load_lanes(g[2]), load_lanes(g[3])};
+      }
+      const SampleOf<Lanes> s = sample_face<Lanes>(corners, fused(steps + static_cast<float>(x), lanes(scale_x), lanes(-1.0f)), center_y, scale_x, scale_y);
+      store_lanes(results[0], s.u);
+      store_lanes(results[1], s.v);
+      store_lanes(results[2], s.depth);
+      for (int i = 0; i < 4; ++i) store_lanes(results[3 + i], s.db[i]);
+      for (int lane = 0; lane < count; ++lane) {
+        const bool covered = faces[x + lane] >= 0;
+        float* to = row + 4 * (x + lane);
+        float* to_db = row_db + 4 * (x + lane);
+        for (int i = 0; i < 3; ++i) to[i] = covered ? results[i][lane] : 0.0f;
+        to[3] = static_cast<float>(faces[x + lane] + 1);
+        for (int i = 0; i < 4; ++i) to_db[i] = covered ? results[3 + i][lane] : 0.0f;
+      }
     }
   }
 }

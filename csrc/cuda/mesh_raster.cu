@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kBlock) write_samples(Picture in, const unsign
     const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
     Corner corners[3];
     if (load_corners(in, picture, face, corners)) {
-      const Sample s = sample_face(corners, center(within % in.width, scale_x), center(within / in.width, scale_y), scale_x, scale_y);
+      const SampleOf<float> s = sample_face(corners, center(within % in.width, scale_x), center(within / in.width, scale_y), scale_x, scale_y);
       values = make_float4(s.u, s.v, s.depth, static_cast<float>(face + 1));
       derivatives = make_float4(s.db[0], s.db[1], s.db[2], s.db[3]);
     }
