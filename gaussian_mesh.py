@@ -27,7 +27,9 @@ FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field wit
 FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
 CORE_DENSITY = 0.1  # of the surface's density: bounds the region that is worn off to a solid core,
 CORE_QUANTILE = 0.85  # to the depth below which this share of the seen points lies outside
-SURFACE_QUANTILE = 0.65  # of the densities at seen points: where fitted Gaussians of known objects have their true surface
+# Of the densities at seen points. Thin parts are less dense than the rest, and what lies below the threshold is lost; far
+# lower, the surface grows away from where known objects have theirs.
+SURFACE_QUANTILE = 0.2
 
 
 class DensityField(NamedTuple):
@@ -128,7 +130,7 @@ def extract_mesh(
 
 @torch.no_grad()
 def surface_density(model: GaussianModel, field: DensityField) -> float:
-    """The density that bounds what renders show: the 0.65 quantile of those at seen points, or half of the highest where none is opaque.
+    """The density that bounds what renders show: the 0.2 quantile of those at seen points, or half of the highest where none is opaque.
 
     It rises with the number of Gaussians, so that no fixed value fits. Seen points lie a little outside of the surface.
     """

@@ -25,10 +25,16 @@ struct Band {
   size_t offset(int row) const { return static_cast<size_t>(row - first_row) * stride; }
 };
 
+// 0.5, 1.5, ...: the centres of the pixels of a step, from its first one.
+Lanes half_steps() {
+  float steps[kLanes];
+  for (int i = 0; i < kLanes; ++i) steps[i] = static_cast<float>(i) + 0.5f;
+  return load_lanes(steps);
+}
+
 // Nearer wins; at equal depth the lower face number does, since faces come in order.
 void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, float scale_y, Band& band) {
-  Lanes steps;
-  for (int i = 0; i < kLanes; ++i) reinterpret_cast<float*>(&steps)[i] = static_cast<float>(i) + 0.5f;
+  const Lanes steps = half_steps();
   for (int y = box.y0; y <= box.y1; ++y) {
     const float center_y = center(y, scale_y);
     float* depths = band.depth.data() + band.offset(y);
@@ -72,33 +78,61 @@ void find_faces(const Picture& in, int64_t picture, Band& band) {
   }
 }
 
+// Several pixels at once, each with the corners of the face that it shows; empty ones get a harmless triangle and are then cleared.
 void write_samples(const Picture& in, int64_t picture, const Band& band, float* rast, float* rast_db) {
+  constexpr int kFloats = 12;  // of a face's corners
+  constexpr float kHarmless[kFloats] = {0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1};
   const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
-  Corner corners[3] = {};
-  int32_t current = -1;
+  const float* pos = in.pos + 4 * vertices_before(in, picture);
+  const Lanes steps = half_steps();
+  float gathered[kFloats][kLanes], results[7][kLanes];
   for (int y = band.first_row; y < band.last_row; ++y) {
-    const float center_y = center(y, scale_y);
+    const Lanes center_y = lanes(center(y, scale_y));
     const int32_t* faces = band.face.data() + band.offset(y);
     float* row = rast + 4 * (picture * in.height + y) * in.width;
     float* row_db = rast_db + 4 * (picture * in.height + y) * in.width;
-    for (int x = 0; x < in.width; ++x, row += 4, row_db += 4) {
-      if (faces[x] < 0) {
-        std::fill_n(row, 4, 0.0f);
-        std::fill_n(row_db, 4, 0.0f);
+    for (int x = 0; x < in.width; x += kLanes) {
+      const int count = std::min(kLanes, in.width - x);
+      bool any_face = false;
+      for (int lane = 0; lane < count; ++lane) any_face |= faces[x + lane] >= 0;
+      if (!any_face) {
+        std::fill_n(row + 4 * x, 4 * count, 0.0f);
+        std::fill_n(row_db + 4 * x, 4 * count, 0.0f);
         continue;
       }
-      if (faces[x] != current) {
-        current = faces[x];
-        load_corners(in, picture, current, corners);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int32_t face = lane < count ? faces[x + lane] : -1;
+        for (int k = 0; k < 3; ++k) {
+          const float* corner = face < 0 ? kHarmless + 4 * k : pos + 4 * static_cast<int64_t>(in.tri[3 * static_cast<int64_t>(face) + k]);
+          for (int i = 0; i < 4; ++i) gathered[4 * k + i][lane] = corner[i];
+        }
       }
-      const Sample s = sample_face(corners, center(x, scale_x), center_y, scale_x, scale_y);
-      row[0] = s.u;
-      row[1] = s.v;
-      row[2] = s.depth;
-      row[3] = static_cast<float>(current + 1);
-      std::copy_n(s.db, 4, row_db);
+      CornerOf<Lanes> corners[3];
+      for (int k = 0; k < 3; ++k) {
+        const auto* g = gathered + 4 * k;
+        corners[k] = {load_lanes(g[0]), load_lanes(g[1]), load_lanes(g[2]), load_lanes(g[3])};
+      }
+      const SampleOf<Lanes> s = sample_face<Lanes>(corners, fused(steps + static_cast<float>(x), lanes(scale_x), lanes(-1.0f)), center_y, scale_x, scale_y);
+      store_lanes(results[0], s.u);
+      store_lanes(results[1], s.v);
+      store_lanes(results[2], s.depth);
+      for (int i = 0; i < 4; ++i) store_lanes(results[3 + i], s.db[i]);
+      for (int lane = 0; lane < count; ++lane) {
+        const bool covered = faces[x + lane] >= 0;
+        float* to = row + 4 * (x + lane);
+        float* to_db = row_db + 4 * (x + lane);
+        for (int i = 0; i < 3; ++i) to[i] = covered ? results[i][lane] : 0.0f;
+        to[3] = static_cast<float>(faces[x + lane] + 1);
+        for (int i = 0; i < 4; ++i) to_db[i] = covered ? results[3 + i][lane] : 0.0f;
+      }
     }
   }
+}
+
+void mark_silhouettes(const Picture& in, const int32_t* opposite, uint8_t* edges) {
+  at::parallel_for(0, position_sets(in) * in.faces, 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) edges[i] = silhouette_edges(in, opposite, i / in.faces, i % in.faces);
+  });
 }
 
 // ---- Sums over pixels ----
@@ -187,19 +221,19 @@ void rasterize_backward_cpu(const Picture& in, const float* rast, const float* v
     }
     flush();
   };
-  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v_pos, add);
+  sum_over_rows(position_sets(in), in.pictures * in.height, 4 * in.vertices, v_pos, add);
 }
 
 void interpolate_cpu(const Attributes& in, float* out, float* out_da) {
-  const int64_t channels = in.channels;
-  at::parallel_for(0, in.pictures * in.pixels, 1 << 13, [&](int64_t begin, int64_t end) {
+  const int64_t channels = in.channels, picture_pixels = static_cast<int64_t>(in.height) * in.width;
+  at::parallel_for(0, in.pictures * picture_pixels, 1 << 13, [&](int64_t begin, int64_t end) {
     for (int64_t pixel = begin; pixel < end; ++pixel) {
       const float* rast = in.rast + 4 * pixel;
       const float* corner[3];
       const float* db = out_da ? in.rast_db + 4 * pixel : nullptr;
       float* to = out + channels * pixel;
       float* to_da = out_da ? out_da + 2 * channels * pixel : nullptr;
-      if (!corner_attributes(in, pixel / in.pixels, face_at(rast, in.faces), corner)) {
+      if (!corner_attributes(in, pixel / picture_pixels, face_at(rast, in.faces), corner)) {
         std::fill_n(to, channels, 0.0f);
         if (to_da) std::fill_n(to_da, 2 * channels, 0.0f);
         continue;
@@ -217,7 +251,7 @@ void interpolate_cpu(const Attributes& in, float* out, float* out_da) {
 }
 
 void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v) {
-  const int64_t channels = in.channels;
+  const int64_t channels = in.channels, picture_pixels = static_cast<int64_t>(in.height) * in.width;
   const auto add = [&](int64_t first, int64_t last, float* sum) {
     for (int64_t pixel = first; pixel < last; ++pixel) {
       const float* rast = in.rast + 4 * pixel;
@@ -226,7 +260,7 @@ void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v)
       std::fill_n(v_rast, 4, 0.0f);
       if (v_db) std::fill_n(v_db, 4, 0.0f);
       const float* corner[3];
-      const int64_t face = face_at(rast, in.faces), picture = pixel / in.pixels;
+      const int64_t face = face_at(rast, in.faces), picture = pixel / picture_pixels;
       if (!corner_attributes(in, picture, face, corner)) continue;
       float* v_corner[3];
       for (int k = 0; k < 3; ++k) v_corner[k] = sum + channels * static_cast<int64_t>(in.tri[3 * face + k]);
@@ -254,10 +288,11 @@ void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v)
       }
     }
   };
-  sum_over_rows(in.sets, in.pictures * in.pixels, in.vertices * channels, v.v_attr, add);
+  sum_over_rows(in.sets, in.pictures * picture_pixels, in.vertices * channels, v.v_attr, add);
 }
 
-void antialias_cpu(const Picture& in, const Blending& blending, float* out) {
+void antialias_cpu(const Picture& in, const Blending& blending, float* out, uint8_t* edges) {
+  mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   at::parallel_for(0, in.pictures * in.height, 16, [&](int64_t first_row, int64_t last_row) {
     std::copy(blending.color + first_row * in.width * channels, blending.color + last_row * in.width * channels, out + first_row * in.width * channels);
@@ -277,7 +312,8 @@ void antialias_cpu(const Picture& in, const Blending& blending, float* out) {
   });
 }
 
-void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v) {
+void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges) {
+  mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   const auto add = [&](int64_t first_row, int64_t last_row, float* sum) {
     std::copy(v.v_out + first_row * in.width * channels, v.v_out + last_row * in.width * channels, v.v_color + first_row * in.width * channels);
@@ -308,7 +344,7 @@ void antialias_backward_cpu(const Picture& in, const Blending& blending, const B
       }
     }
   };
-  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v.v_pos, add);
+  sum_over_rows(position_sets(in), in.pictures * in.height, 4 * in.vertices, v.v_pos, add);
 }
 
 }  // namespace md::mesh_raster
