@@ -27,8 +27,8 @@ FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field wit
 FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
 CORE_DENSITY = 0.1  # of the surface's density: bounds the region that is worn off to a solid core,
 CORE_QUANTILE = 0.85  # to the depth below which this share of the seen points lies outside
-# Of the densities at seen points. Thin parts are less dense than the rest, and what lies below the threshold is lost; far
-# lower, the surface grows away from where known objects have theirs.
+# Of the densities at seen points. Thin parts are less dense than the rest and are lost below the threshold; much lower, the
+# surface of generated objects moves away from the true one (docs/evaluation.md).
 SURFACE_QUANTILE = 0.2
 
 

@@ -168,6 +168,17 @@ struct Box {
   int x0, x1, y0, y1;
 };
 
+// Pixels whose centres lie between two clip-space coordinates after the division by w; false for none, and for NaNs.
+MD_HOST_DEVICE bool pixels_between(float low, float high, int pixels, int& first, int& last) {
+  const float half = 0.5f * static_cast<float>(pixels);
+  low = fmaxf((low + 1.0f) * half - 0.5f - kBoxMargin, 0.0f);
+  high = fminf((high + 1.0f) * half - 0.5f + kBoxMargin, static_cast<float>(pixels - 1));
+  if (!(low <= high)) return false;
+  first = static_cast<int>(ceilf(low));
+  last = static_cast<int>(floorf(high));
+  return first <= last;
+}
+
 // Bounds along one axis, in pixels from the first centre. An edge that crosses the eye's plane leaves the screen in the
 // direction in which its projection moves.
 MD_HOST_DEVICE bool bounds_along(const float* c, const float* w, int pixels, int& first, int& last) {
@@ -187,13 +198,7 @@ MD_HOST_DEVICE bool bounds_along(const float* c, const float* w, int pixels, int
       }
     }
   }
-  const float half = 0.5f * static_cast<float>(pixels);
-  low = fmaxf((low + 1.0f) * half - 0.5f - kBoxMargin, 0.0f);
-  high = fminf((high + 1.0f) * half - 0.5f + kBoxMargin, static_cast<float>(pixels - 1));
-  if (!(low <= high)) return false;
-  first = static_cast<int>(ceilf(low));
-  last = static_cast<int>(floorf(high));
-  return first <= last;
+  return pixels_between(low, high, pixels, first, last);
 }
 
 // False for faces that no pixel can show: behind the eye, off the screen, before the near or behind the far plane, or not finite.

@@ -63,7 +63,32 @@ void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, fl
   }
 }
 
-void find_faces(const Picture& in, int64_t picture, Band& band) {
+// x/w and y/w of every vertex in front of the eye; NaN for the others and for those that are not finite.
+std::vector<float> project(const Picture& in) {
+  std::vector<float> screen(static_cast<size_t>(2 * position_sets(in) * in.vertices));
+  at::parallel_for(0, position_sets(in) * in.vertices, 1 << 13, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* p = in.pos + 4 * i;
+      const float inverse = p[3] > 0.0f ? 1.0f / p[3] : std::numeric_limits<float>::quiet_NaN();
+      const float nothing = 0.0f * (p[0] + p[1] + p[2] + p[3]);  // or NaN
+      screen[2 * i] = p[0] * inverse + nothing;
+      screen[2 * i + 1] = p[1] * inverse + nothing;
+    }
+  });
+  return screen;
+}
+
+// `bounding_box` of a face; the divisions are those of its vertices where all three are in front of the eye.
+bool box_of(const Picture& in, const float* screen, int64_t face, const Corner* corners, Box& box) {
+  const int32_t* indices = in.tri + 3 * face;
+  const float *a = screen + 2 * static_cast<int64_t>(indices[0]), *b = screen + 2 * static_cast<int64_t>(indices[1]);
+  const float* c = screen + 2 * static_cast<int64_t>(indices[2]);
+  if (std::isnan(a[0] + b[0] + c[0] + a[1] + b[1] + c[1])) return bounding_box(corners, in.width, in.height, box);
+  return pixels_between(std::min(a[0], std::min(b[0], c[0])), std::max(a[0], std::max(b[0], c[0])), in.width, box.x0, box.x1) &&
+         pixels_between(std::min(a[1], std::min(b[1], c[1])), std::max(a[1], std::max(b[1], c[1])), in.height, box.y0, box.y1);
+}
+
+void find_faces(const Picture& in, const float* screen, int64_t picture, Band& band) {
   const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
   band.depth.assign(band.offset(band.last_row), std::numeric_limits<float>::infinity());
   band.face.assign(band.depth.size(), -1);
@@ -71,7 +96,7 @@ void find_faces(const Picture& in, int64_t picture, Band& band) {
   Corner corners[3] = {};
   Box box;
   for (int64_t face = first; face < first + count; ++face) {
-    if (!load_corners(in, picture, face, corners) || !bounding_box(corners, in.width, in.height, box)) continue;
+    if (!load_corners(in, picture, face, corners) || !box_of(in, screen + 2 * vertices_before(in, picture), face, corners, box)) continue;
     box.y0 = std::max(box.y0, band.first_row);
     box.y1 = std::min(box.y1, band.last_row - 1);
     fill(corners, box, static_cast<int32_t>(face), scale_x, scale_y, band);
@@ -170,6 +195,7 @@ void sum_over_rows(int64_t slices, int64_t rows, int64_t size, float* total, con
 
 void rasterize_cpu(const Picture& in, float* rast, float* rast_db) {
   if (in.pictures == 0) return;
+  const std::vector<float> screen = project(in);
   const int64_t threads = at::get_num_threads();
   const int64_t bands = in.pictures >= threads ? 1 : std::min<int64_t>(in.height, (2 * threads + in.pictures - 1) / in.pictures);
   at::parallel_for(0, in.pictures * bands, 1, [&](int64_t begin, int64_t end) {
@@ -179,7 +205,7 @@ void rasterize_cpu(const Picture& in, float* rast, float* rast_db) {
       const int64_t picture = task / bands, part = task % bands;
       band.first_row = static_cast<int>(part * in.height / bands);
       band.last_row = static_cast<int>((part + 1) * in.height / bands);
-      find_faces(in, picture, band);
+      find_faces(in, screen.data(), picture, band);
       write_samples(in, picture, band, rast, rast_db);
     }
   });

@@ -1,6 +1,6 @@
 // The mesh rasteriser on CUDA. Visibility is a 64-bit atomic minimum per pixel of (depth, face), so it does not depend on the
-// order of the work. Gradients of pixels that show one face are summed within a warp first; the deterministic mode finds the largest contribution to
-// each value, then adds whole multiples of 2^-40 of it: neither minds the order.
+// order of the work. Gradients of pixels that show one face are summed within a warp first; the deterministic mode finds the
+// largest contribution to each value, then adds whole multiples of 2^-40 of it: neither minds the order.
 #include "mesh_raster.h"
 
 namespace md::mesh_raster {
@@ -21,16 +21,25 @@ int64_t blocks_for(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
 // ---- Visibility ----
 
-// Queue of large faces behind the keys; its counter is one less than its length, so that one memset to ones empties both.
+// Queue of large faces behind the keys; its counter is one less than the faces pushed, so that one memset to ones empties both.
 struct Queue {
   unsigned long long* counter;
   unsigned long long* entries;  // picture << 32 | face
+  unsigned long long capacity;
 
-  __device__ void push(unsigned picture, unsigned face) const {
-    entries[atomicAdd(counter, 1ull) + 1ull] = static_cast<unsigned long long>(picture) << 32 | face;
+  // False where the queue is full.
+  __device__ bool push(unsigned picture, unsigned face) const {
+    const unsigned long long slot = atomicAdd(counter, 1ull) + 1ull;
+    if (slot < capacity) entries[slot] = static_cast<unsigned long long>(picture) << 32 | face;
+    return slot < capacity;
   }
-  __device__ unsigned long long length() const { return *counter + 1ull; }
+  __device__ unsigned long long length() const { return *counter + 1ull < capacity ? *counter + 1ull : capacity; }
 };
+
+int64_t queue_capacity(const Picture& in) {
+  constexpr int64_t kMost = int64_t{1} << 22;  // with ranges, far fewer faces are drawn than pictures times faces
+  return in.pictures * in.faces < kMost ? in.pictures * in.faces : kMost;
+}
 
 __device__ void draw_pixel(const Picture& in, const Corner* corners, unsigned face, int x, int y, unsigned long long* keys) {
   float depth;
@@ -130,10 +139,7 @@ __global__ void __launch_bounds__(kBlock) draw_faces(Picture in, unsigned long l
       }
     } else {
       tiles = tiles_x(box) * tiles_y(box);
-      if (tiles > kTilesInBlock) {
-        queue.push(static_cast<unsigned>(picture), static_cast<unsigned>(face));
-        tiles = 0;
-      }
+      if (tiles > kTilesInBlock && queue.push(static_cast<unsigned>(picture), static_cast<unsigned>(face))) tiles = 0;
       for (int k = 0; k < 3; ++k) corners_of[threadIdx.x][k] = corners[k];
       box_of[threadIdx.x] = box;
     }
@@ -465,14 +471,14 @@ __global__ void __launch_bounds__(kBlock) blend_gradients(Picture in, Blending b
 }  // namespace
 
 int64_t rasterize_workspace_bytes(const Picture& in) {
-  return 8 * (in.pictures * in.height * in.width + 1 + in.pictures * in.faces);
+  return 8 * (in.pictures * in.height * in.width + 1 + queue_capacity(in));
 }
 
 cudaError_t rasterize_cuda(const Picture& in, float* rast, float* rast_db, void* workspace, cudaStream_t stream) {
   const int64_t pixels = in.pictures * in.height * in.width;
   if (pixels == 0) return cudaSuccess;
   auto* keys = static_cast<unsigned long long*>(workspace);
-  const Queue queue = {keys + pixels, keys + pixels + 1};
+  const Queue queue = {keys + pixels, keys + pixels + 1, static_cast<unsigned long long>(queue_capacity(in))};
   const cudaError_t cleared = cudaMemsetAsync(keys, 0xff, (pixels + 1) * sizeof(unsigned long long), stream);
   if (cleared != cudaSuccess) return cleared;
   if (in.faces > 0) {
