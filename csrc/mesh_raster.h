@@ -17,4 +17,7 @@ void rasterize_backward_cpu(const Picture& in, const float* rast, const float* v
 void interpolate_cpu(const Attributes& in, float* out, float* out_da);
 void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v);
 
+void antialias_cpu(const Picture& in, const Blending& blending, float* out);
+void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v);
+
 }  // namespace md::mesh_raster

@@ -23,6 +23,7 @@ MD_HOST_DEVICE float fused(float a, float b, float c) {
 
 namespace md::mesh_raster {
 
+constexpr float kEdgeSlack = 0.0625f;  // px; how far a centre may lie outside its own triangle and still be taken to be on the silhouette
 constexpr float kBoxMargin = 0.01f;  // px; rounding of a projected corner must not cut the box that its pixels are looked for in
 
 // What the ops are given. B pictures of W x H pixels; V vertices; F faces.
@@ -52,6 +53,20 @@ struct AttributeGradients {
   float* v_attr;          // [A,V,C]
   float* v_rast;          // [B,H,W,4]
   float* v_rast_db;       // [B,H,W,4] or null
+};
+
+// What `antialias` is given beside the picture's geometry.
+struct Blending {
+  const float* color;       // [B,H,W,C]
+  const float* rast;        // [B,H,W,4]
+  const int32_t* opposite;  // [F,3] third vertex of the face across the edge that faces a corner, or -1
+  int channels;
+};
+
+struct BlendingGradients {
+  const float* v_out;  // [B,H,W,C]
+  float* v_color;      // [B,H,W,C]
+  float* v_pos;        // like pos
 };
 
 struct Corner {
@@ -282,5 +297,114 @@ MD_HOST_DEVICE void sample_face_backward(const Corner* corners, float center_x, 
     v_corners[3 * k + 2] += v_slope_x[a] * r.y[b] - v_slope_x[b] * r.y[a] + v_slope_y[b] * r.x[a] - v_slope_y[a] * r.x[b] - center_x * v_x - center_y * v_y;
   }
 }
+
+// ---- Antialiasing ----
+
+// Where a silhouette edge crosses the way from the nearer pixel of a pair to the other one.
+struct Crossing {
+  float weight;  // distance in pixels from the nearer centre, less a half; 0 if nothing crosses
+  bool moves;    // whether the distance follows the corners (it is cut at the nearer centre)
+  int ends[2];   // vertices of the edge
+  float a, c;    // the edge's line is a x + b y + c w = 0, x along the pair
+  float along[2], aside[2], w[2];
+  float center_along, center_aside;
+  float scale;  // distance = -c / a * scale
+};
+
+MD_HOST_DEVICE bool same_side(const Picture& in, const float* pos, int32_t vertex, float a, float b, float c, float center_x, float center_y, bool column, float side) {
+  if (vertex < 0 || vertex >= in.vertices) return vertex < 0;
+  const float* p = pos + 4 * static_cast<int64_t>(vertex);
+  const float x = fused(-center_x, p[3], p[0]), y = fused(-center_y, p[3], p[1]);
+  return (a * (column ? y : x) + b * (column ? x : y) + c * p[3]) * side > 0.0f;
+}
+
+// The pair is the pixel (x, y) with its neighbour to the right, or with `column` the one above; `near_is_first` tells which of
+// the two shows the nearer face.
+MD_HOST_DEVICE Crossing find_crossing(const Picture& in, const int32_t* opposite, int64_t picture, int64_t face, int x, int y, bool column, bool near_is_first) {
+  Crossing found{};
+  Corner corners[3];
+  if (face < 0 || !load_corners(in, picture, face, corners)) return found;
+  const float* pos = in.pos + 4 * vertices_before(in, picture);
+  const float center_x = center(x + (!near_is_first && !column), 2.0f / static_cast<float>(in.width));
+  const float center_y = center(y + (!near_is_first && column), 2.0f / static_cast<float>(in.height));
+  const Relative<float> r = relative(corners, center_x, center_y);
+  const float* along = column ? r.y : r.x;
+  const float* aside = column ? r.x : r.y;
+  const float pixels_along = static_cast<float>(column ? in.height : in.width), pixels_aside = static_cast<float>(column ? in.width : in.height);
+  const float scale = (near_is_first ? 0.5f : -0.5f) * pixels_along;
+  float farthest = -1.0f;
+  for (int k = 0; k < 3; ++k) {
+    const int i = (k + 1) % 3, j = (k + 2) % 3;
+    if ((aside[i] >= 0.0f) == (aside[j] >= 0.0f)) continue;
+    const float a = difference_of_products(aside[i], corners[j].w, aside[j], corners[i].w);
+    const float b = difference_of_products(along[j], corners[i].w, along[i], corners[j].w);
+    const float c = difference_of_products(along[i], aside[j], aside[i], along[j]);
+    const float rise = fabsf(a) * pixels_aside, run = fabsf(b) * pixels_along;
+    if (!(a * (aside[i] - aside[j]) > 0.0f) || !(column ? run < rise : run <= rise)) continue;
+    const float t = -c / a * scale;
+    if (!(t >= -kEdgeSlack && t <= 1.0f && t > farthest)) continue;
+    const float side = a * along[k] + b * aside[k] + c * corners[k].w;
+    if (!same_side(in, pos, opposite[3 * face + k], a, b, c, center_x, center_y, column, side)) continue;
+    farthest = t;
+    found.weight = fmaxf(t, 0.0f) - 0.5f;
+    found.moves = t >= 0.0f;
+    found.a = a;
+    found.c = c;
+    for (int end = 0; end < 2; ++end) {
+      const int corner = end == 0 ? i : j;
+      found.ends[end] = in.tri[3 * face + corner];
+      found.along[end] = along[corner];
+      found.aside[end] = aside[corner];
+      found.w[end] = corners[corner].w;
+    }
+  }
+  found.center_along = column ? center_y : center_x;
+  found.center_aside = column ? center_x : center_y;
+  found.scale = scale;
+  return found;
+}
+
+// Gradient of the weight with respect to (along, aside, w) of the edge's two ends: v_ends [2][3].
+MD_HOST_DEVICE void crossing_backward(const Crossing& x, float v_weight, float v_ends[2][3]) {
+  const float v_c = -v_weight * x.scale / x.a, v_a = -v_c * x.c / x.a;
+  for (int end = 0; end < 2; ++end) {
+    const int other = 1 - end;
+    const float sign = end == 0 ? 1.0f : -1.0f;  // a and c change sign when the ends are exchanged
+    const float v_along = sign * v_c * x.aside[other];
+    const float v_aside = sign * (v_a * x.w[other] - v_c * x.along[other]);
+    v_ends[end][0] = v_along;
+    v_ends[end][1] = v_aside;
+    v_ends[end][2] = -sign * v_a * x.aside[other] - x.center_along * v_along - x.center_aside * v_aside;
+  }
+}
+
+// One of the four pairs that a pixel belongs to.
+struct Pair {
+  Crossing crossing;
+  int64_t other;      // the other pixel, counted through all pictures
+  bool other_is_far;  // the pixel itself shows the nearer face
+};
+
+// Pair `number` (0..3: right, left, above, below) of a pixel; false where nothing is blended.
+MD_HOST_DEVICE bool find_pair(const Picture& in, const Blending& blending, int64_t picture, int x, int y, int number, Pair& pair) {
+  const bool column = number >= 2, second = number % 2 == 1;
+  const int first_x = x - (second && !column), first_y = y - (second && column);
+  if (first_x < 0 || first_y < 0 || first_x + !column >= in.width || first_y + column >= in.height) return false;
+  const int64_t own = (picture * in.height + y) * in.width + x;
+  pair.other = own + (second ? -1 : 1) * (column ? in.width : 1);
+  const float* here = blending.rast + 4 * own;
+  const float* there = blending.rast + 4 * pair.other;
+  if (here[3] == there[3]) return false;
+  const float depth_here = here[3] > 0.0f ? here[2] : INFINITY, depth_there = there[3] > 0.0f ? there[2] : INFINITY;
+  // Of equal depths the second pixel of the pair counts as the nearer one.
+  pair.other_is_far = second ? !(depth_there < depth_here) : depth_here < depth_there;
+  const int64_t face = face_at(pair.other_is_far ? here : there, in.faces);
+  pair.crossing = find_crossing(in, blending.opposite, picture, face, first_x, first_y, column, pair.other_is_far != second);
+  return pair.crossing.weight != 0.0f;
+}
+
+// The share of the other pixel's colour that comes into this one, and the share of this one's that goes to the other.
+MD_HOST_DEVICE float share_in(const Pair& pair) { return fmaxf(pair.other_is_far ? -pair.crossing.weight : pair.crossing.weight, 0.0f); }
+MD_HOST_DEVICE float share_out(const Pair& pair) { return fmaxf(pair.other_is_far ? pair.crossing.weight : -pair.crossing.weight, 0.0f); }
 
 }  // namespace md::mesh_raster

@@ -147,6 +147,36 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> interpolate_backward(const Option
   return {v_attr, v_rast, v_rast_db};
 }
 
+Blending checked_blending(const Picture& in, const at::Tensor& color, const at::Tensor& rast, const at::Tensor& opposite, const at::Device& device) {
+  check_floats(color, "color", {in.pictures, in.height, in.width, -1}, device);
+  check_floats(rast, "rast", {in.pictures, in.height, in.width, 4}, device);
+  check_tensor(opposite, "opposite", at::kInt, device);
+  check_shape(opposite, "opposite", {in.faces, 3});
+  return {color.const_data_ptr<float>(), rast.const_data_ptr<float>(), opposite.const_data_ptr<int32_t>(), static_cast<int>(color.size(3))};
+}
+
+at::Tensor antialias(const at::Tensor& color, const at::Tensor& rast, const at::Tensor& pos, const at::Tensor& tri, const at::Tensor& opposite,
+                     bool /*deterministic*/) {
+  check_floats(color, "color", {-1, -1, -1, -1}, pos.device());
+  const Picture in = checked_picture(pos, tri, std::nullopt, color.size(0), color.size(1), color.size(2));
+  const Blending blending = checked_blending(in, color, rast, opposite, pos.device());
+  const at::Tensor out = at::empty_like(color);
+  if (pos.is_cpu()) antialias_cpu(in, blending, out.mutable_data_ptr<float>());
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> antialias_backward(const at::Tensor& v_out, const at::Tensor& color, const at::Tensor& rast, const at::Tensor& pos,
+                                                      const at::Tensor& tri, const at::Tensor& opposite, [[maybe_unused]] bool deterministic) {
+  check_floats(color, "color", {-1, -1, -1, -1}, pos.device());
+  const Picture in = checked_picture(pos, tri, std::nullopt, color.size(0), color.size(1), color.size(2));
+  const Blending blending = checked_blending(in, color, rast, opposite, pos.device());
+  check_floats(v_out, "v_out", color.sizes(), pos.device());
+  const at::Tensor v_color = at::empty_like(color), v_pos = at::empty_like(pos);
+  const BlendingGradients v = {v_out.const_data_ptr<float>(), v_color.mutable_data_ptr<float>(), v_pos.mutable_data_ptr<float>()};
+  if (pos.is_cpu()) antialias_backward_cpu(in, blending, v);
+  return {v_color, v_pos};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
@@ -158,6 +188,10 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def(
       "interpolate_mesh_bwd(Tensor? v_out, Tensor? v_out_da, Tensor attr, Tensor rast, Tensor tri, Tensor? rast_db, bool deterministic) "
       "-> (Tensor v_attr, Tensor v_rast, Tensor v_rast_db)");
+  m.def("antialias_mesh(Tensor color, Tensor rast, Tensor pos, Tensor tri, Tensor opposite, bool deterministic) -> Tensor");
+  m.def(
+      "antialias_mesh_bwd(Tensor v_out, Tensor color, Tensor rast, Tensor pos, Tensor tri, Tensor opposite, bool deterministic) "
+      "-> (Tensor v_color, Tensor v_pos)");
 }
 
 TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
@@ -165,6 +199,8 @@ TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
   m.impl("rasterize_mesh_bwd", &rasterize_backward);
   m.impl("interpolate_mesh", &interpolate);
   m.impl("interpolate_mesh_bwd", &interpolate_backward);
+  m.impl("antialias_mesh", &antialias);
+  m.impl("antialias_mesh_bwd", &antialias_backward);
 }
 
 }  // namespace md::mesh_raster

@@ -19,6 +19,7 @@ sub-pixel grid first and clamp u and v instead: pixels whose centre is within th
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from kernels import extension
 
 MAX_FACES = 1 << 24  # face numbers travel as float32, exact up to here
 REFERENCE_CHUNK = 1 << 21  # face-pixel pairs the reference holds at a time
+EDGE_SLACK = 1 / 16  # px; how far a centre may lie outside its own triangle and still be taken to be on the silhouette
 BOX_MARGIN = 0.01  # px; rounding of a projected corner must not cut the box that its pixels are looked for in
 
 
@@ -93,6 +95,69 @@ def interpolate(
     return out, None if rast_db is None else out_da
 
 
+class Topology(NamedTuple):
+    """Which triangles meet: opposite [F,3] int32, the third vertex of the face across the edge that faces corner k, or -1."""
+
+    opposite: Tensor
+
+
+def mesh_topology(tri: Tensor) -> Topology:
+    """The `Topology` of tri [F,3] int32, by vertex numbers, on its device and without host synchronisation.
+
+    Of more than two faces at an edge, each takes the next one by face number, the last the first. A face that has two
+    corners in common has no neighbours there.
+    """
+    _check_faces(tri, tri)
+    ends = torch.stack([tri.roll(-1, 1), tri.roll(-2, 1)], -1).reshape(-1, 2).long()
+    key, order = (ends.amin(1) * (1 << 31) + ends.amax(1)).sort(stable=True)
+    place = torch.arange(len(key), device=tri.device)
+    same_as_next = key[:-1] == key[1:]
+    starts = torch.cat([same_as_next.new_ones(1), ~same_as_next]) if len(key) else same_as_next.new_zeros(0)
+    first = torch.where(starts, place, 0).cummax(0).values if len(key) else place
+    last = torch.cat([~same_as_next, same_as_next.new_ones(1)]) if len(key) else starts
+    other = order[torch.where(last, first, place + 1)]
+    third = tri.reshape(-1)
+    alone = (other == order) | (ends[order, 0] == ends[order, 1])
+    opposite = torch.empty_like(third)
+    opposite[order] = torch.where(alone, -1, third[other])
+    return Topology(opposite.reshape(-1, 3))
+
+
+def antialias(
+    color: Tensor,
+    rast: Tensor,
+    pos: Tensor,
+    tri: Tensor,
+    topology: Topology | None = None,
+    *,
+    deterministic: bool | None = None,
+    compiled: bool | None = None,
+) -> Tensor:
+    """Blend pixels across silhouettes by where the edge lies between their centres.
+
+    color [B,H,W,C] float32; rast, pos (either form) and tri as given to and by `rasterize`; topology of `mesh_topology(tri)`,
+    made anew in each call where it is None. Returns [B,H,W,C].
+
+    Two neighbours in a row that show different faces are a candidate, and the nearer face's edges are looked at: one that is
+    steeper than 45 degrees (flatter, for neighbours in a column), crosses the line between the centres at distance t from the
+    nearer face's pixel, and is a silhouette - no face across it, or one whose third vertex is projected to the same side - moves
+    t - 1/2 of the nearer pixel's colour to the other one; where that is negative, 1/2 - t of the other's colour to the nearer.
+
+    Gradients reach color, and pos by way of t: this is how a loss moves silhouettes. Switches and errors as of `rasterize`.
+    """
+    _check_antialias(color, rast, pos, tri)
+    opposite = (mesh_topology(tri) if topology is None else topology).opposite
+    if opposite.shape != tri.shape or opposite.dtype != torch.int32 or opposite.device != tri.device:
+        raise ValueError(
+            f"topology: expected that of tri, {list(tri.shape)} int32 on {tri.device}, "
+            f"got {list(opposite.shape)} {opposite.dtype} on {opposite.device}"
+        )
+    if not _takes_op(color.device.type, compiled):
+        return antialias_reference(color, rast, pos, tri, Topology(opposite))
+    tensors = (color, rast, pos, tri, opposite)
+    return torch.ops.microdreamer.antialias_mesh(*(tensor.contiguous() for tensor in tensors), _deterministic(deterministic))
+
+
 def _deterministic(asked: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if asked is None else asked
 
@@ -151,13 +216,20 @@ def _check_attributes(attr: Tensor, rast: Tensor, tri: Tensor, rast_db: Tensor |
         _check_floats("rast_db", rast_db, tuple(rast.shape), attr)
 
 
+def _check_antialias(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> None:
+    _check_faces(tri, color)
+    _check_floats("color", color, ("B", "H", "W", "C"), color)
+    _check_floats("rast", rast, (*color.shape[:3], 4), color)
+    _check_floats("pos", pos, ("V", 4) if pos.dim() == 2 else (color.shape[0], "V", 4), color)
+
+
 # ---- The ops: shapes for torch.compile, and autograd ----
 
 
 @functools.cache
 def _register() -> None:
     """Attach the fake kernels and autograd to the loaded ops, once."""
-    for name in ("rasterize_mesh", "interpolate_mesh"):
+    for name in ("rasterize_mesh", "interpolate_mesh", "antialias_mesh"):
         torch.library.register_fake(f"microdreamer::{name}", globals()[f"_fake_{name}"])
         torch.library.register_fake(f"microdreamer::{name}_bwd", globals()[f"_fake_{name}_bwd"])
         torch.library.register_autograd(f"microdreamer::{name}", globals()[f"_{name}_bwd"], setup_context=globals()[f"_{name}_save"])
@@ -213,6 +285,24 @@ def _interpolate_mesh_bwd(ctx, v_out, v_out_da):
     v_out, v_out_da = _contiguous(v_out), _contiguous(v_out_da)
     v_attr, v_rast, v_rast_db = torch.ops.microdreamer.interpolate_mesh_bwd(v_out, v_out_da, *ctx.saved_tensors, ctx.deterministic)
     return v_attr, v_rast, None, None if rast_db is None else v_rast_db, None
+
+
+def _fake_antialias_mesh(color, rast, pos, tri, opposite, deterministic):
+    return torch.empty_like(color)
+
+
+def _fake_antialias_mesh_bwd(v_out, color, rast, pos, tri, opposite, deterministic):
+    return torch.empty_like(color), torch.empty_like(pos)
+
+
+def _antialias_mesh_save(ctx, inputs, output) -> None:
+    *tensors, ctx.deterministic = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _antialias_mesh_bwd(ctx, v_out):
+    v_color, v_pos = torch.ops.microdreamer.antialias_mesh_bwd(v_out.contiguous(), *ctx.saved_tensors, ctx.deterministic)
+    return v_color, None, v_pos, None, None, None
 
 
 # ---- The plain-PyTorch twins ----
@@ -336,3 +426,61 @@ def interpolate_reference(attr: Tensor, rast: Tensor, tri: Tensor, rast_db: Tens
     du, dv = rast_db[..., None, :2], rast_db[..., None, 2:]
     out_da = torch.where(covered[..., None], du * (a0 - a2)[..., None] + dv * (a1 - a2)[..., None], 0)
     return out, out_da.flatten(-2)
+
+
+def antialias_reference(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor, topology: Topology | None = None) -> Tensor:
+    """`antialias` in plain PyTorch, for any floating dtype."""
+    opposite = (mesh_topology(tri) if topology is None else topology).opposite.long()
+    pictures, height, width, channels = color.shape
+    if color.numel() == 0:
+        return color.clone()
+    rast = rast.detach().reshape(-1, 4)
+    flat = color.reshape(-1, channels)
+    numbers = torch.arange(len(flat), device=color.device).reshape(pictures, height, width)
+    blended = flat
+    for axis in (0, 1):
+        here, there = (numbers[:, :, :-1], numbers[:, :, 1:]) if axis == 0 else (numbers[:, :-1], numbers[:, 1:])
+        here, there = here.reshape(-1), there.reshape(-1)
+        mixed = (rast[here, 3] != rast[there, 3]).nonzero()[:, 0]
+        here, there = here[mixed], there[mixed]
+        depth = torch.where(rast[:, 3] > 0, rast[:, 2], float("inf"))
+        here_is_nearer = depth[here] < depth[there]
+        near, far = torch.where(here_is_nearer, here, there), torch.where(here_is_nearer, there, here)
+        step = torch.where(here_is_nearer, 1.0, -1.0).to(color.dtype)
+        t, crossed = _silhouette_crossing(pos, tri.long(), opposite, rast[near, 3].long() - 1, near, step, axis, height, width)
+        weight = torch.where(crossed, t - 0.5, 0)[:, None]
+        difference = flat[near] - flat[far]
+        blended = blended.index_add(0, far, weight.clamp_min(0) * difference)
+        blended = blended.index_add(0, near, weight.clamp_max(0) * difference)
+    return blended.reshape(color.shape)
+
+
+def _silhouette_crossing(pos, tri, opposite, face, near, step, axis, height, width) -> tuple[Tensor, Tensor]:
+    """Distance t [N] in pixels from the centres of `near` to a silhouette edge of their faces on the way to the next pixel
+    along `axis`, and whether there is one [N]."""
+    pixel = near % (height * width)
+    vertices = pos if pos.dim() == 2 else pos.reshape(-1, 4)
+    before = 0 if pos.dim() == 2 else torch.div(near, height * width, rounding_mode="floor")[:, None] * pos.shape[1]
+    across = opposite[face]
+    corners = torch.stack([tri[face], across.clamp_min(0)], -1)
+    corners = vertices[before + corners.flatten(1)].reshape(-1, 3, 2, 4)
+    column, row = pixel % width, torch.div(pixel, width, rounding_mode="floor")
+    center = torch.stack([(column.to(pos) + 0.5) * (2 / width) - 1, (row.to(pos) + 0.5) * (2 / height) - 1], -1)
+    w = corners[..., 3]
+    along, aside = (corners[..., :2] - w[..., None] * center[:, None, None]).unbind(-1)
+    pixels_along, pixels_aside = width, height
+    if axis == 1:
+        along, aside, pixels_along, pixels_aside = aside, along, height, width
+    # The line through the edge that faces corner k, (a, b, c) with a x + b y + c w = 0, x along the axis; from a = k + 1 to k + 2.
+    (xa, xb), (ya, yb), (wa, wb) = ((value[..., 0].roll(-1, 1), value[..., 0].roll(-2, 1)) for value in (along, aside, w))
+    a, b, c = ya * wb - yb * wa, xb * wa - xa * wb, xa * yb - ya * xb
+    reaches = ((ya >= 0) != (yb >= 0)) & (a * (ya - yb) > 0)
+    rise, run = a.abs() * pixels_aside, b.abs() * pixels_along
+    steep = run <= rise if axis == 0 else run < rise
+    sides = a[..., None] * along + b[..., None] * aside + c[..., None] * w
+    silhouette = (across < 0) | (sides[..., 0] * sides[..., 1] > 0)
+    possible = reaches & steep & silhouette
+    t = -torch.where(possible, c, 0) / torch.where(possible, a, 1) * (step[:, None] * pixels_along / 2)
+    possible = possible & (t >= -EDGE_SLACK) & (t <= 1)
+    t, crossed = torch.where(possible, t, -1).max(1)[0], possible.any(1)
+    return t.clamp(0, 1), crossed

@@ -257,4 +257,58 @@ void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v)
   sum_over_rows(in.sets, in.pictures * in.pixels, in.vertices * channels, v.v_attr, add);
 }
 
+void antialias_cpu(const Picture& in, const Blending& blending, float* out) {
+  const int64_t channels = blending.channels;
+  at::parallel_for(0, in.pictures * in.height, 16, [&](int64_t first_row, int64_t last_row) {
+    std::copy(blending.color + first_row * in.width * channels, blending.color + last_row * in.width * channels, out + first_row * in.width * channels);
+    Pair pair;
+    for (int64_t row = first_row; row < last_row; ++row) {
+      for (int x = 0; x < in.width; ++x) {
+        const int64_t pixel = row * in.width + x;
+        for (int number = 0; number < 4; ++number) {
+          if (!find_pair(in, blending, row / in.height, x, static_cast<int>(row % in.height), number, pair)) continue;
+          const float share = share_in(pair);
+          const float* own = blending.color + channels * pixel;
+          const float* other = blending.color + channels * pair.other;
+          for (int64_t c = 0; c < channels; ++c) out[channels * pixel + c] += share * (other[c] - own[c]);
+        }
+      }
+    }
+  });
+}
+
+void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v) {
+  const int64_t channels = blending.channels;
+  const auto add = [&](int64_t first_row, int64_t last_row, float* sum) {
+    std::copy(v.v_out + first_row * in.width * channels, v.v_out + last_row * in.width * channels, v.v_color + first_row * in.width * channels);
+    Pair pair;
+    float v_ends[2][3];
+    for (int64_t row = first_row; row < last_row; ++row) {
+      for (int x = 0; x < in.width; ++x) {
+        const int64_t pixel = row * in.width + x;
+        for (int number = 0; number < 4; ++number) {
+          if (!find_pair(in, blending, row / in.height, x, static_cast<int>(row % in.height), number, pair)) continue;
+          const float in_share = share_in(pair), out_share = share_out(pair);
+          const float* v_own = v.v_out + channels * pixel;
+          const float* v_other = v.v_out + channels * pair.other;
+          for (int64_t c = 0; c < channels; ++c) v.v_color[channels * pixel + c] += out_share * v_other[c] - in_share * v_own[c];
+          if (!pair.other_is_far || !pair.crossing.moves) continue;  // each pair once, with its nearer pixel
+          const float* v_blended = pair.crossing.weight > 0.0f ? v_other : v_own;
+          float v_weight = 0.0f;
+          for (int64_t c = 0; c < channels; ++c) v_weight += v_blended[c] * (blending.color[channels * pixel + c] - blending.color[channels * pair.other + c]);
+          crossing_backward(pair.crossing, v_weight, v_ends);
+          const bool column = number >= 2;
+          for (int end = 0; end < 2; ++end) {
+            float* v_corner = sum + 4 * static_cast<int64_t>(pair.crossing.ends[end]);
+            v_corner[column ? 1 : 0] += v_ends[end][0];
+            v_corner[column ? 0 : 1] += v_ends[end][1];
+            v_corner[3] += v_ends[end][2];
+          }
+        }
+      }
+    }
+  };
+  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v.v_pos, add);
+}
+
 }  // namespace md::mesh_raster
