@@ -1,0 +1,373 @@
+"""From Gaussians to a mesh by way of a neural field: fitted to renders of them, extracted, then refined by differentiable rendering.
+
+The other way, `gaussian_mesh.extract_mesh`, takes the density of the Gaussians as it is. Here that density is only where the
+field starts and where rays look for it: along a ray, samples lie in space where there are Gaussians at all, and the field learns
+what to change so that volume renders of it look like the Gaussians' own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import gaussian_surface
+import mesh_cleaning
+from cam_utils import FOV_Y, Cameras, orbit_cameras
+from gaussian_mesh import DensityField, extract_fields, surface_density, uncut_field
+from kernels.hash_grid import HashGrid, HashGridSpec
+from mesh_refine import RefineSettings, refine_vertices
+from mesh_renderer import Mesh
+
+if TYPE_CHECKING:
+    from gs_renderer import GaussianModel
+
+Progress = Callable[[str, int, int], None]  # what is done, step, of how many
+
+FRAME = 1.05  # how much farther than where the whole model just fits into the picture the nearest camera stands
+SURROUNDINGS = 4  # px
+MIN_SHOWN = 0.02  # alpha of a pixel that shows the model
+EMPTY = 0.02  # of the surface's density: what is less opaque is taken as empty
+SMALL_GRID = HashGridSpec(levels=6, features=2, log2_table_size=15, base_resolution=16, growth=1.6)  # finest 167, for a CPU
+
+
+@dataclasses.dataclass(frozen=True)
+class ConverterSettings:
+    """The constants of a conversion; the defaults take about ten seconds on a CPU. PUBLISHED has those of the published converter.
+
+    Densities are per half side of the field's box, which is the published converter's unit.
+    """
+
+    grid: HashGridSpec = SMALL_GRID
+    hidden: int = 32  # width of the two networks behind the grids
+    grid_lr: float = 1e-2
+    network_lr: float = 1e-3
+    field_steps: int = 100
+    views: int = 32  # renders that the field is fitted to
+    view_size: int = 128  # px
+    max_elevation: float = 45.0  # degrees
+    farthest: float = 2.0  # distance of the farthest camera; that of the nearest is 1
+    rays: int = 2048  # a step
+    samples: int = 24  # a ray, all in space that is not empty
+    bins: int = 96  # a ray, in which emptiness is looked up
+    alpha_weight: float = 1.0
+    field_resolution: int = 128  # of the Gaussians' density
+    start_density: float = 60.0  # of the field, at first, where renders of the Gaussians see their surface
+    sharpness: float = 1.5  # power of the Gaussians' density that the field starts from
+    density_level: float = 40.0  # of the surface: half of the light passes two cells of a mesh grid of 128
+    mesh_resolution: int = 128
+    smoothing_steps: int = 3
+    refine_views: int = 24  # renders that vertices are refined to; none leaves them where they are
+    refine_size: int = 256  # px
+    refine_elevation: float = 30.0  # degrees
+    refine: RefineSettings = dataclasses.field(default_factory=RefineSettings)
+
+
+# A level of 5 puts the surface about a cell outside of where Gaussians of known objects have it. No remeshing takes place here.
+PUBLISHED = ConverterSettings(
+    grid=HashGridSpec(levels=12, features=2, log2_table_size=19, base_resolution=16, growth=2.0),
+    field_steps=512,
+    views=512,
+    rays=128 * 128,
+    samples=128,
+    bins=256,
+    alpha_weight=0.1,
+    density_level=5.0,
+    mesh_resolution=256,
+    refine_views=256,
+    refine_size=512,
+    refine_elevation=10.0,
+    refine=RefineSettings(steps=2048, views=1, offset_lr=1e-4, color_lr=1e-3, alpha_weight=0.1, normal_weight=1e-3, laplacian_weight=0.0),
+)
+
+
+class TruncatedExp(torch.autograd.Function):
+    """exp(x), whose gradient is taken no farther than at +-15."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp_max(80).exp()
+
+    @staticmethod
+    def backward(ctx, v: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return v * x.clamp(-15, 15).exp()
+
+
+class Start(NamedTuple):
+    """What is known before the fit: log density [R,R,R] of `field`'s nodes, and which cells around them [R,R,R] are not empty."""
+
+    field: DensityField
+    log_density: Tensor
+    occupied: Tensor
+
+
+class NeuralField(nn.Module):
+    """Density and colour of points in the world: two hash grids, each before a network of two layers without biases."""
+
+    def __init__(self, start: Start, settings: ConverterSettings, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.start = start
+        self.density_grid, self.color_grid = HashGrid(settings.grid, generator), HashGrid(settings.grid, generator)
+        width, hidden = settings.grid.width, settings.hidden
+        self.density_layers = nn.ParameterList(_layer(*shape, generator) for shape in ((hidden, width), (1, hidden)))
+        self.color_layers = nn.ParameterList(_layer(*shape, generator) for shape in ((hidden, width), (3, hidden)))
+
+    def density(self, points: Tensor) -> Tensor:
+        """[P] per half side of the box at world positions [P,3]; none where the start is empty."""
+        learnt = _perceptron(self.density_grid(self._unit(points)), self.density_layers)[:, 0]
+        field = self.start.field
+        known = field._replace(values=self.start.log_density).at(points)
+        is_occupied = _nearest(self.start.occupied, field, points)
+        return TruncatedExp.apply(known + learnt) * is_occupied
+
+    def color(self, points: Tensor) -> Tensor:
+        """[P,3] in [0,1] at world positions [P,3]."""
+        return _perceptron(self.color_grid(self._unit(points)), self.color_layers).sigmoid()
+
+    def _unit(self, points: Tensor) -> Tensor:
+        return ((points - self.start.field.center) * self.start.field.scale + 1) / 2
+
+    def make_optimizer(self, settings: ConverterSettings) -> torch.optim.Adam:
+        groups = [
+            {"params": [self.density_grid.params, self.color_grid.params], "lr": settings.grid_lr},
+            {"params": [*self.density_layers, *self.color_layers], "lr": settings.network_lr},
+        ]
+        return torch.optim.Adam(groups, eps=1e-15, fused=True)
+
+
+def _layer(rows: int, columns: int, generator: torch.Generator | None) -> nn.Parameter:
+    return nn.Parameter((2 * torch.rand(rows, columns, generator=generator) - 1) / math.sqrt(columns))
+
+
+def _perceptron(features: Tensor, layers: nn.ParameterList) -> Tensor:
+    first, last = layers
+    return (features @ first.T).relu() @ last.T
+
+
+def _nearest(values: Tensor, field: DensityField, points: Tensor) -> Tensor:
+    """`values` [R,R,R] at the grid's nodes nearest to world positions [...,3]; zero outside of the grid."""
+    resolution = len(values)
+    index = (((points - field.center) * field.scale + 1) * (0.5 * (resolution - 1))).round().long()
+    inside = ((index >= 0) & (index < resolution)).all(-1)
+    x, y, z = index.clamp(0, resolution - 1).unbind(-1)
+    return values.view(-1)[(x * resolution + y) * resolution + z] * inside
+
+
+# ---- Rays and volume rendering ----
+
+
+class Rays(NamedTuple):
+    """N rays: origins, unit directions [N,3]; what they should show: color [N,3], premultiplied by alpha [N]."""
+
+    origins: Tensor
+    directions: Tensor
+    color: Tensor
+    alpha: Tensor
+
+    def __getitem__(self, index: Tensor) -> Rays:
+        return Rays(*(tensor[index] for tensor in tuple(self)))
+
+
+def pixel_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions [V,H,W,3] in the world of the rays through pixel centres."""
+    columns = torch.arange(cameras.width, device=cameras.device) + 0.5
+    rows = torch.arange(cameras.height, device=cameras.device) + 0.5
+    fx, fy, cx, cy = cameras.intrinsics[:, :, None, None].unbind(1)
+    x, y = torch.broadcast_tensors((columns[None, None] - cx) / fx, (rows[None, :, None] - cy) / fy)
+    in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    directions = nn.functional.normalize(in_camera.flatten(1, 2) @ cameras.world_to_camera[:, :3, :3], dim=-1)
+    directions = directions.reshape(*x.shape, 3)
+    return cameras.centers[:, None, None].expand_as(directions), directions
+
+
+def composite(density: Tensor, color: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Colour [N,3], premultiplied, and alpha [N] of rays with `density` [N,S] and `color` [N,S,3] over pieces of `lengths` [N,S].
+
+    Max, "Optical models for direct volume rendering" (1995): the share of a piece is its opacity times what passes before it.
+    """
+    depth = density * lengths
+    passed = torch.exp(-(depth.cumsum(1) - depth))
+    weights = passed * -torch.expm1(-depth)
+    return (weights[..., None] * color).sum(1), weights.sum(1)
+
+
+def box_range(origins: Tensor, directions: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave a box: distances [N], both the same for a ray that misses it."""
+    safe = torch.where(directions.abs() > 1e-9, directions, torch.full_like(directions, 1e-9))
+    one, other = (low - origins) / safe, (high - origins) / safe
+    near = torch.minimum(one, other).amax(-1).clamp_min(0)
+    far = torch.maximum(one, other).amin(-1)
+    return near, torch.maximum(near, far)
+
+
+def place_samples(
+    start: Start, origins: Tensor, directions: Tensor, samples: int, bins: int, jitter: Tensor | float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Distances [N,S] of samples spread evenly over the parts of rays that are not empty, and the length [N] each stands for.
+
+    Distances are the world's, the length is in half sides of the start's box. Emptiness is looked up at `bins` places of each ray;
+    `jitter` [N,S] in [0,1) moves samples within their pieces.
+    """
+    half = 1 / start.field.scale
+    near, far = box_range(origins, directions, start.field.center - half, start.field.center + half)
+    step = (far - near) / bins
+    middles = near[:, None] + step[:, None] * (torch.arange(bins, device=origins.device) + 0.5)
+    full = _nearest(start.occupied, start.field, origins[:, None] + middles[..., None] * directions[:, None])
+    before = full.cumsum(1)  # [N,bins]
+    total = before[:, -1:]
+    wanted = (torch.arange(samples, device=origins.device) + jitter) / samples * total
+    wanted = wanted.expand(len(origins), samples).contiguous()
+    chosen = torch.searchsorted(before, wanted, right=True).clamp_max(bins - 1)
+    within = wanted - (before - full).gather(1, chosen)
+    length = total[:, 0] * step * start.field.scale / samples
+    return near[:, None] + step[:, None] * (chosen + within.clamp(0, 1)), length
+
+
+def render_rays(
+    field: NeuralField, origins: Tensor, directions: Tensor, samples: int, bins: int, jitter: Tensor | float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Premultiplied colour [N,3] and alpha [N] of rays through the field."""
+    distances, length = place_samples(field.start, origins, directions, samples, bins, jitter)
+    points = (origins[:, None] + distances[..., None] * directions[:, None]).reshape(-1, 3)
+    shape = distances.shape
+    return composite(field.density(points).reshape(shape), field.color(points).reshape(*shape, 3), length[:, None].expand(shape))
+
+
+# ---- Conversion ----
+
+
+def random_views(model: GaussianModel, count: int, size: int, max_elevation: float, farthest: float, generator: torch.Generator) -> Cameras:
+    """Cameras around the model, from where it just fits into the picture to `farthest` times that distance."""
+    radius = float((model.means.detach().norm(dim=1) + model.scales.detach().amax(1)).max())
+    nearest = FRAME * radius / math.sin(math.radians(FOV_Y) / 2)
+    draws = torch.rand(3, count, generator=generator)
+    elevation = max_elevation * (2 * draws[0] - 1)
+    azimuth = 360 * (torch.arange(count) + draws[1]) / count  # one in each of `count` sectors
+    distance = nearest * (1 + (farthest - 1) * draws[2])
+    return orbit_cameras(elevation, azimuth, distance, width=size, height=size, device=model.device)
+
+
+@torch.no_grad()
+def start_of(model: GaussianModel, settings: ConverterSettings) -> Start:
+    """Where the field starts: from the Gaussians' density, relative to that at which renders see their surface."""
+    field = extract_fields(model, settings.field_resolution, relax_ratio=None)
+    threshold = surface_density(model, field)
+    field = uncut_field(model, field, threshold)
+    relative = field.values / threshold
+    known = settings.sharpness * relative.clamp_min(1e-6).log() + math.log(settings.start_density)
+    occupied = (relative > EMPTY).float()
+    return Start(field, known, nn.functional.max_pool3d(occupied[None, None], 3, 1, 1)[0, 0])
+
+
+@torch.no_grad()
+def rays_of(model: GaussianModel, cameras: Cameras) -> Rays:
+    """The rays of renders of the model through pixels that show it, or lie within SURROUNDINGS pixels of one that does."""
+    rendering = model.render(cameras, 0.0)
+    origins, directions = pixel_rays(cameras)
+    near = nn.functional.max_pool2d(rendering.alpha, 2 * SURROUNDINGS + 1, 1, SURROUNDINGS) > MIN_SHOWN
+    kept = near.reshape(-1).nonzero()[:, 0]
+    color = rendering.image.permute(0, 2, 3, 1)
+    return Rays(origins.reshape(-1, 3), directions.reshape(-1, 3), color.reshape(-1, 3), rendering.alpha.reshape(-1))[kept]
+
+
+def fit_field(
+    model: GaussianModel, start: Start, settings: ConverterSettings, generator: torch.Generator, progress: Progress | None = None
+) -> NeuralField:
+    """A field whose volume renders over white look like those of the model."""
+    device = model.device
+    views = random_views(model, settings.views, settings.view_size, settings.max_elevation, settings.farthest, generator)
+    rays = rays_of(model, views)
+    field = NeuralField(start, settings, generator).to(device)
+    optimizer = field.make_optimizer(settings)
+    draw = torch.Generator(device).manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
+    for step in range(settings.field_steps):
+        batch = rays[torch.randint(len(rays.alpha), (settings.rays,), generator=draw, device=device)]
+        jitter = torch.rand(settings.rays, settings.samples, generator=draw, device=device)
+        color, alpha = render_rays(field, batch.origins, batch.directions, settings.samples, settings.bins, jitter)
+        on_white = (color + (1 - alpha)[:, None]) - (batch.color + (1 - batch.alpha)[:, None])
+        loss = on_white.square().mean() + settings.alpha_weight * (alpha - batch.alpha).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if progress:
+            progress("field", step + 1, settings.field_steps)
+    return field
+
+
+@torch.no_grad()
+def field_values(field: NeuralField, resolution: int, chunk: int = 1 << 18) -> DensityField:
+    """The field's density at the nodes of a grid over the start's box."""
+    box = field.start.field
+    nodes = torch.linspace(-1, 1, resolution, device=box.values.device)
+    values = box.values.new_zeros(resolution**3)
+    index = torch.arange(resolution, device=box.values.device)
+    for x in range(0, resolution, max(1, chunk // resolution**2)):
+        slab = index[x : x + max(1, chunk // resolution**2)]
+        grid = torch.stack(torch.meshgrid(nodes[slab], nodes, nodes, indexing="ij"), dim=-1).reshape(-1, 3)
+        points = grid / box.scale + box.center
+        full = _nearest(field.start.occupied, box, points).nonzero()[:, 0]
+        values[full + x * resolution**2] = field.density(points[full])
+    return DensityField(values.reshape(resolution, resolution, resolution), box.center, box.scale)
+
+
+def extract_surface(field: NeuralField, settings: ConverterSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [V,3] in the world and faces [F,3] where the field's density passes the level: closed, without hollows and crumbs."""
+    import mcubes
+
+    grid = field_values(field, settings.mesh_resolution)
+    # In the logarithm of the density, which varies more evenly across the surface; a border of nothing closes it.
+    level = (grid.values.double() / settings.density_level).clamp_min(1e-3).log().cpu().numpy()
+    indices, faces = mcubes.marching_cubes(np.pad(level, 1, constant_values=level.min(initial=-1.0)), 0.0)
+    vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(grid.to_world(indices - 1), faces.astype(np.int64)))
+    vertices, faces = mesh_cleaning.clean(*mesh_cleaning.drop_cavities(vertices, faces))
+    if len(faces) == 0:
+        peak = float(grid.values.max())
+        raise ValueError(
+            f"density_level={settings.density_level:g}: no closed surface there, the field reaches {peak:.4g}; choose a lower level"
+        )
+    return mesh_cleaning.smooth(vertices, faces, settings.smoothing_steps), faces
+
+
+def convert(
+    model: GaussianModel,
+    target_faces: int = 50_000,
+    settings: ConverterSettings = ConverterSettings(),
+    *,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Mesh:
+    """The surface that renders of the Gaussians show: closed, edge-manifold, of at most about `target_faces` faces.
+
+    A neural field is fitted to renders, its surface simplified to within 2 % of `target_faces` if it has more, and its vertices
+    refined until the mesh looks like the Gaussians from around; coloured a vertex as renders show it. An alternative to
+    `gaussian_mesh.extract_mesh`, slower and closer to the renders. Vertices are in the world of the Gaussians. `generator` (on the
+    CPU; default: seed 0) draws views, rays and initial values. Raises ValueError where there is no surface.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    start = start_of(model, settings)
+    field = fit_field(model, start, settings, generator, progress)
+    vertices, faces = mesh_cleaning.simplify(*extract_surface(field, settings), target_faces)
+    mesh = Mesh(vertices, faces, np.zeros_like(vertices))
+    mesh.vertex_colors = gaussian_surface.surface_colors(model, mesh.vertices, mesh.normals)
+    if settings.refine_views and settings.refine.steps:
+        mesh = refine_to_model(mesh, model, settings, generator, progress)
+        mesh.vertex_colors = gaussian_surface.surface_colors(model, mesh.vertices, mesh.normals)
+    return mesh
+
+
+def refine_to_model(
+    mesh: Mesh, model: GaussianModel, settings: ConverterSettings, generator: torch.Generator, progress: Progress | None = None
+) -> Mesh:
+    """The mesh with its vertices refined to renders of the model."""
+    cameras = random_views(model, settings.refine_views, settings.refine_size, settings.refine_elevation, 1.0, generator)
+    with torch.no_grad():
+        rendering = model.render(cameras, 1.0)
+    told = None if progress is None else lambda step, total: progress("refine", step, total)
+    return refine_vertices(mesh, cameras, rendering.image, rendering.alpha, settings.refine, generator=generator, progress=told)
