@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 import gaussian_surface
 import mesh_cleaning
 from cam_utils import FOV_Y, Cameras, orbit_cameras
-from gaussian_mesh import DensityField, extract_fields, surface_density, uncut_field
+from gaussian_mesh import DensityField, extract_fields, solid_core, surface_density, uncut_field
 from kernels.hash_grid import HashGrid, HashGridSpec
-from mesh_refine import RefineSettings, refine_vertices
+from kernels.mesh_raster import rasterize
+from mesh_refine import RefineSettings, clip_positions, refine_vertices
 from mesh_renderer import Mesh
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ FRAME = 1.05  # how much farther than where the whole model just fits into the p
 SURROUNDINGS = 4  # px
 MIN_SHOWN = 0.02  # alpha of a pixel that shows the model
 EMPTY = 0.02  # of the surface's density: what is less opaque is taken as empty
+LOG_RANGE = 4.0  # logarithms of densities are cut off this far from the level's
+LEVELS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)  # among which that of the surface is looked for,
+LEVEL_VIEWS = 16  # in so many views
 SMALL_GRID = HashGridSpec(levels=6, features=2, log2_table_size=15, base_resolution=16, growth=1.6)  # finest 167, for a CPU
 
 
@@ -59,8 +64,9 @@ class ConverterSettings:
     field_resolution: int = 128  # of the Gaussians' density
     start_density: float = 60.0  # of the field, at first, where renders of the Gaussians see their surface
     sharpness: float = 1.5  # power of the Gaussians' density that the field starts from
-    density_level: float = 40.0  # of the surface: half of the light passes two cells of a mesh grid of 128
+    density_level: float | None = None  # of the surface; None takes the one that covers what renders do
     mesh_resolution: int = 128
+    smoothness: float = 0.7  # nodes, by which the field is blurred before its surface is taken
     smoothing_steps: int = 3
     refine_views: int = 24  # renders that vertices are refined to; none leaves them where they are
     refine_size: int = 256  # px
@@ -68,7 +74,7 @@ class ConverterSettings:
     refine: RefineSettings = dataclasses.field(default_factory=RefineSettings)
 
 
-# A level of 5 puts the surface about a cell outside of where Gaussians of known objects have it. No remeshing takes place here.
+# What it does and this does not: remesh every 512 refinement steps, total variation of the density grid (weighted 1e-8).
 PUBLISHED = ConverterSettings(
     grid=HashGridSpec(levels=12, features=2, log2_table_size=19, base_resolution=16, growth=2.0),
     field_steps=512,
@@ -317,22 +323,75 @@ def field_values(field: NeuralField, resolution: int, chunk: int = 1 << 18) -> D
     return DensityField(values.reshape(resolution, resolution, resolution), box.center, box.scale)
 
 
-def extract_surface(field: NeuralField, settings: ConverterSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices [V,3] in the world and faces [F,3] where the field's density passes the level: closed, without hollows and crumbs."""
+def level_surface(density: DensityField, level: float, core: np.ndarray, smoothness: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [V,3] in the world and faces [F,3] where the density passes `level`, or `core` [R,R,R] passes zero.
+
+    The surface is looked for in the logarithm of the density, which varies evenly across it, blurred by `smoothness` nodes; a
+    border of nothing closes it.
+    """
     import mcubes
 
-    grid = field_values(field, settings.mesh_resolution)
-    # In the logarithm of the density, which varies more evenly across the surface; a border of nothing closes it.
-    level = (grid.values.double() / settings.density_level).clamp_min(1e-3).log().cpu().numpy()
-    indices, faces = mcubes.marching_cubes(np.pad(level, 1, constant_values=level.min(initial=-1.0)), 0.0)
-    vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(grid.to_world(indices - 1), faces.astype(np.int64)))
+    height = (density.values.double() / level).log().clamp(-LOG_RANGE, LOG_RANGE).cpu().numpy()
+    height = np.maximum(ndimage.gaussian_filter(height, smoothness), core)
+    indices, faces = mcubes.marching_cubes(np.pad(height, 1, constant_values=-LOG_RANGE), 0.0)
+    return density.to_world(indices - 1), faces.astype(np.int64)
+
+
+@torch.no_grad()
+def find_level(model: GaussianModel, density: DensityField, core: np.ndarray, settings: ConverterSettings, cameras: Cameras) -> float:
+    """The density level whose surface covers what renders of the model from `cameras` do: least mean difference of alpha.
+
+    Sharp Gaussians have their surface where the field is dense; blurred ones, as views that disagree leave them, reach no such
+    density in places. Looked for among LEVELS, then by a parabola through the best of them and its neighbours.
+    """
+    alpha = model.render(cameras, 0.0).alpha[:, 0]
+    errors = []
+    for level in LEVELS:
+        vertices, faces = level_surface(density, level, core, settings.smoothness)
+        if len(faces) == 0:
+            errors.append(float(alpha.mean()))
+            continue
+        positions = clip_positions(cameras, torch.from_numpy(vertices).float().to(alpha.device))
+        rast, _ = rasterize(positions, torch.from_numpy(faces).int().to(alpha.device), cameras.height, cameras.width)
+        errors.append(float(((rast[..., 3] > 0).float() - alpha).abs().mean()))
+    best = int(np.argmin(errors))
+    if best in (0, len(LEVELS) - 1):
+        return LEVELS[best]
+    before, here, after = errors[best - 1 : best + 2]
+    shift = 0.5 * (before - after) / max(before - 2 * here + after, 1e-12)
+    return LEVELS[best] * (LEVELS[best + 1] / LEVELS[best]) ** min(max(shift, -0.5), 0.5)
+
+
+@torch.no_grad()
+def extract_surface(
+    model: GaussianModel, field: NeuralField, settings: ConverterSettings, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [V,3] in the world and faces [F,3] of the field's surface: closed, without hollows and crumbs.
+
+    Raises ValueError where the field does not reach the level.
+    """
+    density = field_values(field, settings.mesh_resolution)
+    core = solid_core(model, field.start.field, surface_density(model, field.start.field))
+    core = resampled(core, settings.mesh_resolution)
+    level = settings.density_level
+    if level is None:
+        cameras = random_views(model, LEVEL_VIEWS, settings.view_size, settings.max_elevation, 1.0, generator)
+        level = find_level(model, density, core, settings, cameras)
+    vertices, faces = level_surface(density, level, core, settings.smoothness)
+    vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(vertices, faces))
     vertices, faces = mesh_cleaning.clean(*mesh_cleaning.drop_cavities(vertices, faces))
     if len(faces) == 0:
-        peak = float(grid.values.max())
-        raise ValueError(
-            f"density_level={settings.density_level:g}: no closed surface there, the field reaches {peak:.4g}; choose a lower level"
-        )
+        peak = float(density.values.max())
+        raise ValueError(f"density_level={level:g}: no closed surface there, the field reaches {peak:.4g}; choose a lower level")
     return mesh_cleaning.smooth(vertices, faces, settings.smoothing_steps), faces
+
+
+def resampled(values: np.ndarray, resolution: int) -> np.ndarray:
+    """A field [R,R,R] at the nodes of a grid of `resolution` over the same box, trilinear."""
+    if len(values) == resolution:
+        return values
+    size = (resolution,) * 3
+    return nn.functional.interpolate(torch.from_numpy(values)[None, None].float(), size, mode="trilinear", align_corners=True)[0, 0].numpy()
 
 
 def convert(
@@ -353,7 +412,7 @@ def convert(
     generator = generator or torch.Generator().manual_seed(0)
     start = start_of(model, settings)
     field = fit_field(model, start, settings, generator, progress)
-    vertices, faces = mesh_cleaning.simplify(*extract_surface(field, settings), target_faces)
+    vertices, faces = mesh_cleaning.simplify(*extract_surface(model, field, settings, generator), target_faces)
     mesh = Mesh(vertices, faces, np.zeros_like(vertices))
     mesh.vertex_colors = gaussian_surface.surface_colors(model, mesh.vertices, mesh.normals)
     if settings.refine_views and settings.refine.steps:

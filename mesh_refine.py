@@ -31,7 +31,7 @@ class RefineSettings:
     offset_lr: float = 1e-3  # object's units a step; falls to a tenth
     color_lr: float = 2e-2  # of logits; falls to a tenth
     alpha_weight: float = 1.0
-    normal_weight: float = 5e-3
+    normal_weight: float = 2e-2
     laplacian_weight: float = 30.0
     offset_weight: float = 0.1
 
