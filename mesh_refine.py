@@ -19,6 +19,7 @@ from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology,
 from mesh_renderer import Mesh
 
 NEAR, FAR = 0.1, 100.0  # depths of the clip volume
+OFFSET_EPS = 1e-6  # Adam's: gradients of vertices at silhouettes are 1e-4 and more, rounding errors elsewhere below 1e-7
 COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could not move
 
 
@@ -133,12 +134,11 @@ def refine_vertices(
     offsets = torch.zeros_like(start, requires_grad=True)
     colors = torch.from_numpy(mesh.vertex_colors).to(device).clamp(COLOR_MARGIN, 1 - COLOR_MARGIN)
     color_logits = colors.logit().requires_grad_()
-    optimizer = torch.optim.Adam(
-        [{"params": [offsets], "lr": settings.offset_lr}, {"params": [color_logits], "lr": settings.color_lr}], eps=1e-15, fused=True
-    )
+    groups = [{"params": [offsets], "lr": settings.offset_lr, "eps": OFFSET_EPS}, {"params": [color_logits], "lr": settings.color_lr}]
+    optimizer = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(settings.steps, 1))
-    for step in range(settings.steps):
-        chosen = torch.randperm(count, generator=generator)[: settings.views].to(device)
+    order = torch.rand(settings.steps, count, generator=generator).argsort(1)[:, : settings.views].to(device)
+    for step, chosen in enumerate(order):
         rendering = render(start + offsets, color_logits.sigmoid(), faces, cameras[chosen], topology)
         image, alpha = rendering[:, :3] + background * (1 - rendering[:, 3:]), rendering[:, 3:]
         loss = (
