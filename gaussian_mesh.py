@@ -108,10 +108,10 @@ def extract_mesh(
     peak = float(field.values.max())
     if not peak > threshold:
         raise ValueError(f"density_thresh={threshold:g}: the density reaches {peak:.4g} at most; choose a lower threshold")
-    field = _uncut_field(model, field, threshold)
+    field = uncut_field(model, field, threshold)
     level = field.values.double().cpu().numpy() / threshold - 1
     if is_found:
-        level = np.maximum(level, _core(model, field, threshold))
+        level = np.maximum(level, solid_core(model, field, threshold))
     # A border of zero density closes the surface wherever the field still reaches the edge of its grid.
     indices, faces = mcubes.marching_cubes(np.pad(level, 1, constant_values=-1.0), 0.0)
     vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(field.to_world(indices - 1), faces.astype(np.int64)))
@@ -121,11 +121,7 @@ def extract_mesh(
     vertices = mesh_cleaning.smooth(vertices, faces, smoothing_steps)
     vertices, faces = mesh_cleaning.simplify(vertices, faces, target_faces)
     mesh = Mesh(vertices, faces)
-    if not color_vertices:
-        return mesh
-    colors = gaussian_surface.surface_colors(model, torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals))
-    mesh.vertex_colors = colors.cpu().numpy()
-    return mesh
+    return gaussian_surface.coloured(mesh, model) if color_vertices else mesh
 
 
 @torch.no_grad()
@@ -141,7 +137,7 @@ def surface_density(model: GaussianModel, field: DensityField) -> float:
     return min(float(field.at(points).quantile(SURFACE_QUANTILE)), 0.9 * peak)
 
 
-def _core(model: GaussianModel, field: DensityField, threshold: float) -> np.ndarray:
+def solid_core(model: GaussianModel, field: DensityField, threshold: float) -> np.ndarray:
     """A function [R,R,R] that is positive inside of a solid just below the seen surface.
 
     The region above a tenth of `threshold` with its voids filled is closed, but too fat; it is worn off by the depth at which
@@ -157,7 +153,7 @@ def _core(model: GaussianModel, field: DensityField, threshold: float) -> np.nda
     return (depth - float(depths.quantile(CORE_QUANTILE))) / 2
 
 
-def _uncut_field(model: GaussianModel, field: DensityField, threshold: float) -> DensityField:
+def uncut_field(model: GaussianModel, field: DensityField, threshold: float) -> DensityField:
     """`field`, or one on a larger part of the world where the surface would reach past its border (few wide Gaussians)."""
     box = FIELD_BOX
     while box >= MIN_FIELD_BOX:

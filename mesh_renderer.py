@@ -47,8 +47,8 @@ def clip_positions(cameras: Cameras, vertices: Tensor) -> Tensor:
     """Clip-space positions [V,N,4] of `vertices` [N,3]: y grows downwards as rows do, w is the view z."""
     x, y, z = (vertices @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]).unbind(-1)
     fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
-    clip_x = 2 * (fx * x + cx * z) / cameras.width - z
-    clip_y = 2 * (fy * y + cy * z) / cameras.height - z
+    clip_x = (2 * fx / cameras.width) * x + (2 * cx / cameras.width - 1) * z  # in this order a centred camera cancels no digits
+    clip_y = (2 * fy / cameras.height) * y + (2 * cy / cameras.height - 1) * z
     clip_z = (FAR + NEAR) / (FAR - NEAR) * z - 2 * FAR * NEAR / (FAR - NEAR)
     return torch.stack([clip_x, clip_y, clip_z, z], dim=-1)
 
