@@ -38,6 +38,9 @@ def _text(about: str, default: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"about": about})
 
 
+MESH_METHODS = ("density", "field")
+
+
 @dataclasses.dataclass
 class Config:
     """Every key of both stages. Lengths are in the object's units (it fills about the unit sphere), angles in degrees."""
@@ -99,6 +102,9 @@ class Config:
     density_thresh: float | None = dataclasses.field(
         default=None, metadata={"about": "density of the mesh's surface; default: where renders see it", "range": (1e-6, 1e6)}
     )
+    mesh_method: str = _choice(
+        "density", MESH_METHODS, "where the mesh comes from: the Gaussians' density, or a neural field fitted to renders"
+    )
     mesh_resolution: int = dataclasses.field(
         default=128, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
     )
@@ -119,7 +125,7 @@ class Config:
     refine_cfg: float = _number(2.0, 0, 100, "main2.py: guidance scale")
     texture_lr: float = _number(0.2, 0, 10, "main2.py: learning rate of the texture's logits")
     train_geo: bool = dataclasses.field(default=False, metadata={"about": "main2.py: move vertices too"})
-    geometry_steps: int = _number(60, 0, 10_000, "main2.py: with train_geo, steps that move vertices to what the Gaussians show")
+    geometry_steps: int = _number(120, 0, 10_000, "main2.py: with train_geo, steps that move vertices to what the Gaussians show")
     geom_lr: float = _number(0.0001, 0, 1, "main2.py: with train_geo, learning rate of vertices in a round")
 
 

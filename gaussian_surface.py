@@ -25,7 +25,7 @@ VIEW_SIZE = 256  # px
 MIN_ALPHA = 0.9  # of pixels that see the surface and not its edge
 DEPTH_TOLERANCE = 0.05  # of the object's radius, by which a vertex may lie behind what is seen and still take its colour
 MIN_FACING = 0.2  # cosine between normal and view beyond which a view is too grazing for a vertex
-FACING_POWER = 4  # how much frontal views count more
+FACING_POWER = 2  # how much frontal views count more
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of looking them up in all views
 COLOR_NEIGHBOURS = 32  # Gaussians that may colour an unseen vertex
 

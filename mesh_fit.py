@@ -10,6 +10,7 @@ from torch import Tensor
 from cam_utils import Cameras
 from mesh_renderer import Fragments, MeshModel
 
+QUIET_ERROR = 0.3  # of colours in [0,1]: below, texels move in proportion; Adam's full steps would turn rounding into speckle
 MIN_FACING = 0.5  # cosine below which a pixel sees its surface too obliquely to tell its colour
 
 
@@ -40,10 +41,12 @@ def fit_surface(
     With vertices held still, what each pixel sees is found once for all steps.
     """
     moves = geom_lr > 0
-    groups = [{"params": [model.color_logits], "lr": texture_lr}]
+    # The gradient of a texel's logit at mid grey, where one pixel of one view shows the texel and errs by QUIET_ERROR.
+    quiet_gradient = 0.5 * QUIET_ERROR / targets[0].images.numel()
+    groups = [{"params": [model.color_logits], "lr": texture_lr, "eps": quiet_gradient}]
     if moves:
-        groups.append({"params": [model.offsets], "lr": geom_lr})
-    optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
+        groups.append({"params": [model.offsets], "lr": geom_lr, "eps": 1e-15})
+    optimizer = torch.optim.Adam(groups, fused=True)
     still: list[Fragments] = []
     if not moves:
         with torch.no_grad():

@@ -36,13 +36,13 @@ COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could n
 class RefineSettings:
     """How vertices are refined; all terms are added to the mean squared difference of colours."""
 
-    steps: int = 60
+    steps: int = 120
     views: int = 4  # a step
-    offset_lr: float = 1e-3  # object's units a step; falls to a tenth
+    offset_lr: float = 2e-3  # object's units a step; falls to a tenth
     color_lr: float = 2e-2  # of logits; falls to a tenth
     alpha_weight: float = 1.0
-    normal_weight: float = 2e-2
-    laplacian_weight: float = 30.0
+    normal_weight: float = 1e-2
+    laplacian_weight: float = 10.0
     offset_weight: float = 0.1
 
 

@@ -20,6 +20,7 @@ from cam_utils import FOV_Y, Cameras, turntable
 from config import Config, UserError
 from distillation.sir import Reference
 from evaluation.metrics import psnr
+from field_converter import convert
 from files import atomic_write
 from gaussian_mesh import extract_mesh
 from gs_renderer import GaussianModel
@@ -170,7 +171,10 @@ def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
 
 def make_mesh(config: Config, model: GaussianModel, picture: Reference | None) -> Mesh:
     """The textured mesh of the Gaussians. Raises ValueError where they have no surface."""
-    mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces, color_vertices=False)
+    if config.mesh_method == "field":
+        mesh = convert(model, config.mesh_faces, generator=torch.Generator().manual_seed(config.seed))
+    else:
+        mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces, color_vertices=False)
     mesh = unwrapped(mesh, config.texture_size, config.unwrap)
     return bake(mesh, config.texture_size, model, picture, model.device)
 

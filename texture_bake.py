@@ -14,7 +14,7 @@ from torch.nn.functional import grid_sample, normalize
 
 import gaussian_surface
 from kernels.mesh_raster import interpolate, rasterize
-from kernels.texture_baking import fill_holes
+from kernels.texture_padding import fill_holes
 from mesh import Mesh
 from mesh_renderer import MeshModel, vertex_normals
 from uv_unwrap import unwrap
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VIEW_SIZE = 512  # px of the renders that the texture is taken from
 PICTURE_FACING = (0.2, 0.5)  # cosines between which the picture's say grows from none to all
+SEAM_PADDING = 32  # texels around charts that take their colour, for mip-maps
 PICTURE_EDGE = 3  # px at the picture's silhouette whose colours are mixed with its background's
 DEPTH_TOLERANCE = 0.01  # of the mesh's radius, by which a texel may lie behind what the picture sees
 
@@ -74,7 +75,7 @@ def bake(
         colors = torch.lerp(colors, seen, weight[:, None])
     texture = torch.zeros(size, size, 3, device=device)
     texture[texels.inside] = colors
-    texture = fill_holes(texture, texels.inside)
+    texture = fill_holes(texture, texels.inside, SEAM_PADDING)
     return Mesh(mesh.vertices, mesh.faces, mesh.vertex_colors, mesh.uvs, mesh.uv_faces, texture.cpu().numpy())
 
 
