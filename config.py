@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distillation.schedules import STEPS_SCHEDULES
 from gaussian_mesh import FIELD_BLOCKS
 from guidance import PRIORS
+from uv_unwrap import UNWRAP_METHODS
 
 
 class UserError(ValueError):
@@ -39,7 +40,7 @@ def _text(about: str, default: str | None = None) -> Any:
 
 @dataclasses.dataclass
 class Config:
-    """Every key of stage 1. Lengths are in the object's units (it fills about the unit sphere), angles in degrees."""
+    """Every key of both stages. Lengths are in the object's units (it fills about the unit sphere), angles in degrees."""
 
     input: str | None = _text("picture of the object; without alpha its background is cut out")
     prompt: str | None = _text("what the object is; foo_rgba.png takes foo_caption.txt where there is one")
@@ -102,13 +103,26 @@ class Config:
         default=128, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
     )
     mesh_faces: int = _number(50_000, 4, 10_000_000, "most faces of the mesh")
+    texture_size: int = _number(1024, 16, 8192, "texels a side of the mesh's texture")
+    unwrap: str = _choice("charts", UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
     mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
     video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
     video_size: int = _number(256, 16, 4096, "pixels a side of turntable and sheet of views")
 
+    mesh: str | None = _text("main2.py: mesh to refine; default: the one that main.py wrote under that name")
+    iters_refine: int = _number(1, 0, 1000, "main2.py: rounds of retouching by the prior")
+    refine_views: int = _number(8, 1, 64, "main2.py: views of a round")
+    refine_steps: int = _number(30, 1, 10_000, "main2.py: optimiser steps of a round")
+    refine_size: int = _number(512, 16, 4096, "main2.py: pixels a side of its renders")
+    refine_denoise_steps: int = _number(50, 1, 999, "main2.py: levels of the full sampling grid")
+    refine_strength: float = _number(0.8, 0, 1, "main2.py: share of them that is left out; more changes less")
+    refine_cfg: float = _number(2.0, 0, 100, "main2.py: guidance scale")
+    texture_lr: float = _number(0.2, 0, 10, "main2.py: learning rate of the texture's logits")
+    train_geo: bool = dataclasses.field(default=False, metadata={"about": "main2.py: move vertices too"})
+    geom_lr: float = _number(0.0001, 0, 1, "main2.py: learning rate of vertices")
+
 
 NO_EFFECT = "nothing reads it, in the original code neither; remove it"
-STAGE_TWO = "belongs to mesh refinement, which main.py does not do; remove it"
 NO_WINDOW = "there is no window here; remove it"
 RETIRED = {
     "anneal_timestep": NO_EFFECT,
@@ -119,11 +133,6 @@ RETIRED = {
     "position_lr_delay_mult": NO_EFFECT,
     "warmup_rgb_loss": NO_EFFECT,
     "force_cuda_rast": "the compiled rasteriser is taken wherever it is built; remove it",
-    "geom_lr": STAGE_TWO,
-    "iters_refine": STAGE_TWO,
-    "mesh": STAGE_TWO,
-    "texture_lr": STAGE_TWO,
-    "train_geo": STAGE_TWO,
     "gui": NO_WINDOW,
     "H": f"{NO_WINDOW} (video_size sets the size of the turntable)",
     "W": f"{NO_WINDOW} (video_size sets the size of the turntable)",

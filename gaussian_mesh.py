@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import gaussian_surface
 import mesh_cleaning
 from kernels import gaussian_field
-from mesh_renderer import Mesh
+from mesh import Mesh
 
 if TYPE_CHECKING:
     from gs_renderer import GaussianModel
@@ -87,13 +87,14 @@ def extract_mesh(
     resolution: int = 128,
     target_faces: int = 50_000,
     smoothing_steps: int = 3,
+    color_vertices: bool = True,
 ) -> Mesh:
     """The surface where the density passes `density_threshold`: closed, edge-manifold, of at most about `target_faces` faces.
 
     Without a threshold, the density at which renders see the surface is taken, and a solid core behind it, so that thin spots
     of the shell that fitted Gaussians form do not open to the hollow inside. Marching cubes of a field of `resolution`
     points a side, cleaned (hollows and small parts dropped, holes closed), smoothed, simplified to within 2 % of
-    `target_faces` if it has more, and coloured a vertex as renders show it. Vertices are in the world of the Gaussians.
+    `target_faces` if it has more, and with `color_vertices` coloured a vertex as renders show it. Vertices are in the world of the Gaussians.
     Raises ValueError where the field does not reach the threshold or no part survives.
     """
     import mcubes
@@ -116,8 +117,11 @@ def extract_mesh(
         raise ValueError(f"density_thresh={threshold:g}: no closed surface at that density; choose another")
     vertices = mesh_cleaning.smooth(vertices, faces, smoothing_steps)
     vertices, faces = mesh_cleaning.simplify(vertices, faces, target_faces)
-    mesh = Mesh(vertices, faces, np.zeros_like(vertices))
-    mesh.vertex_colors = gaussian_surface.surface_colors(model, mesh.vertices, mesh.normals)
+    mesh = Mesh(vertices, faces)
+    if not color_vertices:
+        return mesh
+    colors = gaussian_surface.surface_colors(model, torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals))
+    mesh.vertex_colors = colors.cpu().numpy()
     return mesh
 
 

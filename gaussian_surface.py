@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -26,15 +25,16 @@ MIN_ALPHA = 0.9  # of pixels that see the surface and not its edge
 DEPTH_TOLERANCE = 0.05  # of the object's radius, by which a vertex may lie behind what is seen and still take its colour
 MIN_FACING = 0.2  # cosine between normal and view beyond which a view is too grazing for a vertex
 FACING_POWER = 4  # how much frontal views count more
+POINTS_AT_ONCE = 1 << 16  # bounds the memory of looking them up in all views
 COLOR_NEIGHBOURS = 32  # Gaussians that may colour an unseen vertex
 
 
-def views_around(model: GaussianModel) -> tuple[Cameras, float]:
-    """Cameras on all sides from which the whole model is seen, and its radius around the origin."""
+def views_around(model: GaussianModel, size: int = VIEW_SIZE) -> tuple[Cameras, float]:
+    """Cameras of `size` pixels a side on all sides from which the whole model is seen, and its radius around the origin."""
     radius = float((model.means.norm(dim=1) + model.scales.amax(1)).max())
     distance = 1.05 * radius / math.sin(math.radians(FOV_Y) / 2)
     elevation, azimuth = zip(*VIEWS, strict=True)
-    return orbit_cameras(elevation, azimuth, distance, width=VIEW_SIZE, height=VIEW_SIZE, device=model.device), radius
+    return orbit_cameras(elevation, azimuth, distance, width=size, height=size, device=model.device), radius
 
 
 @torch.no_grad()
@@ -51,32 +51,43 @@ def seen_points(model: GaussianModel) -> Tensor:
 
 
 @torch.no_grad()
-def surface_colors(model: GaussianModel, vertices: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Colours [P,3] float32 in [0,1] at vertices [P,3] with unit normals [P,3]: what renders from all sides show there.
+def surface_colors(model: GaussianModel, points: Tensor, normals: Tensor, view_size: int = VIEW_SIZE) -> Tensor:
+    """Colours [P,3] in [0,1] at points [P,3] with unit normals [P,3]: what renders of `view_size` pixels from all sides show there.
 
-    Views count by how frontally they see a vertex; those that are blocked do not. A vertex that no view sees gets the blend
-    of the Gaussians around it.
+    Views count by how frontally they see a point; those that are blocked do not. A point that no view sees gets the blend of
+    the Gaussians around it.
     """
-    cameras, radius = views_around(model)
+    cameras, radius = views_around(model, view_size)
     rendering = model.render(cameras, 0.0)
-    points, directions = (torch.as_tensor(array, dtype=torch.float32, device=model.device) for array in (vertices, normals))
-    in_camera = points @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]  # [V,P,3]
-    x, y, z = in_camera.unbind(-1)
-    fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
-    positions = torch.stack([(fx * x / z + cx) / cameras.width, (fy * y / z + cy) / cameras.height], dim=-1) * 2 - 1
     layers = torch.cat([rendering.image, rendering.alpha, rendering.depth], dim=1)
+    chunks = zip(points.to(model.device).split(POINTS_AT_ONCE), normals.to(model.device).split(POINTS_AT_ONCE), strict=True)
+    found = [_seen_colors(cameras, layers, DEPTH_TOLERANCE * radius, *chunk) for chunk in chunks]
+    colors, total = (torch.cat(parts) for parts in zip(*found, strict=True))
+    unseen = total < MIN_FACING**FACING_POWER / 2
+    if bool(unseen.any()):
+        colors[unseen] = blended_colors(model, points.to(model.device)[unseen])
+    return colors.clamp(0, 1)
+
+
+def _seen_colors(cameras: Cameras, layers: Tensor, tolerance: float, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean colours [P,3] that the views show at the points, and the sum of the views' weights [P]."""
+    positions, z = project(cameras, points)
     samples = grid_sample(layers, positions[:, :, None], align_corners=False)[..., 0]  # [V,5,P]
     premultiplied, alpha, depth = samples[:, :3], samples[:, 3], samples[:, 4]
     to_camera = torch.nn.functional.normalize(cameras.centers[:, None] - points, dim=-1)
-    facing = (to_camera * directions).sum(-1)
-    is_seen = (facing > MIN_FACING) & (alpha > 0.5) & (z < depth / alpha.clamp_min(0.5) + DEPTH_TOLERANCE * radius)
+    facing = (to_camera * normals).sum(-1)
+    is_seen = (facing > MIN_FACING) & (alpha > 0.5) & (z < depth / alpha.clamp_min(0.5) + tolerance)
     weights = torch.where(is_seen, facing.clamp_min(0) ** FACING_POWER, 0)
     total = (weights * alpha).sum(0)
-    colors = (weights[:, None] * premultiplied).sum(0).T / total.clamp_min(1e-12)[:, None]
-    unseen = total < MIN_FACING**FACING_POWER / 2
-    if bool(unseen.any()):
-        colors[unseen] = blended_colors(model, points[unseen])
-    return colors.clamp(0, 1).cpu().numpy()
+    return (weights[:, None] * premultiplied).sum(0).T / total.clamp_min(1e-12)[:, None], total
+
+
+def project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Where points [P,3] fall in the pictures: [V,P,2] (x, y), -1 to 1 from edge to edge as grid_sample wants; and view z [V,P]."""
+    in_camera = points @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]
+    x, y, z = in_camera.unbind(-1)
+    fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
+    return torch.stack([(fx * x / z + cx) / cameras.width, (fy * y / z + cy) / cameras.height], dim=-1) * 2 - 1, z
 
 
 @torch.no_grad()

@@ -22,8 +22,18 @@ from gs_renderer import GaussianModel
 from guidance import Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
 from progress import Interrupt, Phases, Progress, Stopped
-from report import check_switches, check_writable, choose_device, print_config, result_stem, write_record, write_results
+from report import (
+    check_switches,
+    check_writable,
+    choose_device,
+    input_view_psnr,
+    print_config,
+    result_stem,
+    write_record,
+    write_results,
+)
 
+TEXTURE_VIEW = 512  # px of the picture where it colours the mesh
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 PLAN_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
 LEARNING_KEYS = ("position_lr_init", "position_lr_final", "position_lr_max_steps", "feature_lr", "opacity_lr", "scaling_lr", "rotation_lr")
@@ -127,6 +137,14 @@ def clean(job: Job) -> None:
         raise UserError("nothing is left of the object: the prior drew next to nothing; try another seed, prompt or picture")
 
 
+def texture_view(job: Job, picture: Tensor | None) -> sir.Reference | None:
+    """The picture as a view of the size that textures are made from."""
+    if picture is None:
+        return None
+    camera = job.views.cameras(job.config.elevation, 0.0, job.prior.device)
+    return reference_view(picture, camera.resized(TEXTURE_VIEW, TEXTURE_VIEW))
+
+
 def run(config: Config, quiet: bool) -> int:
     """One picture and/or sentence to files; returns the exit code."""
     with user_errors():
@@ -158,8 +176,20 @@ def run(config: Config, quiet: bool) -> int:
             phases.announce(name)
         clean(job)
         with user_errors():
-            no_mesh = write_results(config, stem, job.model, phases)
-            write_record(config, stem, job.model, job.reference, progress, complete, no_mesh)
+            no_mesh = write_results(config, stem, job.model, texture_view(job, picture), phases)
+            write_record(
+                config,
+                stem,
+                device,
+                phases,
+                complete=complete,
+                rounds=progress.rounds_done,
+                optimiser_steps=progress.fit_steps,
+                prior_evaluations=progress.evaluations,
+                gaussians=len(job.model),
+                input_view_psnr_db=input_view_psnr(job.model, job.reference),
+                no_mesh=no_mesh,
+            )
     if no_mesh:
         raise UserError(f"everything was written but the mesh: {no_mesh}")
     if not quiet:

@@ -1,177 +1,158 @@
-"""Coloured triangle meshes: what they are, how they are written and read."""
+"""Shows a textured or vertex-coloured mesh: many views in one call, differentiable in texture, colours and vertices.
+
+Shapes: V views of H x W, N vertices, F faces, S texels a side.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import struct
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from files import atomic_write
+from cam_utils import Cameras
+from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
+from kernels.texture import texture as sample_texture
+from mesh import Mesh
 
-_FLOAT, _UINT32 = 5126, 5125  # glTF component types
-_ARRAY, _ELEMENT_ARRAY = 34962, 34963  # glTF buffer targets
-_JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
+__all__ = ["Fragments", "Mesh", "MeshModel", "MeshRender", "clip_positions", "vertex_normals"]
 
-
-def srgb_to_linear(colors: np.ndarray) -> np.ndarray:
-    """Light intensities of sRGB values, both in [0,1] (IEC 61966-2-1)."""
-    return np.where(colors <= 0.04045, colors / 12.92, ((np.maximum(colors, 0) + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(colors: np.ndarray) -> np.ndarray:
-    """sRGB values of light intensities, both in [0,1]."""
-    return np.where(colors <= 0.0031308, colors * 12.92, 1.055 * np.maximum(colors, 0.0031308) ** (1 / 2.4) - 0.055)
+NEAR, FAR = 0.01, 100.0  # distances between which surfaces are shown
+LOGIT_LIMIT = 0.002  # colours are kept this far from 0 and 1 in logit space: one step of 1/512
 
 
-@dataclasses.dataclass
-class Mesh:
-    """vertices [V,3] float32, +Y up, front toward +Z; faces [F,3] int32, counter-clockwise seen from outside;
-    vertex_colors [V,3] float32 sRGB in [0,1]."""
+class MeshRender(NamedTuple):
+    """image [V,3,H,W]; alpha, depth [V,1,H,W] (view z, 0 where empty); normal [V,3,H,W], unit, world axes, turned as the faces
+    are wound; view_cosine [V,1,H,W] between it and the direction to the camera, negative on back sides."""
 
-    vertices: np.ndarray
-    faces: np.ndarray
-    vertex_colors: np.ndarray
+    image: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
+    view_cosine: Tensor
 
-    def __post_init__(self) -> None:
-        self.vertices = np.ascontiguousarray(self.vertices, np.float32).reshape(-1, 3)
-        self.faces = np.ascontiguousarray(self.faces, np.int32).reshape(-1, 3)
-        self.vertex_colors = np.ascontiguousarray(self.vertex_colors, np.float32).reshape(-1, 3)
-        if len(self.vertex_colors) != len(self.vertices):
-            raise ValueError(f"vertex_colors: expected {len(self.vertices)} rows, one a vertex, got {len(self.vertex_colors)}")
+
+class Fragments(NamedTuple):
+    """What the pixels of V views see of the surface, whatever its colour: clip positions [V,N,4], rasteriser output, texture
+    coordinates [V,H,W,2] with their pixel derivatives [V,H,W,4] (None without a texture)."""
+
+    clip: Tensor
+    rast: Tensor
+    uv: Tensor | None
+    uv_da: Tensor | None
+
+
+def clip_positions(cameras: Cameras, vertices: Tensor) -> Tensor:
+    """Clip-space positions [V,N,4] of `vertices` [N,3]: y grows downwards as rows do, w is the view z."""
+    x, y, z = (vertices @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]).unbind(-1)
+    fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
+    clip_x = 2 * (fx * x + cx * z) / cameras.width - z
+    clip_y = 2 * (fy * y + cy * z) / cameras.height - z
+    clip_z = (FAR + NEAR) / (FAR - NEAR) * z - 2 * FAR * NEAR / (FAR - NEAR)
+    return torch.stack([clip_x, clip_y, clip_z, z], dim=-1)
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Unit normals [N,3]: those of the faces around, weighted by area; differentiable."""
+    corners = vertices[faces.long()]
+    doubled_areas = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    sums = torch.zeros_like(vertices).index_add(0, faces.reshape(-1).long(), doubled_areas.repeat_interleave(3, dim=0))
+    return nn.functional.normalize(sums, dim=-1, eps=1e-20)
+
+
+def to_logits(colors: Tensor) -> Tensor:
+    """Logits of colours in [0,1], which are first moved off the ends."""
+    return colors.clamp(LOGIT_LIMIT, 1 - LOGIT_LIMIT).logit()
+
+
+class MeshModel(nn.Module):
+    """A mesh on a device, with what a fit may change: `color_logits` and vertex `offsets` [N,3].
+
+    color_logits is [1,S,S,3] for a textured mesh, filtered before the sigmoid as the originals do, else [1,N,3], one row a vertex.
+    """
+
+    def __init__(self, mesh: Mesh, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        mesh.check()
+        self.source = mesh
+        colors = mesh.texture if mesh.has_texture else np.ones_like(mesh.vertices) if mesh.vertex_colors is None else mesh.vertex_colors
+        arrays = {"vertices": mesh.vertices, "faces": mesh.faces, "uvs": mesh.uvs, "uv_faces": mesh.uv_faces}
+        for name, array in arrays.items():
+            self.register_buffer(name, None if array is None else torch.from_numpy(array).to(device), persistent=False)
+        self.color_logits = nn.Parameter(to_logits(torch.from_numpy(colors))[None].contiguous().to(device))
+        self.offsets = nn.Parameter(torch.zeros_like(self.vertices))
+        self._topology: Topology | None = None
 
     @property
-    def normals(self) -> np.ndarray:
-        """Unit vertex normals [V,3]: those of the faces around, weighted by area; zero where there is no face."""
-        corners = self.vertices[self.faces].astype(np.float64)
-        doubled_areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        sums = np.stack(
-            [np.bincount(self.faces.reshape(-1), np.repeat(doubled_areas[:, axis], 3), len(self.vertices)) for axis in range(3)], axis=1
-        )
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        return (sums / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    def device(self) -> torch.device:
+        return self.vertices.device
 
-    def write_obj(self, path: str | Path) -> None:
-        """Write `path` (.obj) with colours and normals a vertex, and the material file of the same name (.mtl) beside it."""
-        path = _with_suffix(path, ".obj")
-        material = path.with_suffix(".mtl")
-        vertices = np.concatenate([self.vertices, np.clip(self.vertex_colors, 0, 1)], axis=1)
-        corners = np.repeat(self.faces + 1, 2, axis=1)  # position and normal of a corner have one index
-        parts = [
-            f"mtllib {material.name}\n",  # declared, not applied by `usemtl`: trimesh then shows the material instead of the colours
-            _lines("v %.7g %.7g %.7g %.5g %.5g %.5g\n", vertices),
-            _lines("vn %.5g %.5g %.5g\n", self.normals),
-            _lines("f %d//%d %d//%d %d//%d\n", corners),
-        ]
-        with atomic_write(material) as temporary:
-            temporary.write_text("newmtl vertex_colors\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\n", encoding="utf-8")
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(parts), encoding="utf-8")
+    @property
+    def has_texture(self) -> bool:
+        return self.uvs is not None and self.color_logits.dim() == 4
 
-    def write_glb(self, path: str | Path) -> None:
-        """Write `path` (.glb): binary glTF 2.0 with positions, normals and colours, the last as linear light, as glTF wants."""
-        path = _with_suffix(path, ".glb")
-        attributes = {
-            "POSITION": self.vertices,
-            "NORMAL": self.normals,
-            "COLOR_0": srgb_to_linear(np.clip(self.vertex_colors.astype(np.float64), 0, 1)).astype(np.float32),
-        }
-        arrays = [*attributes.values(), self.faces.astype(np.uint32)]
-        views, accessors, offset = [], [], 0
-        for array in arrays:
-            is_index = array.dtype == np.uint32
-            views.append({"buffer": 0, "byteOffset": offset, "byteLength": array.nbytes, "target": _ELEMENT_ARRAY if is_index else _ARRAY})
-            accessors.append(
-                {
-                    "bufferView": len(accessors),
-                    "componentType": _UINT32 if is_index else _FLOAT,
-                    "count": array.size if is_index else len(array),
-                    "type": "SCALAR" if is_index else "VEC3",
-                }
-            )
-            offset += array.nbytes
-        accessors[0] |= {"min": self.vertices.min(0).tolist(), "max": self.vertices.max(0).tolist()}
-        primitive = {"attributes": {name: index for index, name in enumerate(attributes)}, "indices": len(attributes), "material": 0}
-        document = {
-            "asset": {"version": "2.0", "generator": "MicroDreamerOptimized"},
-            "scene": 0,
-            "scenes": [{"nodes": [0]}],
-            "nodes": [{"mesh": 0, "name": path.stem}],
-            "meshes": [{"primitives": [primitive], "name": path.stem}],
-            "materials": [{"name": "vertex_colors", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}],
-            "buffers": [{"byteLength": offset}],
-            "bufferViews": views,
-            "accessors": accessors,
-        }
-        text = json.dumps(document, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 4)  # chunks start at multiples of 4; every array's length is one already
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            file.write(struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + offset))
-            file.write(struct.pack("<II", len(text), _JSON_CHUNK) + text + struct.pack("<II", offset, _BINARY_CHUNK))
-            file.writelines(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes() for array in arrays)
+    @property
+    def radius(self) -> float:
+        """Distance of the farthest vertex from the origin."""
+        return float(self.vertices.norm(dim=1).max())
 
-    @classmethod
-    def load(cls, path: str | Path) -> Mesh:
-        """Read a mesh of any format that trimesh knows; all parts of a scene as one. White where the file has no vertex colours.
+    @property
+    def topology(self) -> Topology:
+        """Which faces share an edge, found once."""
+        if self._topology is None:
+            self._topology = mesh_topology(self.faces)
+        return self._topology
 
-        Raises FileNotFoundError, or ValueError for a file without triangles.
-        """
-        import trimesh
+    def rasterize(self, cameras: Cameras) -> Fragments:
+        """What the cameras see. Where only colours are fitted, it is made once for all steps."""
+        clip = clip_positions(cameras, self.vertices + self.offsets)
+        rast, rast_db = rasterize(clip, self.faces, cameras.height, cameras.width)
+        if not self.has_texture:
+            return Fragments(clip, rast, None, None)
+        # OBJ's v grows upwards, the rows of a texture downwards.
+        flipped = torch.stack([self.uvs[:, 0], 1 - self.uvs[:, 1]], dim=-1)
+        uv, uv_da = interpolate(flipped[None], rast, self.uv_faces, rast_db)
+        return Fragments(clip, rast, uv, uv_da)
 
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected a mesh (.obj, .glb, .ply, ...)")
-        try:
-            scene = trimesh.load_scene(path, process=False, maintain_order=True, skip_materials=True)
-            gltf_colors = _gltf_colors(path) if path.suffix.lower() == ".glb" else None
-        except Exception as error:  # trimesh's readers raise whatever their parsing trips over
-            raise ValueError(f"{path}: not a mesh that can be read ({' '.join(str(error).split())}); get a whole copy") from error
-        parts = []
-        for node in scene.graph.nodes_geometry:
-            transform, name = scene.graph[node]
-            geometry = scene.geometry[name]
-            if not isinstance(geometry, trimesh.Trimesh) or len(geometry.faces) == 0:
-                continue
-            faces = geometry.faces[:, ::-1] if np.linalg.det(transform[:3, :3]) < 0 else geometry.faces
-            colors = np.ones((len(geometry.vertices), 3))
-            if gltf_colors is not None:
-                colors = gltf_colors.get(name, colors)
-            elif geometry.visual.kind == "vertex":
-                colors = _unit_colors(geometry.visual.vertex_colors)
-            parts.append((trimesh.transform_points(geometry.vertices, transform), faces, colors))
-        if not parts:
-            raise ValueError(f"{path}: expected a mesh, found no triangles")
-        starts = np.cumsum([0, *(len(vertices) for vertices, _, _ in parts)])
-        return cls(
-            np.concatenate([vertices for vertices, _, _ in parts]),
-            np.concatenate([faces + start for (_, faces, _), start in zip(parts, starts[:-1], strict=True)]),
-            np.concatenate([colors for _, _, colors in parts]),
-        )
+    def shade(self, fragments: Fragments, background: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Picture [V,3,H,W] on `background` ([3] or a number) and alpha [V,1,H,W], silhouettes antialiased."""
+        covered = fragments.rast[..., 3:] > 0
+        if self.has_texture:
+            logits = sample_texture(self.color_logits, fragments.uv, fragments.uv_da, wrap="clamp")
+        else:
+            logits, _ = interpolate(self.color_logits, fragments.rast, self.faces)
+        colors = torch.where(covered, logits.sigmoid(), torch.as_tensor(background, dtype=torch.float32, device=self.device))
+        layers = antialias(torch.cat([colors, covered.float()], dim=-1), fragments.rast, fragments.clip, self.faces, self.topology)
+        layers = layers.permute(0, 3, 1, 2)
+        return layers[:, :3], layers[:, 3:]
 
+    def render(self, cameras: Cameras, background: Tensor | float = 1.0) -> MeshRender:
+        """All views in one call."""
+        fragments = self.rasterize(cameras)
+        image, alpha = self.shade(fragments, background)
+        depth, normal, cosine = self.geometry(cameras, fragments)
+        return MeshRender(image, alpha, depth, normal, cosine)
 
-def _with_suffix(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"{path}: expected a name ending in {suffix}")
-    return path
+    def geometry(self, cameras: Cameras, fragments: Fragments) -> tuple[Tensor, Tensor, Tensor]:
+        """Depth, normal and view cosine of `MeshRender`."""
+        vertices = self.vertices + self.offsets
+        normals = vertex_normals(vertices, self.faces)
+        attributes = torch.cat([vertices, normals], dim=1)[None]
+        surface, _ = interpolate(attributes, fragments.rast, self.faces)
+        covered = fragments.rast[..., 3:] > 0
+        position, normal = surface[..., :3], nn.functional.normalize(surface[..., 3:], dim=-1, eps=1e-12)
+        to_camera = nn.functional.normalize(cameras.centers[:, None, None] - position, dim=-1)
+        cosine = torch.where(covered, (normal * to_camera).sum(-1, keepdim=True), 0)
+        third_row = cameras.world_to_camera[:, None, None, 2]
+        depth = torch.where(covered, (position * third_row[..., :3]).sum(-1, keepdim=True) + third_row[..., 3:], 0)
+        return tuple(layer.permute(0, 3, 1, 2) for layer in (depth, normal, cosine))
 
-
-def _lines(template: str, rows: np.ndarray) -> str:
-    return (template * len(rows)) % tuple(rows.reshape(-1).tolist())
-
-
-def _unit_colors(colors: np.ndarray) -> np.ndarray:
-    """Colours [V,3] in [0,1] of the first three channels, stored as floats or as integers of full scale."""
-    scale = 1.0 if colors.dtype.kind == "f" else np.iinfo(colors.dtype).max
-    return np.clip(colors[:, :3].astype(np.float64) / scale, 0, 1)
-
-
-def _gltf_colors(path: Path) -> dict[str, np.ndarray]:
-    """sRGB vertex colours by geometry name, from the file's linear ones before trimesh rounds them to 8 bits."""
-    from trimesh.exchange.gltf import load_glb
-
-    with path.open("rb") as file:
-        geometries = load_glb(file, skip_materials=True)["geometry"]
-    return {name: linear_to_srgb(_unit_colors(part["vertex_colors"])) for name, part in geometries.items() if "vertex_colors" in part}
+    @torch.no_grad()
+    def to_mesh(self) -> Mesh:
+        """The mesh as it is now, for the files."""
+        source, colors = self.source, self.color_logits[0].sigmoid().cpu().numpy()
+        vertices = (self.vertices + self.offsets).cpu().numpy()
+        if self.has_texture:
+            return Mesh(vertices, source.faces, uvs=source.uvs, uv_faces=source.uv_faces, texture=colors)
+        return Mesh(vertices, source.faces, colors)

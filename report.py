@@ -9,7 +9,9 @@ import math
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +25,16 @@ from gaussian_mesh import extract_mesh
 from gs_renderer import GaussianModel
 from kernels.extension import use_compiled
 from media import write_sheet, write_video
-from progress import Phases, Progress
+from mesh import Mesh
+from mesh_io import write_glb, write_obj
+from progress import Phases
+from texture_bake import bake, unwrapped
 
 VIEWS_PER_CALL = 12  # bounds the memory of a turntable
 SHEET_VIEWS = 8
-RESULTS = ("_model.ply", "_model.obj", "_model.mtl", "_model.glb", ".mp4", "_views.png", ".json")
+QUANTILE_POINTS = 1 << 20  # torch.quantile takes no more than 16 million
+MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
+RESULTS = ("_model.ply", *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
 PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh")
 
@@ -55,8 +62,12 @@ def check_writable(stem: Path) -> None:
         raise UserError(f"outdir={stem.parent}: cannot be written to ({error.strerror}); choose another outdir") from None
 
 
+class Shown(Protocol):
+    def render(self, cameras: Cameras, background: Tensor) -> Any: ...
+
+
 @torch.no_grad()
-def render_views(model: GaussianModel, cameras: Cameras, background: Tensor) -> Tensor:
+def render_views(model: Shown, cameras: Cameras, background: Tensor) -> Tensor:
     """Pictures [V,3,H,W] of many cameras, a few at a time."""
     parts = (cameras[start : start + VIEWS_PER_CALL] for start in range(0, len(cameras), VIEWS_PER_CALL))
     return torch.cat([model.render(part, background).image for part in parts])
@@ -121,63 +132,81 @@ def print_config(config: Config) -> None:
     print(f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}", file=sys.stderr)
 
 
-def fitting_distance(model: GaussianModel, fov_y: float = FOV_Y) -> float:
-    """Camera distance from which the ball around the Gaussians, but for the farthest in a thousand, fits into the picture with a margin."""
-    reach = float(torch.quantile(model.means.detach().norm(dim=-1), 0.999))
+def fitting_distance(points: Tensor, fov_y: float = FOV_Y) -> float:
+    """Camera distance from which the ball around points [P,3], but for the farthest in a thousand, fits into the picture with a margin."""
+    reach = float(torch.quantile(points.detach().norm(dim=-1)[:: 1 + len(points) // QUANTILE_POINTS], 0.999))
     return 1.05 * reach / math.sin(math.radians(fov_y / 2))
 
 
-def write_results(config: Config, stem: Path, model: GaussianModel, phases: Phases) -> str | None:
-    """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
-    for suffix in RESULTS:  # what an earlier run of that name left would seem to belong to this one
+def remove_results(stem: Path, suffixes: Sequence[str]) -> None:
+    """Remove what an earlier run of that name left; it would seem to belong to this one."""
+    for suffix in suffixes:
         Path(f"{stem}{suffix}").unlink(missing_ok=True)
-    background = torch.ones(3, device=model.device)
+
+
+def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tensor) -> None:
+    """The sheet of views and the turntable of an object with these points [P,3]."""
+    background = torch.ones(3, device=points.device)
     looks = {
         "elevation": config.elevation,
-        "radius": max(config.radius, fitting_distance(model, config.fovy)),
+        "radius": max(config.radius, fitting_distance(points, config.fovy)),
         "fov_y": config.fovy,
-        "device": model.device,
+        "device": points.device,
+        "width": config.video_size,
+        "height": config.video_size,
     }
-    size = {"width": config.video_size, "height": config.video_size}
+    write_sheet(f"{stem}_views.png", render_views(model, turntable(SHEET_VIEWS, **looks), background), columns=SHEET_VIEWS // 2)
+    if config.video_frames:
+        write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks), background))
+
+
+def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
+    """The mesh in the formats asked for."""
+    if config.mesh_format in ("obj", "all"):
+        write_obj(mesh, f"{stem}.obj")
+    if config.mesh_format in ("glb", "all"):
+        write_glb(mesh, f"{stem}.glb")
+
+
+def make_mesh(config: Config, model: GaussianModel, picture: Reference | None) -> Mesh:
+    """The textured mesh of the Gaussians. Raises ValueError where they have no surface."""
+    mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces, color_vertices=False)
+    mesh = unwrapped(mesh, config.texture_size, config.unwrap)
+    return bake(mesh, config.texture_size, model, picture, model.device)
+
+
+def write_results(config: Config, stem: Path, model: GaussianModel, picture: Reference | None, phases: Phases) -> str | None:
+    """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
+    remove_results(stem, RESULTS)
     model.save_ply(f"{stem}_model.ply")
     with phases("video"):
-        write_sheet(f"{stem}_views.png", render_views(model, turntable(SHEET_VIEWS, **looks, **size), background), columns=SHEET_VIEWS // 2)
-        if config.video_frames:
-            write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks, **size), background))
+        write_pictures(config, stem, model, model.means)
     with phases("mesh"):
         try:
-            mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces)
+            mesh = make_mesh(config, model, picture)
         except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
             return str(error)
-        if config.mesh_format in ("obj", "all"):
-            mesh.write_obj(f"{stem}_model.obj")
-        if config.mesh_format in ("glb", "all"):
-            mesh.write_glb(f"{stem}_model.glb")
+        write_mesh(config, f"{stem}_model", mesh)
     return None
 
 
-def write_record(
-    config: Config, stem: Path, model: GaussianModel, reference: Reference | None, progress: Progress, complete: bool, no_mesh: str | None
-) -> None:
-    """`NAME.json`, the last file of a run: whether it is complete, what it took, on what, and how to repeat it."""
-    device = model.device
-    record = {
-        "complete": complete,
-        "rounds": progress.rounds_done,
-        "optimiser_steps": progress.fit_steps,
-        "prior_evaluations": progress.evaluations,
-        "gaussians": len(model),
-        "input_view_psnr_db": None,
-        "no_mesh": no_mesh,
-        "seconds": {name: round(seconds, 3) for name, seconds in progress.phases.seconds.items()},
+def write_record(config: Config, stem: str | Path, device: torch.device, phases: Phases, **found: object) -> None:
+    """`NAME.json`, the last file of a run: what the run found, what it took, on what, and how to repeat it."""
+    record = found | {
+        "seconds": {name: round(seconds, 3) for name, seconds in phases.seconds.items()},
         "peak_memory_mib": peak_memory_mib(device),
         "device": device_name(device),
         "versions": versions(),
         "seed": config.seed,
         "config": dataclasses.asdict(config),
     }
-    if reference is not None:
-        seen = render_views(model, reference.camera, torch.ones(3, device=device))
-        record["input_view_psnr_db"] = round(float(psnr(seen, reference.image)), 3)
     with atomic_write(f"{stem}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def input_view_psnr(model: Shown, reference: Reference | None) -> float | None:
+    """How well the object's render reproduces the picture, in dB; None without one."""
+    if reference is None:
+        return None
+    seen = render_views(model, reference.camera, torch.ones(3, device=reference.image.device))
+    return round(float(psnr(seen, reference.image)), 3)

@@ -2,27 +2,21 @@
 
     python -m benchmarks.extract_fields [--device cuda] [--resolution 128] [--counts 5000 20000 100000] [--out results.json]
 
-Times are medians of whole calls after a warm-up, by CUDA events on a GPU. Before anything is timed the versions' results are
-compared; a difference above 1e-4 of a field of order 1 ends the run. The floors are what the call cannot go below: reading the
-Gaussians and writing the grid at the memory's speed, and one exponential for each pair whose term is at least 1e-7.
+Times are of whole calls (benchmarks/timing.py). Before anything is timed the versions' results are compared; a difference
+above 1e-4 of a field of order 1 ends the run. The floors are what the call cannot go below: reading the Gaussians and writing
+the grid at the memory's speed, and one exponential for each pair whose term is at least 1e-7.
 """
 
 import argparse
-import json
 import math
 import os
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.timing import Timing, describe, environment, time_calls, write_json
 from kernels import extension
 from kernels.gaussian_field import extract_fields, extract_fields_python
 
@@ -36,10 +30,7 @@ NEGLIGIBLE = 1e-7
 class Row:
     gaussians: int
     version: str
-    median_ms: float
-    least_ms: float
-    most_ms: float
-    repeats: int
+    timing: Timing
     largest_difference: float  # from the compiled version, divided by max(1, largest value of the field)
 
 
@@ -61,26 +52,6 @@ def object_like_gaussians(count: int, device: str, seed: int = 0) -> tuple[Tenso
     covs = (spread @ spread.mT)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]].contiguous()
     opacities = torch.sigmoid(2 * torch.randn(count, generator=generator))
     return means.clamp(-0.9, 0.9).to(device), covs.to(device), opacities.to(device)
-
-
-def milliseconds(call: Callable[[], Tensor], device: str, repeats: int) -> list[float]:
-    """Durations of single calls. On a GPU the events enclose all that the call launches, gaps included."""
-    call()
-    durations = []
-    for _ in range(repeats):
-        if device == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda.synchronize()
-            begin.record()
-            call()
-            end.record()
-            end.synchronize()
-            durations.append(begin.elapsed_time(end))
-        else:
-            start = time.perf_counter()
-            call()
-            durations.append(1e3 * (time.perf_counter() - start))
-    return durations
 
 
 def plain(*arguments) -> Tensor:
@@ -124,15 +95,15 @@ def measure(count: int, resolution: int, device: str, repeats: int, plain_repeat
 
     rows = []
     for name, (function, times) in versions.items():
-        durations = milliseconds(lambda function=function: function(*arguments), device, times)
-        rows.append(Row(count, name, statistics.median(durations), min(durations), max(durations), times, differences[name]))
+        timing = time_calls(lambda function=function: function(*arguments), device, times, warm_up=1)  # the plain one takes seconds
+        rows.append(Row(count, name, timing, differences[name]))
     return rows, floors(gaussians[1], gaussians[2], resolution)
 
 
 def device_floor_ms(floor: dict[str, float], device: str) -> dict[str, float]:
     """The floors in milliseconds: 16 exponentials per clock and multiprocessor on a GPU, measured copy bandwidth."""
     buffer = torch.empty(1 << 26, device=device)
-    copy_ms = statistics.median(milliseconds(lambda: buffer.clone(), device, 5))
+    copy_ms = time_calls(buffer.clone, device, 5).median
     result = {"memory": floor["bytes"] / (2 * buffer.nbytes / copy_ms)}
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -157,8 +128,9 @@ def main() -> None:
     if not extension.available(options.device):
         raise SystemExit(f"no compiled {options.device} kernels to measure; {extension.BUILD_HINT}")
 
-    machine = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(f"extract_fields, {resolution}^3, {NUM_BLOCKS} blocks a side, {machine}, PyTorch {torch.__version__}")
+    header = environment(options.device)
+    print(describe(header))
+    print(f"extract_fields, {resolution}^3, {NUM_BLOCKS} blocks a side")
     print(f"{'N':>8} {'version':<14} {'median ms':>11} {'least':>11} {'most':>11} {'calls':>6} {'max diff':>9}  floor ms")
     results = []
     for count in counts:
@@ -166,15 +138,13 @@ def main() -> None:
         floor_ms = device_floor_ms(floor, options.device)
         floor_text = ", ".join(f"{name} {value:.4f}" for name, value in floor_ms.items())
         for row in rows:
-            spread = f"{row.median_ms:11.4f} {row.least_ms:11.4f} {row.most_ms:11.4f} {row.repeats:6d} {row.largest_difference:9.1e}"
-            print(f"{row.gaussians:8d} {row.version:<14} {spread}  {floor_text if row.version == 'compiled' else ''}", flush=True)
-            results.append(asdict(row) | {"floor": floor, "floor_ms": floor_ms})
-    if options.out:
-        document = {"machine": machine, "torch": torch.__version__, "resolution": resolution, "num_blocks": NUM_BLOCKS, "rows": results}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.out.with_suffix(".partial")
-        partial.write_text(json.dumps(document, indent=1))
-        partial.replace(options.out)
+            timing = row.timing
+            figures = f"{timing.median:11.4f} {timing.least:11.4f} {timing.most:11.4f} {len(timing.durations):6d}"
+            floor_shown = floor_text if row.version == "compiled" else ""
+            print(f"{row.gaussians:8d} {row.version:<14} {figures} {row.largest_difference:9.1e}  {floor_shown}", flush=True)
+            named = {"gaussians": row.gaussians, "version": row.version, "largest_difference": row.largest_difference}
+            results.append(named | timing.as_row() | {"floor": floor, "floor_ms": floor_ms})
+    write_json(options.out, header | {"resolution": resolution, "num_blocks": NUM_BLOCKS, "rows": results})
 
 
 if __name__ == "__main__":

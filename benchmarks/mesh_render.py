@@ -2,21 +2,16 @@
 
     python -m benchmarks.mesh_render --objects FILE.npz [--device cuda] [--views 640] [--size 128] [--out results.json]
 
-Views of random objects from random sides under random lights, 2x2 samples a pixel. Times are medians of whole calls after a
-warm-up, by CUDA events on a GPU. Before anything is timed, a few views are compared with the CPU's.
+Views of random objects from random sides under random lights, 2x2 samples a pixel. Times are of whole calls
+(benchmarks/timing.py). Before anything is timed, a few views are compared with the CPU's.
 """
 
 import argparse
-import json
-import statistics
-import sys
-import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import orbit_cameras
 from shapes.packed import load_packed
 from shapes.render import random_lights, render_views
@@ -31,25 +26,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--views", type=int, nargs="+", default=[64, 640])
     parser.add_argument("--size", type=int, nargs="+", default=[128])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args()
-
-
-def milliseconds(call, device: str, repeats: int) -> list[float]:
-    durations = []
-    for _ in range(repeats):
-        if device.startswith("cuda"):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            call()
-            end.record()
-            end.synchronize()
-            durations.append(begin.elapsed_time(end))
-        else:
-            started = time.perf_counter()
-            call()
-            durations.append(1e3 * (time.perf_counter() - started))
-    return durations
 
 
 def main() -> None:
@@ -58,6 +36,8 @@ def main() -> None:
     on_device = packed.to(options.device)
     generator = torch.Generator().manual_seed(0)
     rows = []
+    header = environment(options.device)
+    print(describe(header))
     print(f"{options.device}: {len(packed)} objects, the largest of {packed.max_faces} faces")
     print(f"{'views':>6} {'size':>5} {'median ms':>10} {'least':>8} {'most':>8} {'us a view':>10} {'covered':>8}")
     for size in options.size:
@@ -77,15 +57,12 @@ def main() -> None:
             different = float(((pictures[few].cpu() - expected).abs() > 1.5 / 255).float().mean())
             if different > LARGEST_SHARE_OF_DIFFERENT_BYTES:
                 raise SystemExit(f"{different:.1e} of the bytes differ from the CPU's: not timed")
-            durations = milliseconds(call, options.device, options.repeats)
-            row = {"views": views, "size": size, "median_ms": statistics.median(durations), "least_ms": min(durations)}
-            row |= {"most_ms": max(durations), "covered": float(pictures[:, 3].mean()), "different_bytes": different}
+            timing = time_calls(call, options.device, options.repeats)
+            row = {"views": views, "size": size, "covered": float(pictures[:, 3].mean()), "different_bytes": different} | timing.as_row()
             rows.append(row)
-            timing = f"{row['median_ms']:10.3f} {row['least_ms']:8.3f} {row['most_ms']:8.3f} {1e3 * row['median_ms'] / views:10.2f}"
-            print(f"{views:6d} {size:5d} {timing} {row['covered']:8.2f}", flush=True)
-    if options.out:
-        device = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
-        Path(options.out).write_text(json.dumps({"device": device, "torch": torch.__version__, "rows": rows}, indent=1))
+            figures = f"{timing.median:10.3f} {timing.least:8.3f} {timing.most:8.3f} {1e3 * timing.median / views:10.2f}"
+            print(f"{views:6d} {size:5d} {figures} {row['covered']:8.2f}", flush=True)
+    write_json(options.out, header | {"rows": rows})
 
 
 if __name__ == "__main__":

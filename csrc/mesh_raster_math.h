@@ -42,9 +42,9 @@ struct Attributes {
   const float* rast;     // [B,H,W,4]
   const float* rast_db;  // [B,H,W,4] or null
   const int32_t* tri;    // [F,3]
-  int64_t sets, pictures, pixels;  // pixels of one picture
+  int64_t sets, pictures;
   int64_t vertices, faces;
-  int channels;
+  int channels, height, width;
 };
 
 struct AttributeGradients {
@@ -60,6 +60,7 @@ struct Blending {
   const float* color;       // [B,H,W,C]
   const float* rast;        // [B,H,W,4]
   const int32_t* opposite;  // [F,3] third vertex of the face across the edge that faces a corner, or -1
+  const uint8_t* edges;     // [S,F] silhouette_edges of every face, S = position_sets
   int channels;
 };
 
@@ -69,9 +70,11 @@ struct BlendingGradients {
   float* v_pos;        // like pos
 };
 
-struct Corner {
-  float x, y, z, w;
+template <class F>
+struct CornerOf {
+  F x, y, z, w;
 };
+using Corner = CornerOf<float>;
 
 // The same number for every pixel of F.
 template <class F>
@@ -81,6 +84,10 @@ MD_HOST_DEVICE F spread(float value) {
   } else {
     return F{} + value;
   }
+}
+template <class F>
+MD_HOST_DEVICE F spread(const std::enable_if_t<!std::is_same_v<F, float>, F>& values) {
+  return values;
 }
 
 // a b - c d, such that exchanging the two products gives exactly the negative: the edge that two triangles share has the same
@@ -99,8 +106,9 @@ struct Relative {
   F x[3], y[3];
 };
 
-template <class F>
-MD_HOST_DEVICE Relative<F> relative(const Corner* corners, F center_x, F center_y) {
+// The corners may be those of one face, or, where F is several pixels, of the face that each shows.
+template <class F, class G>
+MD_HOST_DEVICE Relative<F> relative(const CornerOf<G>* corners, F center_x, F center_y) {
   Relative<F> r;
   for (int k = 0; k < 3; ++k) {
     r.x[k] = fused(-center_x, spread<F>(corners[k].w), spread<F>(corners[k].x));
@@ -117,11 +125,13 @@ MD_HOST_DEVICE void edge_functions(const Relative<F>& r, F* e) {
 }
 
 // Slopes of edge function `edge` along the clip-space axes.
-MD_HOST_DEVICE float slope_x(const Corner* corners, const Relative<float>& r, int edge) {
+template <class F>
+MD_HOST_DEVICE F slope_x(const CornerOf<F>* corners, const Relative<F>& r, int edge) {
   const int a = (edge + 1) % 3, b = (edge + 2) % 3;
   return difference_of_products(r.y[a], corners[b].w, r.y[b], corners[a].w);
 }
-MD_HOST_DEVICE float slope_y(const Corner* corners, const Relative<float>& r, int edge) {
+template <class F>
+MD_HOST_DEVICE F slope_y(const CornerOf<F>* corners, const Relative<F>& r, int edge) {
   const int a = (edge + 1) % 3, b = (edge + 2) % 3;
   return difference_of_products(r.x[b], corners[a].w, r.x[a], corners[b].w);
 }
@@ -158,6 +168,17 @@ struct Box {
   int x0, x1, y0, y1;
 };
 
+// Pixels whose centres lie between two clip-space coordinates after the division by w; false for none, and for NaNs.
+MD_HOST_DEVICE bool pixels_between(float low, float high, int pixels, int& first, int& last) {
+  const float half = 0.5f * static_cast<float>(pixels);
+  low = fmaxf((low + 1.0f) * half - 0.5f - kBoxMargin, 0.0f);
+  high = fminf((high + 1.0f) * half - 0.5f + kBoxMargin, static_cast<float>(pixels - 1));
+  if (!(low <= high)) return false;
+  first = static_cast<int>(ceilf(low));
+  last = static_cast<int>(floorf(high));
+  return first <= last;
+}
+
 // Bounds along one axis, in pixels from the first centre. An edge that crosses the eye's plane leaves the screen in the
 // direction in which its projection moves.
 MD_HOST_DEVICE bool bounds_along(const float* c, const float* w, int pixels, int& first, int& last) {
@@ -177,13 +198,7 @@ MD_HOST_DEVICE bool bounds_along(const float* c, const float* w, int pixels, int
       }
     }
   }
-  const float half = 0.5f * static_cast<float>(pixels);
-  low = fmaxf((low + 1.0f) * half - 0.5f - kBoxMargin, 0.0f);
-  high = fminf((high + 1.0f) * half - 0.5f + kBoxMargin, static_cast<float>(pixels - 1));
-  if (!(low <= high)) return false;
-  first = static_cast<int>(ceilf(low));
-  last = static_cast<int>(floorf(high));
-  return first <= last;
+  return pixels_between(low, high, pixels, first, last);
 }
 
 // False for faces that no pixel can show: behind the eye, off the screen, before the near or behind the far plane, or not finite.
@@ -201,6 +216,7 @@ MD_HOST_DEVICE bool bounding_box(const Corner* corners, int width, int height, B
   return bounds_along(x, w, width, box.x0, box.x1) && bounds_along(y, w, height, box.y0, box.y1);
 }
 
+MD_HOST_DEVICE int64_t position_sets(const Picture& in) { return in.shared_pos ? 1 : in.pictures; }
 MD_HOST_DEVICE int64_t vertices_before(const Picture& in, int64_t picture) { return in.shared_pos ? 0 : picture * in.vertices; }
 
 // False where the face names a vertex that is not there.
@@ -233,26 +249,26 @@ MD_HOST_DEVICE bool corner_attributes(const Attributes& in, int64_t picture, int
   return true;
 }
 
-// What one pixel shows of a face that covers it.
-struct Sample {
-  float u, v, depth;
-  float db[4];  // du/dX, du/dY, dv/dX, dv/dY per pixel
+// What a pixel shows of a face that covers it, or several pixels of theirs.
+template <class F>
+struct SampleOf {
+  F u, v, depth;
+  F db[4];  // du/dX, du/dY, dv/dX, dv/dY per pixel
 };
 
-MD_HOST_DEVICE Sample sample_face(const Corner* corners, float center_x, float center_y, float scale_x, float scale_y) {
-  const Relative<float> r = relative(corners, center_x, center_y);
-  float e[3];
+template <class F>
+MD_HOST_DEVICE SampleOf<F> sample_face(const CornerOf<F>* corners, F center_x, F center_y, float scale_x, float scale_y) {
+  const Relative<F> r = relative(corners, center_x, center_y);
+  F e[3];
   edge_functions(r, e);
-  const float inverse = 1.0f / (e[0] + e[1] + e[2]);
-  Sample s;
+  const F inverse = 1.0f / (e[0] + e[1] + e[2]);
+  SampleOf<F> s;
   s.u = e[0] * inverse;
   s.v = e[1] * inverse;
-  const float b2 = e[2] * inverse;
-  s.depth = (s.u * corners[0].z + s.v * corners[1].z + b2 * corners[2].z) / (s.u * corners[0].w + s.v * corners[1].w + b2 * corners[2].w);
-  s.depth = fminf(fmaxf(s.depth, -1.0f), 1.0f);
-  const float x[3] = {slope_x(corners, r, 0), slope_x(corners, r, 1), slope_x(corners, r, 2)};
-  const float y[3] = {slope_y(corners, r, 0), slope_y(corners, r, 1), slope_y(corners, r, 2)};
-  const float sum_x = x[0] + x[1] + x[2], sum_y = y[0] + y[1] + y[2];
+  s.depth = (e[0] * corners[0].z + e[1] * corners[1].z + e[2] * corners[2].z) / (e[0] * corners[0].w + e[1] * corners[1].w + e[2] * corners[2].w);
+  const F x[3] = {slope_x(corners, r, 0), slope_x(corners, r, 1), slope_x(corners, r, 2)};
+  const F y[3] = {slope_y(corners, r, 0), slope_y(corners, r, 1), slope_y(corners, r, 2)};
+  const F sum_x = x[0] + x[1] + x[2], sum_y = y[0] + y[1] + y[2];
   s.db[0] = (x[0] - s.u * sum_x) * (inverse * scale_x);
   s.db[1] = (y[0] - s.u * sum_y) * (inverse * scale_y);
   s.db[2] = (x[1] - s.v * sum_x) * (inverse * scale_x);
@@ -311,20 +327,37 @@ struct Crossing {
   float scale;  // distance = -c / a * scale
 };
 
-MD_HOST_DEVICE bool same_side(const Picture& in, const float* pos, int32_t vertex, float a, float b, float c, float center_x, float center_y, bool column, float side) {
-  if (vertex < 0 || vertex >= in.vertices) return vertex < 0;
-  const float* p = pos + 4 * static_cast<int64_t>(vertex);
-  const float x = fused(-center_x, p[3], p[0]), y = fused(-center_y, p[3], p[1]);
-  return (a * (column ? y : x) + b * (column ? x : y) + c * p[3]) * side > 0.0f;
+// Bit k is set where the edge that faces corner k is a silhouette: no face across it, or one whose third vertex is projected to
+// the same side. Looked at from the edge's first end, so that little is lost to rounding.
+MD_HOST_DEVICE uint8_t silhouette_edges(const Picture& in, const int32_t* opposite, int64_t set, int64_t face) {
+  Corner corners[3];
+  if (!load_corners(in, set, face, corners)) return 0;
+  const float* pos = in.pos + 4 * vertices_before(in, set);
+  uint8_t edges = 0;
+  for (int k = 0; k < 3; ++k) {
+    const Corner &a = corners[(k + 1) % 3], &b = corners[(k + 2) % 3];
+    const int32_t vertex = opposite[3 * face + k];
+    if (vertex >= in.vertices) continue;
+    bool silhouette = vertex < 0;
+    if (!silhouette) {
+      const float* p = pos + 4 * static_cast<int64_t>(vertex);
+      const float x = a.w != 0.0f ? a.x / a.w : 0.0f, y = a.w != 0.0f ? a.y / a.w : 0.0f;
+      const Corner ends[3] = {b, corners[k], {p[0], p[1], p[2], p[3]}};
+      const Relative<float> r = relative(ends, x, y);
+      const float inner = difference_of_products(r.x[0], r.y[1], r.y[0], r.x[1]), outer = difference_of_products(r.x[0], r.y[2], r.y[0], r.x[2]);
+      silhouette = (inner > 0.0f && outer > 0.0f) || (inner < 0.0f && outer < 0.0f);
+    }
+    edges |= static_cast<uint8_t>(silhouette << k);
+  }
+  return edges;
 }
 
 // The pair is the pixel (x, y) with its neighbour to the right, or with `column` the one above; `near_is_first` tells which of
 // the two shows the nearer face.
-MD_HOST_DEVICE Crossing find_crossing(const Picture& in, const int32_t* opposite, int64_t picture, int64_t face, int x, int y, bool column, bool near_is_first) {
+MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t picture, int64_t face, int x, int y, bool column, bool near_is_first) {
   Crossing found{};
   Corner corners[3];
-  if (face < 0 || !load_corners(in, picture, face, corners)) return found;
-  const float* pos = in.pos + 4 * vertices_before(in, picture);
+  if (edges == 0 || !load_corners(in, picture, face, corners)) return found;
   const float center_x = center(x + (!near_is_first && !column), 2.0f / static_cast<float>(in.width));
   const float center_y = center(y + (!near_is_first && column), 2.0f / static_cast<float>(in.height));
   const Relative<float> r = relative(corners, center_x, center_y);
@@ -335,6 +368,7 @@ MD_HOST_DEVICE Crossing find_crossing(const Picture& in, const int32_t* opposite
   float farthest = -1.0f;
   for (int k = 0; k < 3; ++k) {
     const int i = (k + 1) % 3, j = (k + 2) % 3;
+    if (!(edges >> k & 1)) continue;
     if ((aside[i] >= 0.0f) == (aside[j] >= 0.0f)) continue;
     const float a = difference_of_products(aside[i], corners[j].w, aside[j], corners[i].w);
     const float b = difference_of_products(along[j], corners[i].w, along[i], corners[j].w);
@@ -343,8 +377,6 @@ MD_HOST_DEVICE Crossing find_crossing(const Picture& in, const int32_t* opposite
     if (!(a * (aside[i] - aside[j]) > 0.0f) || !(column ? run < rise : run <= rise)) continue;
     const float t = -c / a * scale;
     if (!(t >= -kEdgeSlack && t <= 1.0f && t > farthest)) continue;
-    const float side = a * along[k] + b * aside[k] + c * corners[k].w;
-    if (!same_side(in, pos, opposite[3 * face + k], a, b, c, center_x, center_y, column, side)) continue;
     farthest = t;
     found.weight = fmaxf(t, 0.0f) - 0.5f;
     found.moves = t >= 0.0f;
@@ -399,7 +431,9 @@ MD_HOST_DEVICE bool find_pair(const Picture& in, const Blending& blending, int64
   // Of equal depths the second pixel of the pair counts as the nearer one.
   pair.other_is_far = second ? !(depth_there < depth_here) : depth_here < depth_there;
   const int64_t face = face_at(pair.other_is_far ? here : there, in.faces);
-  pair.crossing = find_crossing(in, blending.opposite, picture, face, first_x, first_y, column, pair.other_is_far != second);
+  const uint8_t edges = face < 0 ? 0 : blending.edges[(in.shared_pos ? 0 : picture * in.faces) + face];
+  if (edges == 0) return false;
+  pair.crossing = find_crossing(in, edges, picture, face, first_x, first_y, column, pair.other_is_far != second);
   return pair.crossing.weight != 0.0f;
 }
 

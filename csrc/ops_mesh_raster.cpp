@@ -14,7 +14,8 @@ namespace {
 using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr int64_t kMostFaces = int64_t{1} << 24;  // face numbers travel as float, exact up to here
-constexpr int64_t kLongestSide = 1 << 15;
+constexpr int64_t kLongestSide = 1 << 14;
+constexpr int64_t kMostPictures = 65535;  // the limit of a grid's second axis
 
 const float* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr<float>() : nullptr; }
 
@@ -23,6 +24,17 @@ void check_floats(const OptionalTensor& tensor, const char* name, at::IntArrayRe
   check_tensor(*tensor, name, at::kFloat, device);
   check_shape(*tensor, name, shape);
 }
+
+#ifdef MD_WITH_CUDA
+at::Tensor workspace(int64_t bytes, const at::Tensor& like) { return at::empty({bytes}, like.options().dtype(at::kByte)); }
+
+// Scratch memory for a gradient's repeatable sums; without elements, and so null, in the fast mode.
+at::Tensor sums_workspace(bool deterministic, const at::Tensor& gradient) {
+  return workspace(deterministic ? deterministic_bytes(gradient.numel()) : 0, gradient);
+}
+
+void* pointer_or_null(const at::Tensor& storage) { return storage.numel() > 0 ? storage.mutable_data_ptr() : nullptr; }
+#endif
 
 // For tensors of the CPU: those of a GPU could not be looked at without waiting for it.
 void check_faces(const at::Tensor& tri, int64_t vertices) {
@@ -59,6 +71,7 @@ Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const Opti
   }
   TORCH_CHECK_VALUE(height >= 1 && width >= 1 && height <= kLongestSide && width <= kLongestSide, "picture of ", width, "x", height, ": expected 1 to ",
                     kLongestSide, " pixels a side");
+  TORCH_CHECK_VALUE(pictures <= kMostPictures, "got ", pictures, " pictures: expected at most ", kMostPictures, "; draw fewer at a time");
   Picture in{};
   in.pos = pos.const_data_ptr<float>();
   in.tri = tri.const_data_ptr<int32_t>();
@@ -85,6 +98,14 @@ std::tuple<at::Tensor, at::Tensor> rasterize(const at::Tensor& pos, const at::Te
   const Picture in = checked_picture(pos, tri, ranges, -1, height, width);
   const at::Tensor rast = at::empty({in.pictures, height, width, 4}, pos.options()), rast_db = at::empty_like(rast);
   if (pos.is_cpu()) rasterize_cpu(in, rast.mutable_data_ptr<float>(), rast_db.mutable_data_ptr<float>());
+#ifdef MD_WITH_CUDA
+  else {
+    const c10::cuda::CUDAGuard guard(pos.device());
+    const at::Tensor scratch = workspace(rasterize_workspace_bytes(in), pos);
+    C10_CUDA_CHECK(rasterize_cuda(in, rast.mutable_data_ptr<float>(), rast_db.mutable_data_ptr<float>(), scratch.mutable_data_ptr(),
+                                  c10::cuda::getCurrentCUDAStream()));
+  }
+#endif
   return {rast, rast_db};
 }
 
@@ -96,6 +117,14 @@ at::Tensor rasterize_backward(const OptionalTensor& v_rast, const OptionalTensor
   const Picture in = checked_picture(pos, tri, std::nullopt, rast.size(0), rast.size(1), rast.size(2));
   const at::Tensor v_pos = at::empty_like(pos);
   if (pos.is_cpu()) rasterize_backward_cpu(in, rast.const_data_ptr<float>(), pointer(v_rast), pointer(v_rast_db), v_pos.mutable_data_ptr<float>());
+#ifdef MD_WITH_CUDA
+  else {
+    const c10::cuda::CUDAGuard guard(pos.device());
+    const at::Tensor scratch = sums_workspace(deterministic, v_pos);
+    C10_CUDA_CHECK(rasterize_backward_cuda(in, rast.const_data_ptr<float>(), pointer(v_rast), pointer(v_rast_db), v_pos.mutable_data_ptr<float>(),
+                                           pointer_or_null(scratch), c10::cuda::getCurrentCUDAStream()));
+  }
+#endif
   return v_pos;
 }
 
@@ -115,10 +144,11 @@ Attributes checked_attributes(const at::Tensor& attr, const at::Tensor& rast, co
   in.tri = tri.const_data_ptr<int32_t>();
   in.sets = attr.size(0);
   in.pictures = rast.size(0);
-  in.pixels = rast.size(1) * rast.size(2);
   in.vertices = attr.size(1);
   in.faces = tri.size(0);
   in.channels = static_cast<int>(attr.size(2));
+  in.height = static_cast<int>(rast.size(1));
+  in.width = static_cast<int>(rast.size(2));
   return in;
 }
 
@@ -129,6 +159,12 @@ std::tuple<at::Tensor, at::Tensor> interpolate(const at::Tensor& attr, const at:
   const at::Tensor out_da = at::empty({rast.size(0), rast.size(1), rast.size(2), rast_db ? 2 * in.channels : 0}, attr.options());
   float* to_da = rast_db ? out_da.mutable_data_ptr<float>() : nullptr;
   if (attr.is_cpu()) interpolate_cpu(in, out.mutable_data_ptr<float>(), to_da);
+#ifdef MD_WITH_CUDA
+  else {
+    const c10::cuda::CUDAGuard guard(attr.device());
+    C10_CUDA_CHECK(interpolate_cuda(in, out.mutable_data_ptr<float>(), to_da, c10::cuda::getCurrentCUDAStream()));
+  }
+#endif
   return {out, out_da};
 }
 
@@ -144,24 +180,44 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> interpolate_backward(const Option
   const AttributeGradients v = {pointer(v_out), pointer(v_out_da), v_attr.mutable_data_ptr<float>(), v_rast.mutable_data_ptr<float>(),
                                 rast_db ? v_rast_db.mutable_data_ptr<float>() : nullptr};
   if (attr.is_cpu()) interpolate_backward_cpu(in, v);
+#ifdef MD_WITH_CUDA
+  else {
+    const c10::cuda::CUDAGuard guard(device);
+    const at::Tensor scratch = sums_workspace(deterministic, v_attr);
+    C10_CUDA_CHECK(interpolate_backward_cuda(in, v, pointer_or_null(scratch), c10::cuda::getCurrentCUDAStream()));
+  }
+#endif
   return {v_attr, v_rast, v_rast_db};
 }
 
-Blending checked_blending(const Picture& in, const at::Tensor& color, const at::Tensor& rast, const at::Tensor& opposite, const at::Device& device) {
+at::Tensor edge_storage(const Picture& in, const at::Tensor& like) {
+  return at::empty({position_sets(in) * in.faces}, like.options().dtype(at::kByte));
+}
+
+Blending checked_blending(const Picture& in, const at::Tensor& color, const at::Tensor& rast, const at::Tensor& opposite, const at::Tensor& edges) {
+  const at::Device device = edges.device();
   check_floats(color, "color", {in.pictures, in.height, in.width, -1}, device);
   check_floats(rast, "rast", {in.pictures, in.height, in.width, 4}, device);
   check_tensor(opposite, "opposite", at::kInt, device);
   check_shape(opposite, "opposite", {in.faces, 3});
-  return {color.const_data_ptr<float>(), rast.const_data_ptr<float>(), opposite.const_data_ptr<int32_t>(), static_cast<int>(color.size(3))};
+  return {color.const_data_ptr<float>(), rast.const_data_ptr<float>(), opposite.const_data_ptr<int32_t>(), edges.const_data_ptr<uint8_t>(),
+          static_cast<int>(color.size(3))};
 }
 
 at::Tensor antialias(const at::Tensor& color, const at::Tensor& rast, const at::Tensor& pos, const at::Tensor& tri, const at::Tensor& opposite,
                      bool /*deterministic*/) {
   check_floats(color, "color", {-1, -1, -1, -1}, pos.device());
   const Picture in = checked_picture(pos, tri, std::nullopt, color.size(0), color.size(1), color.size(2));
-  const Blending blending = checked_blending(in, color, rast, opposite, pos.device());
+  const at::Tensor edges = edge_storage(in, pos);
+  const Blending blending = checked_blending(in, color, rast, opposite, edges);
   const at::Tensor out = at::empty_like(color);
-  if (pos.is_cpu()) antialias_cpu(in, blending, out.mutable_data_ptr<float>());
+  if (pos.is_cpu()) antialias_cpu(in, blending, out.mutable_data_ptr<float>(), edges.mutable_data_ptr<uint8_t>());
+#ifdef MD_WITH_CUDA
+  else {
+    const c10::cuda::CUDAGuard guard(pos.device());
+    C10_CUDA_CHECK(antialias_cuda(in, blending, out.mutable_data_ptr<float>(), edges.mutable_data_ptr<uint8_t>(), c10::cuda::getCurrentCUDAStream()));
+  }
+#endif
   return out;
 }
 
@@ -169,11 +225,20 @@ std::tuple<at::Tensor, at::Tensor> antialias_backward(const at::Tensor& v_out, c
                                                       const at::Tensor& tri, const at::Tensor& opposite, [[maybe_unused]] bool deterministic) {
   check_floats(color, "color", {-1, -1, -1, -1}, pos.device());
   const Picture in = checked_picture(pos, tri, std::nullopt, color.size(0), color.size(1), color.size(2));
-  const Blending blending = checked_blending(in, color, rast, opposite, pos.device());
+  const at::Tensor edges = edge_storage(in, pos);
+  const Blending blending = checked_blending(in, color, rast, opposite, edges);
   check_floats(v_out, "v_out", color.sizes(), pos.device());
   const at::Tensor v_color = at::empty_like(color), v_pos = at::empty_like(pos);
   const BlendingGradients v = {v_out.const_data_ptr<float>(), v_color.mutable_data_ptr<float>(), v_pos.mutable_data_ptr<float>()};
-  if (pos.is_cpu()) antialias_backward_cpu(in, blending, v);
+  if (pos.is_cpu()) antialias_backward_cpu(in, blending, v, edges.mutable_data_ptr<uint8_t>());
+#ifdef MD_WITH_CUDA
+  else {
+    const c10::cuda::CUDAGuard guard(pos.device());
+    const at::Tensor scratch = sums_workspace(deterministic, v_pos);
+    C10_CUDA_CHECK(antialias_backward_cuda(in, blending, v, edges.mutable_data_ptr<uint8_t>(), pointer_or_null(scratch),
+                                           c10::cuda::getCurrentCUDAStream()));
+  }
+#endif
   return {v_color, v_pos};
 }
 
@@ -202,5 +267,16 @@ TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
   m.impl("antialias_mesh", &antialias);
   m.impl("antialias_mesh_bwd", &antialias_backward);
 }
+
+#ifdef MD_WITH_CUDA
+TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) {
+  m.impl("rasterize_mesh", &rasterize);
+  m.impl("rasterize_mesh_bwd", &rasterize_backward);
+  m.impl("interpolate_mesh", &interpolate);
+  m.impl("interpolate_mesh_bwd", &interpolate_backward);
+  m.impl("antialias_mesh", &antialias);
+  m.impl("antialias_mesh_bwd", &antialias_backward);
+}
+#endif
 
 }  // namespace md::mesh_raster

@@ -21,20 +21,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 import main as generation
+import main2 as refinement
 from cam_utils import Cameras, orbit_cameras
 from config import Config, UserError, load_config
 from evaluation import summary
-from evaluation.metrics import mask_iou, point_scores, psnr, ssim
+from evaluation.mesh_quality import mesh_quality
+from evaluation.metrics import mask_iou, point_scores, psnr, sharpness, ssim
 from evaluation.surface import flat_light, outer_points, outer_points_of
 from evaluation.trivial import flat_card, visual_hull
 from files import atomic_write
-from gaussian_mesh import extract_mesh
 from guidance import Prior, load_prior
 from guidance.samplers import ddim_sample
 from media import write_sheet
+from mesh_renderer import MeshModel
 from micro_prior.metrics import silhouette_iou
 from progress import Interrupt, Progress, Stopped
-from report import check_writable, choose_device, device_name, peak_memory_mib, print_config, versions
+from report import check_writable, choose_device, device_name, make_mesh, peak_memory_mib, print_config, versions
 from shapes import render as shape_render
 from shapes.packed import PackedMeshes, load_packed
 
@@ -93,6 +95,15 @@ def picture_scores(scene: Scene, views: Tensor, coverage: Tensor, input_view: Te
     return means, {name: [round(value, 4) for value in values.tolist()] for name, values in each.items()}
 
 
+@torch.no_grad()
+def mesh_scores(scene: Scene, model: MeshModel, generator: torch.Generator) -> dict[str, float]:
+    """Scores of a mesh: of its pictures, and of its shape."""
+    unseen, front = model.render(scene.cameras), model.render(scene.input_camera)
+    scores, _ = picture_scores(scene, unseen.image, unseen.alpha, front.image)
+    scores["sharpness"] = sharpness(unseen.image, unseen.alpha, scene.views, scene.coverage)
+    return scores | point_scores(outer_points(model.vertices + model.offsets, model.faces, generator), scene.points)
+
+
 def trivial_answer(
     make: Callable[[Tensor, Cameras], PackedMeshes], scene: Scene, generator: torch.Generator
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -131,7 +142,7 @@ def object_seed(config: Config, name: str) -> int:
 def evaluate_object(
     prior: Prior, meshes: PackedMeshes, index: int, config: Config, interrupt: Interrupt | None = None
 ) -> tuple[dict, list[Tensor]]:
-    """The record of one object, and its row of a sheet: input, true views, ours. Raises Stopped where `interrupt` asks for it."""
+    """The record of one object, and its row of a sheet: input, true views, our Gaussians, our refined mesh. Raises Stopped where `interrupt` asks for it."""
     name = meshes.ids[index]
     seed = object_seed(config, name)
     generator = torch.Generator().manual_seed(seed)
@@ -155,22 +166,31 @@ def evaluate_object(
     except UserError as error:
         failure = str(error)
     lap("reconstruct")
-    mesh = None
+    mesh = refined = None
+    picture = generation.texture_view(job, scene.picture)
     if failure is None:
         try:
-            mesh = extract_mesh(job.model, config.density_thresh, config.mesh_resolution, config.mesh_faces)
+            mesh = make_mesh(config, job.model, picture)
         except ValueError as error:
             failure = str(error)
     lap("mesh")
+    if mesh is not None:
+        guides = refinement.Guides(job.model, picture, prior, job.condition)
+        refined = refinement.refine(config, mesh, guides, generator)
+    lap("refine")
 
     white = torch.ones(3, device=prior.device)
     with torch.no_grad():
         unseen = job.model.render(scene.cameras, white)
         front = job.model.render(scene.input_camera, white)
     ours, ours_by_view = picture_scores(scene, unseen.image, unseen.alpha, front.image)
+    ours["sharpness"] = sharpness(unseen.image, unseen.alpha, scene.views, scene.coverage)
+    made = {}
     if mesh is not None:
-        made = outer_points(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces), generator)
-        ours |= point_scores(made, scene.points)
+        made = {summary.COARSE: MeshModel(mesh, prior.device), summary.REFINED: refined}
+    of_meshes = {answer: mesh_scores(scene, model, generator) for answer, model in made.items()}
+    if mesh is not None:
+        ours |= {metric: of_meshes[summary.COARSE][metric] for metric in summary.DISTANCES}
     lap("measure")
     card, card_by_view = trivial_answer(flat_card, scene, generator)
     hull, hull_by_view = trivial_answer(visual_hull, scene, generator)
@@ -187,12 +207,16 @@ def evaluate_object(
         "mesh_faces": 0 if mesh is None else len(mesh.faces),
         "failure": failure,
         "seconds": seconds,
-        "scores": {"ours": ours, "flat card": card, "visual hull": hull},
+        "scores": {"ours": ours, **of_meshes, "flat card": card, "visual hull": hull},
+        "mesh_quality": {answer: mesh_quality(model.to_mesh()) for answer, model in made.items()},
         "prior": views_of_prior,
         "by_view": {"ours": ours_by_view, "flat card": card_by_view, "visual hull": hull_by_view},
     }
     shown = list(SHEET_VIEWS)
-    return record, [*scene.input_view, *scene.views[shown], *unseen.image[shown]]
+    row = [*scene.input_view, *scene.views[shown], *unseen.image[shown]]
+    with torch.no_grad():
+        row += list(refined.render(scene.cameras[torch.tensor(shown)]).image) if refined else [torch.ones_like(row[0])] * len(shown)
+    return record, row
 
 
 class _Parser(argparse.ArgumentParser):
@@ -214,7 +238,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--limit", type=int, metavar="N", help="only N of them, spread evenly over the pack")
     parser.add_argument("--only", action="append", metavar="ID", help="only the object of that name; may be repeated")
     parser.add_argument("--out", metavar="FILE.json", default="results.json", help="everything that was measured (default: %(default)s)")
-    parser.add_argument("--sheet", metavar="FILE.png", help="a strip for each object: input, truth, ours")
+    parser.add_argument("--sheet", metavar="FILE.png", help="a strip for each object: input, truth, our Gaussians, our refined mesh")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table, warnings and errors")
     options, rest = parser.parse_known_args(words)
     config = load_config(options.config, rest)
@@ -281,7 +305,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         with atomic_write(options.out) as temporary:
             temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if options.sheet:
-            write_sheet(options.sheet, pictures, columns=1 + 2 * len(SHEET_VIEWS))
+            write_sheet(options.sheet, pictures, columns=1 + 3 * len(SHEET_VIEWS))
 
     records: list[dict] = []
     pictures: list[Tensor] = []

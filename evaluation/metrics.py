@@ -53,6 +53,23 @@ def mask_iou(estimate: Tensor, truth: Tensor) -> Tensor:
     return torch.where(union > 0, (a & b).sum(dim=(1, 2, 3)) / union.clamp_min(1), 1.0)
 
 
+def sharpness(estimate: Tensor, coverage: Tensor, truth: Tensor, true_coverage: Tensor) -> float:
+    """Mean brightness gradient of pictures [V,3,H,W] within the object, as a share of the true one's; 1 is as sharp as the truth.
+
+    Only pixels count that, with their 5x5 neighbours, are covered in both pictures, so that silhouettes do not. 1 where there are none.
+    """
+    inside = -F.max_pool2d(-torch.minimum(coverage, true_coverage), 5, stride=1, padding=2) > 0.99
+
+    def strength(pictures: Tensor) -> Tensor:
+        brightness = pictures.mean(1, keepdim=True)
+        along_x = brightness[..., :-1, 1:] - brightness[..., :-1, :-1]
+        along_y = brightness[..., 1:, :-1] - brightness[..., :-1, :-1]
+        return ((along_x.square() + along_y.square()).sqrt() * inside[..., :-1, :-1]).sum()
+
+    true_strength = strength(truth)
+    return float(strength(estimate) / true_strength) if float(true_strength) > 0 else 1.0
+
+
 def point_scores(estimate: Tensor, truth: Tensor) -> dict[str, float]:
     """`chamfer`, the mean of the mean distances both ways, and `f_score_D`, of points [P,3] and [Q,3], in their unit.
 

@@ -14,8 +14,11 @@ METRICS = {
     "f_score_0.02": ("F @ 0.02", 3, True),
     "f_score_0.05": ("F @ 0.05", 3, True),
     "input_psnr_db": ("input view dB", 2, True),
+    "sharpness": ("sharpness", 2, True),
 }
-OURS, TRIVIAL = "ours", ("flat card", "visual hull")
+DISTANCES = ("chamfer", "f_score_0.02", "f_score_0.05")
+OURS, COARSE, REFINED, TRIVIAL = "ours", "coarse mesh", "refined mesh", ("flat card", "visual hull")
+ANSWERS = (OURS, COARSE, REFINED, *TRIVIAL)
 PRIOR_METRICS = {
     "input_psnr_db": ("input dB", 2),
     "sides_psnr_db": ("sides dB", 2),
@@ -63,8 +66,8 @@ def _by_category(records: Sequence[dict]) -> dict[str, list[dict]]:
 def summarise(records: Sequence[dict]) -> dict:
     """Means and spreads over objects by answer and metric, seconds, wins, categories, and the worst objects, for JSON."""
     methods = {
-        method: {metric: _spread(record["scores"][method].get(metric) for record in records) for metric in METRICS}
-        for method in (OURS, *TRIVIAL)
+        method: {metric: _spread(record["scores"].get(method, {}).get(metric) for record in records) for metric in METRICS}
+        for method in ANSWERS
     }
     worst = sorted(records, key=lambda record: record["scores"][OURS]["psnr_db"])[:WORST]
     return {

@@ -28,7 +28,7 @@ LABEL = 16  # px above each strip
 def strip(path: Path, size: int, elevation: float) -> Image.Image:
     """Six views of the model in a PLY file side by side, with the file's name above."""
     model = GaussianModel.load_ply(path)
-    cameras = turntable(VIEWS, elevation, fitting_distance(model), width=size, height=size)
+    cameras = turntable(VIEWS, elevation, fitting_distance(model.means), width=size, height=size)
     with torch.no_grad():
         views = model.render(cameras, 1.0).image
     picture = Image.new("RGB", (VIEWS * size, size + LABEL), "white")

@@ -2,6 +2,9 @@
 
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +252,8 @@ def test_a_run_starts_from_saved_gaussians(tmp_path, prior):
     prior.truth.save_ply(start)
     assert run(tmp_path, "prompt=a", f"load={start}", "total_steps=1", "init_steps=1") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["gaussians"] <= len(prior.truth)
+
+
+def test_start_up_does_without_the_compiler_of_pytorch():
+    code = "import sys, main, gs_renderer, kernels.mesh_render; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(main.__file__).parent, timeout=120).returncode == 0

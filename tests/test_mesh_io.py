@@ -13,8 +13,10 @@ from PIL import Image
 
 from files import atomic_write, one_line
 from media import to_bytes, write_sheet, write_video
-from mesh_renderer import Mesh, linear_to_srgb, srgb_to_linear
+from mesh import Mesh
+from mesh_io import linear_to_srgb, read_mesh, srgb_to_linear, texture_path, write_glb, write_obj
 
+WRITERS = {"obj": write_obj, "glb": write_glb}
 AWKWARD_NAME = "ein Würfel, 立方体 №1"
 
 
@@ -32,8 +34,8 @@ def mesh():
 @pytest.mark.parametrize("suffix", ["obj", "glb"])
 def test_mesh_round_trip(tmp_path, mesh, suffix):
     path = tmp_path / f"{AWKWARD_NAME}.{suffix}"
-    getattr(mesh, f"write_{suffix}")(path)
-    again = Mesh.load(path)
+    WRITERS[suffix](mesh, path)
+    again = read_mesh(path)
     np.testing.assert_array_equal(again.faces, mesh.faces)
     np.testing.assert_allclose(again.vertices, mesh.vertices, atol=1e-6)
     np.testing.assert_allclose(again.vertex_colors, mesh.vertex_colors, atol=1 / 255)
@@ -41,7 +43,7 @@ def test_mesh_round_trip(tmp_path, mesh, suffix):
 
 
 def test_trimesh_reads_the_obj_with_its_colours(tmp_path, mesh):
-    mesh.write_obj(tmp_path / "a b.obj")
+    write_obj(mesh, tmp_path / "a b.obj")
     loaded = trimesh.load(tmp_path / "a b.obj", force="mesh")
     assert loaded.vertices.shape == mesh.vertices.shape and loaded.faces.shape == mesh.faces.shape and loaded.is_watertight
     assert loaded.visual.kind == "vertex"
@@ -51,7 +53,7 @@ def test_trimesh_reads_the_obj_with_its_colours(tmp_path, mesh):
 
 
 def test_trimesh_reads_the_glb_with_linear_colours(tmp_path, mesh):
-    mesh.write_glb(tmp_path / "a.glb")
+    write_glb(mesh, tmp_path / "a.glb")
     (loaded,) = trimesh.load_scene(tmp_path / "a.glb").geometry.values()
     assert loaded.vertices.shape == mesh.vertices.shape and loaded.faces.shape == mesh.faces.shape and loaded.is_watertight
     colors = loaded.visual.vertex_attributes["color"]
@@ -60,7 +62,7 @@ def test_trimesh_reads_the_glb_with_linear_colours(tmp_path, mesh):
 
 
 def test_glb_keeps_the_rules_of_the_format(tmp_path, mesh):
-    mesh.write_glb(tmp_path / "a.glb")
+    write_glb(mesh, tmp_path / "a.glb")
     data = (tmp_path / "a.glb").read_bytes()
     magic, version, length, json_length = struct.unpack_from("<4sIII", data)
     assert (magic, version, length) == (b"glTF", 2, len(data)) and json_length % 4 == 0
@@ -89,24 +91,99 @@ def test_a_scene_of_moved_parts_is_read_as_one_mesh(tmp_path):
     for step in range(2):
         scene.add_geometry(trimesh.creation.box(), transform=trimesh.transformations.translation_matrix([3 * step, 0, 0]))
     scene.export(tmp_path / "scene.glb")
-    loaded = Mesh.load(tmp_path / "scene.glb")
+    loaded = read_mesh(tmp_path / "scene.glb")
     assert len(loaded.faces) == 24 and np.ptp(loaded.vertices[:, 0]) == pytest.approx(4)
     assert (loaded.vertex_colors == 1).all()
 
 
 def test_bad_meshes_are_refused(tmp_path, mesh):
     with pytest.raises(FileNotFoundError, match="no such file"):
-        Mesh.load(tmp_path / "missing.obj")
+        read_mesh(tmp_path / "missing.obj")
     (tmp_path / "cut.glb").write_bytes(b"glTF\x02\x00\x00\x00")
     (tmp_path / "empty.obj").write_text("v 0 0 0\n")
     for name in ("cut.glb", "empty.obj"):
         with pytest.raises(ValueError, match=name) as caught:
-            Mesh.load(tmp_path / name)
+            read_mesh(tmp_path / name)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"expected a name ending in \.glb"):
-        mesh.write_glb(tmp_path / "a.obj")
+        write_glb(mesh, tmp_path / "a.obj")
     with pytest.raises(ValueError, match="expected 3 rows"):
         Mesh(np.zeros((3, 3)), [[0, 1, 2]], np.zeros((2, 3)))
+
+
+# ---- Textured meshes ----
+
+
+@pytest.fixture
+def textured():
+    """A cube whose six sides are six charts, so that every vertex lies on seams."""
+    box = trimesh.creation.box()
+    uvs, uv_faces = [], np.zeros((12, 3), int)
+    for face, corners in enumerate(box.faces):
+        axis = int(np.abs(box.face_normals[face]).argmax())
+        side = 2 * axis + (box.face_normals[face][axis] > 0)
+        planar = np.delete(box.vertices[corners], axis, axis=1) + 0.5
+        uv_faces[face] = len(uvs) + np.arange(3)
+        uvs += list((planar * 0.9 + 0.05 + [side % 3, side // 3]) / [3, 2])
+    texture = np.random.default_rng(1).integers(0, 256, (48, 64, 3)) / 255
+    return Mesh(box.vertices, box.faces, uvs=uvs, uv_faces=uv_faces, texture=texture)
+
+
+def corner_data(mesh):
+    """Positions and texture coordinates of all corners, [F,3,5]."""
+    return np.concatenate([mesh.vertices[mesh.faces], mesh.uvs[mesh.uv_faces]], axis=-1)
+
+
+@pytest.mark.parametrize("suffix", ["obj", "glb"])
+def test_textured_round_trip(tmp_path, textured, suffix):
+    path = tmp_path / f"{AWKWARD_NAME}.{suffix}"
+    WRITERS[suffix](textured, path)
+    again = read_mesh(path)
+    np.testing.assert_allclose(corner_data(again), corner_data(textured), atol=1e-6)
+    np.testing.assert_array_equal(np.rint(again.texture * 255), np.rint(textured.texture * 255))
+    assert len(again.vertices) == 8  # welded again, although the file repeats vertices on seams
+    assert {file.suffix for file in tmp_path.iterdir()} == ({".obj", ".mtl", ".png"} if suffix == "obj" else {".glb"})
+
+
+@pytest.mark.parametrize("suffix", ["obj", "glb"])
+def test_trimesh_finds_texture_coordinates_and_normals(tmp_path, textured, suffix):
+    path = tmp_path / f"a b.{suffix}"
+    WRITERS[suffix](textured, path)
+    (loaded,) = trimesh.load_scene(path, process=False).geometry.values()
+    image = loaded.visual.material.image if suffix == "obj" else loaded.visual.material.baseColorTexture
+    assert image.size == (64, 48) and loaded.faces.shape == (12, 3)
+    np.testing.assert_allclose(loaded.visual.uv[loaded.faces], textured.uvs[textured.uv_faces], atol=1e-6)
+    np.testing.assert_allclose(loaded.vertex_normals[loaded.faces], textured.normals[textured.faces], atol=1e-4)
+
+
+def test_quads_and_material_colours_are_read(tmp_path):
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\n")
+    (tmp_path / "quad.obj").write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nusemtl red\nf 1 2 3 4\n")
+    mesh = read_mesh(tmp_path / "quad.obj")
+    assert mesh.faces.shape == (2, 3) and not mesh.has_texture
+    np.testing.assert_allclose(mesh.vertex_colors, np.tile([1.0, 0, 0], (4, 1)))
+
+
+def test_a_missing_texture_is_named(tmp_path, textured):
+    write_obj(textured, tmp_path / "a.obj")
+    texture_path(tmp_path / "a.obj").unlink()
+    with pytest.raises(ValueError, match=r"a\.obj: its texture a_albedo\.png is not beside it"):
+        read_mesh(tmp_path / "a.obj")
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 nan 0\nv 1 1 0\nf 1 2 3\n")
+    with pytest.raises(ValueError, match=r"a\.obj: vertices: 1 values are not finite"):
+        read_mesh(tmp_path / "a.obj")
+
+
+def test_arrays_that_do_not_fit_are_refused(textured):
+    with pytest.raises(ValueError, match="uvs together with uv_faces"):
+        Mesh(textured.vertices, textured.faces, texture=textured.texture)
+    with pytest.raises(ValueError, match="uv_faces: expected 12 rows"):
+        Mesh(textured.vertices, textured.faces, uvs=textured.uvs, uv_faces=textured.uv_faces[:3])
+    with pytest.raises(ValueError, match="faces: expected numbers from 0 to 7"):
+        Mesh(textured.vertices, textured.faces + 1).check()
 
 
 # ---- Writing whole or not at all ----
@@ -144,7 +221,7 @@ def test_a_full_disk_leaves_no_mesh(tmp_path, mesh, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        mesh.write_obj(tmp_path / "a.obj")
+        write_obj(mesh, tmp_path / "a.obj")
     assert not list(tmp_path.iterdir())
 
 

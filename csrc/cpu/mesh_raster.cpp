@@ -25,10 +25,16 @@ struct Band {
   size_t offset(int row) const { return static_cast<size_t>(row - first_row) * stride; }
 };
 
+// 0.5, 1.5, ...: the centres of the pixels of a step, from its first one.
+Lanes half_steps() {
+  float steps[kLanes];
+  for (int i = 0; i < kLanes; ++i) steps[i] = static_cast<float>(i) + 0.5f;
+  return load_lanes(steps);
+}
+
 // Nearer wins; at equal depth the lower face number does, since faces come in order.
 void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, float scale_y, Band& band) {
-  Lanes steps;
-  for (int i = 0; i < kLanes; ++i) reinterpret_cast<float*>(&steps)[i] = static_cast<float>(i) + 0.5f;
+  const Lanes steps = half_steps();
   for (int y = box.y0; y <= box.y1; ++y) {
     const float center_y = center(y, scale_y);
     float* depths = band.depth.data() + band.offset(y);
@@ -57,7 +63,32 @@ void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, fl
   }
 }
 
-void find_faces(const Picture& in, int64_t picture, Band& band) {
+// x/w and y/w of every vertex in front of the eye; NaN for the others and for those that are not finite.
+std::vector<float> project(const Picture& in) {
+  std::vector<float> screen(static_cast<size_t>(2 * position_sets(in) * in.vertices));
+  at::parallel_for(0, position_sets(in) * in.vertices, 1 << 13, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* p = in.pos + 4 * i;
+      const float inverse = p[3] > 0.0f ? 1.0f / p[3] : std::numeric_limits<float>::quiet_NaN();
+      const float nothing = 0.0f * (p[0] + p[1] + p[2] + p[3]);  // or NaN
+      screen[2 * i] = p[0] * inverse + nothing;
+      screen[2 * i + 1] = p[1] * inverse + nothing;
+    }
+  });
+  return screen;
+}
+
+// `bounding_box` of a face; the divisions are those of its vertices where all three are in front of the eye.
+bool box_of(const Picture& in, const float* screen, int64_t face, const Corner* corners, Box& box) {
+  const int32_t* indices = in.tri + 3 * face;
+  const float *a = screen + 2 * static_cast<int64_t>(indices[0]), *b = screen + 2 * static_cast<int64_t>(indices[1]);
+  const float* c = screen + 2 * static_cast<int64_t>(indices[2]);
+  if (std::isnan(a[0] + b[0] + c[0] + a[1] + b[1] + c[1])) return bounding_box(corners, in.width, in.height, box);
+  return pixels_between(std::min(a[0], std::min(b[0], c[0])), std::max(a[0], std::max(b[0], c[0])), in.width, box.x0, box.x1) &&
+         pixels_between(std::min(a[1], std::min(b[1], c[1])), std::max(a[1], std::max(b[1], c[1])), in.height, box.y0, box.y1);
+}
+
+void find_faces(const Picture& in, const float* screen, int64_t picture, Band& band) {
   const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
   band.depth.assign(band.offset(band.last_row), std::numeric_limits<float>::infinity());
   band.face.assign(band.depth.size(), -1);
@@ -65,40 +96,68 @@ void find_faces(const Picture& in, int64_t picture, Band& band) {
   Corner corners[3] = {};
   Box box;
   for (int64_t face = first; face < first + count; ++face) {
-    if (!load_corners(in, picture, face, corners) || !bounding_box(corners, in.width, in.height, box)) continue;
+    if (!load_corners(in, picture, face, corners) || !box_of(in, screen + 2 * vertices_before(in, picture), face, corners, box)) continue;
     box.y0 = std::max(box.y0, band.first_row);
     box.y1 = std::min(box.y1, band.last_row - 1);
     fill(corners, box, static_cast<int32_t>(face), scale_x, scale_y, band);
   }
 }
 
+// Several pixels at once, each with the corners of the face that it shows; empty ones get a harmless triangle and are then cleared.
 void write_samples(const Picture& in, int64_t picture, const Band& band, float* rast, float* rast_db) {
+  constexpr int kFloats = 12;  // of a face's corners
+  constexpr float kHarmless[kFloats] = {0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1};
   const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
-  Corner corners[3] = {};
-  int32_t current = -1;
+  const float* pos = in.pos + 4 * vertices_before(in, picture);
+  const Lanes steps = half_steps();
+  float gathered[kFloats][kLanes], results[7][kLanes];
   for (int y = band.first_row; y < band.last_row; ++y) {
-    const float center_y = center(y, scale_y);
+    const Lanes center_y = lanes(center(y, scale_y));
     const int32_t* faces = band.face.data() + band.offset(y);
     float* row = rast + 4 * (picture * in.height + y) * in.width;
     float* row_db = rast_db + 4 * (picture * in.height + y) * in.width;
-    for (int x = 0; x < in.width; ++x, row += 4, row_db += 4) {
-      if (faces[x] < 0) {
-        std::fill_n(row, 4, 0.0f);
-        std::fill_n(row_db, 4, 0.0f);
+    for (int x = 0; x < in.width; x += kLanes) {
+      const int count = std::min(kLanes, in.width - x);
+      bool any_face = false;
+      for (int lane = 0; lane < count; ++lane) any_face |= faces[x + lane] >= 0;
+      if (!any_face) {
+        std::fill_n(row + 4 * x, 4 * count, 0.0f);
+        std::fill_n(row_db + 4 * x, 4 * count, 0.0f);
         continue;
       }
-      if (faces[x] != current) {
-        current = faces[x];
-        load_corners(in, picture, current, corners);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int32_t face = lane < count ? faces[x + lane] : -1;
+        for (int k = 0; k < 3; ++k) {
+          const float* corner = face < 0 ? kHarmless + 4 * k : pos + 4 * static_cast<int64_t>(in.tri[3 * static_cast<int64_t>(face) + k]);
+          for (int i = 0; i < 4; ++i) gathered[4 * k + i][lane] = corner[i];
+        }
       }
-      const Sample s = sample_face(corners, center(x, scale_x), center_y, scale_x, scale_y);
-      row[0] = s.u;
-      row[1] = s.v;
-      row[2] = s.depth;
-      row[3] = static_cast<float>(current + 1);
-      std::copy_n(s.db, 4, row_db);
+      CornerOf<Lanes> corners[3];
+      for (int k = 0; k < 3; ++k) {
+        const auto* g = gathered + 4 * k;
+        corners[k] = {load_lanes(g[0]), load_lanes(g[1]), load_lanes(g[2]), load_lanes(g[3])};
+      }
+      const SampleOf<Lanes> s = sample_face<Lanes>(corners, fused(steps + static_cast<float>(x), lanes(scale_x), lanes(-1.0f)), center_y, scale_x, scale_y);
+      store_lanes(results[0], s.u);
+      store_lanes(results[1], s.v);
+      store_lanes(results[2], s.depth);
+      for (int i = 0; i < 4; ++i) store_lanes(results[3 + i], s.db[i]);
+      for (int lane = 0; lane < count; ++lane) {
+        const bool covered = faces[x + lane] >= 0;
+        float* to = row + 4 * (x + lane);
+        float* to_db = row_db + 4 * (x + lane);
+        for (int i = 0; i < 3; ++i) to[i] = covered ? results[i][lane] : 0.0f;
+        to[3] = static_cast<float>(faces[x + lane] + 1);
+        for (int i = 0; i < 4; ++i) to_db[i] = covered ? results[3 + i][lane] : 0.0f;
+      }
     }
   }
+}
+
+void mark_silhouettes(const Picture& in, const int32_t* opposite, uint8_t* edges) {
+  at::parallel_for(0, position_sets(in) * in.faces, 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) edges[i] = silhouette_edges(in, opposite, i / in.faces, i % in.faces);
+  });
 }
 
 // ---- Sums over pixels ----
@@ -136,6 +195,7 @@ void sum_over_rows(int64_t slices, int64_t rows, int64_t size, float* total, con
 
 void rasterize_cpu(const Picture& in, float* rast, float* rast_db) {
   if (in.pictures == 0) return;
+  const std::vector<float> screen = project(in);
   const int64_t threads = at::get_num_threads();
   const int64_t bands = in.pictures >= threads ? 1 : std::min<int64_t>(in.height, (2 * threads + in.pictures - 1) / in.pictures);
   at::parallel_for(0, in.pictures * bands, 1, [&](int64_t begin, int64_t end) {
@@ -145,7 +205,7 @@ void rasterize_cpu(const Picture& in, float* rast, float* rast_db) {
       const int64_t picture = task / bands, part = task % bands;
       band.first_row = static_cast<int>(part * in.height / bands);
       band.last_row = static_cast<int>((part + 1) * in.height / bands);
-      find_faces(in, picture, band);
+      find_faces(in, screen.data(), picture, band);
       write_samples(in, picture, band, rast, rast_db);
     }
   });
@@ -187,19 +247,19 @@ void rasterize_backward_cpu(const Picture& in, const float* rast, const float* v
     }
     flush();
   };
-  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v_pos, add);
+  sum_over_rows(position_sets(in), in.pictures * in.height, 4 * in.vertices, v_pos, add);
 }
 
 void interpolate_cpu(const Attributes& in, float* out, float* out_da) {
-  const int64_t channels = in.channels;
-  at::parallel_for(0, in.pictures * in.pixels, 1 << 13, [&](int64_t begin, int64_t end) {
+  const int64_t channels = in.channels, picture_pixels = static_cast<int64_t>(in.height) * in.width;
+  at::parallel_for(0, in.pictures * picture_pixels, 1 << 13, [&](int64_t begin, int64_t end) {
     for (int64_t pixel = begin; pixel < end; ++pixel) {
       const float* rast = in.rast + 4 * pixel;
       const float* corner[3];
       const float* db = out_da ? in.rast_db + 4 * pixel : nullptr;
       float* to = out + channels * pixel;
       float* to_da = out_da ? out_da + 2 * channels * pixel : nullptr;
-      if (!corner_attributes(in, pixel / in.pixels, face_at(rast, in.faces), corner)) {
+      if (!corner_attributes(in, pixel / picture_pixels, face_at(rast, in.faces), corner)) {
         std::fill_n(to, channels, 0.0f);
         if (to_da) std::fill_n(to_da, 2 * channels, 0.0f);
         continue;
@@ -217,7 +277,7 @@ void interpolate_cpu(const Attributes& in, float* out, float* out_da) {
 }
 
 void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v) {
-  const int64_t channels = in.channels;
+  const int64_t channels = in.channels, picture_pixels = static_cast<int64_t>(in.height) * in.width;
   const auto add = [&](int64_t first, int64_t last, float* sum) {
     for (int64_t pixel = first; pixel < last; ++pixel) {
       const float* rast = in.rast + 4 * pixel;
@@ -226,7 +286,7 @@ void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v)
       std::fill_n(v_rast, 4, 0.0f);
       if (v_db) std::fill_n(v_db, 4, 0.0f);
       const float* corner[3];
-      const int64_t face = face_at(rast, in.faces), picture = pixel / in.pixels;
+      const int64_t face = face_at(rast, in.faces), picture = pixel / picture_pixels;
       if (!corner_attributes(in, picture, face, corner)) continue;
       float* v_corner[3];
       for (int k = 0; k < 3; ++k) v_corner[k] = sum + channels * static_cast<int64_t>(in.tri[3 * face + k]);
@@ -254,10 +314,11 @@ void interpolate_backward_cpu(const Attributes& in, const AttributeGradients& v)
       }
     }
   };
-  sum_over_rows(in.sets, in.pictures * in.pixels, in.vertices * channels, v.v_attr, add);
+  sum_over_rows(in.sets, in.pictures * picture_pixels, in.vertices * channels, v.v_attr, add);
 }
 
-void antialias_cpu(const Picture& in, const Blending& blending, float* out) {
+void antialias_cpu(const Picture& in, const Blending& blending, float* out, uint8_t* edges) {
+  mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   at::parallel_for(0, in.pictures * in.height, 16, [&](int64_t first_row, int64_t last_row) {
     std::copy(blending.color + first_row * in.width * channels, blending.color + last_row * in.width * channels, out + first_row * in.width * channels);
@@ -277,7 +338,8 @@ void antialias_cpu(const Picture& in, const Blending& blending, float* out) {
   });
 }
 
-void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v) {
+void antialias_backward_cpu(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges) {
+  mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   const auto add = [&](int64_t first_row, int64_t last_row, float* sum) {
     std::copy(v.v_out + first_row * in.width * channels, v.v_out + last_row * in.width * channels, v.v_color + first_row * in.width * channels);
@@ -308,7 +370,7 @@ void antialias_backward_cpu(const Picture& in, const Blending& blending, const B
       }
     }
   };
-  sum_over_rows(in.shared_pos ? 1 : in.pictures, in.pictures * in.height, 4 * in.vertices, v.v_pos, add);
+  sum_over_rows(position_sets(in), in.pictures * in.height, 4 * in.vertices, v.v_pos, add);
 }
 
 }  // namespace md::mesh_raster

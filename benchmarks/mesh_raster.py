@@ -1,0 +1,194 @@
+"""The mesh rasteriser: milliseconds of each op, forward and with its backward, beside the bytes that it cannot do without.
+
+    python -m benchmarks.mesh_raster [--device cuda] [--views 8] [--size 512] [--faces 50000] [--out results.json]
+
+A bumpy sphere seen from a circle of cameras. Each op is timed alone, its inputs made beforehand, and then the whole chain
+rasterize, interpolate (texture coordinates with derivatives), texture, antialias. On a GPU the calls are replayed from CUDA graphs, so
+the host's work is not counted. The floor counts every element of what an op reads and writes once; `GB/s` is the rate at which
+the op would have moved just those. Before anything is timed, a small scene is compared with the plain-PyTorch version.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import captured, describe, environment, time_calls, write_json
+from kernels import extension
+from kernels.mesh_raster import antialias, interpolate, mesh_topology, rasterize
+from kernels.texture import build_mips, texture
+
+CHANNELS = 3  # of the picture that is antialiased
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--faces", type=int, default=50_000, help="about how many")
+    parser.add_argument("--texture", type=int, default=1024, help="texels a side")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    return parser.parse_args()
+
+
+def bumpy_sphere(faces: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Vertices [V,3], faces [F,3] int32 and texture coordinates [V,2] of a sphere with a seam, F close to `faces`."""
+    rows = max(2, round((faces / 4) ** 0.5))
+    v, u = torch.meshgrid(torch.linspace(0, 1, rows + 1), torch.linspace(0, 1, 2 * rows + 1), indexing="ij")
+    theta, phi = v * torch.pi, u * 2 * torch.pi
+    radius = 1 + 0.1 * torch.sin(5 * theta) * torch.sin(7 * phi)
+    vertices = radius[..., None] * torch.stack([theta.sin() * phi.cos(), theta.cos(), theta.sin() * phi.sin()], -1)
+    at = torch.arange(v.numel()).reshape(v.shape)
+    a, b, c, d = at[:-1, :-1], at[1:, :-1], at[1:, 1:], at[:-1, 1:]
+    tri = torch.stack([torch.stack([a, b, c], -1), torch.stack([a, c, d], -1)], 2).reshape(-1, 3)
+    return vertices.reshape(-1, 3), tri.int(), torch.stack([u, v], -1).reshape(-1, 2)
+
+
+def clip_positions(vertices: Tensor, views: int, distance: float = 2.6, focal: float = 2.0) -> Tensor:
+    """Positions [views,V,4] in the clip space of cameras on a circle about the origin, near 0.1, far 10."""
+    angle = torch.arange(views)[:, None] * (2 * torch.pi / views)
+    x, y, z = vertices.unbind(-1)
+    depth = distance + angle.sin() * x + angle.cos() * z
+    clip_z = (10.1 * depth - 2.0) / 9.9
+    return torch.stack([focal * (angle.cos() * x - angle.sin() * z), focal * y + 0 * depth, clip_z, depth], -1)
+
+
+def check(device: str) -> None:
+    """Stop if the ops and the plain-PyTorch version disagree."""
+    vertices, tri, uv = bumpy_sphere(600)
+    pos, tri, uv = clip_positions(vertices, 2).to(device), tri.to(device), uv[None].to(device)
+    pictures = []
+    for compiled in (True, False):
+        rast, rast_db = rasterize(pos, tri, 64, 64, compiled=compiled)
+        out, _ = interpolate(uv, rast, tri, rast_db, compiled=compiled)
+        pictures.append(antialias(out, rast, pos, tri, compiled=compiled))
+    different = float(((pictures[0] - pictures[1]).abs() > 1e-3).float().mean())
+    if different > 1e-3:
+        raise SystemExit(f"{different:.1e} of the values differ from plain PyTorch's: not timed")
+
+
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def bytes_of(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def main() -> None:
+    options = arguments()
+    device, size = options.device, options.size
+    if not extension.available(device):
+        raise SystemExit(f"no compiled {device} kernels; {extension.BUILD_HINT}")
+    check(device)
+    vertices, tri, uv = bumpy_sphere(options.faces)
+    pos = clip_positions(vertices, options.views).to(device).requires_grad_()
+    tri, uv = tri.to(device), uv[None].to(device).requires_grad_()
+    tex = torch.rand(1, options.texture, options.texture, CHANNELS, device=device, requires_grad=True)
+    topology = mesh_topology(tri)
+
+    with torch.no_grad():
+        rast, rast_db = rasterize(pos, tri, size, size)
+        texc, texc_da = interpolate(uv, rast, tri, rast_db)
+        mips = build_mips(tex)
+        color = texture(tex, texc, texc_da, "linear-mipmap-linear")
+    covered = rast[..., 3] > 0
+    share = float(covered.float().mean())
+    rast, rast_db, texc, texc_da, color = (value.requires_grad_() for value in (rast, rast_db, texc, texc_da, color))
+
+    def draw():
+        return rasterize(pos, tri, size, size)
+
+    def carry():
+        return interpolate(uv, rast, tri)
+
+    def carry_derivatives():
+        return interpolate(uv, rast, tri, rast_db)
+
+    def look_up():
+        return texture(tex, texc, texc_da, "linear-mipmap-linear")
+
+    def smooth():
+        return antialias(color, rast, pos, tri, topology)
+
+    def chain():
+        rast, rast_db = draw()
+        texc, texc_da = interpolate(uv, rast, tri, rast_db)
+        picture = texture(tex, texc, texc_da, "linear-mipmap-linear", mask=rast[..., 3] > 0)
+        return antialias(picture, rast, pos, tri, topology)
+
+    # Name, call, leaves, and what the forward pass and the backward pass must each read or write once.
+    cases = [
+        ("rasterize", draw, [pos], (pos, tri, rast, rast_db), (pos, tri, rast, rast, rast_db, pos)),
+        ("interpolate 2", carry, [uv, rast], (uv, tri, rast, texc), (uv, tri, rast, texc, uv, rast)),
+        (
+            "interpolate 2 + da",
+            carry_derivatives,
+            [uv, rast, rast_db],
+            (uv, tri, rast, rast_db, texc, texc_da),
+            (uv, tri, rast, rast_db, texc, texc_da, uv, rast, rast_db),
+        ),
+        (
+            "texture trilinear",
+            look_up,
+            [tex, texc, texc_da],
+            (tex, mips.texels, texc, texc_da, color),
+            (mips.texels, texc, texc_da, color, tex, texc, texc_da),
+        ),
+        (f"antialias {CHANNELS}", smooth, [color, pos], (color, rast, color), (color, rast, color, color, pos)),
+        (
+            "all four",
+            chain,
+            [pos, uv, tex],
+            (pos, tri, rast, rast_db, rast, rast_db, texc, texc_da, texc, texc_da, color, color, color),
+            (),
+        ),
+    ]
+    found = environment(device)
+    print(describe(found))
+    print(f"{options.views} views of {size}x{size}, {len(tri)} faces, {len(vertices)} vertices, {share:.0%} of the pixels covered")
+    print(f"{'':32} {'median ms':>10} {'p10':>8} {'p90':>8} {'floor MB':>9} {'GB/s':>7}")
+    rows = []
+    floors = [0, 0]
+    for name, call, leaves, forward, backward in cases:
+        if name == "all four":
+            floor, floor_both = floors
+        else:
+            floor, floor_both = bytes_of(*forward), bytes_of(*forward, *backward)
+            if name != "interpolate 2":  # the chain has the one with derivatives
+                floors = [floors[0] + floor, floors[1] + floor_both]
+        outputs = [output for output in as_tuple(call()) if output is not None]
+        weights = [torch.randn_like(output) for output in outputs]
+
+        def forward_call(call=call):
+            with torch.no_grad():
+                return call()
+
+        def both_calls(call=call, leaves=leaves, weights=weights):
+            outputs = [output for output in as_tuple(call()) if output is not None]
+            return torch.autograd.grad(outputs, leaves, weights)
+
+        for passes, timed, least in (("forward", forward_call, floor), ("and backward", both_calls, floor_both)):
+            timing = time_calls(captured(timed) if device.startswith("cuda") else timed, device, options.repeats)
+            rows.append({"op": name, "pass": passes, **timing.as_row(), "floor_bytes": least})
+            rate = f"{least / 1e6:9.1f} {least / timing.median / 1e6:7.1f}"
+            print(f"{name + ', ' + passes:32} {timing.median:10.3f} {timing.p10:8.3f} {timing.p90:8.3f} {rate}", flush=True)
+    setting = {
+        "views": options.views,
+        "size": size,
+        "faces": len(tri),
+        "vertices": len(vertices),
+        "covered": share,
+        "texture": options.texture,
+    }
+    write_json(options.out, found | setting | {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

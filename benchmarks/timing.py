@@ -1,0 +1,147 @@
+"""What the benchmarks share: durations of single calls, CUDA graphs, where and how figures were made, and writing them.
+
+header = environment(device)  # {"date": ..., "device": ..., "torch": ..., "command": ...}
+print(describe(header))
+timing = time_calls(lambda: op(x), device, repeats=100)
+print(f"{timing.median:.3f} ms ({timing.p10:.3f} to {timing.p90:.3f})")
+write_json(options.out, header | {"rows": [timing.as_row()]})
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from files import atomic_write
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Durations of single calls in milliseconds, in ascending order."""
+
+    durations: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.durations)
+
+    @property
+    def least(self) -> float:
+        return self.durations[0]
+
+    @property
+    def most(self) -> float:
+        return self.durations[-1]
+
+    @property
+    def p10(self) -> float:
+        return self.durations[len(self.durations) // 10]
+
+    @property
+    def p90(self) -> float:
+        return self.durations[len(self.durations) * 9 // 10]
+
+    def as_row(self) -> dict[str, float]:
+        """The figures under the names that the JSON files use."""
+        figures = {f"{name}_ms": getattr(self, name) for name in ("median", "least", "p10", "p90", "most")}
+        return figures | {"repeats": len(self.durations)}
+
+
+def time_calls(call: Callable[[], object], device: torch.device | str, repeats: int, warm_up: int = 3) -> Timing:
+    """Time `repeats` single calls after `warm_up` that are not counted.
+
+    On a GPU the device is idle when a call begins, and events enclose all that the call puts on the current stream, the
+    gaps in which it waits for the host included. Raises ValueError for repeats < 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats: expected 1 or more, got {repeats}")
+    for _ in range(warm_up):
+        call()
+    once = _cuda_milliseconds if torch.device(device).type == "cuda" else _host_milliseconds
+    return Timing(tuple(sorted(once(call) for _ in range(repeats))))
+
+
+def _cuda_milliseconds(call: Callable[[], object]) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def _host_milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def captured(call: Callable[[], object], warm_up: int = 3) -> Callable[[], None]:
+    """`call` as a CUDA graph; returns its replay. Raises RuntimeError where something in `call` waits for the device."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(warm_up):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def environment(device: torch.device | str, *peers: str) -> dict[str, str]:
+    """What a table must name: date (UTC), device, versions of PyTorch, CUDA and of the packages `peers`, and the command."""
+    on_gpu = torch.device(device).type == "cuda"
+    machine = torch.cuda.get_device_name(device) if on_gpu else f"{_processor()} (threads: {torch.get_num_threads()})"
+    found = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "device": machine, "torch": torch.__version__}
+    if on_gpu:
+        found["cuda"] = str(torch.version.cuda)
+    return found | {name: _version(name) for name in peers} | {"command": _command()}
+
+
+def describe(found: dict[str, str]) -> str:
+    """`environment` in one line."""
+    versions = ", ".join(f"{name} {value}" for name, value in found.items() if name not in ("date", "device", "command"))
+    return f"{found['date']}, {found['device']}, {versions}: {found['command']}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "") or platform.processor() or "CPU"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _command() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"-m {spec.name}" if spec else sys.argv[0]
+    return " ".join(["python", program, *sys.argv[1:]])
+
+
+def write_json(path: Path | None, document: dict[str, Any]) -> None:
+    """Write the figures as JSON, whole or not at all; nothing where no path was asked for."""
+    if path is None:
+        return
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,226 @@
+"""Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior.
+
+python main2.py --config configs/micro.yaml input=photo_rgba.png save_path=name     refines what main.py wrote under that name
+python main2.py --from-ply gaussians.ply save_path=name                             a textured mesh of any 3DGS PLY
+python main2.py --from-mesh chair.glb --config configs/micro.yaml prompt="a chair"  refines a mesh of your own
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cam_utils import orbit_cameras, turntable
+from config import Config, UserError, parse_command_line
+from distillation import sir
+from distillation.refinement import circle_of_views, retouched, retouching_levels
+from gs_renderer import GaussianModel
+from guidance import Prior, load_prior
+from image_input import caption_beside, load_picture, reference_view
+from main import INTERRUPTED, user_errors
+from mesh import Mesh
+from mesh_cleaning import merge_vertices
+from mesh_fit import Target, fit_surface, well_seen
+from mesh_io import read_mesh
+from mesh_renderer import MeshModel
+from progress import Interrupt, Phases, Stopped
+from report import (
+    MESH_FILES,
+    check_writable,
+    choose_device,
+    input_view_psnr,
+    make_mesh,
+    print_config,
+    remove_results,
+    render_views,
+    result_stem,
+    write_mesh,
+    write_pictures,
+    write_record,
+)
+from texture_bake import bake, unwrapped
+
+RESULTS = (*MESH_FILES, ".mp4", "_views.png", ".json")
+ALIASES = {"--from-ply": "load", "--from-mesh": "mesh"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Guides:
+    """What the surface is fitted to; whatever is not there is None."""
+
+    gaussians: GaussianModel | None
+    picture: sir.Reference | None
+    prior: Prior | None
+    condition: object
+
+
+def load_subject(config: Config, stem: Path, picture: sir.Reference | None, device: torch.device) -> tuple[Mesh, GaussianModel | None]:
+    """The mesh to refine, textured, and the Gaussians it was made of where they are known. Raises ValueError and OSError."""
+    if config.mesh:
+        gaussians, mesh = None, read_mesh(config.mesh)
+    elif config.load:
+        gaussians = GaussianModel.load_ply(config.load, device)
+        return make_mesh(config, gaussians, picture), gaussians
+    else:
+        found = [path for path in (Path(f"{stem}_model.glb"), Path(f"{stem}_model.obj")) if path.is_file()]
+        if not found:
+            raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-ply FILE")
+        mesh, ply = read_mesh(found[0]), Path(f"{stem}_model.ply")
+        gaussians = GaussianModel.load_ply(ply, device) if ply.is_file() else None
+    if not mesh.has_texture:
+        mesh = unwrapped(mesh, config.texture_size, config.unwrap)
+        mesh = bake(mesh, config.texture_size, gaussians, picture, device)
+    return mesh, gaussians
+
+
+def gaussian_targets(config: Config, gaussians: GaussianModel) -> list[Target]:
+    """Renders of the Gaussians from all around."""
+    size = {"width": config.refine_size, "height": config.refine_size}
+    cameras = orbit_cameras(
+        [-30.0, 0.0, 30.0] * 8, [15.0 * k for k in range(24)], config.radius, fov_y=config.fovy, **size, device=gaussians.device
+    )
+    with torch.no_grad():
+        seen = gaussians.render(cameras, torch.ones(3, device=gaussians.device))
+    return [Target(cameras, seen.image, alpha=seen.alpha)]
+
+
+def picture_target(model: MeshModel, picture: sir.Reference) -> Target:
+    """The picture, where the surface faces it."""
+    return Target(picture.camera, picture.image, well_seen(model, picture.camera, picture.mask).float())
+
+
+def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generator, on_step: Callable[[], None] = lambda: None) -> MeshModel:
+    """Fit the surface to the Gaussians' renders, then, round by round, to the prior's retouched views of itself; the picture always counts."""
+    device = guides.picture.image.device if guides.picture else guides.gaussians.device if guides.gaussians else torch.device("cpu")
+    model = MeshModel(mesh, device)
+    geom_lr = config.geom_lr if config.train_geo else 0.0
+    always = [picture_target(model, guides.picture)] if guides.picture else []
+
+    def fit(targets: list[Target]) -> None:
+        for _ in fit_surface(model, [*targets, *always], config.refine_steps, texture_lr=config.texture_lr, geom_lr=geom_lr):
+            on_step()
+
+    if guides.gaussians is not None:
+        fit(gaussian_targets(config, guides.gaussians))
+    for _ in range(config.iters_refine if guides.prior else 0):
+        levels = retouching_levels(guides.prior, config.refine_denoise_steps, config.refine_strength)
+        cameras = circle_of_views(
+            guides.prior, config.refine_views, config.elevation, config.radius, config.fovy, config.refine_size, generator
+        )
+        with torch.no_grad():
+            renders, _ = model.shade(model.rasterize(cameras), 1.0)
+        targets = retouched(guides.prior, renders, cameras, guides.condition, levels, config.refine_cfg, 0.0, generator)
+        fit([Target(cameras, targets)])
+    return model
+
+
+def run(config: Config, quiet: bool) -> int:
+    """One mesh to files; returns the exit code."""
+    with user_errors():
+        device = choose_device(config.device)
+        phases = Phases(device, quiet)
+        with phases("load"):
+            stem = result_stem(config)
+            check_writable(stem)
+            rgba = load_picture(config.input) if config.input else None
+            config.prompt = config.prompt or (caption_beside(config.input) if config.input else None)
+            picture = None if rgba is None else picture_view(config, rgba, device)
+            prior = condition = None
+            if rgba is not None or config.prompt:
+                prior = load_prior(config.prior, config.prior_path, device)
+                condition = prior.condition(rgba, config.prompt, config.negative_prompt, config.elevation)
+                retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
+        with phases("mesh"):
+            mesh, gaussians = load_subject(config, stem, picture, device)
+        if gaussians is None and prior is None:
+            raise UserError('nothing to refine the mesh by: pass input=picture.png, prompt="a sentence", or both')
+    if not quiet:
+        print_config(config)
+
+    guides = Guides(gaussians, picture, prior, condition)
+    with Interrupt() as interrupt, tqdm(total=steps_of(config, guides), disable=quiet or None, unit="step", desc="refine") as bar:
+
+        def on_step() -> None:
+            bar.update()
+            interrupt.check()
+
+        try:
+            with user_errors(), phases("refine"):
+                model = refine(config, mesh, guides, torch.Generator().manual_seed(config.seed), on_step)
+        except Stopped:
+            print("main2.py: stopped before the end; nothing was written", file=sys.stderr)
+            return INTERRUPTED
+        with user_errors():
+            write_results(config, f"{stem}_refined", model, guides, phases)
+    if not quiet:
+        print(f"wrote {stem}_refined.*", file=sys.stderr)
+    return 0
+
+
+def picture_view(config: Config, rgba: Tensor, device: torch.device) -> sir.Reference:
+    """The picture as a view of the size of the refinement's renders."""
+    size = {"width": config.refine_size, "height": config.refine_size}
+    return reference_view(rgba, orbit_cameras(config.elevation, 0.0, config.radius, fov_y=config.fovy, **size, device=device))
+
+
+def steps_of(config: Config, guides: Guides) -> int:
+    """Optimiser steps of a run."""
+    return config.refine_steps * ((guides.gaussians is not None) + (config.iters_refine if guides.prior else 0))
+
+
+def write_results(config: Config, stem: str, model: MeshModel, guides: Guides, phases: Phases) -> None:
+    """Mesh, turntable, sheet of views and record, each written whole or not at all."""
+    remove_results(Path(stem), RESULTS)
+    mesh = model.to_mesh()
+    with phases("write"):
+        write_mesh(config, stem, mesh)
+    with phases("video"):
+        write_pictures(config, stem, model, model.vertices)
+    write_record(
+        config,
+        stem,
+        model.device,
+        phases,
+        complete=True,
+        faces=len(mesh.faces),
+        vertices=len(mesh.vertices),
+        texture_size=len(mesh.texture),
+        prior_evaluations=guides.prior.evaluations if guides.prior else 0,
+        input_view_psnr_db=input_view_psnr(model, guides.picture),
+    )
+
+
+def with_aliases(arguments: Sequence[str]) -> list[str]:
+    """`--from-ply FILE` and `--from-mesh FILE` as the key=value words that they stand for. Raises UserError for a missing FILE."""
+    words, rest = [], iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in ALIASES:
+            value = value if equals else next(rest, "")
+            if not value:
+                raise UserError(f"command line: {name}: expected a file")
+            word = f"{ALIASES[name]}={value}"
+        words.append(word)
+    return words
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
+    try:
+        return run(*parse_command_line(with_aliases(sys.argv[1:] if arguments is None else arguments), __doc__))
+    except UserError as error:
+        print(f"main2.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("main2.py: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Paints a mesh's texture: from renders of the Gaussians it was made of, from its vertex colours, and from the input picture.
+
+The texture is gathered, not scattered: every texel asks each view what it shows at the texel's place on the surface, so that no
+texel within a chart stays empty. S is the number of texels a side, P that of texels within charts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, normalize
+
+import gaussian_surface
+from kernels.mesh_raster import interpolate, rasterize
+from kernels.seams import fill_holes
+from mesh import Mesh
+from mesh_renderer import MeshModel, vertex_normals
+from uv_unwrap import unwrap
+
+if TYPE_CHECKING:
+    from distillation.sir import Reference
+    from gs_renderer import GaussianModel
+
+VIEW_SIZE = 512  # px of the renders that the texture is taken from
+PICTURE_FACING = (0.2, 0.5)  # cosines between which the picture's say grows from none to all
+PICTURE_EDGE = 3  # px at the picture's silhouette whose colours are mixed with its background's
+DEPTH_TOLERANCE = 0.01  # of the mesh's radius, by which a texel may lie behind what the picture sees
+
+
+class Texels(NamedTuple):
+    """The texels within charts: `inside` [S,S] says which; positions [P,3] and unit normals [P,3] on the surface, and the blend of
+    the vertex colours there [P,3] (white without), in row order."""
+
+    inside: Tensor
+    positions: Tensor
+    normals: Tensor
+    vertex_colors: Tensor
+
+
+@torch.no_grad()
+def texels_of(mesh: Mesh, size: int, device: torch.device | str = "cpu") -> Texels:
+    """Where the texels of a texture of `size` a side lie on an unwrapped mesh."""
+    vertices, faces, uvs, uv_faces = (torch.from_numpy(a).to(device) for a in (mesh.vertices, mesh.faces, mesh.uvs, mesh.uv_faces))
+    flat = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1], torch.zeros_like(uvs[:, 0]), torch.ones_like(uvs[:, 0])], dim=-1)
+    rast, _ = rasterize(flat[None].contiguous(), uv_faces, size, size)
+    colors = torch.ones_like(vertices) if mesh.vertex_colors is None else torch.from_numpy(mesh.vertex_colors).to(device)
+    attributes = torch.cat([vertices, vertex_normals(vertices, faces), colors], dim=1)
+    surface, _ = interpolate(attributes[None], rast, faces)
+    inside = rast[0, ..., 3] > 0
+    positions, normals, colors = surface[0][inside].split(3, dim=1)
+    return Texels(inside, positions, normalize(normals, dim=-1, eps=1e-12), colors)
+
+
+def unwrapped(mesh: Mesh, size: int, method: str = "charts") -> Mesh:
+    """The mesh with texture coordinates made for a texture of `size` texels a side; it still has its vertex colours."""
+    layout = unwrap(mesh.vertices, mesh.faces, method=method, resolution=size)
+    return Mesh(mesh.vertices, mesh.faces, mesh.vertex_colors, layout.uvs, layout.uv_faces)
+
+
+@torch.no_grad()
+def bake(
+    mesh: Mesh, size: int, model: GaussianModel | None = None, picture: Reference | None = None, device: torch.device | str = "cpu"
+) -> Mesh:
+    """The unwrapped mesh with a texture of `size` texels a side: what renders of `model` show (without one, the vertex colours),
+    over it the picture where it sees the surface; the space between charts is filled from their edges."""
+    texels = texels_of(mesh, size, device)
+    colors = texels.vertex_colors
+    if model is not None:
+        colors = gaussian_surface.surface_colors(model, texels.positions, texels.normals, VIEW_SIZE)
+    if picture is not None:
+        seen, weight = picture_colors(mesh, texels, picture)
+        colors = torch.lerp(colors, seen, weight[:, None])
+    texture = torch.zeros(size, size, 3, device=device)
+    texture[texels.inside] = colors
+    texture = fill_holes(texture, texels.inside)
+    return Mesh(mesh.vertices, mesh.faces, mesh.vertex_colors, mesh.uvs, mesh.uv_faces, texture.cpu().numpy())
+
+
+def picture_colors(mesh: Mesh, texels: Texels, picture: Reference) -> tuple[Tensor, Tensor]:
+    """What the picture shows at the texels [P,3], and how much that counts [P]: 1 where it sees the surface frontally, away from edges."""
+    camera = picture.camera
+    bare = MeshModel(Mesh(mesh.vertices, mesh.faces), camera.device)
+    depth, _, _ = bare.geometry(camera, bare.rasterize(camera))
+    positions, z = gaussian_surface.project(camera, texels.positions)
+    core = -torch.nn.functional.max_pool2d(-picture.mask, 2 * PICTURE_EDGE + 1, stride=1, padding=PICTURE_EDGE)
+    layers = torch.cat([picture.image, (core > 0.99).float()], dim=1)
+    samples = grid_sample(layers, positions[:, :, None], align_corners=False)[0, :, :, 0]
+    nearest = grid_sample(depth, positions[:, :, None], mode="nearest", align_corners=False)[0, 0, :, 0]
+    facing = (normalize(camera.centers - texels.positions, dim=-1) * texels.normals).sum(-1)
+    low, high = PICTURE_FACING
+    weight = ((facing - low) / (high - low)).clamp(0, 1) * samples[3]
+    visible = (nearest > 0) & (z[0] < nearest + DEPTH_TOLERANCE * bare.radius)
+    return samples[:3].T, torch.where(visible, weight, 0)

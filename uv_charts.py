@@ -1,0 +1,201 @@
+"""Cutting of a triangle mesh into charts: connected sets of faces that can be flattened with little stretch.
+
+Faces are sorted by the axis direction that they look along, after smoothing of their normals; the connected regions that
+result are merged where one direction still sees all of the union; faces at borders move to the chart that suits them better.
+Everything is vectorised over faces or over pairs of regions. Arrays: F faces, P pairs of neighbouring faces, R regions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
+SMOOTHING_STEPS = 8  # of normals, before directions are chosen
+BORDER_STEPS = 6  # moves of faces at borders
+BORDER_PULL = 0.7  # what the agreement of all neighbours is worth, as a difference of cosines
+MIN_COSINE = 0.2  # between a chart's direction and the normals of nearly all of its faces (78 degrees)
+MIN_MEAN_COSINE = 0.7  # the same, mean over the area
+MAX_BEYOND = 0.002  # share of the area of a merged chart that may look further away
+MAX_ROUNDS = 30  # of merging; each merges every region at most once
+NORMAL_BINS = 6  # a side of the cube whose cells collect directions
+
+
+class FacePairs(NamedTuple):
+    """Neighbours across edges that belong to exactly two faces of the same winding."""
+
+    one: np.ndarray  # [P]
+    other: np.ndarray  # [P]
+    lengths: np.ndarray  # [P], of the shared edges
+
+
+def edge_pairs(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Half-edges [P],[P] that run along the same edge in opposite directions, where no third one does.
+
+    Half-edge k F + f is the one from corner k of face f to the next corner.
+    """
+    start = faces.T.reshape(-1)
+    end = np.roll(faces, -1, axis=1).T.reshape(-1)
+    # The lowest bit is the direction; half-edges of an edge become neighbours.
+    keys = (np.minimum(start, end) * (int(faces.max(initial=0)) + 1) + np.maximum(start, end)) * 2 + (start > end)
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    edges = keys >> 1
+    same = np.concatenate([[False], edges[1:] == edges[:-1], [False]])
+    first = np.flatnonzero(same[1:-1] & ~same[:-2] & ~same[2:] & (keys[1:] != keys[:-1]))
+    return order[first], order[first + 1]
+
+
+def face_pairs(vertices: np.ndarray, faces: np.ndarray, half_edges: tuple[np.ndarray, np.ndarray]) -> FacePairs:
+    """Neighbouring faces, from the pairs of half-edges that `edge_pairs` gives."""
+    one, other = half_edges
+    count = max(len(faces), 1)
+    corner, face = one // count, one % count
+    edges = vertices[faces[face, (corner + 1) % 3]] - vertices[faces[face, corner]]
+    return FacePairs(face, other % count, np.sqrt(np.einsum("ij,ij->i", edges, edges)))
+
+
+def connected_regions(pairs: FacePairs, labels: np.ndarray) -> np.ndarray:
+    """The number [F] of the connected region of equal label that each face is in."""
+    joined = labels[pairs.one] == labels[pairs.other]
+    links = sparse.coo_matrix((np.ones(joined.sum(), bool), (pairs.one[joined], pairs.other[joined])), (len(labels),) * 2)
+    return csgraph.connected_components(links, directed=False)[1]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), 1e-300)[:, None]
+
+
+def _sum_rows(labels: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    return np.stack([np.bincount(labels, column, count) for column in rows.T], axis=1)
+
+
+def smoothed_normals(pairs: FacePairs, area_normals: np.ndarray, steps: int) -> np.ndarray:
+    """Unit normals [F,3] of the surface with its small features blurred: `steps` means over face and neighbours."""
+    count = len(area_normals)
+    rows = np.concatenate([pairs.one, pairs.other, np.arange(count)])
+    columns = np.concatenate([pairs.other, pairs.one, np.arange(count)])
+    neighbours = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), (count, count))
+    normals = area_normals
+    for _ in range(steps):
+        normals = neighbours @ normals
+    return _unit(normals)
+
+
+def direction_bins(normals: np.ndarray) -> np.ndarray:
+    """The cell [F] of the surface of a cube that each direction passes through."""
+    axis = np.abs(normals).argmax(1)
+    main = np.take_along_axis(normals, axis[:, None], 1)[:, 0]
+    others = np.stack([np.take_along_axis(normals, ((axis + k) % 3)[:, None], 1)[:, 0] for k in (1, 2)], axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        angles = np.nan_to_num(np.arctan(others / np.abs(main)[:, None])) * (4 / np.pi)  # equal angles make cells alike
+    cells = np.clip(((angles + 1) * (NORMAL_BINS / 2)).astype(np.int64), 0, NORMAL_BINS - 1)
+    return ((axis * 2 + (main < 0)) * NORMAL_BINS + cells[:, 0]) * NORMAL_BINS + cells[:, 1]
+
+
+def merge_regions(pairs: FacePairs, regions: np.ndarray, area_normals: np.ndarray) -> np.ndarray:
+    """Region numbers [F] after merging neighbours that one direction sees together.
+
+    In every round the pairs that merge are those that are each other's best: the ones with the longest common border
+    for the smaller one's whole border.
+    """
+    areas = np.sqrt(np.einsum("ij,ij->i", area_normals, area_normals))
+    bins = direction_bins(area_normals)
+    bin_count = 6 * NORMAL_BINS**2
+    bin_directions = _unit(_sum_rows(bins, _unit(area_normals), bin_count))
+    count = int(regions.max(initial=-1)) + 1
+    histograms = np.bincount(regions * bin_count + bins, areas, count * bin_count).reshape(count, bin_count)
+    sums = _sum_rows(regions, area_normals, count)
+    between = regions[pairs.one] != regions[pairs.other]
+    one, other, lengths = regions[pairs.one[between]], regions[pairs.other[between]], pairs.lengths[between]
+    target = np.arange(count)
+    for _ in range(MAX_ROUNDS):
+        if len(one) == 0:
+            break
+        keys = np.minimum(one, other) * count + np.maximum(one, other)
+        keys, inverse = np.unique(keys, return_inverse=True)
+        lengths = np.bincount(inverse, lengths)
+        one, other = keys // count, keys % count
+        border = np.bincount(one, lengths, count) + np.bincount(other, lengths, count)
+        union = sums[one] + sums[other]
+        directions = _unit(union)
+        both = histograms[one] + histograms[other]
+        total = both.sum(1)
+        cosines = directions @ bin_directions.T
+        beyond = (both * (cosines < MIN_COSINE)).sum(1)
+        mean = np.sqrt(np.einsum("ij,ij->i", union, union)) / np.maximum(total, 1e-300)
+        fits = (beyond <= MAX_BEYOND * total) & (mean > MIN_MEAN_COSINE)
+        merit = np.where(fits, lengths / np.minimum(border[one], border[other]) + mean, -1.0)
+        best = np.full(count, -1.0)
+        np.maximum.at(best, one, merit)
+        np.maximum.at(best, other, merit)
+        chosen = np.flatnonzero(fits & (merit == best[one]) & (merit == best[other]))
+        # Equal merits may choose a region twice: the first pair wins.
+        seen = np.full(count, len(keys))
+        np.minimum.at(seen, one[chosen], chosen)
+        np.minimum.at(seen, other[chosen], chosen)
+        chosen = chosen[(seen[one[chosen]] == chosen) & (seen[other[chosen]] == chosen)]
+        if len(chosen) == 0:
+            break
+        kept, gone = one[chosen], other[chosen]
+        histograms[kept] += histograms[gone]
+        sums[kept] += sums[gone]
+        step = np.arange(count)
+        step[gone] = kept
+        target = step[target]
+        one, other = step[one], step[other]
+        apart = one != other
+        one, other, lengths = one[apart], other[apart], lengths[apart]
+    return np.unique(target[regions], return_inverse=True)[1]
+
+
+def move_borders(pairs: FacePairs, labels: np.ndarray, normals: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Labels [F] after faces at borders took the label of the neighbour that suits them best, counting how many agree."""
+    count = len(labels)
+    for step in range(BORDER_STEPS):
+        differing = labels[pairs.one] != labels[pairs.other]
+        rows = np.unique(np.concatenate([pairs.one[differing], pairs.other[differing]]))
+        place = np.full(count, -1)
+        place[rows] = np.arange(len(rows))
+        face = np.concatenate([pairs.one, pairs.other])
+        label = labels[np.concatenate([pairs.other, pairs.one])]
+        lengths = np.concatenate([pairs.lengths, pairs.lengths])
+        near = place[face] >= 0
+        face, label, lengths = place[face[near]], label[near], lengths[near]
+        around = np.bincount(face, lengths, len(rows))
+        # Candidates: the labels of the neighbours and the own one (with a border of length 0).
+        face = np.concatenate([face, np.arange(len(rows))])
+        label = np.concatenate([label, labels[rows]])
+        lengths = np.concatenate([lengths, np.zeros(len(rows))])
+        keys, inverse = np.unique(face * (labels.max() + 1) + label, return_inverse=True)
+        agreeing = np.bincount(inverse, lengths)
+        face, label = keys // (labels.max() + 1), keys % (labels.max() + 1)
+        suits = np.einsum("ij,ij->i", normals[rows[face]], directions[label]) + BORDER_PULL * agreeing / np.maximum(around[face], 1e-300)
+        order = np.lexsort((suits, face))
+        last = np.append(face[order][1:] != face[order][:-1], True)
+        labels = labels.copy()
+        changed = label[order[last]]
+        if step % 2:  # neighbours that swap labels for ever stand still in turn
+            changed = np.where(rows % 2 == (step // 2) % 2, changed, labels[rows])
+        labels[rows] = changed
+    return labels
+
+
+def chart_directions(labels: np.ndarray, area_normals: np.ndarray) -> np.ndarray:
+    """Unit directions [C,3] that charts face: the mean normals of their areas."""
+    return _unit(_sum_rows(labels, area_normals, int(labels.max()) + 1))
+
+
+def cut_into_charts(pairs: FacePairs, area_normals: np.ndarray) -> np.ndarray:
+    """Chart numbers [F], from 0; `area_normals` [F,3] are as long as the faces' areas."""
+    if len(area_normals) == 0:
+        return np.zeros(0, np.int64)
+    normals = smoothed_normals(pairs, area_normals, SMOOTHING_STEPS)
+    labels = np.abs(normals).argmax(1)
+    labels = 2 * labels + (np.take_along_axis(normals, labels[:, None], 1)[:, 0] < 0)
+    regions = merge_regions(pairs, connected_regions(pairs, labels), area_normals)
+    directions = chart_directions(regions, area_normals)
+    regions = connected_regions(pairs, move_borders(pairs, regions, normals, directions))
+    return merge_regions(pairs, regions, area_normals)

@@ -1,0 +1,87 @@
+"""Flattening of charts: projection along the chart's direction, relaxed to keep lengths, and kept free of overlaps.
+
+The relaxation is the local/global scheme of Liu et al., "A Local/Global Approach to Mesh Parameterization" (2008): every
+face's best rotation, then one sparse least-squares problem for the positions, here by a few conjugate gradient steps.
+Corners are given as numbers [F,3] of chart vertices: a vertex of the mesh has one in each chart that uses it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+RELAXATIONS = 3  # rounds of rotations and positions
+GRADIENT_STEPS = 12  # of the conjugate gradient method a round
+MIN_WEIGHT, MAX_WEIGHT = 0.05, 20.0  # of an edge (a cotangent): obtuse faces would make the problem indefinite, needles ill-conditioned
+MIN_AREA_RATIO = 0.02  # of a face's area when flat and in space; below, it counts as folded
+
+
+def chart_vertices(faces: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners [F,3], and for every chart vertex its vertex [T] and its chart [T]; those of a chart follow each other."""
+    vertex_count = int(faces.max(initial=0)) + 1
+    keys, corners = np.unique((labels[:, None] * vertex_count + faces).reshape(-1), return_inverse=True)
+    return corners.reshape(-1, 3), keys % vertex_count, keys // vertex_count
+
+
+def signed_areas(triangles: np.ndarray) -> np.ndarray:
+    """Areas [F] of flat faces [F,3], positive where counter-clockwise."""
+    a, b, c = triangles.T
+    return ((b - a).conj() * (c - a)).imag / 2
+
+
+def lay_flat(corners: np.ndarray) -> np.ndarray:
+    """Flat copies [F,3] of single faces with corners [F,3,3], true to size."""
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    base = np.maximum(np.linalg.norm(first, axis=1), 1e-300)
+    height = np.linalg.norm(np.cross(first, second), axis=1) / base
+    return np.stack([np.zeros(len(base)), base, np.einsum("ij,ij->i", first, second) / base + 1j * height], axis=1)
+
+
+def project(points: np.ndarray, charts: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Positions [T] of chart vertices in the planes across the directions [C,3] of their charts, faces seen from their front."""
+    helper = np.eye(3)[np.abs(directions).argmin(1)]
+    right = np.cross(helper, directions)
+    right /= np.maximum(np.linalg.norm(right, axis=1, keepdims=True), 1e-300)
+    up = np.cross(directions, right)
+    return np.einsum("ij,ij->i", points, (right + 1j * up)[charts])
+
+
+def relax(flat: np.ndarray, corners: np.ndarray, points: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Positions [T] that keep the lengths of faces with corners at `points` [T,3] better than `flat` does."""
+    count = len(flat)
+    p0, p1, p2 = (points[corners[:, k]] for k in range(3))
+    # The face in its own plane: corner 0 at the origin, corner 1 on the real axis. Edge k is opposite to corner k.
+    first, second = p1 - p0, p2 - p0
+    base = np.sqrt(np.einsum("ij,ij->i", first, first))
+    apex = np.einsum("ij,ij->i", first, second) / base + 2j * areas / base
+    edges = np.stack([apex - base, -apex, base + 0j])  # [3,F]
+    weights = np.stack([-(edges[k - 2] * edges[k - 1].conj()).real for k in range(3)]) / (2 * areas)  # cotangents at the corners
+    weights = np.clip(weights, MIN_WEIGHT, MAX_WEIGHT)
+    rows, columns = corners[:, [1, 2, 0]].T.reshape(-1), corners[:, [2, 0, 1]].T.reshape(-1)
+    pulls = sparse.coo_matrix((weights.reshape(-1), (rows, columns)), (count, count)).tocsr()
+    pulls = pulls + pulls.T
+    diagonal = np.asarray(pulls.sum(1)).reshape(-1)
+    pulls = pulls.astype(np.complex128)
+    weighted = edges * weights
+    against = weighted.conj()
+    corner = corners.T.reshape(-1)
+    corner_0, corner_1, corner_2 = corner.reshape(3, -1)
+    for _ in range(RELAXATIONS):
+        u0, u1, u2 = flat[corner_0], flat[corner_1], flat[corner_2]
+        turn = (u2 - u1) * against[0] + (u0 - u2) * against[1] + (u1 - u0) * against[2]
+        turn /= np.maximum(np.abs(turn), 1e-300)
+        turned = weighted * turn
+        forces = np.concatenate([turned[1] - turned[2], turned[2] - turned[0], turned[0] - turned[1]])
+        right = np.bincount(corner, forces.real, count) + 1j * np.bincount(corner, forces.imag, count)
+        residual = right - (diagonal * flat - pulls @ flat)
+        step = residual / diagonal
+        product = np.vdot(residual, step).real
+        for _ in range(GRADIENT_STEPS):
+            image = diagonal * step - pulls @ step
+            rate = product / max(np.vdot(step, image).real, 1e-300)
+            flat = flat + rate * step
+            residual -= rate * image
+            preconditioned = residual / diagonal
+            previous, product = product, np.vdot(residual, preconditioned).real
+            step = preconditioned + (product / max(previous, 1e-300)) * step
+    return flat
