@@ -29,7 +29,7 @@ class RefineSettings:
 
     steps: int = 60
     views: int = 4  # a step
-    offset_lr: float = 1e-3  # object's units a step; falls to a tenth
+    offset_lr: float = 2e-3  # object's units a step; falls to a tenth
     color_lr: float = 2e-2  # of logits; falls to a tenth
     alpha_weight: float = 1.0
     normal_weight: float = 2e-2
