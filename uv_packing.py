@@ -41,10 +41,7 @@ class Charts:
         self.triangles, self.labels, self.sizes = triangles, labels, sizes
         x, y = triangles.real, triangles.imag
         # Rounding may leave a little less than 0.
-        self.low = (
-            np.maximum(np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]), 0),
-            np.maximum(np.minimum(np.minimum(y[:, 0], y[:, 1]), y[:, 2]), 0),
-        )
+        self.low = np.maximum(np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]), 0), np.maximum(np.minimum(np.minimum(y[:, 0], y[:, 1]), y[:, 2]), 0)
         self.high = np.maximum(np.maximum(x[:, 0], x[:, 1]), x[:, 2]), np.maximum(np.maximum(y[:, 0], y[:, 1]), y[:, 2])
 
     def masks(self, scale: float, cell: float, margin: float) -> list[np.ndarray]:

@@ -74,9 +74,7 @@ def _check(vertices: np.ndarray, faces: np.ndarray, method: str, resolution: int
     if len(faces) and not (0 <= int(faces.min()) and int(faces.max()) < len(vertices)):
         raise ValueError(f"faces: they name vertices {faces.min()} to {faces.max()}, but there are {len(vertices)}")
     if resolution < 8 or not 0 <= padding <= resolution / 8:
-        raise ValueError(
-            f"resolution={resolution}, padding={padding}: expected at least 8 texels, and a padding of at most an eighth of them"
-        )
+        raise ValueError(f"resolution={resolution}, padding={padding}: expected at least 8 texels, and a padding of at most an eighth of them")
 
 
 def _unwrap_solid(vertices, faces, normals, areas, resolution, padding) -> UVLayout:

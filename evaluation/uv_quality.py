@@ -48,7 +48,9 @@ def stretch(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, uv_faces: 
     order = np.argsort(mean_square)
     heights = np.cumsum(areas[order])
     quantile = mean_square[order][np.searchsorted(heights, 0.99 * heights[-1])]
-    return Stretch(float(np.sqrt((mean_square * areas).sum() / areas.sum())), float(np.sqrt(quantile)), float(np.sqrt(largest.max())))
+    return Stretch(
+        float(np.sqrt((mean_square * areas).sum() / areas.sum())), float(np.sqrt(quantile)), float(np.sqrt(largest.max()))
+    )
 
 
 def density_spread(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, uv_faces: np.ndarray) -> float:
