@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distillation.schedules import STEPS_SCHEDULES
 from gaussian_mesh import FIELD_BLOCKS
 from guidance import PRIORS
-from uv_unwrap import UNWRAP_METHODS
+from uv_unwrap import METHODS as UNWRAP_METHODS
 
 
 class UserError(ValueError):
@@ -119,7 +119,8 @@ class Config:
     refine_cfg: float = _number(2.0, 0, 100, "main2.py: guidance scale")
     texture_lr: float = _number(0.2, 0, 10, "main2.py: learning rate of the texture's logits")
     train_geo: bool = dataclasses.field(default=False, metadata={"about": "main2.py: move vertices too"})
-    geom_lr: float = _number(0.0001, 0, 1, "main2.py: learning rate of vertices")
+    geometry_steps: int = _number(60, 0, 10_000, "main2.py: with train_geo, steps that move vertices to what the Gaussians show")
+    geom_lr: float = _number(0.0001, 0, 1, "main2.py: with train_geo, learning rate of vertices in a round")
 
 
 NO_EFFECT = "nothing reads it, in the original code neither; remove it"

@@ -19,12 +19,13 @@ from torch import nn
 
 import gaussian_surface
 import mesh_cleaning
-from cam_utils import FOV_Y, Cameras, orbit_cameras
+from cam_utils import Cameras
 from gaussian_mesh import DensityField, extract_fields, solid_core, surface_density, uncut_field
 from kernels.hash_grid import HashGridSpec
 from kernels.mesh_raster import rasterize
-from mesh_refine import RefineSettings, clip_positions, refine_vertices
-from mesh_renderer import Mesh
+from mesh import Mesh
+from mesh_refine import RefineSettings, random_views, refine_to_model
+from mesh_renderer import clip_positions
 from neural_field import NeuralField, Rays, Start, field_values, pixel_rays, render_rays
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]  # what is done, step, of how many
 
-FRAME = 1.05  # how much farther than where the whole model just fits into the picture the nearest camera stands
 SURROUNDINGS = 4  # px
 MIN_SHOWN = 0.02  # alpha of a pixel that shows the model
 EMPTY = 0.02  # of the surface's density: what is less opaque is taken as empty
@@ -91,17 +91,6 @@ PUBLISHED = ConverterSettings(
     refine_elevation=10.0,
     refine=RefineSettings(steps=2048, views=1, offset_lr=1e-4, color_lr=1e-3, alpha_weight=0.1, normal_weight=1e-3, laplacian_weight=0.0),
 )
-
-
-def random_views(model: GaussianModel, count: int, size: int, max_elevation: float, farthest: float, generator: torch.Generator) -> Cameras:
-    """Cameras around the model, from where it just fits into the picture to `farthest` times that distance."""
-    radius = float((model.means.detach().norm(dim=1) + model.scales.detach().amax(1)).max())
-    nearest = FRAME * radius / math.sin(math.radians(FOV_Y) / 2)
-    draws = torch.rand(3, count, generator=generator)
-    elevation = max_elevation * (2 * draws[0] - 1)
-    azimuth = 360 * (torch.arange(count) + draws[1]) / count  # one in each of `count` sectors
-    distance = nearest * (1 + (farthest - 1) * draws[2])
-    return orbit_cameras(elevation, azimuth, distance, width=size, height=size, device=model.device)
 
 
 @torch.no_grad()
@@ -241,20 +230,16 @@ def convert(
     start = start_of(model, settings)
     field = fit_field(model, start, settings, generator, progress)
     vertices, faces = mesh_cleaning.simplify(*extract_surface(model, field, settings, generator), target_faces)
-    mesh = Mesh(vertices, faces, np.zeros_like(vertices))
-    mesh.vertex_colors = gaussian_surface.surface_colors(model, mesh.vertices, mesh.normals)
+    mesh = gaussian_surface.coloured(Mesh(vertices, faces), model)
     if settings.refine_views and settings.refine.steps:
-        mesh = refine_to_model(mesh, model, settings, generator, progress)
-        mesh.vertex_colors = gaussian_surface.surface_colors(model, mesh.vertices, mesh.normals)
+        mesh = gaussian_surface.coloured(refined(mesh, model, settings, generator, progress), model)
     return mesh
 
 
-def refine_to_model(
+def refined(
     mesh: Mesh, model: GaussianModel, settings: ConverterSettings, generator: torch.Generator, progress: Progress | None = None
 ) -> Mesh:
     """The mesh with its vertices refined to renders of the model."""
     cameras = random_views(model, settings.refine_views, settings.refine_size, settings.refine_elevation, 1.0, generator)
-    with torch.no_grad():
-        rendering = model.render(cameras, 1.0)
     told = None if progress is None else lambda step, total: progress("refine", step, total)
-    return refine_vertices(mesh, cameras, rendering.image, rendering.alpha, settings.refine, generator=generator, progress=told)
+    return refine_to_model(mesh, model, cameras, settings.refine, generator, told)

@@ -27,7 +27,9 @@ FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field wit
 FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
 CORE_DENSITY = 0.1  # of the surface's density: bounds the region that is worn off to a solid core,
 CORE_QUANTILE = 0.85  # to the depth below which this share of the seen points lies outside
-SURFACE_QUANTILE = 0.65  # of the densities at seen points: where fitted Gaussians of known objects have their true surface
+# Of the densities at seen points. Thin parts are less dense than the rest and are lost below the threshold; much lower, the
+# surface of generated objects moves away from the true one (docs/evaluation.md).
+SURFACE_QUANTILE = 0.2
 
 
 class DensityField(NamedTuple):
@@ -94,7 +96,8 @@ def extract_mesh(
     Without a threshold, the density at which renders see the surface is taken, and a solid core behind it, so that thin spots
     of the shell that fitted Gaussians form do not open to the hollow inside. Marching cubes of a field of `resolution`
     points a side, cleaned (hollows and small parts dropped, holes closed), smoothed, simplified to within 2 % of
-    `target_faces` if it has more, and with `color_vertices` coloured a vertex as renders show it. Vertices are in the world of the Gaussians.
+    `target_faces` if it has more, and with `color_vertices` coloured a vertex as renders show it. Vertices are in the world
+    of the Gaussians.
     Raises ValueError where the field does not reach the threshold or no part survives.
     """
     import mcubes
@@ -118,16 +121,12 @@ def extract_mesh(
     vertices = mesh_cleaning.smooth(vertices, faces, smoothing_steps)
     vertices, faces = mesh_cleaning.simplify(vertices, faces, target_faces)
     mesh = Mesh(vertices, faces)
-    if not color_vertices:
-        return mesh
-    colors = gaussian_surface.surface_colors(model, torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals))
-    mesh.vertex_colors = colors.cpu().numpy()
-    return mesh
+    return gaussian_surface.coloured(mesh, model) if color_vertices else mesh
 
 
 @torch.no_grad()
 def surface_density(model: GaussianModel, field: DensityField) -> float:
-    """The density that bounds what renders show: the 0.65 quantile of those at seen points, or half of the highest where none is opaque.
+    """The density that bounds what renders show: the 0.2 quantile of those at seen points, or half of the highest where none is opaque.
 
     It rises with the number of Gaussians, so that no fixed value fits. Seen points lie a little outside of the surface.
     """

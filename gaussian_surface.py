@@ -15,6 +15,7 @@ from torch.nn.functional import grid_sample
 
 from cam_utils import FOV_Y, Cameras, orbit_cameras
 from kernels import gaussian_field
+from mesh import Mesh
 
 if TYPE_CHECKING:
     from gs_renderer import GaussianModel
@@ -67,6 +68,12 @@ def surface_colors(model: GaussianModel, points: Tensor, normals: Tensor, view_s
     if bool(unseen.any()):
         colors[unseen] = blended_colors(model, points.to(model.device)[unseen])
     return colors.clamp(0, 1)
+
+
+def coloured(mesh: Mesh, model: GaussianModel) -> Mesh:
+    """The mesh with the colours at its vertices that renders of the model show there."""
+    colors = surface_colors(model, torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals))
+    return Mesh(mesh.vertices, mesh.faces, colors.cpu().numpy())
 
 
 def _seen_colors(cameras: Cameras, layers: Tensor, tolerance: float, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:

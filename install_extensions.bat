@@ -1,22 +1,24 @@
 @echo off
 rem Builds the kernels of csrc\ for the current environment: an active one, else .venv, else python. PYTHON=path names another.
+rem USE_CUDA=0/1 skips or demands the CUDA part; setup.py lists the other switches.
+rem Paths in messages stand in quotes: the parenthesis of "Program Files (x86)" would end the block around them.
 setlocal EnableExtensions
 cd /d "%~dp0" || exit /b 1
 
 call :find_python
 "%PYTHON%" --version >nul 2>&1
 if errorlevel 1 (
-  echo install_extensions: %PYTHON% was not found; install Python 3.10 or newer or set PYTHON 1>&2
+  echo install_extensions: "%PYTHON%" was not found; install Python 3.10 or newer or set PYTHON 1>&2
   exit /b 1
 )
 "%PYTHON%" -c "import torch" >nul 2>&1
 if errorlevel 1 (
-  echo install_extensions: PyTorch is not installed for %PYTHON%; install it first, see docs\install.md 1>&2
+  echo install_extensions: PyTorch is not installed for "%PYTHON%"; install it first, see docs\install.md 1>&2
   exit /b 1
 )
 "%PYTHON%" -c "import setuptools" >nul 2>&1
 if errorlevel 1 (
-  echo install_extensions: setuptools is missing; run: "%PYTHON%" -m pip install setuptools wheel ninja 1>&2
+  echo install_extensions: setuptools is not installed; run: "%PYTHON%" -m pip install setuptools wheel ninja 1>&2
   exit /b 1
 )
 

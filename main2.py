@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cam_utils import orbit_cameras, turntable
+from cam_utils import orbit_cameras
 from config import Config, UserError, parse_command_line
 from distillation import sir
 from distillation.refinement import circle_of_views, retouched, retouching_levels
@@ -25,9 +25,9 @@ from guidance import Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
 from main import INTERRUPTED, user_errors
 from mesh import Mesh
-from mesh_cleaning import merge_vertices
 from mesh_fit import Target, fit_surface, well_seen
 from mesh_io import read_mesh
+from mesh_refine import RefineSettings, random_views, refine_to_model
 from mesh_renderer import MeshModel
 from progress import Interrupt, Phases, Stopped
 from report import (
@@ -38,7 +38,6 @@ from report import (
     make_mesh,
     print_config,
     remove_results,
-    render_views,
     result_stem,
     write_mesh,
     write_pictures,
@@ -47,6 +46,7 @@ from report import (
 from texture_bake import bake, unwrapped
 
 RESULTS = (*MESH_FILES, ".mp4", "_views.png", ".json")
+GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION = 24, 256, 30.0  # renders that vertices move to: how many, px, degrees at most
 ALIASES = {"--from-ply": "load", "--from-mesh": "mesh"}
 
 
@@ -58,6 +58,10 @@ class Guides:
     picture: sir.Reference | None
     prior: Prior | None
     condition: object
+
+    @property
+    def device(self) -> torch.device:
+        return self.gaussians.device if self.gaussians else self.prior.device
 
 
 def load_subject(config: Config, stem: Path, picture: sir.Reference | None, device: torch.device) -> tuple[Mesh, GaussianModel | None]:
@@ -79,35 +83,22 @@ def load_subject(config: Config, stem: Path, picture: sir.Reference | None, devi
     return mesh, gaussians
 
 
-def gaussian_targets(config: Config, gaussians: GaussianModel) -> list[Target]:
-    """Renders of the Gaussians from all around."""
-    size = {"width": config.refine_size, "height": config.refine_size}
-    cameras = orbit_cameras(
-        [-30.0, 0.0, 30.0] * 8, [15.0 * k for k in range(24)], config.radius, fov_y=config.fovy, **size, device=gaussians.device
-    )
-    with torch.no_grad():
-        seen = gaussians.render(cameras, torch.ones(3, device=gaussians.device))
-    return [Target(cameras, seen.image, alpha=seen.alpha)]
-
-
 def picture_target(model: MeshModel, picture: sir.Reference) -> Target:
     """The picture, where the surface faces it."""
     return Target(picture.camera, picture.image, well_seen(model, picture.camera, picture.mask).float())
 
 
 def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generator, on_step: Callable[[], None] = lambda: None) -> MeshModel:
-    """Fit the surface to the Gaussians' renders, then, round by round, to the prior's retouched views of itself; the picture always counts."""
-    device = guides.picture.image.device if guides.picture else guides.gaussians.device if guides.gaussians else torch.device("cpu")
+    """Move the vertices to where renders of the Gaussians show the surface and paint it anew; then, round by round, fit the texture
+    to the prior's retouched views of it. The picture counts throughout."""
+    device = guides.device
+    if config.train_geo and guides.gaussians is not None:
+        cameras = random_views(guides.gaussians, GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION, 1.0, generator)
+        settings = RefineSettings(steps=config.geometry_steps)
+        moved = refine_to_model(mesh, guides.gaussians, cameras, settings, generator, lambda *_: on_step())
+        mesh = bake(moved, config.texture_size, guides.gaussians, guides.picture, device)
     model = MeshModel(mesh, device)
-    geom_lr = config.geom_lr if config.train_geo else 0.0
     always = [picture_target(model, guides.picture)] if guides.picture else []
-
-    def fit(targets: list[Target]) -> None:
-        for _ in fit_surface(model, [*targets, *always], config.refine_steps, texture_lr=config.texture_lr, geom_lr=geom_lr):
-            on_step()
-
-    if guides.gaussians is not None:
-        fit(gaussian_targets(config, guides.gaussians))
     for _ in range(config.iters_refine if guides.prior else 0):
         levels = retouching_levels(guides.prior, config.refine_denoise_steps, config.refine_strength)
         cameras = circle_of_views(
@@ -116,7 +107,11 @@ def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generato
         with torch.no_grad():
             renders, _ = model.shade(model.rasterize(cameras), 1.0)
         targets = retouched(guides.prior, renders, cameras, guides.condition, levels, config.refine_cfg, 0.0, generator)
-        fit([Target(cameras, targets)])
+        geom_lr = config.geom_lr if config.train_geo else 0.0
+        for _ in fit_surface(
+            model, [Target(cameras, targets), *always], config.refine_steps, texture_lr=config.texture_lr, geom_lr=geom_lr
+        ):
+            on_step()
     return model
 
 
@@ -171,7 +166,8 @@ def picture_view(config: Config, rgba: Tensor, device: torch.device) -> sir.Refe
 
 def steps_of(config: Config, guides: Guides) -> int:
     """Optimiser steps of a run."""
-    return config.refine_steps * ((guides.gaussians is not None) + (config.iters_refine if guides.prior else 0))
+    moves = config.train_geo and guides.gaussians is not None
+    return (config.geometry_steps if moves else 0) + (config.refine_steps * config.iters_refine if guides.prior else 0)
 
 
 def write_results(config: Config, stem: str, model: MeshModel, guides: Guides, phases: Phases) -> None:

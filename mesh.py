@@ -66,5 +66,5 @@ class Mesh:
             if values is not None and not np.isfinite(values).all():
                 raise ValueError(f"{name}: {int((~np.isfinite(values)).sum())} values are not finite; mend the mesh")
         for name, rows, corners in (("faces", self.vertices, self.faces), ("uv_faces", self.uvs, self.uv_faces)):
-            if rows is not None and not (0 <= corners.min() and corners.max() < len(rows)):
+            if rows is not None and not (corners.min() >= 0 and corners.max() < len(rows)):
                 raise ValueError(f"{name}: expected numbers from 0 to {len(rows) - 1}, got {corners.min()} to {corners.max()}")

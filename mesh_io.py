@@ -109,7 +109,7 @@ def write_glb(mesh: Mesh, path: str | Path) -> None:
     image = b""
     if mesh.has_texture:
         pairs = np.stack([mesh.faces.reshape(-1), mesh.uv_faces.reshape(-1)], axis=1).astype(np.int64)
-        keys, first, corner = np.unique(pairs[:, 0] * len(mesh.uvs) + pairs[:, 1], return_index=True, return_inverse=True)
+        _, first, corner = np.unique(pairs[:, 0] * len(mesh.uvs) + pairs[:, 1], return_index=True, return_inverse=True)
         source, uv_source = pairs[first].T
         faces = corner.reshape(-1, 3)
         uvs = mesh.uvs[uv_source] * [1, -1] + [0, 1]  # glTF's v grows downwards

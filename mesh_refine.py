@@ -7,19 +7,26 @@ the inside of the object has something to be compared with, and say nothing abou
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import gaussian_surface
 import mesh_cleaning
-from cam_utils import Cameras
+from cam_utils import FOV_Y, Cameras, orbit_cameras
 from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
-from mesh_renderer import Mesh
+from mesh import Mesh
+from mesh_renderer import clip_positions
 
-NEAR, FAR = 0.1, 100.0  # depths of the clip volume
+if TYPE_CHECKING:
+    from gs_renderer import GaussianModel
+
 OFFSET_EPS = 1e-6  # Adam's: gradients of vertices at silhouettes are 1e-4 and more, rounding errors elsewhere below 1e-7
+FRAME = 1.05  # how much farther than where the whole model just fits into the picture the nearest camera stands
 COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could not move
 
 
@@ -35,24 +42,6 @@ class RefineSettings:
     normal_weight: float = 2e-2
     laplacian_weight: float = 30.0
     offset_weight: float = 0.1
-
-
-def clip_positions(cameras: Cameras, points: Tensor, near: float = NEAR, far: float = FAR) -> Tensor:
-    """Homogeneous clip positions [V,P,4] of world positions [P,3]: x/w, y/w in [-1,1] across the picture, row 0 at y/w = -1.
-
-    z/w goes from -1 at depth `near` to 1 at `far`; w is the depth.
-    """
-    fx, fy, cx, cy = cameras.intrinsics.unbind(1)
-    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-    rows = [
-        [2 * fx / cameras.width, zero, 2 * cx / cameras.width - 1, zero],
-        [zero, 2 * fy / cameras.height, 2 * cy / cameras.height - 1, zero],
-        [zero, zero, one * (far + near) / (far - near), -one * 2 * far * near / (far - near)],
-        [zero, zero, one, zero],
-    ]
-    projection = torch.stack([torch.stack(row, -1) for row in rows], -2)  # [V,4,4]
-    to_clip = projection @ cameras.world_to_camera
-    return points @ to_clip[:, :, :3].transpose(1, 2) + to_clip[:, None, :, 3]
 
 
 # ---- Regularisers ----
@@ -156,3 +145,31 @@ def refine_vertices(
             progress(step + 1, settings.steps)
     vertices = (start + offsets).detach().cpu().numpy()
     return Mesh(vertices, mesh.faces, color_logits.detach().sigmoid().cpu().numpy())
+
+
+def random_views(model: GaussianModel, count: int, size: int, max_elevation: float, farthest: float, generator: torch.Generator) -> Cameras:
+    """Cameras around the model, from where it just fits into the picture to `farthest` times that distance."""
+    radius = float((model.means.detach().norm(dim=1) + model.scales.detach().amax(1)).max())
+    nearest = FRAME * radius / math.sin(math.radians(FOV_Y) / 2)
+    draws = torch.rand(3, count, generator=generator)
+    elevation = max_elevation * (2 * draws[0] - 1)
+    azimuth = 360 * (torch.arange(count) + draws[1]) / count  # one in each of `count` sectors
+    distance = nearest * (1 + (farthest - 1) * draws[2])
+    return orbit_cameras(elevation, azimuth, distance, width=size, height=size, device=model.device)
+
+
+def refine_to_model(
+    mesh: Mesh,
+    model: GaussianModel,
+    cameras: Cameras,
+    settings: RefineSettings = RefineSettings(),
+    generator: torch.Generator | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mesh:
+    """The mesh, which keeps its texture coordinates, with vertices moved and coloured to look like renders of the Gaussians."""
+    if mesh.vertex_colors is None:
+        mesh = dataclasses.replace(mesh, vertex_colors=gaussian_surface.coloured(mesh, model).vertex_colors)
+    with torch.no_grad():
+        rendering = model.render(cameras, 1.0)
+    moved = refine_vertices(mesh, cameras, rendering.image, rendering.alpha, settings, generator=generator, progress=progress)
+    return dataclasses.replace(mesh, vertices=moved.vertices, vertex_colors=moved.vertex_colors)

@@ -47,8 +47,8 @@ def clip_positions(cameras: Cameras, vertices: Tensor) -> Tensor:
     """Clip-space positions [V,N,4] of `vertices` [N,3]: y grows downwards as rows do, w is the view z."""
     x, y, z = (vertices @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]).unbind(-1)
     fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
-    clip_x = 2 * (fx * x + cx * z) / cameras.width - z
-    clip_y = 2 * (fy * y + cy * z) / cameras.height - z
+    clip_x = (2 * fx / cameras.width) * x + (2 * cx / cameras.width - 1) * z  # in this order a centred camera cancels no digits
+    clip_y = (2 * fy / cameras.height) * y + (2 * cy / cameras.height - 1) * z
     clip_z = (FAR + NEAR) / (FAR - NEAR) * z - 2 * FAR * NEAR / (FAR - NEAR)
     return torch.stack([clip_x, clip_y, clip_z, z], dim=-1)
 
@@ -119,7 +119,7 @@ class MeshModel(nn.Module):
         """Picture [V,3,H,W] on `background` ([3] or a number) and alpha [V,1,H,W], silhouettes antialiased."""
         covered = fragments.rast[..., 3:] > 0
         if self.has_texture:
-            logits = sample_texture(self.color_logits, fragments.uv, fragments.uv_da, wrap="clamp")
+            logits = sample_texture(self.color_logits, fragments.uv, fragments.uv_da, "linear-mipmap-linear", "clamp", mask=covered[..., 0])
         else:
             logits, _ = interpolate(self.color_logits, fragments.rast, self.faces)
         colors = torch.where(covered, logits.sigmoid(), torch.as_tensor(background, dtype=torch.float32, device=self.device))

@@ -3,8 +3,6 @@ rem Runs main.py with the arguments given, in the current environment: an active
 rem   run_main.bat --config configs\micro.yaml input=photo_rgba.png save_path=name
 rem   run_main.bat -profile --config ...      the same under NVIDIA Nsight Systems; writes a .nsys-rep file
 setlocal EnableExtensions
-rem The arguments go on as they stand: %* keeps input=photo.png, which %1 %2 would split at the equals sign.
-set "ARGUMENTS=%*"
 set "HERE=%~dp0"
 
 if not defined PYTHON call :find_python
@@ -15,13 +13,16 @@ if errorlevel 1 (
   echo run_main: nsys was not found; install NVIDIA Nsight Systems and put its target-windows-x64 folder on PATH 1>&2
   exit /b 2
 )
-call set "ARGUMENTS=%%ARGUMENTS:*-profile=%%"
+rem Everything after -profile as it was typed. Numbered arguments would split input=photo.png at the equals sign; quotes around
+rem the whole would leave an ampersand of a quoted prompt outside of quotes.
+set ARGUMENTS=%*
+set ARGUMENTS=%ARGUMENTS:*-profile=%
 rem Windows has no osrt trace; wddm is its counterpart there, and needs an administrator, so it is left out.
 nsys profile --trace cuda,nvtx --output "profile_%RANDOM%" "%PYTHON%" "%HERE%main.py" %ARGUMENTS%
 exit /b %errorlevel%
 
 :run
-"%PYTHON%" "%HERE%main.py" %ARGUMENTS%
+"%PYTHON%" "%HERE%main.py" %*
 exit /b %errorlevel%
 
 :find_python

@@ -14,7 +14,7 @@ from torch.nn.functional import grid_sample, normalize
 
 import gaussian_surface
 from kernels.mesh_raster import interpolate, rasterize
-from kernels.seams import fill_holes
+from kernels.texture_baking import fill_holes
 from mesh import Mesh
 from mesh_renderer import MeshModel, vertex_normals
 from uv_unwrap import unwrap

@@ -170,11 +170,11 @@ MD_HOST_DEVICE bool seen(const Inputs& in, int64_t pixel, Coordinates& at) {
   return finite(at.u) && finite(at.v);
 }
 
-// Of Filter::kLinear and kMipmapped.
-MD_HOST_DEVICE Look look_at(const Inputs& in, int64_t pixel) {
-  Look look{};
+// Of Filter::kLinear and kMipmapped. Sets what `quads` says to be there.
+MD_HOST_DEVICE void look_at(const Inputs& in, int64_t pixel, Look& look) {
   Coordinates at{};
-  if (!seen(in, pixel, at)) return look;
+  look.quads = 0;
+  if (!seen(in, pixel, at)) return;
   int level = 0;
   look.quads = 1;
   look.share[0] = 1.f;
@@ -189,7 +189,6 @@ MD_HOST_DEVICE Look look_at(const Inputs& in, int64_t pixel) {
     }
   }
   look.quad[0] = quad_at(in.pyramid, level, at, in.wrap);
-  return look;
 }
 
 // `dots` are the scalar products of the output's gradient with a quad's texels. Adds to the gradient of uv and returns the product

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ import main2 as refinement
 from cam_utils import Cameras, orbit_cameras
 from config import Config, UserError, load_config
 from evaluation import summary
-from evaluation.mesh_quality import mesh_quality
+from evaluation.mesh_quality import asset_faults, mesh_quality
 from evaluation.metrics import mask_iou, point_scores, psnr, sharpness, ssim
 from evaluation.surface import flat_light, outer_points, outer_points_of
 from evaluation.trivial import flat_card, visual_hull
@@ -33,6 +34,8 @@ from files import atomic_write
 from guidance import Prior, load_prior
 from guidance.samplers import ddim_sample
 from media import write_sheet
+from mesh import Mesh
+from mesh_io import read_mesh, write_glb
 from mesh_renderer import MeshModel
 from micro_prior.metrics import silhouette_iou
 from progress import Interrupt, Progress, Stopped
@@ -92,6 +95,7 @@ def picture_scores(scene: Scene, views: Tensor, coverage: Tensor, input_view: Te
     each = {"psnr_db": psnr(views, scene.views), "ssim": ssim(views, scene.views), "iou": mask_iou(coverage, scene.coverage)}
     means = {name: float(values.mean()) for name, values in each.items()}
     means["input_psnr_db"] = float(psnr(input_view, scene.input_view)[0])
+    means["sharpness"] = sharpness(views, coverage, scene.views, scene.coverage)
     return means, {name: [round(value, 4) for value in values.tolist()] for name, values in each.items()}
 
 
@@ -100,8 +104,17 @@ def mesh_scores(scene: Scene, model: MeshModel, generator: torch.Generator) -> d
     """Scores of a mesh: of its pictures, and of its shape."""
     unseen, front = model.render(scene.cameras), model.render(scene.input_camera)
     scores, _ = picture_scores(scene, unseen.image, unseen.alpha, front.image)
-    scores["sharpness"] = sharpness(unseen.image, unseen.alpha, scene.views, scene.coverage)
     return scores | point_scores(outer_points(model.vertices + model.offsets, model.faces, generator), scene.points)
+
+
+def mesh_record(mesh: Mesh) -> dict:
+    """How sound a mesh is, and what it lacks once it has been written as GLB and read back (`faults`, empty for nothing)."""
+    quality = mesh_quality(mesh.vertices, mesh.faces)
+    with tempfile.TemporaryDirectory() as folder:
+        write_glb(mesh, Path(folder) / "mesh.glb")
+        again = read_mesh(Path(folder) / "mesh.glb")
+    faults = asset_faults(again.vertices, again.faces, again.normals, again.uvs, again.uv_faces, again.texture)
+    return dataclasses.asdict(quality) | {"edge_manifold": quality.is_edge_manifold, "watertight": quality.is_watertight, "faults": faults}
 
 
 def trivial_answer(
@@ -142,7 +155,10 @@ def object_seed(config: Config, name: str) -> int:
 def evaluate_object(
     prior: Prior, meshes: PackedMeshes, index: int, config: Config, interrupt: Interrupt | None = None
 ) -> tuple[dict, list[Tensor]]:
-    """The record of one object, and its row of a sheet: input, true views, our Gaussians, our refined mesh. Raises Stopped where `interrupt` asks for it."""
+    """The record of one object, and its row of a sheet: input, true views, our Gaussians, our refined mesh.
+
+    Raises Stopped where `interrupt` asks for it.
+    """
     name = meshes.ids[index]
     seed = object_seed(config, name)
     generator = torch.Generator().manual_seed(seed)
@@ -184,7 +200,6 @@ def evaluate_object(
         unseen = job.model.render(scene.cameras, white)
         front = job.model.render(scene.input_camera, white)
     ours, ours_by_view = picture_scores(scene, unseen.image, unseen.alpha, front.image)
-    ours["sharpness"] = sharpness(unseen.image, unseen.alpha, scene.views, scene.coverage)
     made = {}
     if mesh is not None:
         made = {summary.COARSE: MeshModel(mesh, prior.device), summary.REFINED: refined}
@@ -208,7 +223,7 @@ def evaluate_object(
         "failure": failure,
         "seconds": seconds,
         "scores": {"ours": ours, **of_meshes, "flat card": card, "visual hull": hull},
-        "mesh_quality": {answer: mesh_quality(model.to_mesh()) for answer, model in made.items()},
+        "meshes": {answer: mesh_record(model.to_mesh()) for answer, model in made.items()},
         "prior": views_of_prior,
         "by_view": {"ours": ours_by_view, "flat card": card_by_view, "visual hull": hull_by_view},
     }

@@ -28,7 +28,8 @@ PRIOR_METRICS = {
     "back_iou": ("back IoU", 3),
 }
 RIVALRY = ("psnr_db", "ssim", "iou", "chamfer")  # what wins are counted in
-GENERATION = ("reconstruct", "mesh")  # the phases of an object that a user waits for
+MESHES = (COARSE, REFINED)
+GENERATION, REFINEMENT = ("reconstruct", "mesh"), "refine"  # the phases of an object that a user waits for, in stages 1 and 2
 WORST = 5
 
 
@@ -51,9 +52,22 @@ def _wins(records: Sequence[dict], metric: str, rival: str) -> int:
     return count
 
 
+def _mesh_counts(meshes: Sequence[dict]) -> dict:
+    """How many meshes are sound, and their mean numbers."""
+    counts = {name: sum(mesh[name] for mesh in meshes) for name in ("edge_manifold", "watertight")}
+    counts["complete"] = sum(not mesh["faults"] for mesh in meshes)
+    means = {name: _spread(mesh[name] for mesh in meshes) for name in ("faces", "manifold_share", "degenerate_faces", "components")}
+    return {"meshes": len(meshes), **counts, **means}
+
+
 def generation_seconds(record: dict) -> float:
     """Seconds that the object took to make, without the measuring."""
     return sum(record["seconds"][phase] for phase in GENERATION)
+
+
+def measuring_seconds(record: dict) -> float:
+    """Seconds that only the evaluation needs."""
+    return sum(record["seconds"].values()) - generation_seconds(record) - record["seconds"][REFINEMENT]
 
 
 def _by_category(records: Sequence[dict]) -> dict[str, list[dict]]:
@@ -76,7 +90,11 @@ def summarise(records: Sequence[dict]) -> dict:
         "answers": methods,
         "prior_views": {metric: _spread(record["prior"][metric] for record in records) for metric in PRIOR_METRICS},
         "seconds": _spread(generation_seconds(record) for record in records),
-        "measuring_seconds": _spread(sum(record["seconds"].values()) - generation_seconds(record) for record in records),
+        "refinement_seconds": _spread(record["seconds"][REFINEMENT] for record in records),
+        "measuring_seconds": _spread(measuring_seconds(record) for record in records),
+        "meshes": {
+            answer: _mesh_counts([record["meshes"][answer] for record in records if answer in record["meshes"]]) for answer in MESHES
+        },
         "wins": {rival: {metric: _wins(records, metric, rival) for metric in RIVALRY} for rival in TRIVIAL},
         "categories": {
             category: {
@@ -123,8 +141,18 @@ def table(records: Sequence[dict]) -> str:
     rival_headings = [METRICS[metric][0] for metric in RIVALRY]
     parts = [
         f"{number} objects, mean ± standard deviation over objects; {_cell(found['seconds'], 1)} s to make one, "
+        f"{_cell(found['refinement_seconds'], 1)} s to refine its mesh, "
         f"{_cell(found['measuring_seconds'], 1)} s to measure it; without a mesh: {len(found['without_mesh'])}.",
         _rows(["answer", *headings], answers),
+        "The meshes, each written as GLB and read back; complete: loads, has UVs, normals and texture, all numbers finite:",
+        _rows(
+            ["mesh", "complete", "edge-manifold", "watertight", "faces", "degenerate faces", "parts"],
+            [
+                [answer, *(f"{row[name]}/{row['meshes']}" for name in ("complete", "edge_manifold", "watertight"))]
+                + [_cell(row[name], 1) for name in ("faces", "degenerate_faces", "components")]
+                for answer, row in found["meshes"].items()
+            ],
+        ),
         "The prior's own four views:",
         _rows(
             [heading for heading, _ in PRIOR_METRICS.values()],

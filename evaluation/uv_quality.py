@@ -11,6 +11,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+TEXELS_AT_A_TIME = 2_000_000  # of faces' boxes, when coverage is counted
+
 
 class Stretch(NamedTuple):
     """Sander et al., "Texture Mapping Progressive Meshes" (2001): 1 is best; infinite where a face of the mesh has no area in the texture.
@@ -48,9 +50,7 @@ def stretch(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, uv_faces: 
     order = np.argsort(mean_square)
     heights = np.cumsum(areas[order])
     quantile = mean_square[order][np.searchsorted(heights, 0.99 * heights[-1])]
-    return Stretch(
-        float(np.sqrt((mean_square * areas).sum() / areas.sum())), float(np.sqrt(quantile)), float(np.sqrt(largest.max()))
-    )
+    return Stretch(float(np.sqrt((mean_square * areas).sum() / areas.sum())), float(np.sqrt(quantile)), float(np.sqrt(largest.max())))
 
 
 def density_spread(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray, uv_faces: np.ndarray) -> float:
@@ -72,7 +72,8 @@ def texel_counts(uvs: np.ndarray, uv_faces: np.ndarray, resolution: int, margin:
     """
     corners = np.asarray(uvs, np.float64)[uv_faces] * resolution
     counts = np.zeros(resolution * resolution, np.int64)
-    for part in np.array_split(corners, max(1, len(corners) // 20_000)):
+    boxes = np.cumsum((np.ptp(corners, axis=1) + 1).prod(1))
+    for part in np.split(corners, np.flatnonzero(np.diff(boxes // TEXELS_AT_A_TIME)) + 1):
         low = np.clip(np.ceil(part.min(1) - 0.5).astype(np.int64), 0, resolution)
         high = np.clip(np.floor(part.max(1) - 0.5).astype(np.int64) + 1, 0, resolution)
         width, height = np.maximum(high - low, 0).T

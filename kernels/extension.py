@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -59,6 +60,16 @@ def use_compiled(device: torch.device | str, switch: str | None = None) -> bool:
         raise RuntimeError(f"{switch}=1 but there is no compiled {kind} kernel; {BUILD_HINT}")
     _say_once(f"no compiled {kind} kernels: running the plain-PyTorch versions, which are slower; {BUILD_HINT}")
     return False
+
+
+def constant_when_compiling(function: Callable) -> Callable:
+    """Decorator: torch.compile calls `function` once and takes its answer for a constant, instead of tracing into library loading.
+
+    This mark is all that torch.compiler.assume_constant_result leaves on a function; that decorator itself imports
+    torch._dynamo, which takes as long as importing torch.
+    """
+    function._dynamo_marked_constant = True
+    return function
 
 
 def _report() -> int:

@@ -148,6 +148,7 @@ def rasterize_gaussians(
     return Rendering(image, alpha, depth, radii)
 
 
+@extension.constant_when_compiling
 def _takes_op(device: str, compiled: bool | None) -> bool:
     if compiled is None:
         compiled = extension.use_compiled(device)
@@ -156,11 +157,6 @@ def _takes_op(device: str, compiled: bool | None) -> bool:
     if compiled:
         _register()
     return compiled
-
-
-# torch.compile must not trace into the loading of a library. This mark is all that torch.compiler.assume_constant_result
-# leaves on a function; the decorator itself imports torch._dynamo, which takes as long as importing torch.
-_takes_op._dynamo_marked_constant = True
 
 
 def check_finite(**tensors: Tensor | None) -> None:

@@ -130,7 +130,7 @@ class HashGrid(nn.Module):
         return f"{self.spec}, {self.spec.num_params} parameters"
 
 
-@torch.compiler.assume_constant_result  # torch.compile must not trace into the loading of a library
+@extension.constant_when_compiling
 def _takes_op(device: str, compiled: bool | None) -> bool:
     if compiled is None:
         compiled = extension.use_compiled(device)

@@ -162,7 +162,7 @@ def _deterministic(asked: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if asked is None else asked
 
 
-@torch.compiler.assume_constant_result  # torch.compile must not trace into the loading of a library
+@extension.constant_when_compiling
 def _takes_op(device: str, compiled: bool | None) -> bool:
     if compiled is None:
         compiled = extension.use_compiled(device)

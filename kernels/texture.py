@@ -159,7 +159,7 @@ def _check_pixels(mips: Mips, uv: Tensor, uv_da: Tensor | None, mask: Tensor | N
             raise ValueError(f"{name}: expected {uv.dtype} like uv, got {tensor.dtype}")
 
 
-@torch.compiler.assume_constant_result  # torch.compile must not trace into the loading of a library
+@extension.constant_when_compiling
 def _takes_op(device: str, compiled: bool | None) -> bool:
     if compiled is None:
         compiled = extension.use_compiled(device)

@@ -226,3 +226,21 @@ def test_failure_inside_rembg_is_not_swallowed(rembg_stand_in):
     rembg_stand_in.remove = broken
     with pytest.raises(RuntimeError, match="out of memory"):
         cut_out(Image.new("RGB", (40, 40)), "auto")
+
+
+def test_process_loads_rembg_once_and_writes_what_it_cut_out(rembg_stand_in, tmp_path):
+    import process
+
+    for name in ("one.png", "two.jpg"):
+        Image.new("RGB", (40, 20), (200, 100, 50)).save(tmp_path / name)
+    sessions, new_session = [], rembg_stand_in.new_session
+    rembg_stand_in.new_session = lambda name: sessions.append(name) or new_session(name)
+    assert process.main([str(tmp_path), "--out", str(tmp_path / "cut"), "--model", "u2net", "--no-recenter"]) == 0
+    assert sessions == ["u2net"]
+    for name in ("one_rgba.png", "two_rgba.png"):
+        rgba = np.asarray(Image.open(tmp_path / "cut" / name))
+        assert rgba.shape == (20, 40, 4) and rgba[5:15, 10:30, 3].min() == 255 and (rgba[..., 3] > 0).sum() == 200
+        assert np.abs(rgba[10, 20, :3].astype(int) - (200, 100, 50)).max() <= 3
+    assert process.main([str(tmp_path / "one.png"), "--model", "u2net", "--size", "64", "--border_ratio", "0.5"]) == 0
+    alpha = np.asarray(Image.open(tmp_path / "one_rgba.png").getchannel("A"))
+    assert alpha.shape == (64, 64) and (alpha > 128).any(axis=0).sum() == 32 and (alpha > 128).any(axis=1).sum() == 16

@@ -36,6 +36,12 @@ SMALL = [
     "steps_max=20",
     "num_pts=500",
     "mesh_resolution=32",
+    "texture_size=128",
+    "refine_steps=3",
+    "refine_views=4",
+    "refine_size=64",
+    "refine_denoise_steps=5",
+    "refine_cfg=1",
     "cfg=1",
     "eta=1",
     "device=cpu",
@@ -303,7 +309,7 @@ def test_a_reconstruction_without_a_mesh_counts(boxes, prior, monkeypatch):
     def nothing_there(*_):
         raise ValueError("no closed surface")
 
-    monkeypatch.setattr(image_to_3d, "extract_mesh", nothing_there)
+    monkeypatch.setattr(image_to_3d, "make_mesh", nothing_there)
     config = load_config(None, SMALL)
     record, _ = evaluate_object(prior, boxes, 0, config)
     assert record["failure"] == "no closed surface" and "chamfer" not in record["scores"]["ours"]
@@ -328,7 +334,9 @@ def test_summary_of_two_objects_by_hand():
     def record(name, psnr_db, chamfer, rival):
         scores = dict.fromkeys(summary.METRICS, 0.5)
         ours, other = {**scores, "psnr_db": psnr_db, "chamfer": chamfer}, {**scores, "psnr_db": rival, "chamfer": 0.1}
-        seconds = {"truth": 1.0, "reconstruct": 10.0, "mesh": 2.0}
+        seconds = {"truth": 1.0, "reconstruct": 10.0, "mesh": 2.0, "refine": 4.0}
+        mesh = {"edge_manifold": True, "watertight": name == "a", "faults": [] if name == "a" else ["no UVs"]}
+        mesh |= {"faces": 100, "manifold_share": 1.0, "degenerate_faces": 0, "components": 1}
         return {
             "id": name,
             "caption": "",
@@ -336,6 +344,7 @@ def test_summary_of_two_objects_by_hand():
             "failure": None,
             "seconds": seconds,
             "scores": {"ours": ours, "flat card": other, "visual hull": other},
+            "meshes": {summary.COARSE: mesh},
             "prior": dict.fromkeys(summary.PRIOR_METRICS, 1.0),
         }
 
@@ -343,6 +352,9 @@ def test_summary_of_two_objects_by_hand():
     assert found["answers"]["ours"]["psnr_db"] == pytest.approx({"mean": 17.0, "std": math.sqrt(18), "count": 2})
     assert found["wins"]["flat card"] == {"psnr_db": 1, "ssim": 0, "iou": 0, "chamfer": 1}
     assert found["seconds"]["mean"] == 12.0 and found["measuring_seconds"]["mean"] == 1.0
+    coarse = found["meshes"][summary.COARSE]
+    assert (coarse["meshes"], coarse["edge_manifold"], coarse["watertight"], coarse["complete"]) == (2, 2, 1, 1)
+    assert found["meshes"][summary.REFINED]["meshes"] == 0 and found["refinement_seconds"]["mean"] == 4.0
     assert found["worst"] == ["b", "a"] and found["categories"]["food"]["objects"] == 2
 
 

@@ -32,10 +32,12 @@ SMALL = [
     "video_frames=4",
     "video_size=32",
     "mesh_resolution=32",
+    "texture_size=128",
     "cfg=1",
     "eta=1",
 ]
-FILES = {"a_model.ply", "a_model.obj", "a_model.mtl", "a_model.glb", "a.mp4", "a_views.png", "a.json"}
+MESH_FILES = {"a_model.obj", "a_model.mtl", "a_model_albedo.png", "a_model.glb"}
+FILES = MESH_FILES | {"a_model.ply", "a.mp4", "a_views.png", "a.json"}
 
 
 @pytest.fixture
@@ -229,7 +231,12 @@ def test_a_threshold_without_a_surface_still_leaves_the_gaussians(tmp_path, pict
     assert run(tmp_path, f"input={picture}", "density_thresh=1000") == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "choose a lower threshold" in said
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"a_model.obj", "a_model.mtl", "a_model.glb"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {
+        "a_model.obj",
+        "a_model.mtl",
+        "a_model_albedo.png",
+        "a_model.glb",
+    }
 
 
 def test_an_output_folder_that_cannot_be_written_to_is_found_at_once(tmp_path, prior, capsys):

@@ -9,7 +9,7 @@ import trimesh
 from conftest import DEVICES
 
 from cam_utils import orbit_cameras
-from mesh_refine import Neighbourhood, RefineSettings, clip_positions, refine_vertices, render
+from mesh_refine import Neighbourhood, RefineSettings, refine_vertices, render
 from mesh_renderer import Mesh
 
 SQUARE = np.array([[0, 1, 2], [0, 2, 3]])  # two triangles that share the edge 0-2
@@ -48,21 +48,6 @@ def test_laplacian_by_hand():
     expected = [16 / 3 - 1, 5 / 2 - 2, 13 / 3 - 4, 5 / 2 - 10, 0]
     torch.testing.assert_close(found[:, 0], torch.tensor(expected))
     torch.testing.assert_close(Neighbourhood(SQUARE, 5).laplacian(torch.ones(5, 3)), torch.zeros(5, 3))
-
-
-def test_clip_positions_are_pixels():
-    cameras = orbit_cameras([-20.0, 40.0], [10.0, 100.0], 1.5, width=40, height=30)
-    points = 0.4 * torch.randn(20, 3)
-    clip = clip_positions(cameras, points, near=0.5, far=4.0)
-    in_camera = points @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]
-    expected = in_camera[..., :2] / in_camera[..., 2:] * cameras.intrinsics[:, None, :2] + cameras.intrinsics[:, None, 2:]
-    pixels = (clip[..., :2] / clip[..., 3:] + 1) / 2 * torch.tensor([40.0, 30.0])
-    torch.testing.assert_close(pixels, expected, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(clip[..., 3], in_camera[..., 2])
-    for depth, z in ((0.5, -1.0), (4.0, 1.0)):
-        eye, forward = cameras.centers[0], cameras.world_to_camera[0, 2, :3]
-        at_depth = clip_positions(cameras[0], (eye + depth * forward)[None], near=0.5, far=4.0)[0, 0]
-        assert float(at_depth[2] / at_depth[3]) == pytest.approx(z, abs=1e-4)
 
 
 @pytest.mark.parametrize("device", DEVICES)

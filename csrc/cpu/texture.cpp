@@ -132,7 +132,8 @@ void sample_pixels(const Inputs& in, float* out, int64_t begin, int64_t end) {
       for (int c = 0; c < in.channels; ++c) color[c] = shown ? texel[c] : 0.f;
       continue;
     }
-    const Look look = look_at(in, pixel);
+    Look look;
+    look_at(in, pixel, look);
     float weights[2][4];
     for (int k = 0; k < look.quads; ++k) {
       quad_weights(look.quad[k], weights[k]);
@@ -212,7 +213,8 @@ void pixel_gradients(const Inputs& in, const float* v_out, const Gradients& out,
           }
         }
       } else {
-        const Look look = look_at(in, pixel);
+        Look look;
+        look_at(in, pixel, look);
         if (out.uv || out.uv_da) {
           float dots[2][4] = {};
           for (int c = 0; c < in.channels; c += kVec) {
@@ -256,7 +258,8 @@ void band_gradients(const Inputs& in, const float* v_out, float* v_texels, const
       scatter_nearest(in, nearest_texel(in.pyramid, at, in.wrap), v_color, base);
       continue;
     }
-    const Look look = look_at(in, pixel);
+    Look look;
+    look_at(in, pixel, look);
     for (int k = 0; k < look.quads; ++k) scatter<kVec>(in, look.quad[k], look.share[k], v_color, base, owned[look.quad[k].level]);
   }
 }

@@ -15,6 +15,7 @@ constexpr int kTileWidth = 8, kTileHeight = 4;            // a warp's pixels
 constexpr int kBlockWidth = 16, kBlockHeight = 8;         // a block's pixels: 2 x 2 warps
 constexpr int kCopyBlock = 256;
 constexpr int kMaxBlocks = 1 << 20;                       // of the kernels that stride over their items
+constexpr int kMaxGridDepth = 65535;                      // the limit of a grid's third axis
 
 static_assert(kBlockWidth * kBlockHeight == kBlock && kBlock == 4 * kWarp);
 
@@ -23,10 +24,11 @@ int blocks_for(int64_t items, int block) { return static_cast<int>(std::min<int6
 // ---- A texel's floats, some at a time ----
 
 template <int kVec>
-struct Vec {
+struct alignas(4 * kVec) Vec {
   float v[kVec];
 };
 
+// Of what no kernel writes while it runs.
 template <int kVec>
 __device__ __forceinline__ Vec<kVec> load(const float* from) {
   Vec<kVec> r;
@@ -40,6 +42,11 @@ __device__ __forceinline__ Vec<kVec> load(const float* from) {
     r.v[0] = __ldg(from);
   }
   return r;
+}
+
+template <int kVec>
+__device__ __forceinline__ void store(float* to, const Vec<kVec>& value) {
+  *reinterpret_cast<Vec<kVec>*>(to) = value;
 }
 
 template <int kVec>
@@ -116,7 +123,8 @@ __global__ void __launch_bounds__(kBlock) sample_kernel(Inputs in, Tiles tiles, 
     for (int c = 0; c < in.channels; ++c) color[c] = shown ? texel[c] : 0.f;
     return;
   }
-  const Look look = look_at(in, pixel);
+  Look look;
+  look_at(in, pixel, look);
   for (int c = 0; c < in.channels; c += kVec) {
     Vec<kVec> sum{};
 #pragma unroll
@@ -217,7 +225,7 @@ __global__ void __launch_bounds__(kBlock) backward_kernel(Inputs in, Tiles tiles
   const float* v_color = v_out + (inside ? pixel * in.channels : 0);
   const bool active = inside && any_gradient(v_color, in.channels);
   Look look{};
-  if (active) look = look_at(in, pixel);
+  if (active) look_at(in, pixel, look);
   float dots[2][4] = {};
   for (int c = 0; c < in.channels; c += kVec) {
     const Vec<kVec> v = load_some<kVec>(v_color + c, active ? in.channels - c : 0);
@@ -296,53 +304,61 @@ struct BackwardParts {
 
 // ---- Pyramids ----
 
-constexpr int kMipTile = 32;    // texels a side of what a block reads
-constexpr int kMipLevels = 5;   // of which it makes this many levels
-constexpr int kMipChannels = 4; // at a time
+constexpr int kTileBits = 5;
+constexpr int kMipTile = 1 << kTileBits;  // texels a side of what a block reads
+constexpr int kMipLevels = kTileBits;     // of which it makes this many levels
 
-// Levels from + 1 .. to of one run (see run_end) out of level `from`, a tile at a time. From level 0 it reads `tex` and copies it.
+// Levels from + 1 .. to of one run (see run_end) out of level `from`, a tile and kVec channels at a time. From level 0 it reads `tex`
+// and copies it.
+template <int kVec>
 __global__ void __launch_bounds__(kCopyBlock)
     build_run_kernel(const float* tex, Pyramid p, int channels, int from, int to, int tiles_across, int tiles, float* texels) {
-  __shared__ float levels[2][kMipTile * kMipTile][kMipChannels];
+  __shared__ Vec<kVec> even[kMipTile * kMipTile], odd[kMipTile * kMipTile / 2];  // levels in turn
   const int texture = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  const int group = blockIdx.y * kMipChannels, some = min(kMipChannels, p.floats - group);
-  const int tile_x = tile % tiles_across, tile_y = tile / tiles_across;
-  float* pyramid = texels + static_cast<int64_t>(texture) * p.first[p.levels] * p.floats + group;
+  const int c = blockIdx.y * kVec;
+  float* pyramid = texels + static_cast<int64_t>(texture) * p.first[p.levels] * p.floats + c;
+  const float* picture = tex + static_cast<int64_t>(texture) * p.height * p.width * channels + c;
   int width = level_side(p.width, from), height = level_side(p.height, from);
-  int x0 = tile_x * kMipTile, y0 = tile_y * kMipTile;
-  int tile_width = min(kMipTile, width - x0), tile_height = min(kMipTile, height - y0);
-  const float* picture = tex + static_cast<int64_t>(texture) * p.height * p.width * channels + group;
-  for (int i = threadIdx.x; i < tile_width * tile_height * some; i += kCopyBlock) {
-    const int c = i % some, texel = i / some, x = texel % tile_width, y = texel / tile_width;
-    const int64_t at = static_cast<int64_t>(y0 + y) * width + x0 + x;
-    float value;
+  int x0 = tile % tiles_across * kMipTile, y0 = tile / tiles_across * kMipTile;
+  int bits_x = kTileBits, bits_y = kTileBits;  // of a place in the tile
+  for (int i = threadIdx.x; i < kMipTile * kMipTile; i += kCopyBlock) {
+    const int x = x0 + (i & (kMipTile - 1)), y = y0 + (i >> kTileBits);
+    if (x >= width || y >= height) continue;
+    const int at = y * width + x;
     if (from == 0) {
-      value = group + c < channels ? picture[at * channels + c] : 0.f;
-      pyramid[at * p.floats + c] = value;
+      even[i] = load_some<kVec>(picture + static_cast<int64_t>(at) * channels, channels - c);
+      store(pyramid + static_cast<int64_t>(at) * p.floats, even[i]);
     } else {
-      value = pyramid[(p.first[from] + at) * p.floats + c];
+      even[i] = *reinterpret_cast<const Vec<kVec>*>(pyramid + static_cast<int64_t>(p.first[from] + at) * p.floats);
     }
-    levels[0][y * kMipTile + x][c] = value;
   }
+  Vec<kVec>*source = even, *target = odd;
   for (int level = from + 1; level <= to; ++level) {
     __syncthreads();
-    const int source = (level - from - 1) & 1;
-    const int step_x = width > 1 ? 2 : 1, step_y = height > 1 ? 2 : 1;
-    const float weight = 1.f / static_cast<float>(step_x * step_y);
+    const int halve_x = width > 1, halve_y = height > 1;
+    const float weight = 1.f / static_cast<float>((1 + halve_x) * (1 + halve_y));
+    const int row = 1 << bits_x;
     width = level_side(p.width, level);
     height = level_side(p.height, level);
-    x0 /= step_x, y0 /= step_y;
-    tile_width /= step_x, tile_height /= step_y;
-    for (int i = threadIdx.x; i < tile_width * tile_height * some; i += kCopyBlock) {
-      const int c = i % some, texel = i / some, x = texel % tile_width, y = texel / tile_width;
-      float sum = 0.f;
-      for (int dy = 0; dy < step_y; ++dy) {
-        for (int dx = 0; dx < step_x; ++dx) sum += levels[source][(y * step_y + dy) * kMipTile + x * step_x + dx][c];
+    x0 >>= halve_x, y0 >>= halve_y;
+    bits_x -= halve_x, bits_y -= halve_y;
+    for (int i = threadIdx.x; i < 1 << (bits_x + bits_y); i += kCopyBlock) {
+      const int x = i & ((1 << bits_x) - 1), y = i >> bits_x;
+      if (x0 + x >= width || y0 + y >= height) continue;
+      Vec<kVec> sum{};
+      for (int dy = 0; dy <= halve_y; ++dy) {
+        for (int dx = 0; dx <= halve_x; ++dx) {
+          const Vec<kVec>& part = source[((y << halve_y) + dy) * row + (x << halve_x) + dx];
+#pragma unroll
+          for (int n = 0; n < kVec; ++n) sum.v[n] += weight * part.v[n];
+        }
       }
-      sum *= weight;
-      levels[source ^ 1][y * kMipTile + x][c] = sum;
-      pyramid[(p.first[level] + static_cast<int64_t>(y0 + y) * width + x0 + x) * p.floats + c] = sum;
+      target[i] = sum;
+      store(pyramid + static_cast<int64_t>(p.first[level] + (y0 + y) * width + x0 + x) * p.floats, sum);
     }
+    Vec<kVec>* const written = target;
+    target = source;
+    source = written;
   }
 }
 
@@ -367,22 +383,24 @@ __global__ void __launch_bounds__(kCopyBlock) build_odd_kernel(Pyramid p, int le
 }
 
 // The whole gradient of level `begin`, which begins a run that ends with level `end`: its own, that of the run's coarser levels, of
-// which a texel has one parent each, and that of the levels beyond, which `complete` holds at level end + 1. One thread a texel and
-// channel. `out` is the texture's gradient for level 0, else `complete`.
+// which a texel has one parent each, and that of the levels beyond, which `complete` holds at level end + 1. One thread has kVec channels
+// of a texel. The result is the texture's gradient for level 0, else a part of `complete`.
+template <int kVec>
 __global__ void __launch_bounds__(kCopyBlock) fold_run_kernel(const float* v_texels, Pyramid p, int channels, int begin, int end, int textures,
                                                               float* complete, float* v_tex) {
-  const int width = level_side(p.width, begin), height = level_side(p.height, begin);
-  const int out_floats = begin == 0 ? channels : p.floats;
-  const int64_t size = static_cast<int64_t>(width) * height * out_floats, all = size * textures;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCopyBlock + threadIdx.x; i < all; i += static_cast<int64_t>(gridDim.x) * kCopyBlock) {
-    const int64_t texture = i / size;
-    const int c = static_cast<int>(i % out_floats), texel = static_cast<int>(i % size / out_floats);
-    const int64_t start = texture * p.first[p.levels];
+  const int width = level_side(p.width, begin), size = width * level_side(p.height, begin);
+  const int texel = blockIdx.x * kCopyBlock + threadIdx.x, c = blockIdx.y * kVec;
+  if (texel >= size) return;
+  for (int texture = blockIdx.z; texture < textures; texture += gridDim.z) {
+    const int64_t start = static_cast<int64_t>(texture) * p.first[p.levels];
     int x = texel % width, y = texel / width;
-    float weight = 1.f, sum = 0.f;
+    float weight = 1.f;
+    Vec<kVec> sum{};
     for (int level = begin; level <= end; ++level) {
       const int level_width = level_side(p.width, level), level_height = level_side(p.height, level);
-      sum += weight * v_texels[(start + p.first[level] + static_cast<int64_t>(y) * level_width + x) * p.floats + c];
+      const Vec<kVec> part = load<kVec>(v_texels + (start + p.first[level] + y * level_width + x) * p.floats + c);
+#pragma unroll
+      for (int n = 0; n < kVec; ++n) sum.v[n] += weight * part.v[n];
       if (level == end) break;
       weight *= (level_width > 1 ? 0.5f : 1.f) * (level_height > 1 ? 0.5f : 1.f);
       x /= 2, y /= 2;
@@ -392,15 +410,18 @@ __global__ void __launch_bounds__(kCopyBlock) fold_run_kernel(const float* v_tex
       const int coarser_width = level_side(p.width, end + 1);
       for (int dy = 0; dy < down.count; ++dy) {
         for (int dx = 0; dx < across.count; ++dx) {
-          const int64_t coarser = start + p.first[end + 1] + static_cast<int64_t>(down.first + dy) * coarser_width + across.first + dx;
-          sum += weight * down.weight[dy] * across.weight[dx] * complete[coarser * p.floats + c];
+          const int64_t coarser = start + p.first[end + 1] + (down.first + dy) * coarser_width + across.first + dx;
+          const float share = weight * down.weight[dy] * across.weight[dx];
+          const Vec<kVec> part = *reinterpret_cast<const Vec<kVec>*>(complete + coarser * p.floats + c);
+#pragma unroll
+          for (int n = 0; n < kVec; ++n) sum.v[n] += share * part.v[n];
         }
       }
     }
     if (begin == 0) {
-      v_tex[i] = sum;
+      store_some(v_tex + (static_cast<int64_t>(texture) * size + texel) * channels + c, sum, channels - c);
     } else {
-      complete[(start + p.first[begin] + texel) * p.floats + c] = sum;
+      store(complete + (start + p.first[begin] + texel) * p.floats + c, sum);
     }
   }
 }
@@ -444,23 +465,25 @@ cudaError_t launch_backward(const Inputs& in, const float* v_out, const Gradient
 
 cudaError_t build_mips_cuda(const float* tex, int textures, int channels, const Pyramid& p, float* texels, cudaStream_t stream) {
   if (textures == 0) return cudaSuccess;
-  for (int from = 0;;) {
-    const int end = run_end(p, from), to = std::min(end, from + kMipLevels);
-    if (from == 0 || to > from) {
-      const int across = (level_side(p.width, from) + kMipTile - 1) / kMipTile, down = (level_side(p.height, from) + kMipTile - 1) / kMipTile;
-      const dim3 grid(static_cast<unsigned>(across * down) * textures, (p.floats + kMipChannels - 1) / kMipChannels);
-      build_run_kernel<<<grid, kCopyBlock, 0, stream>>>(tex, p, channels, from, to, across, across * down, texels);
-      MD_RETURN_IF_FAILED(cudaGetLastError());
+  return with_vector(p.floats, texels, nullptr, [&](auto vec) {
+    for (int from = 0;;) {
+      const int end = run_end(p, from), to = std::min(end, from + kMipLevels);
+      if (from == 0 || to > from) {
+        const int across = (level_side(p.width, from) + kMipTile - 1) / kMipTile, down = (level_side(p.height, from) + kMipTile - 1) / kMipTile;
+        const dim3 grid(static_cast<unsigned>(across * down) * textures, p.floats / vec());
+        build_run_kernel<vec()><<<grid, kCopyBlock, 0, stream>>>(tex, p, channels, from, to, across, across * down, texels);
+        MD_RETURN_IF_FAILED(cudaGetLastError());
+      }
+      from = to;
+      if (from + 1 == p.levels) return cudaSuccess;
+      if (from == end) {  // with an odd side
+        const int64_t items = static_cast<int64_t>(level_side(p.width, from + 1)) * level_side(p.height, from + 1) * p.floats * textures;
+        build_odd_kernel<<<blocks_for(items, kCopyBlock), kCopyBlock, 0, stream>>>(p, from + 1, textures, texels);
+        MD_RETURN_IF_FAILED(cudaGetLastError());
+        if (++from + 1 == p.levels) return cudaSuccess;
+      }
     }
-    from = to;
-    if (from + 1 == p.levels) return cudaSuccess;
-    if (from == end) {  // with an odd side
-      const int64_t items = static_cast<int64_t>(level_side(p.width, from + 1)) * level_side(p.height, from + 1) * p.floats * textures;
-      build_odd_kernel<<<blocks_for(items, kCopyBlock), kCopyBlock, 0, stream>>>(p, from + 1, textures, texels);
-      MD_RETURN_IF_FAILED(cudaGetLastError());
-      if (++from + 1 == p.levels) return cudaSuccess;
-    }
-  }
+  });
 }
 
 size_t build_mips_backward_workspace_bytes(int textures, const Pyramid& p) {
@@ -473,15 +496,17 @@ cudaError_t build_mips_backward_cuda(const float* v_texels, int textures, int ch
   if (textures == 0) return cudaSuccess;
   int begins[kMaxLevels], runs = 0;
   for (int level = 0; level < p.levels; level = run_end(p, level) + 1) begins[runs++] = level;
-  for (int run = runs - 1; run >= 0; --run) {
-    const int begin = begins[run];
-    const int64_t texels = static_cast<int64_t>(level_side(p.width, begin)) * level_side(p.height, begin) * textures;
-    const int blocks = blocks_for(texels * (begin == 0 ? channels : p.floats), kCopyBlock);
-    fold_run_kernel<<<blocks, kCopyBlock, 0, stream>>>(v_texels, p, channels, begin, run_end(p, begin), textures,
-                                                       static_cast<float*>(workspace), v_tex);
-    MD_RETURN_IF_FAILED(cudaGetLastError());
-  }
-  return cudaSuccess;
+  float* complete = static_cast<float*>(workspace);
+  return with_vector(p.floats, v_texels, nullptr, [&](auto vec) {
+    for (int run = runs - 1; run >= 0; --run) {
+      const int begin = begins[run], size = level_side(p.width, begin) * level_side(p.height, begin);
+      const dim3 grid((size + kCopyBlock - 1) / kCopyBlock, p.floats / vec(), std::min(textures, kMaxGridDepth));
+      fold_run_kernel<vec()>
+          <<<grid, kCopyBlock, 0, stream>>>(v_texels, p, channels, begin, run_end(p, begin), textures, complete, v_tex);
+      MD_RETURN_IF_FAILED(cudaGetLastError());
+    }
+    return cudaSuccess;
+  });
 }
 
 cudaError_t sample_cuda(const Inputs& in, float* out, cudaStream_t stream) {

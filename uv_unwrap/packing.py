@@ -11,10 +11,11 @@ import numpy as np
 
 GRID = 192  # cells a side, or as many as there are texels
 ANGLES = 48  # that are tried for the smallest box, within a quarter turn
-FILL = 0.78  # share of the texture that the first try covers
+FILL = 0.93  # share of the texture that the first try covers, with half of the cells at borders
 COARSE_LOSS = 1.02  # by which a finer grid lets charts be larger
 TRIES, MAX_SCALES = 3, 24  # of scales: at least so many if none fills the texture, and at most so many if none fits
 FEW = 40  # charts, for which several orders are tried
+TINY = 3  # cells a side of charts that are placed all at once where they are many
 TURNED = 40  # largest charts that are tried in all four turns
 FULL = 0.975  # share of the height that must be used for the search to stop
 MAX_RECTANGLE = 3  # cells a side: larger faces are drawn row by row, smaller ones as their boxes
@@ -41,7 +42,10 @@ class Charts:
         self.triangles, self.labels, self.sizes = triangles, labels, sizes
         x, y = triangles.real, triangles.imag
         # Rounding may leave a little less than 0.
-        self.low = np.maximum(np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]), 0), np.maximum(np.minimum(np.minimum(y[:, 0], y[:, 1]), y[:, 2]), 0)
+        self.low = (
+            np.maximum(np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]), 0),
+            np.maximum(np.minimum(np.minimum(y[:, 0], y[:, 1]), y[:, 2]), 0),
+        )
         self.high = np.maximum(np.maximum(x[:, 0], x[:, 1]), x[:, 2]), np.maximum(np.maximum(y[:, 0], y[:, 1]), y[:, 2])
 
     def masks(self, scale: float, cell: float, margin: float) -> list[np.ndarray]:
@@ -117,7 +121,11 @@ def place(masks: list[np.ndarray], order: np.ndarray, width: int) -> tuple[int, 
     longest = max(max(mask.shape) for mask in masks)
     occupied = np.zeros((2 * width + longest, width), np.uint8)
     height = floor = 0
+    sides = np.array([max(masks[chart].shape) for chart in order])
+    rest = np.maximum.accumulate(sides[::-1])[::-1] <= TINY  # from where on all charts are tiny
     for rank, chart in enumerate(order):
+        if rest[rank] and count - rank > FEW:
+            return _place_tiny(masks, order[rank:], sides[rank:], occupied, height, places), places, turns
         best = None
         # Most of what was placed before is no smaller than the mask, and meets its outline if it meets the mask.
         upright = masks[chart]
@@ -151,6 +159,26 @@ def place(masks: list[np.ndarray], order: np.ndarray, width: int) -> tuple[int, 
     return height, places, turns
 
 
+def _place_tiny(masks, charts, sides, occupied, height, places) -> int:
+    """Place charts in the lowest free squares of lattices as wide as their longer sides; fills in `places`, returns the height."""
+    width = occupied.shape[1]
+    for side in range(int(sides.max()), 0, -1):
+        own = charts[sides == side]
+        columns = width // side
+        more = height + side * (2 + len(own) // columns) - len(occupied)
+        if more > 0:
+            occupied = np.concatenate([occupied, np.zeros((more, width), np.uint8)])
+        rows = len(occupied) // side
+        squares = occupied[: rows * side, : columns * side].reshape(rows, side, columns, side)
+        free = np.flatnonzero(~squares.any((1, 3)))[: len(own)]
+        places[own] = np.stack([free % columns, free // columns], axis=1) * side
+        for chart, (x, y) in zip(own, places[own], strict=True):
+            h, w = masks[chart].shape
+            occupied[y : y + h, x : x + w] |= masks[chart]
+            height = max(height, int(y) + h)
+    return height
+
+
 def _turned(mask: np.ndarray, quarters: int) -> np.ndarray:
     """`np.rot90(mask, quarters)`, contiguous, at a fraction of its overhead."""
     return np.ascontiguousarray((mask, mask.T[::-1], mask[::-1, ::-1], mask.T[:, ::-1])[quarters])
@@ -172,19 +200,19 @@ def _orders(masks: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def pack(
-    flat: np.ndarray, corners: np.ndarray, labels: np.ndarray, starts: np.ndarray, area: float, resolution: int, padding: float
+    flat: np.ndarray, corners: np.ndarray, labels: np.ndarray, starts: np.ndarray, areas: np.ndarray, resolution: int, padding: float
 ) -> np.ndarray:
     """Positions [T] in texels, 0 to `resolution` on both axes, of charts that lie `padding` texels apart.
 
     flat [T] positions (all charts at the same scale), the vertices of chart c from `starts[c]` on; corners [F,3] and labels
-    [F] of the faces; `area` of all of them. Where there are too many charts for the padding, it is halved until they fit.
+    [F] and areas [F] of the faces. Where there are too many charts for the padding, it is halved until they fit.
     """
     flat = turn_to_small_boxes(flat, starts)
     counts = np.diff(np.append(starts, len(flat)))
     sizes = np.stack([np.maximum.reduceat(flat.real, starts), np.maximum.reduceat(flat.imag, starts)], axis=1)
     charts = Charts(flat[corners], labels, sizes)
     grid, margin = min(GRID, resolution), padding / 2
-    while (packed := _pack_at_best_scale(charts, area, resolution, grid, margin)) is None:
+    while (packed := _pack_at_best_scale(charts, areas, resolution, grid, margin)) is None:
         grid, margin = 2 * grid, margin / 2
     scale, masks, places, turns = packed
     cell = resolution / grid
@@ -198,11 +226,25 @@ def pack(
     return turned + np.repeat(places[:, 0] + 1j * places[:, 1], counts) * cell
 
 
-def _pack_at_best_scale(charts: Charts, area: float, resolution: int, grid: int, margin: float):
+def _first_scale(charts: Charts, areas: np.ndarray, resolution: int, cell: float, margin: float) -> float | None:
+    """The scale at which charts, with their margins and parts of cells, would fill the texture; None where margins alone do."""
+    border = 2 * margin + cell
+    room = FILL * resolution**2 - len(charts.sizes) * border**2
+    if room <= 0:
+        return None
+    # area s^2 + border (sum of half perimeters) s = room
+    area, perimeters = float(areas.sum()), 0.7 * border * float(charts.sizes.sum())
+    return 2 * room / (perimeters + np.sqrt(perimeters**2 + 4 * area * room))
+
+
+def _pack_at_best_scale(charts: Charts, areas: np.ndarray, resolution: int, grid: int, margin: float):
     """(scale, masks, places, turns) of the largest scale found at which charts fit, or None where they fit at none."""
     longest = max(float(charts.sizes.max()), 1e-300)
     limit = (resolution - 2 * margin) * (1 - 1e-6) / longest
-    scale = min(np.sqrt(FILL * resolution**2 / max(area, 1e-300)), limit)
+    scale = _first_scale(charts, areas, resolution, resolution / grid, margin)
+    if scale is None:
+        return None
+    scale = min(scale, limit)
     # A grid of half as many cells tells the best order, and the scale nearly.
     coarse = max(grid // 2, 1)
     masks = charts.masks(scale, resolution / coarse, margin)

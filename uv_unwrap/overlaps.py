@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uv_charts import FacePairs, connected_regions
+from uv_unwrap.charts import FacePairs, connected_regions
 
 CONTACT = 1e-3  # texels by which parts of a chart may overlap: they touch, up to rounding
 
@@ -113,9 +113,11 @@ def split_at_overlaps(triangles: np.ndarray, labels: np.ndarray, pairs: FacePair
     apart[double[leaves[layer]]] = True
     together = ~apart[double]
     if together.any():
-        counts = np.maximum(np.bincount(double, minlength=len(apart)), 1)
-        middle = np.bincount(double, heights[face], len(apart)) / counts
-        leaving = np.union1d(leaving, face[together & (heights[face] < middle[double])])
+        top, bottom = np.full(len(apart), -np.inf), np.full(len(apart), np.inf)
+        np.maximum.at(top, double, heights[face])
+        np.minimum.at(bottom, double, heights[face])
+        # The uppermost of several layers stays.
+        leaving = np.union1d(leaving, face[together & (heights[face] < (0.7 * top + 0.3 * bottom)[double])])
     # Charts that nothing would leave (layers at the same height) lose the first face involved.
     stuck = np.setdiff1d(doubles.item, labels[leaving])
     leaving = np.union1d(leaving, [chosen[(labels[chosen] == chart).argmax()] for chart in stuck]).astype(np.int64)

@@ -157,6 +157,8 @@ def move_borders(pairs: FacePairs, labels: np.ndarray, normals: np.ndarray, dire
     for step in range(BORDER_STEPS):
         differing = labels[pairs.one] != labels[pairs.other]
         rows = np.unique(np.concatenate([pairs.one[differing], pairs.other[differing]]))
+        if len(rows) == 0:
+            break
         place = np.full(count, -1)
         place[rows] = np.arange(len(rows))
         face = np.concatenate([pairs.one, pairs.other])
