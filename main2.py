@@ -95,7 +95,7 @@ def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generato
     if config.train_geo and guides.gaussians is not None:
         cameras = random_views(guides.gaussians, GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION, 1.0, generator)
         settings = RefineSettings(steps=config.geometry_steps)
-        moved = refine_to_model(mesh, guides.gaussians, cameras, settings, generator, lambda *_: on_step())
+        moved = refine_to_model(mesh, guides.gaussians, cameras, settings, generator, lambda *_: on_step(), guides.picture)
         mesh = bake(moved, config.texture_size, guides.gaussians, guides.picture, device)
     model = MeshModel(mesh, device)
     always = [picture_target(model, guides.picture)] if guides.picture else []

@@ -17,16 +17,18 @@ from torch import Tensor
 
 import gaussian_surface
 import mesh_cleaning
-from cam_utils import FOV_Y, Cameras, orbit_cameras
+from cam_utils import FOV_Y, Cameras, concatenate, orbit_cameras
 from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
 from mesh import Mesh
 from mesh_renderer import clip_positions
 
 if TYPE_CHECKING:
+    from distillation.sir import Reference
     from gs_renderer import GaussianModel
 
 OFFSET_EPS = 3e-5  # Adam's: gradients of vertices at silhouettes are 1e-4 and more; those that no picture needs to move stay
 FRAME = 1.05  # how much farther than where the whole model just fits into the picture the nearest camera stands
+PICTURE_SHARE = 1 / 6
 COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could not move
 
 
@@ -165,11 +167,21 @@ def refine_to_model(
     settings: RefineSettings = RefineSettings(),
     generator: torch.Generator | None = None,
     progress: Callable[[int, int], None] | None = None,
+    picture: Reference | None = None,
 ) -> Mesh:
-    """The mesh, which keeps its texture coordinates, with vertices moved and coloured to look like renders of the Gaussians."""
+    """The mesh, which keeps its texture coordinates, with vertices moved and coloured to look like renders of the Gaussians.
+
+    A `picture` counts as `PICTURE_SHARE` of those views.
+    """
     if mesh.vertex_colors is None:
         mesh = dataclasses.replace(mesh, vertex_colors=gaussian_surface.coloured(mesh, model).vertex_colors)
     with torch.no_grad():
         rendering = model.render(cameras, 1.0)
-    moved = refine_vertices(mesh, cameras, rendering.image, rendering.alpha, settings, generator=generator, progress=progress)
+    images, alphas = rendering.image, rendering.alpha
+    if picture is not None:
+        size, times = (cameras.height, cameras.width), max(round(PICTURE_SHARE * len(cameras)), 1)
+        cameras = concatenate([cameras, *[picture.camera.resized(cameras.width, cameras.height)] * times])
+        image, mask = (torch.nn.functional.interpolate(layer, size, mode="area") for layer in (picture.image, picture.mask))
+        images, alphas = torch.cat([images, *[image] * times]), torch.cat([alphas, *[mask] * times])
+    moved = refine_vertices(mesh, cameras, images, alphas, settings, generator=generator, progress=progress)
     return dataclasses.replace(mesh, vertices=moved.vertices, vertex_colors=moved.vertex_colors)

@@ -163,8 +163,8 @@ def main() -> None:
             floor, floor_both = bytes_of(*forward), bytes_of(*forward, *backward)
             if name != "interpolate 2":  # the chain has the one with derivatives
                 floors = [floors[0] + floor, floors[1] + floor_both]
-        outputs = [output for output in as_tuple(call()) if output is not None]
-        weights = [torch.randn_like(output) for output in outputs]
+        with torch.no_grad():  # a graph kept alive here would tie the leaves to this stream, and capturing would fail
+            weights = [torch.randn_like(output) for output in as_tuple(call()) if output is not None]
 
         def forward_call(call=call):
             with torch.no_grad():
