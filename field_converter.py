@@ -22,7 +22,7 @@ import mesh_cleaning
 from cam_utils import Cameras
 from gaussian_mesh import DensityField, extract_fields, solid_core, surface_density, uncut_field
 from kernels.hash_grid import HashGridSpec
-from kernels.mesh_raster import rasterize
+from kernels.mesh_raster import interpolate, rasterize
 from mesh import Mesh
 from mesh_refine import RefineSettings, random_views, refine_to_model
 from mesh_renderer import clip_positions
@@ -38,7 +38,8 @@ MIN_SHOWN = 0.02  # alpha of a pixel that shows the model
 EMPTY = 0.02  # of the surface's density: what is less opaque is taken as empty
 LOG_RANGE = 4.0  # logarithms of densities are cut off this far from the level's
 LEVELS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)  # among which that of the surface is looked for,
-LEVEL_VIEWS = 16  # in so many views
+LEVEL_VIEWS = 16  # in so many views,
+FAR_OFF = 0.2  # half sides of the box, beyond which a depth is no more wrong
 SMALL_GRID = HashGridSpec(levels=6, features=2, log2_table_size=15, base_resolution=16, growth=1.6)  # finest 167, for a CPU
 
 
@@ -65,7 +66,7 @@ class ConverterSettings:
     field_resolution: int = 128  # of the Gaussians' density
     start_density: float = 60.0  # of the field, at first, where renders of the Gaussians see their surface
     sharpness: float = 1.5  # power of the Gaussians' density that the field starts from
-    density_level: float | None = None  # of the surface; None takes the one that covers what renders do
+    density_level: float | None = None  # of the surface; None takes the one that comes closest to renders
     mesh_resolution: int = 128
     smoothness: float = 0.7  # nodes, by which the field is blurred before its surface is taken
     smoothing_steps: int = 3
@@ -156,21 +157,28 @@ def level_surface(density: DensityField, level: float, core: np.ndarray, smoothn
 
 @torch.no_grad()
 def find_level(model: GaussianModel, density: DensityField, core: np.ndarray, settings: ConverterSettings, cameras: Cameras) -> float:
-    """The density level whose surface covers what renders of the model from `cameras` do: least mean difference of alpha.
+    """The density level whose surface comes closest to what renders of the model from `cameras` show, in outline and in depth.
 
     Sharp Gaussians have their surface where the field is dense; blurred ones, as views that disagree leave them, reach no such
-    density in places. Looked for among LEVELS, then by a parabola through the best of them and its neighbours.
+    density in places. The error is the mean difference of alpha, as a share of the mean alpha, plus that of depth in half sides of
+    the box. The level is looked for among LEVELS, then by a parabola through the best of them and its neighbours.
     """
-    alpha = model.render(cameras, 0.0).alpha[:, 0]
+    rendering = model.render(cameras, 0.0)
+    alpha, is_seen = rendering.alpha[:, 0], rendering.alpha[:, 0] > 0.5
+    depth = (rendering.depth / rendering.alpha.clamp_min(0.5))[:, 0]
     errors = []
     for level in LEVELS:
         vertices, faces = level_surface(density, level, core, settings.smoothness)
         if len(faces) == 0:
-            errors.append(float(alpha.mean()))
+            errors.append(math.inf)
             continue
+        faces = torch.from_numpy(faces).int().to(alpha.device)
         positions = clip_positions(cameras, torch.from_numpy(vertices).float().to(alpha.device))
-        rast, _ = rasterize(positions, torch.from_numpy(faces).int().to(alpha.device), cameras.height, cameras.width)
-        errors.append(float(((rast[..., 3] > 0).float() - alpha).abs().mean()))
+        rast, _ = rasterize(positions, faces, cameras.height, cameras.width)
+        covered = rast[..., 3] > 0
+        view_z = interpolate(positions[..., 3:].contiguous(), rast, faces)[0][..., 0]
+        behind = ((view_z - depth) * density.scale).abs().clamp_max(FAR_OFF)[covered & is_seen]
+        errors.append(float((covered.float() - alpha).abs().mean() / alpha.mean() + behind.mean()))
     best = int(np.argmin(errors))
     if best in (0, len(LEVELS) - 1):
         return LEVELS[best]

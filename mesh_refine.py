@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distillation.sir import Reference
     from gs_renderer import GaussianModel
 
-OFFSET_EPS = 1e-6  # Adam's: gradients of vertices at silhouettes are 1e-4 and more, rounding errors elsewhere below 1e-7
+OFFSET_EPS = 3e-5  # Adam's: gradients of vertices at silhouettes are 1e-4 and more; those that no picture needs to move stay
 FRAME = 1.05  # how much farther than where the whole model just fits into the picture the nearest camera stands
 PICTURE_SHARE = 1 / 6
 COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could not move

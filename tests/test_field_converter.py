@@ -9,6 +9,7 @@ import torch
 from conftest import DEVICES
 
 import field_converter
+import gaussian_surface
 import mesh_cleaning
 from cam_utils import orbit_cameras
 from gaussian_mesh import DensityField
@@ -73,6 +74,11 @@ def outline_radius(model):
     cameras = orbit_cameras(0.0, [0.0, 120.0, 240.0], 1.8, width=96, height=96, device=model.device)
     area = float(model.render(cameras, 0.0).alpha.mean()) * 96 * 96
     return 1.8 * math.sin(math.atan(math.sqrt(area / math.pi) / float(cameras.intrinsics[0, 0]))), cameras
+
+
+def shown_depth_radius(model):
+    """Radius at which renders of a round model have their mean depth."""
+    return float(gaussian_surface.seen_points(model).norm(dim=1).median())
 
 
 def edge_counts(faces):
@@ -166,7 +172,8 @@ def test_sphere_of_gaussians_becomes_a_sphere(device):
     mesh = field_converter.convert(model, settings=TINY, progress=lambda *told: steps.append(told))
     assert steps[0] == ("field", 1, 30) and steps[-1] == ("refine", 10, 10) and len(steps) == 40
     radii = np.linalg.norm(mesh.vertices, axis=1)
-    assert abs(radii.mean() - outline_radius(model)[0]) < 0.01 and radii.std() < 0.01  # a node's distance is 0.025
+    # Between the depth and the outline that renders show; a node's distance is 0.025.
+    assert shown_depth_radius(model) < radii.mean() < outline_radius(model)[0] and radii.std() < 0.01
     assert (edge_counts(mesh.faces) == 2).all()
     assert len(mesh.vertices) - len(mesh.faces) // 2 == 2  # one closed surface without handles, and without the hollow inside
     assert mesh_cleaning.signed_volumes(mesh.vertices, mesh.faces, np.zeros(len(mesh.faces), int))[0] > 0
@@ -200,8 +207,8 @@ def test_fit_comes_closer_to_renders():
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_level_that_covers_what_renders_do():
-    """Of a density that falls off across the sphere, the level found is the one whose surface has the renders' outline."""
+def test_level_is_found_between_depth_and_outline():
+    """Of a density that falls off across the sphere, the level found has its surface where renders show it."""
     model = sphere_model()
     outline, cameras = outline_radius(model)
     nodes = torch.linspace(-1, 1, 48)
@@ -211,7 +218,7 @@ def test_level_that_covers_what_renders_do():
     no_core = np.full((48, 48, 48), -1.0)
     level = field_converter.find_level(model, density, no_core, TINY, cameras)
     vertices, _ = field_converter.level_surface(density, level, no_core, TINY.smoothness)
-    assert float(np.linalg.norm(vertices, axis=1).mean()) == pytest.approx(outline, abs=0.012)
+    assert shown_depth_radius(model) < float(np.linalg.norm(vertices, axis=1).mean()) < outline < shown_depth_radius(model) + 0.06
 
 
 def test_level_out_of_reach():

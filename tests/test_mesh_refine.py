@@ -78,8 +78,10 @@ def test_sphere_grows_to_fit_pictures(device):
 def test_a_mesh_that_fits_stays():
     cameras = orbit_cameras(-10.0, [0.0, 90.0, 180.0, 270.0], 2.0, width=64, height=64)
     mesh = sphere(0.5, grey=0.3)
-    refined = refine_vertices(mesh, cameras, *pictures(mesh, cameras), RefineSettings(steps=10, normal_weight=0.0))
-    assert np.abs(refined.vertices - mesh.vertices).max() < 1e-5  # a hundredth of one step
+    settings = RefineSettings(steps=10, normal_weight=0.0)
+    refined = refine_vertices(mesh, cameras, *pictures(mesh, cameras), settings)
+    moved = np.abs(refined.vertices - mesh.vertices)  # by rounding errors, which Adam blows up to at most a step
+    assert moved.max() < settings.offset_lr and moved.mean() < 0.05 * settings.offset_lr
     assert np.abs(refined.vertex_colors - mesh.vertex_colors).max() < 1e-3
 
 
