@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cam_utils import orbit_cameras
 from config import Config, UserError, parse_command_line
 from distillation import sir
-from distillation.refinement import circle_of_views, retouched, retouching_levels
+from distillation.refinement import check_view_count, circle_of_views, retouched, retouching_levels
 from gs_renderer import GaussianModel
 from guidance import Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
@@ -32,6 +32,7 @@ from mesh_renderer import MeshModel
 from progress import Interrupt, Phases, Stopped
 from report import (
     MESH_FILES,
+    check_switches,
     check_writable,
     choose_device,
     input_view_psnr,
@@ -61,7 +62,7 @@ class Guides:
 
     @property
     def device(self) -> torch.device:
-        return self.gaussians.device if self.gaussians else self.prior.device
+        return self.prior.device if self.gaussians is None else self.gaussians.device
 
 
 def load_subject(config: Config, stem: Path, picture: sir.Reference | None, device: torch.device) -> tuple[Mesh, GaussianModel | None]:
@@ -121,7 +122,10 @@ def run(config: Config, quiet: bool) -> int:
         device = choose_device(config.device)
         phases = Phases(device, quiet)
         with phases("load"):
+            if config.mesh and config.load:
+                raise UserError("--from-mesh and --from-ply: pass one of them (as keys: mesh and load)")
             stem = result_stem(config)
+            check_switches(device)
             check_writable(stem)
             rgba = load_picture(config.input) if config.input else None
             config.prompt = config.prompt or (caption_beside(config.input) if config.input else None)
@@ -130,6 +134,7 @@ def run(config: Config, quiet: bool) -> int:
             if rgba is not None or config.prompt:
                 prior = load_prior(config.prior, config.prior_path, device)
                 condition = prior.condition(rgba, config.prompt, config.negative_prompt, config.elevation)
+                check_view_count(prior, config.refine_views)
                 retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
         with phases("mesh"):
             mesh, gaussians = load_subject(config, stem, picture, device)
