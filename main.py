@@ -156,7 +156,7 @@ def run(config: Config, quiet: bool) -> int:
             picture = load_picture(config.input) if config.input else None
             config.prompt = config.prompt or (caption_beside(config.input) if config.input else None)
             stem = result_stem(config)
-            check_switches(device)
+            check_switches(config, device)
             job = prepare(config, load_prior(config.prior, config.prior_path, device), picture)
             check_writable(stem)
     if not quiet:

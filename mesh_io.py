@@ -206,7 +206,8 @@ def read_mesh(path: str | Path) -> Mesh:
 
 def _joined(parts: list[tuple]) -> Mesh:
     starts = np.cumsum([0, *(len(vertices) for vertices, *_ in parts)])[:-1]
-    vertices = np.concatenate([vertices for vertices, *_ in parts]).astype(np.float32)
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite and is refused later
+        vertices = np.concatenate([vertices for vertices, *_ in parts]).astype(np.float32)
     faces = np.concatenate([faces + start for (_, faces, *_), start in zip(parts, starts, strict=True)])
     textures = [_texture(visual) for _, _, visual, _ in parts]
     shared = textures[0]
