@@ -54,12 +54,15 @@ def result_stem(config: Config) -> Path:
 
 
 def check_writable(stem: Path) -> None:
-    """Make the output folder and try it, before the long part. Raises UserError if it cannot be written to."""
+    """Try whether the output folder can be made and written to, before the long part. Raises UserError if not; leaves nothing."""
     probe = stem.with_name(f".{stem.name}.probe")
+    missing = [folder for folder in (stem.parent, *stem.parent.parents) if not folder.exists()]
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+        for folder in missing:
+            folder.rmdir()
     except OSError as error:
         raise UserError(f"outdir={stem.parent}: cannot be written to ({error.strerror}); choose another outdir") from None
 

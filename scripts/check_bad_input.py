@@ -1,8 +1,8 @@
-"""Give main.py and process.py bad input and print what they say, as the Markdown page docs/bad_input.md.
+"""Give main.py, main2.py and process.py bad input and print what they say, as the Markdown page docs/bad_input.md.
 
 python scripts/check_bad_input.py > docs/bad_input.md
 
-Exit code 1 if any case does not end with exit code 2, one line that says why, and no file left behind. Half a minute.
+Exit code 1 if any case does not end with exit code 2, one line that says why, and no file left behind. A minute.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ NOTICE = "cut-out: "  # process.py says which method it uses; that is no error
 SECONDS = 30  # no case may take longer
 # A run that soon gets to writing files.
 SHORT = ("total_steps=1", "denoise_steps=1", "init_steps=1", "cfg=1", "video_frames=0", "mesh_resolution=16", "ref_size=16")
+SHORT_2 = ("iters_refine=1", "refine_steps=1", "refine_size=16", "texture_size=64", "video_frames=0", "video_size=16")
 
 PAGE = """# Bad input
 
-What `main.py` and `process.py` say to input that they cannot use. Each row was run, in a process of its own, by the command that
-printed this page, `python scripts/check_bad_input.py`; it fails unless every case ends with exit code 2 and one line, and leaves no
-file behind.
+What `main.py`, `main2.py` and `process.py` say to input that they cannot use. Each row was run, in a process of its own, by the
+command that printed this page, `python scripts/check_bad_input.py`; it fails unless every case ends with exit code 2 and one line, and
+leaves no file behind. `main2.py` ran with `--quiet`, as reading meshes is a phase of its own, after one whose seconds it tells.
 `FILES` stands for a folder with what the case names, `REPO` for this repository.
 """
 
@@ -110,6 +111,34 @@ def make_files(folder: Path) -> None:
     (folder / "not_gaussians.ply").write_text(
         "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n"
     )
+    make_meshes(folder)
+
+
+def make_meshes(folder: Path) -> None:
+    """The bad meshes that the cases name, and a good one: a cube of quads without texture coordinates."""
+    from mesh import Mesh
+    from mesh_io import write_glb
+
+    corners = [f"v {x} {y} {z}" for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]
+    quads = ["f 1 2 4 3", "f 5 7 8 6", "f 1 5 6 2", "f 3 4 8 7", "f 1 3 7 5", "f 2 6 8 4"]
+    meshes = {
+        "cube.obj": [*corners, *quads],
+        "no_faces.obj": corners,
+        "nan.obj": [*corners[:7], "v 0.5 nan 0.5", *quads],
+        "no_such_corner.obj": [*corners, *quads, "f 7 8 9"],
+        "a_point.obj": ["v 1 1 1"] * 3 + ["f 1 2 3"],
+        "no area, ünflächig.obj": [*corners, "f 1 2 1"],
+        "no_texture.obj": ["mtllib no_texture.mtl", "vt 0 0", "usemtl a", *corners, "f 1/1 2/1 4/1 3/1"],
+        "odd_texture.obj": ["mtllib odd_texture.mtl", "vt 0 0", "usemtl a", *corners, "f 1/1 2/1 4/1 3/1"],
+    }
+    for name, lines in meshes.items():
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "no_texture.mtl").write_text("newmtl a\nmap_Kd missing.png\n")
+    (folder / "odd_texture.mtl").write_text("newmtl a\nmap_Kd corrupt.png\n")
+    write_glb(Mesh(np.eye(3), [[0, 1, 2]]), folder / "truncated.glb")
+    (folder / "truncated.glb").write_bytes((folder / "truncated.glb").read_bytes()[:-20])
+    (folder / "empty.glb").touch()
+    shutil.copy(PICTURE, folder / "a_picture.glb")
 
 
 def write_safetensors(path: Path) -> None:
@@ -192,6 +221,54 @@ def main_cases(files: Path, full: Path | None) -> list[Case]:
     return cases
 
 
+def main2_cases(files: Path, full: Path | None) -> list[Case]:
+    """Bad input of main2.py."""
+
+    def case(title: str, *words: str, environment: dict[str, str] | None = None) -> Case:
+        return Case(title, "main2.py", ("--config", str(CONFIG), "--quiet", *words), environment or {})
+
+    picture, prompt, cube = f"input={PICTURE}", "prompt=a box", ("--from-mesh", f"{files}/cube.obj")
+    meshes = {
+        "no such mesh": "missing.glb",
+        "a folder": "folder",
+        "an empty file": "empty.glb",
+        "a picture named .glb": "a_picture.glb",
+        "a truncated GLB": "truncated.glb",
+        "a mesh without faces": "no_faces.obj",
+        "a vertex that is no number": "nan.obj",
+        "a face with a corner that does not exist": "no_such_corner.obj",
+        "a mesh that is a point": "a_point.obj",
+        "faces without area, in a path with spaces and umlauts": "no area, ünflächig.obj",
+        "a texture that is missing": "no_texture.obj",
+        "a texture that is corrupt": "odd_texture.obj",
+        "a format that is unknown": "text.png",
+    }
+    cases = [
+        case("no mesh of that name", picture),
+        case("nothing to refine by", *cube),
+        *(case(title, "--from-mesh", f"{files}/{name}", prompt) for title, name in meshes.items()),
+        case("--from-mesh without a file", picture, "--from-mesh"),
+        case("no such Gaussians", "--from-ply", f"{files}/missing.ply"),
+        case("a PLY without Gaussians", f"--from-ply={files}/not_gaussians.ply"),
+        case("a mesh and Gaussians", *cube, "--from-ply", f"{files}/not_gaussians.ply"),
+        case("no such picture", *cube, f"input={files}/missing.png"),
+        case("a sentence of unknown words", *cube, "prompt=xyzzy plugh"),
+        case("part of the prior's views", *cube, prompt, "refine_views=6"),
+        case("a strength that leaves no step", *cube, prompt, "refine_strength=1"),
+        case("an unknown key", *cube, prompt, "refine_view=8"),
+        case("a number out of range", *cube, prompt, "texture_size=1"),
+        case("outdir is a file", *cube, prompt, f"outdir={files}/a_file"),
+        case("save_path is a path", *cube, prompt, "save_path=../elsewhere"),
+        case("no such weights", *cube, prompt, f"prior_path={files}/missing"),
+        case("an unknown device", *cube, prompt, "device=tpu"),
+        case("USE_CUDA_GAUSS=yes", *cube, prompt, environment={"USE_CUDA_GAUSS": "yes"}),
+    ]
+    if full:
+        cases.append(case("a full disk", *cube, prompt, *SHORT_2, f"outdir={full}"))
+        cases[-1] = dataclasses.replace(cases[-1], folder=full)
+    return cases
+
+
 def process_cases(files: Path, full: Path | None) -> list[Case]:
     """Bad input of process.py."""
     pictures = ("missing", "corrupt", "truncated", "empty", "text", "plain", "transparent", "one_pixel", "huge")
@@ -254,7 +331,7 @@ def table(outcomes: list[Outcome], replacements: dict[str, str]) -> str:
     rows = ["| case | given | message | exit code | files left |", "| --- | --- | --- | --- | --- |"]
     for outcome in outcomes:
         settings = [f"{name}={value}" for name, value in outcome.case.environment.items()]
-        words = [word for word in outcome.case.arguments if word not in ("--config", str(CONFIG), *SHORT, "--quiet")]
+        words = [word for word in outcome.case.arguments if word not in ("--config", str(CONFIG), *SHORT, *SHORT_2, "--quiet")]
         given = cell(" ".join([*settings, *words])) if settings or words else ""
         message = " ".join(cell(line) for line in outcome.lines[-3:]) or "nothing"
         rows.append(f"| {outcome.case.title} | {given} | {message} | {outcome.code} | {', '.join(outcome.left) or 'none'} |")
@@ -266,13 +343,13 @@ def main() -> int:
     # A server imports the programs once and forks a fresh process for each case.
     processes = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
     if processes.get_start_method() == "forkserver":
-        processes.set_forkserver_preload(["main", "process"])
+        processes.set_forkserver_preload(["main", "main2", "process"])
     with tempfile.TemporaryDirectory() as temporary, full_disk(Path(temporary) / "FULL") as full:
         root = Path(temporary)
         files = root / "FILES"
         files.mkdir()
         make_files(files)
-        groups = {"main.py": main_cases(files, full), "process.py": process_cases(files, full)}
+        groups = {"main.py": main_cases(files, full), "main2.py": main2_cases(files, full), "process.py": process_cases(files, full)}
         outcomes = {id(case): attempt(case, root, processes) for cases in groups.values() for case in cases}
 
     print(PAGE)
