@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -78,8 +79,12 @@ class TextEncoder:
         from guidance.pretrained import load_part
 
         model = load_part(folder / "text_encoder", "CLIPTextModel", parts.device, parts.dtype)
+        names = [folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")]
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+            vocabulary = json.loads(names[0].read_text(encoding="utf-8"))
+            merges = [tuple(line.split()) for line in names[1].read_text(encoding="utf-8").splitlines()[1:] if line]
+            # From these two files alone: where "!" is declared to be the padding, it would no longer be read as in training.
+            tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
         except Exception as error:  # the library has no error of its own for a damaged vocabulary
             raise ValueError(f"{folder / 'tokenizer'}: not a CLIP tokenizer ({' '.join(str(error).split())[:120]})") from error
         return cls(tokenizer, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -130,11 +131,11 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor], tuple[
     """
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - a safe_open is no dict
-                    yield key, lambda key=key: file.get_tensor(key), tuple(file.get_slice(key).get_shape())
+            file = safe_open(path, framework="pt")  # stays open for as long as a reader is around
         except SafetensorError as error:
             raise ValueError(f"{path}: truncated or not a safetensors file ({error}); fetch it again") from error
+        for key in file.keys():  # noqa: SIM118 - a safe_open is no dict
+            yield key, functools.partial(file.get_tensor, key), tuple(file.get_slice(key).get_shape())
         return
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -147,7 +148,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor], tuple[
         yield key, lambda tensor=tensor: tensor, tuple(tensor.shape)
 
 
-def _name_in(expected: Iterable[str], key: str) -> str:
+def name_in(expected: Iterable[str], key: str) -> str:
     """The module's name for a stored key."""
     candidates = [key, *(key.removeprefix(prefix) for prefix in PREFIXES), *(prefix + key for prefix in PREFIXES)]
     for old, new in RENAMED.items():
@@ -174,13 +175,13 @@ def load_weights(module: nn.Module, folder: Path, device: torch.device | str, dt
     files = weight_files(path)
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        found.update({_name_in(wanted, key): shape for key, _, shape in read_tensors(file) if not key.endswith(LEFT_OVER)})
+        found.update({name_in(wanted, key): shape for key, _, shape in read_tensors(file) if not key.endswith(LEFT_OVER)})
     check_shapes(wanted, found, path, type(module).__name__)
     state = {}
     for file in files:
         for key, read, _ in read_tensors(file):
             if not key.endswith(LEFT_OVER):
-                state[_name_in(wanted, key)] = read().to(device=device, dtype=dtype)
+                state[name_in(wanted, key)] = read().to(device=device, dtype=dtype)
     module.load_state_dict(state, assign=True)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta and name.endswith(LEFT_OVER):
