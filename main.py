@@ -19,7 +19,7 @@ from distillation import sir
 from distillation.schedules import Round, density_steps, plan_rounds
 from files import one_line
 from gs_renderer import GaussianModel
-from guidance import Prior, load_prior
+from guidance import PRIORS, Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
 from progress import Interrupt, Phases, Progress, Stopped
 from report import check_switches, check_writable, choose_device, print_config, result_stem, write_record, write_results
@@ -64,7 +64,8 @@ def prepare(config: Config, prior: Prior, picture: Tensor | None) -> Job:
     Raises ValueError for what does not fit together.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    condition = prior.condition(picture, config.prompt, config.negative_prompt, config.elevation)
+    prompt = config.prompt and config.prompt + (config.prompt_suffix or "")
+    condition = prior.condition(picture, prompt, config.negative_prompt, config.elevation)
     size = config.ref_size or prior.resolution
     spread = select(config, ("min_ver", "max_ver", "radius", "even_view"))
     views = sir.ViewRange(
@@ -136,10 +137,12 @@ def run(config: Config, quiet: bool) -> int:
             if not config.input and not config.prompt:
                 raise UserError('nothing to make: pass input=picture.png, prompt="a sentence", or both')
             picture = load_picture(config.input) if config.input else None
-            config.prompt = config.prompt or (caption_beside(config.input) if config.input else None)
+            if config.input and not config.prompt and "prompt" in PRIORS[config.prior]:
+                config.prompt = caption_beside(config.input)
             stem = result_stem(config)
             check_switches(device)
-            job = prepare(config, load_prior(config.prior, config.prior_path, device), picture)
+            prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+            job = prepare(config, prior, picture)
             check_writable(stem)
     if not quiet:
         print_config(config)

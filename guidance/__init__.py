@@ -2,7 +2,9 @@
 
 import torch
 
-from guidance.base import PRIORS, Prior
+from guidance.base import PRECISIONS, PRIORS, Prior
+
+__all__ = ["PRECISIONS", "PRIORS", "Prior", "load_prior"]
 
 
 def load_prior(

@@ -19,6 +19,7 @@ PRIORS: dict[str, frozenset[str]] = {
     "imagedream": frozenset({"image", "prompt"}),
     "stable_diffusion": frozenset({"prompt"}),
 }
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")  # in which the published ones compute
 
 MAX_SPACING_ERROR = 1.0  # degrees by which cameras may miss a prior's fixed azimuth spacing
 

@@ -15,7 +15,6 @@ from guidance.presets import PRESETS, find_checkpoint, missing_parts, split_hub_
 from guidance.pretrained import build, load_weights, name_in, read_tensors
 from guidance.published_configs import PUBLISHED, class_of, configurations
 from scripts import convert_mvdream
-from scripts.make_random_checkpoint import write_checkpoint
 
 MANIFESTS = {
     ("zero123_xl", "unet"): "zero123_unet",
@@ -110,25 +109,11 @@ def test_encoders_from_a_single_file_compute_what_the_originals_did(parity, tmp_
     close(projected(pixel_values=golden["vision.in.pixel_values"]).image_embeds, golden["vision_projection.out.image_embeds"])
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """`checkpoints(name)` -> a folder in the published layout with a miniature of that prior."""
-    made = {}
-
-    def make(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            write_checkpoint(name, made[name], tiny=True)
-        return made[name]
-
-    return make
-
-
 @pytest.mark.parametrize("name", sorted(set(PRIORS) - {"micro"}))
-def test_every_prior_loads_from_its_folder(checkpoints, name):
-    prior = load_prior(name, str(checkpoints(name)))
+def test_every_prior_loads_from_its_folder(tiny_checkpoint, name):
+    prior = load_prior(name, str(tiny_checkpoint(name)))
     assert prior.name == name and prior.accepts == PRIORS[name] and prior.resolution == 64
-    assert missing_parts(checkpoints(name), PRESETS[name]) == []
+    assert missing_parts(tiny_checkpoint(name), PRESETS[name]) == []
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in prior.network.parameters())
 
 
@@ -183,9 +168,9 @@ def test_pickled_weights_of_tensors_alone_are_read(tmp_path):
     assert (key, read().tolist(), shape) == ("a", [0, 1, 2], (3,))
 
 
-def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(checkpoints, tmp_path):
+def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tiny_checkpoint, tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(checkpoints("zero123_xl"), folder)
+    shutil.copytree(tiny_checkpoint("zero123_xl"), folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
 
@@ -198,7 +183,7 @@ def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(checkpoints, tm
     refused(ValueError, "unet/diffusion_pytorch_model.safetensors: truncated")
     weights.unlink()
     refused(FileNotFoundError, r"unet/\*.safetensors is missing.*download_models.py zero123_xl fetches 2.5 GB.*licence: MIT")
-    state = load_file(checkpoints("zero123_xl") / "unet" / weights.name)
+    state = load_file(tiny_checkpoint("zero123_xl") / "unet" / weights.name)
     save_file({key: tensor for key, tensor in state.items() if key != "conv_in.bias"}, weights)
     refused(ValueError, "conv_in.bias is missing; these are not weights of UNet2DConditionModel")
     save_file({**state, "zzz": torch.zeros(1)}, weights)
@@ -210,7 +195,7 @@ def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(checkpoints, tm
     refused(ValueError, "vae/config.json: not a configuration")
     (folder / "vae" / "config.json").write_text('{"_class_name": "Other"}')
     refused(ValueError, "vae/config.json: describes a Other, expected a AutoencoderKL")
-    shutil.copytree(checkpoints("mvdream"), tmp_path / "mv")
+    shutil.copytree(tiny_checkpoint("mvdream"), tmp_path / "mv")
     with pytest.raises(FileNotFoundError, match=r"image_encoder/config\.json is missing"):
         load_prior("imagedream", str(tmp_path / "mv"))
     (tmp_path / "mv" / "tokenizer" / "merges.txt").unlink()
@@ -218,9 +203,9 @@ def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(checkpoints, tm
         load_prior("mvdream", str(tmp_path / "mv"))
 
 
-def test_names_and_buffers_of_other_library_versions_are_understood(checkpoints, tmp_path):
+def test_names_and_buffers_of_other_library_versions_are_understood(tiny_checkpoint, tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(checkpoints("stable_diffusion"), folder)
+    shutil.copytree(tiny_checkpoint("stable_diffusion"), folder)
     text, vae = folder / "text_encoder" / "model.safetensors", folder / "vae" / "diffusion_pytorch_model.safetensors"
     state = {key.removeprefix("text_model."): tensor for key, tensor in load_file(text).items()}
     prefixed = {f"text_model.{key}": tensor for key, tensor in state.items()}
@@ -237,8 +222,8 @@ def test_names_and_buffers_of_other_library_versions_are_understood(checkpoints,
     assert torch.equal(*contexts)
 
 
-def test_a_cut_sentence_keeps_its_end_token_and_a_short_one_is_padded_with_zeros(checkpoints, caplog):
-    encoder = load_prior("mvdream", str(checkpoints("mvdream"))).text_encoder
+def test_a_cut_sentence_keeps_its_end_token_and_a_short_one_is_padded_with_zeros(tiny_checkpoint, caplog):
+    encoder = load_prior("mvdream", str(tiny_checkpoint("mvdream"))).text_encoder
     short, long = encoder.tokens("a!"), encoder.tokens("wheel " * 40)
     assert short == [512, 64 + 256, 256, 513] + [0] * 73  # "!" is a word although its letter pads
     assert len(long) == 77 and long[-1] == 513 and "tokens too many" in caplog.text
@@ -263,10 +248,10 @@ def test_a_repository_is_named_with_its_revision():
             split_hub_name(text)
 
 
-def test_the_first_repository_that_is_whole_is_taken(monkeypatch, checkpoints, tmp_path):
-    folders = dict(zip(PRESETS["stable_diffusion"].repositories, (None, tmp_path, checkpoints("stable_diffusion")), strict=True))
+def test_the_first_repository_that_is_whole_is_taken(monkeypatch, tiny_checkpoint, tmp_path):
+    folders = dict(zip(PRESETS["stable_diffusion"].repositories, (None, tmp_path, tiny_checkpoint("stable_diffusion")), strict=True))
     monkeypatch.setattr("guidance.presets.in_cache", folders.__getitem__)
-    assert find_checkpoint("stable_diffusion") == checkpoints("stable_diffusion")
+    assert find_checkpoint("stable_diffusion") == tiny_checkpoint("stable_diffusion")
 
 
 def test_configurations_in_miniature_are_of_the_same_make():
