@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from guidance.latent import Parts, TextEncoder, clip_pixels, on_white
+from guidance.latent import Parts, clip_pixels, on_white
 from guidance.multiview_unet import MultiViewUNet
 from guidance.mvdream import MultiViewCondition, MultiViewPrior
 from guidance.presets import find_checkpoint
 from guidance.pretrained import load_part
+from guidance.text import TextEncoder
 
 
 class ImageDreamPrior(MultiViewPrior):

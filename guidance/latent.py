@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import json
-import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -20,12 +17,10 @@ from guidance.graphs import GraphedFunction
 from guidance.samplers import normal
 from guidance.schedule import NoiseSchedule
 
-log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
 NULL, CONDITIONAL = 0, 1
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-PAD_TOKEN = 0  # "!": OpenCLIP pads with it, whatever tokenizer_config.json says
 
 # Peak memory of one network call beyond the weights, in bytes per latent pixel and byte of the data type (benchmarks/priors.py).
 NETWORK_BYTES = 30_000
@@ -63,46 +58,6 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
     """Square pictures [B,3,S,S] in [0,1] as CLIP's encoders take them: bicubic to `size`, mean and deviation removed."""
     images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     return (images - images.new_tensor(CLIP_MEAN)[:, None, None]) / images.new_tensor(CLIP_STD)[:, None, None]
-
-
-class TextEncoder:
-    """CLIP's text tower with its tokenizer: the states of the last block that the checkpoint holds, after the final norm."""
-
-    def __init__(self, tokenizer: Callable, model: nn.Module):
-        self.tokenizer, self.model = tokenizer, model
-
-    @classmethod
-    def load(cls, folder: Path, parts: Parts) -> TextEncoder:
-        """From a checkpoint's tokenizer/ and text_encoder/. Raises ValueError for files that are not those."""
-        from transformers import CLIPTokenizer
-
-        from guidance.pretrained import load_part
-
-        model = load_part(folder / "text_encoder", "CLIPTextModel", parts.device, parts.dtype)
-        names = [folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")]
-        try:
-            vocabulary = json.loads(names[0].read_text(encoding="utf-8"))
-            merges = [tuple(line.split()) for line in names[1].read_text(encoding="utf-8").splitlines()[1:] if line]
-            # From these two files alone: where "!" is declared to be the padding, it would no longer be read as in training.
-            tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
-        except Exception as error:  # the library has no error of its own for a damaged vocabulary
-            raise ValueError(f"{folder / 'tokenizer'}: not a CLIP tokenizer ({' '.join(str(error).split())[:120]})") from error
-        return cls(tokenizer, model)
-
-    def tokens(self, sentence: str) -> list[int]:
-        """Token ids with start and end, cut or padded to the model's length. What is cut is logged."""
-        length = self.model.config.max_position_embeddings
-        ids = self.tokenizer(sentence).input_ids
-        if len(ids) > length:
-            log.warning("the sentence has %d tokens too many; its end is cut: %r", len(ids) - length, sentence[-60:])
-            ids = ids[: length - 1] + ids[-1:]
-        return ids + [PAD_TOKEN] * (length - len(ids))
-
-    @torch.no_grad()
-    def __call__(self, *sentences: str | None) -> Tensor:
-        """[S,77,C]; None is the empty sentence."""
-        ids = torch.tensor([self.tokens(sentence or "") for sentence in sentences], device=self.model.device)
-        return self.model(input_ids=ids).last_hidden_state
 
 
 class LatentPrior(Prior):

@@ -134,6 +134,22 @@ def map_keys(keys: Iterable[str]) -> tuple[list[Row], list[str]]:
     return rows, unneeded
 
 
+def map_tower_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Both towers of an OpenCLIP checkpoint under transformers' names, every block and the projections included."""
+    mapped = {}
+    for key, tensor in state.items():
+        if key in ("text_projection", "visual.proj"):  # stored for multiplication from the right
+            mapped["text_projection.weight" if key == "text_projection" else "visual_projection.weight"] = tensor.T.contiguous()
+        elif key == "logit_scale":
+            mapped[key] = tensor
+        elif key.startswith(PICTURE_TOWER):
+            rows = _tower(key, key.removeprefix(PICTURE_TOWER), "image_encoder", "vision_model", PICTURE_RULES)
+            mapped.update({row.target: apply(row.operation, tensor) for row in rows})
+        else:
+            mapped.update({row.target: apply(row.operation, tensor) for row in _tower(key, key, "text_encoder", "text_model", TEXT_RULES)})
+    return mapped
+
+
 def apply(operation: str, tensor: Tensor) -> Tensor:
     """A tensor of the single file as the folder has it."""
     if operation == SQUEEZE:

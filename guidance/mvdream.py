@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
-from guidance.latent import LatentPrior, Parts, TextEncoder
+from guidance.latent import LatentPrior, Parts
 from guidance.multiview_unet import Context, KeysValues, MultiViewUNet
 from guidance.presets import find_checkpoint
 from guidance.pretrained import load_part
+from guidance.text import TextEncoder
 
 FRONT = 90.0  # degrees: these networks see an object's front from this azimuth, counted as `cam_utils` does
 

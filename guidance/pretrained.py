@@ -182,6 +182,18 @@ def load_weights(module: nn.Module, folder: Path, device: torch.device | str, dt
         for key, read, _ in read_tensors(file):
             if not key.endswith(LEFT_OVER):
                 state[name_in(wanted, key)] = read().to(device=device, dtype=dtype)
+    return _assign(module, state, device)
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], origin: Path, device: torch.device | str) -> nn.Module:
+    """Give a module on the meta device the tensors of `state`, in float32; `origin` names them in errors."""
+    wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    named = {name_in(wanted, key): tensor for key, tensor in state.items() if not key.endswith(LEFT_OVER)}
+    check_shapes(wanted, {key: tuple(tensor.shape) for key, tensor in named.items()}, origin, type(module).__name__)
+    return _assign(module, {key: tensor.to(device, torch.float32) for key, tensor in named.items()}, device)
+
+
+def _assign(module: nn.Module, state: dict[str, Tensor], device: torch.device | str) -> nn.Module:
     module.load_state_dict(state, assign=True)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta and name.endswith(LEFT_OVER):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
-from guidance.latent import CONDITIONAL, NULL, LatentPrior, Parts, TextEncoder
+from guidance.latent import CONDITIONAL, NULL, LatentPrior, Parts
 from guidance.presets import find_checkpoint
 from guidance.pretrained import load_part
+from guidance.text import TextEncoder
 
 # Poole et al. 2022, DreamFusion (arXiv 2209.14988), section 3.2.
 DIRECTIONS = ("front view", "side view", "back view", "overhead view")

@@ -224,7 +224,7 @@ def test_names_and_buffers_of_other_library_versions_are_understood(tiny_checkpo
 
 def test_a_cut_sentence_keeps_its_end_token_and_a_short_one_is_padded_with_zeros(tiny_checkpoint, caplog):
     encoder = load_prior("mvdream", str(tiny_checkpoint("mvdream"))).text_encoder
-    short, long = encoder.tokens("a!"), encoder.tokens("wheel " * 40)
+    short, long = encoder.tokenizer("a!", 77), encoder.tokenizer("wheel " * 40, 77)
     assert short == [512, 64 + 256, 256, 513] + [0] * 73  # "!" is a word although its letter pads
     assert len(long) == 77 and long[-1] == 513 and "tokens too many" in caplog.text
 
