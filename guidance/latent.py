@@ -79,6 +79,10 @@ class LatentPrior(Prior):
         pixels = (resolution // self.downscale) ** 2 * self.dtype.itemsize
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
+        if self.device.type == "cuda":  # what convolutions on tensor cores want: otherwise they rearrange the weights at every call
+            for module in (network, autoencoder):
+                if module is not None:
+                    nn.Module.to(module, memory_format=torch.channels_last)
         self.call = GraphedFunction(self._network)
         self._last: tuple[Cameras | None, object] = (None, None)
 

@@ -195,8 +195,13 @@ def load_state(module: nn.Module, state: dict[str, Tensor], origin: Path, device
 
 def _assign(module: nn.Module, state: dict[str, Tensor], device: torch.device | str) -> nn.Module:
     module.load_state_dict(state, assign=True)
-    for name, buffer in list(module.named_buffers()):
-        if buffer.is_meta and name.endswith(LEFT_OVER):
-            owner = module.get_submodule(name.rpartition(".")[0])
-            owner.register_buffer(LEFT_OVER, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape), persistent=False)
+    count_positions(module, device)
     return module.eval().requires_grad_(False)
+
+
+def count_positions(module: nn.Module, device: torch.device | str | None = None) -> None:
+    """Make the one kind of buffer that is in no file and that a module made on the meta device lacks."""
+    for name, buffer in list(module.named_buffers()):
+        if name.endswith(LEFT_OVER):
+            positions = torch.arange(buffer.shape[-1], device=device or buffer.device).expand(buffer.shape)
+            module.get_submodule(name.rpartition(".")[0]).register_buffer(LEFT_OVER, positions, persistent=False)

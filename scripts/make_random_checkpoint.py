@@ -21,7 +21,7 @@ from torch import nn
 
 from files import atomic_write
 from guidance.presets import PRESETS
-from guidance.pretrained import build
+from guidance.pretrained import build, count_positions
 from guidance.published_configs import class_of, configurations
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -42,10 +42,18 @@ def fill(module: nn.Module, generator: torch.Generator) -> None:
                 parameter.fill_(float(name.endswith("weight")))
 
 
+def random_module(config: dict, device: torch.device | str, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The module that a config.json describes, on `device` in `dtype`, with random weights; for inference."""
+    module = build(config, class_of(config), Path("config.json")).to_empty(device=device)
+    fill(module, torch.Generator(device).manual_seed(seed))
+    count_positions(module)
+    nn.Module.to(module, dtype)  # diffusers' own `to` warns of data types
+    return module.eval().requires_grad_(False)
+
+
 def write_part(folder: Path, config: dict, dtype: torch.dtype, device: torch.device | str, seed: int) -> None:
     """config.json and weights of one part."""
-    module = build(config, class_of(config), folder / "config.json").to_empty(device=device)
-    fill(module, torch.Generator(device).manual_seed(seed))
+    module = random_module(config, device, seed)
     state = {key: tensor.to(dtype).cpu().contiguous() for key, tensor in module.state_dict().items()}
     with atomic_write(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
