@@ -29,7 +29,7 @@ VIEWS_PER_CALL = 12  # bounds the memory of a turntable
 SHEET_VIEWS = 8
 RESULTS = ("_model.ply", "_model.obj", "_model.mtl", "_model.glb", ".mp4", "_views.png", ".json")
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
-PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh")
+PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh", "diffusers", "transformers")
 
 
 def result_stem(config: Config) -> Path:

@@ -99,6 +99,8 @@ class Zero123Prior(LatentPrior):
         self.check_condition(image, prompt)
         if image is None:
             raise ValueError(f"the {self.name} prior needs a picture: pass input=picture.png")
+        if negative_prompt:
+            raise ValueError(f"the {self.name} prior does not read: remove negative_prompt")
         picture = on_white(image.to(self.device), self.resolution)
         pixels = clip_pixels(picture, self.image_encoder.config.image_size).to(self.dtype)
         embedding = self.image_encoder(pixel_values=pixels).image_embeds

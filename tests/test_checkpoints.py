@@ -168,6 +168,14 @@ def test_pickled_weights_of_tensors_alone_are_read(tmp_path):
     assert (key, read().tolist(), shape) == ("a", [0, 1, 2], (3,))
 
 
+def test_memory_bounds_what_one_call_takes(tiny_checkpoint):
+    cramped, roomy = (load_prior("zero123_xl", str(tiny_checkpoint("zero123_xl")), "cpu", "float32", gib) for gib in (0.03, 3.0))
+    assert 1 <= cramped.max_latents < 6 and roomy.max_latents == pytest.approx(100 * cramped.max_latents, rel=0.3)
+    assert cramped.max_pictures < roomy.max_pictures
+    pictures = torch.rand(5, 3, 64, 64)
+    torch.testing.assert_close(cramped.decode(cramped.encode(pictures)), roomy.decode(roomy.encode(pictures)), rtol=0, atol=1e-5)
+
+
 def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tiny_checkpoint, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(tiny_checkpoint("zero123_xl"), folder)

@@ -95,6 +95,7 @@ def test_without_weights_there_is_one_line(monkeypatch, picture, capsys, name):
             ["prompt=a red car"],
             "stable_zero123 prior does not take a prompt; priors that do: imagedream, micro, mvdream",
         ),
+        ("zero123_xl", ["PICTURE", "negative_prompt=ugly"], "the zero123_xl prior does not read: remove negative_prompt"),
         ("imagedream", ["prompt=a red car"], "the imagedream prior needs a picture"),
         ("mvdream", ["PICTURE", "prompt=a red car"], "the mvdream prior does not take a picture; priors that do: imagedream, micro"),
         ("mvdream", ["prompt=a red car", "batch_size_min=5", "batch_size_max=6"], "the mvdream prior takes a multiple of 4 views"),
