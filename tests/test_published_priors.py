@@ -261,3 +261,13 @@ def test_half_precision_is_for_graphics_cards():
     assert Parts.choose("cuda").dtype == torch.float16 and Parts.choose("cuda", "bfloat16").dtype == torch.bfloat16
     with pytest.raises(ValueError, match="precision=float16"):
         Parts.choose("cpu", "float16")
+
+
+def test_the_benchmark_runs(monkeypatch, tmp_path, capsys):
+    from benchmarks import priors
+
+    monkeypatch.setattr("sys.argv", ["priors", "--tiny", "--repeats", "1", "--priors", "mvdream", "--out", str(tmp_path / "b.json")])
+    priors.main()
+    rows = json.loads((tmp_path / "b.json").read_text())["priors"]["mvdream"]
+    assert rows["guided, eager"]["tflop"] > 0 and rows["condition"]["median"] > 0
+    assert "guided, eager" in capsys.readouterr().out
