@@ -52,7 +52,7 @@ class Config:
     seed: int = _number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
 
-    prior: str = _choice("micro", tuple(PRIORS), "diffusion prior")
+    prior: str = _choice("micro", tuple(PRIORS), f"diffusion prior: {', '.join(PRIORS)}")
     prior_path: str | None = _text("weights of the prior: a folder or owner/name@revision; default: those that ship or were downloaded")
     precision: str = _choice("auto", PRECISIONS, "of the published priors; auto: float16 on a GPU, float32 on the CPU")
     prior_memory: float | None = dataclasses.field(

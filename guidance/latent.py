@@ -22,9 +22,10 @@ Made = TypeVar("Made")
 NULL, CONDITIONAL = 0, 1
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-# Peak memory of one network call beyond the weights, in bytes per latent pixel and byte of the data type (benchmarks/priors.py).
-NETWORK_BYTES = 30_000
-AUTOENCODER_BYTES = 260_000
+# Memory of one call beyond the weights, in bytes per latent pixel and byte of the data type. The tensors of the full-size networks
+# take half of it (8 000 and 49 000); the rest is for the libraries' workspaces. benchmarks/priors.py measures both.
+NETWORK_BYTES = 16_000
+AUTOENCODER_BYTES = 100_000
 CPU_MEMORY = 8 * 2**30  # bytes a call may take on the CPU unless told
 
 

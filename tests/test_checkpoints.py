@@ -173,7 +173,7 @@ def test_pickled_weights_of_tensors_alone_are_read(tmp_path):
 
 
 def test_memory_bounds_what_one_call_takes(tiny_checkpoint):
-    cramped, roomy = (load_prior("zero123_xl", str(tiny_checkpoint("zero123_xl")), "cpu", "float32", gib) for gib in (0.03, 3.0))
+    cramped, roomy = (load_prior("zero123_xl", str(tiny_checkpoint("zero123_xl")), "cpu", "float32", gib) for gib in (0.02, 2.0))
     assert 1 <= cramped.max_latents < 6 and roomy.max_latents == pytest.approx(100 * cramped.max_latents, rel=0.3)
     assert cramped.max_pictures < roomy.max_pictures
     pictures = torch.rand(5, 3, 64, 64)
