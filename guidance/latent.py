@@ -64,20 +64,22 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
 class LatentPrior(Prior):
     """Noise prediction on the latents of Stable Diffusion's autoencoder, with classifier-free guidance."""
 
-    def __init__(self, network: nn.Module, autoencoder: nn.Module | None, resolution: int, memory: int | None = None):
+    def __init__(self, network: nn.Module, autoencoder: nn.Module | None, side: int, memory: int | None = None):
+        """side: latent pixels a side that the network was trained with; memory: bytes of one call (None: what is free)."""
         super().__init__()
-        self.network, self.autoencoder, self.resolution = network, autoencoder, resolution
+        self.network, self.autoencoder, self.side = network, autoencoder, side
         weight = next(network.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.schedule = NoiseSchedule.scaled_linear()
-        self.scaling, self.downscale, self.channels = 0.18215, 8, 4
+        self.scaling, self.channels, downscale = 0.18215, 4, 8
         if autoencoder is not None:
             config = autoencoder.config
             self.scaling, self.channels = config.scaling_factor, config.latent_channels
-            self.downscale = 2 ** (len(config.block_out_channels) - 1)
+            downscale = 2 ** (len(config.block_out_channels) - 1)
+        self.resolution = side * downscale
         if memory is None:
             memory = int(0.8 * torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else CPU_MEMORY
-        pixels = (resolution // self.downscale) ** 2 * self.dtype.itemsize
+        pixels = side**2 * self.dtype.itemsize
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
         if self.device.type == "cuda":  # what convolutions on tensor cores want: otherwise they rearrange the weights at every call
@@ -101,8 +103,7 @@ class LatentPrior(Prior):
         return self.views
 
     def latent_shape(self, views: int) -> tuple[int, ...]:
-        side = self.resolution // self.downscale
-        return views, self.channels, side, side
+        return views, self.channels, self.side, self.side
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""

@@ -50,8 +50,7 @@ class StableDiffusionPrior(LatentPrior):
         text_encoder: TextEncoder | None = None,
         memory: int | None = None,
     ):
-        downscale = 8 if autoencoder is None else 2 ** (len(autoencoder.config.block_out_channels) - 1)
-        super().__init__(network, autoencoder, network.config.sample_size * downscale, memory)
+        super().__init__(network, autoencoder, network.config.sample_size, memory)
         self.text_encoder = text_encoder
 
     @classmethod

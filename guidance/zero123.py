@@ -69,8 +69,7 @@ class Zero123Prior(LatentPrior):
         image_encoder: nn.Module | None = None,
         memory: int | None = None,
     ):
-        downscale = 8 if autoencoder is None else 2 ** (len(autoencoder.config.block_out_channels) - 1)
-        super().__init__(network, autoencoder, network.config.sample_size * downscale, memory)
+        super().__init__(network, autoencoder, network.config.sample_size, memory)
         skip_single_token_attention(network)
         self.name, self.stable = name, name == "stable_zero123"
         self.projection, self.image_encoder = projection, image_encoder
