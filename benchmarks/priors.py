@@ -27,7 +27,7 @@ from guidance.mvdream import MVDreamPrior
 from guidance.published_configs import configurations
 from guidance.stable_diffusion import StableDiffusionPrior
 from guidance.text import TextEncoder
-from guidance.zero123 import Zero123Prior
+from guidance.zero123 import Zero123Prior, skip_single_token_attention
 from report import device_name
 from scripts.make_random_checkpoint import random_module
 
@@ -128,18 +128,20 @@ def benchmark(name: str, parts: Parts, repeats: int, compiled: bool, tiny: bool)
         prior.call.enabled = True
         row("guided, CUDA graph", guided, tflop)
         row("unconditional, CUDA graph", lambda: prior.predict_noise(latents, LEVEL, cameras, condition, None), tflop / 2)
-        nn.Module.to(prior.network, memory_format=torch.contiguous_format)
-        prior.call = type(prior.call)(prior._network)
-        row("guided, CUDA graph, channels first", guided, tflop)
-        nn.Module.to(prior.network, memory_format=torch.channels_last)
-    if compiled:
-        prior.network.forward = torch.compile(prior.network.forward)
-        prior.call = type(prior.call)(prior._network)
-        row("guided, compiled, CUDA graph", guided, tflop)
     row(f"encode {views} pictures", lambda: prior.encode(pictures))
     row(f"decode {views} pictures", lambda: prior.decode(latents))
     per_latent(f"decode {views} pictures", views)
     row("condition", lambda: prior.condition(picture, prompt))
+    if device.type == "cuda":  # the same network as it was before channels_last
+        prior.network = random_module(configurations(name, tiny)["unet"], device, 0, parts.dtype)
+        if isinstance(prior, Zero123Prior):
+            skip_single_token_attention(prior.network)
+        prior.call = type(prior.call)(prior._network)
+        row("guided, CUDA graph, channels first", guided, tflop)
+        if compiled:
+            prior.network.forward = torch.compile(prior.network.forward)
+            prior.call = type(prior.call)(prior._network)
+            row("guided, CUDA graph, compiled", guided, tflop)
     return rows
 
 

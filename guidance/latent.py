@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cam_utils import Cameras
 from guidance.base import Prior, classifier_free
+from guidance.channels_last import channels_last
 from guidance.graphs import GraphedFunction
 from guidance.samplers import normal
 from guidance.schedule import NoiseSchedule
@@ -82,10 +83,10 @@ class LatentPrior(Prior):
         pixels = side**2 * self.dtype.itemsize
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
-        if self.device.type == "cuda":  # what convolutions on tensor cores want: otherwise they rearrange the weights at every call
+        if self.device.type == "cuda":
             for module in (network, autoencoder):
                 if module is not None:
-                    nn.Module.to(module, memory_format=torch.channels_last)
+                    channels_last(module)
         self.call = GraphedFunction(self._network)
         self._last: tuple[Cameras | None, object] = (None, None)
 

@@ -7,6 +7,7 @@ import torch
 from conftest import DEVICES
 from safetensors.torch import load_file
 
+from guidance.channels_last import ChannelsLastGroupNorm, channels_last
 from guidance.multiview_unet import MultiViewUNet, MultiViewUNetConfig, timestep_embedding
 
 
@@ -81,6 +82,21 @@ def test_imagedream_equals_the_reference(parity, device):
     assert_equal(noise, tensors["out.eps"])
     replaced = network(tensors["mid.x_after_pixel_control"].to(device), inputs["in.timesteps"], context, cameras, 5)
     torch.testing.assert_close(replaced, noise)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_channels_last_equals_the_reference_and_keeps_the_keys(parity, device):
+    network, tensors = golden(parity, "mvdream")
+    keys = list(network.state_dict())
+    network, inputs = channels_last(network.to(device)), {key: tensor.to(device) for key, tensor in tensors.items()}
+    assert list(network.state_dict()) == keys
+    seen = []
+    for module in network.modules():
+        if isinstance(module, ChannelsLastGroupNorm):
+            module.register_forward_hook(lambda _module, given, out: seen.append((given[0], out)))
+    context, cameras = network.embed_context(inputs["in.context"]), network.camera_embed(inputs["in.camera"])
+    assert_equal(network(inputs["in.x"], inputs["in.timesteps"], context, cameras, num_frames=4), tensors["out.eps"])
+    assert seen and all(tensor.is_contiguous(memory_format=torch.channels_last) for pair in seen for tensor in pair)
 
 
 @pytest.mark.parametrize("name", ["mvdream", "imagedream"])

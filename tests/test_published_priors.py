@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from cam_utils import Cameras, orbit_cameras
 from distillation import sir
 from distillation.schedules import plan_rounds
-from guidance import samplers
+from guidance import load_prior, samplers
+from guidance.channels_last import ChannelsLastGroupNorm, channels_last
 from guidance.imagedream import ImageDreamPrior
 from guidance.latent import Parts, clip_pixels, on_white
 from guidance.multiview_unet import MultiViewUNet, MultiViewUNetConfig
@@ -151,6 +152,29 @@ def test_attention_to_one_token_is_as_good_as_computed(parity):
     network = zero123_prior(parity, "zero123_xl").network  # with queries and keys skipped
     noise = network(golden["unet.in.x"], golden["unet.in.t"], encoder_hidden_states=golden["unet.in.tokens"]).sample
     assert_close(noise, golden["unet.out.eps"], 1e-5)
+
+
+def test_channels_last_networks_of_the_library_give_the_same(parity, tiny_checkpoint):
+    golden, _ = tensors_and_notes(parity("priors/zero123_sir_io.safetensors"))
+    network = channels_last(zero123_prior(parity, "zero123_xl").network)
+    layouts = []
+    for module in network.modules():
+        if isinstance(module, ChannelsLastGroupNorm):
+            module.register_forward_hook(lambda _module, given, out: layouts.extend([given[0], out]))
+    noise = network(golden["unet.in.x"], golden["unet.in.t"], encoder_hidden_states=golden["unet.in.tokens"]).sample
+    assert_close(noise, golden["unet.out.eps"], 1e-5)
+    assert layouts and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts)
+    for name in ("stable_diffusion", "zero123_xl"):  # with linear and with convolutional projections
+        plain, changed = (load_prior(name, str(tiny_checkpoint(name))) for _ in range(2))
+        channels_last(changed.network)
+        channels_last(changed.autoencoder)
+        x, t = torch.randn(3, plain.network.config.in_channels, 8, 8), torch.tensor([1.0, 400, 900])
+        states = torch.randn(3, 5 if name == "stable_diffusion" else 1, 32)
+        expected, actual = (prior.network(x, t, encoder_hidden_states=states).sample for prior in (plain, changed))
+        assert_close(actual, expected, 1e-5)
+        pictures = torch.rand(2, 3, 64, 64)
+        assert_close(changed.encode(pictures), plain.encode(pictures), 1e-5)
+        assert_close(changed.decode(plain.encode(pictures)), plain.decode(plain.encode(pictures)), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["mvdream", "imagedream"])
