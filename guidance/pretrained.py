@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor], tuple[
             yield key, functools.partial(file.get_tensor, key), tuple(file.get_slice(key).get_shape())
         return
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # files before 2020 are no archives
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"{path}: truncated, or more than tensors: not read ({' '.join(str(error).split())[:120]})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None

@@ -166,8 +166,9 @@ def test_a_pickle_is_read_and_never_run(tmp_path, monkeypatch, capsys):
     assert convert_mvdream.main(["nothing.pt", "out"]) == 2
 
 
-def test_pickled_weights_of_tensors_alone_are_read(tmp_path):
-    torch.save({"state_dict": {"a": torch.arange(3.0)}}, tmp_path / "a.bin")
+@pytest.mark.parametrize("archive", [True, False])
+def test_pickled_weights_of_tensors_alone_are_read(tmp_path, archive):
+    torch.save({"state_dict": {"a": torch.arange(3.0)}}, tmp_path / "a.bin", _use_new_zipfile_serialization=archive)
     [(key, read, shape)] = read_tensors(tmp_path / "a.bin")
     assert (key, read().tolist(), shape) == ("a", [0, 1, 2], (3,))
 
