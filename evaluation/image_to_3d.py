@@ -301,7 +301,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         for option in ("out", "sheet"):
             if getattr(options, option):
                 _check_folder(option, Path(getattr(options, option)))
-        prior = load_prior(config.prior, config.prior_path, device)
+        prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
     if not options.quiet:
         print_config(config)
 
