@@ -134,7 +134,8 @@ class VoxelUNet(nn.Module):
 
     def _run(self, block: ResidualBlock, x: Tensor, embedding: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, embedding, use_reentrant=False)
+            # Nothing random runs inside, and the random state could not be read while a CUDA graph is captured.
+            return checkpoint(block, x, embedding, use_reentrant=False, preserve_rng_state=False)
         return block(x, embedding)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

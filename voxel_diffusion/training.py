@@ -73,6 +73,18 @@ class Trainer:
         self._losses = torch.zeros(config.batch, device=self.device)
         self._average_share = torch.zeros((), device=self.device)
 
+    def restart(self, sampler: TimestepSampler) -> None:
+        """Back to the first step, with another sampler; what was compiled or captured stays in use."""
+        torch.manual_seed(self.config.seed)
+        fresh = VoxelUNet(self.denoiser.network.config).to(self.device)
+        with torch.no_grad():
+            for p, average, value in zip(self.parameters, self.average, fresh.parameters(), strict=True):
+                p.copy_(value)
+                average.copy_(value)
+                for tensor in self.optimizer.state[p].values():
+                    tensor.zero_()
+        self.sampler, self.steps = sampler, 0
+
     def step(self) -> Tensor:
         """One optimiser step; the unweighted losses [B] as they were before it (a buffer that the next step overwrites)."""
         rate = self.config.rate * min(1.0, (self.steps + 1) / self.config.warmup)
