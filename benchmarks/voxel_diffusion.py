@@ -10,7 +10,8 @@ the same validation loss), `strategies10`, `strategies1000` (every strategy for 
 run whose samples are judged), `objects` (the same on voxelised objects, which `--objects` names).
 
 Clocks count training steps and measurements of gradients; validation, sampling, compiling and capturing are left out, the last two
-are told apart as set-up. Losses are of averaged weights, over evenly spaced timesteps, held-out grids and fixed noise. 16 minutes on an H200.
+are told apart as set-up. Losses are of averaged weights, over evenly spaced timesteps, held-out grids and fixed noise. It takes about
+16 minutes on an H200.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -30,17 +30,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.voxel_diffusion_report import table
 from files import atomic_write
 from media import write_sheet
 from voxel_diffusion.grids import load_grids
+from voxel_diffusion.importance import measure_importance
 from voxel_diffusion.metrics import fit_spheres, iou_matrix
 from voxel_diffusion.network import NetworkConfig
 from voxel_diffusion.primitives import draw
 from voxel_diffusion.render import render_view
 from voxel_diffusion.sampling import sample
-from voxel_diffusion.schedule import VoxelSchedule
+from voxel_diffusion.schedule import VoxelSchedule, shift_for
 from voxel_diffusion.set_metrics import compare_sets
-from voxel_diffusion.timesteps import TimestepSampler, make_sampler
+from voxel_diffusion.timesteps import TimestepSampler, interpolate, make_sampler
 from voxel_diffusion.training import Trainer, TrainingConfig
 
 
@@ -53,7 +55,6 @@ class Preset:
     batch: int
     full: dict  # network at full resolution
     folded: dict  # network on blocks of 2^3 voxels
-    shift: float
     sampled: int
     long: int  # T of the longer schedule
     ladder_seconds: float
@@ -72,7 +73,6 @@ PRESETS = {
         batch=16,
         full={"channels": 32, "multipliers": (1, 2, 4, 4)},
         folded={"patch": 2, "channels": 64, "multipliers": (1, 2, 2, 2)},
-        shift=-4.0,
         sampled=64,
         long=1000,
         ladder_seconds=4,
@@ -89,7 +89,6 @@ PRESETS = {
         batch=4,
         full={"channels": 8, "multipliers": (1, 2, 2)},
         folded={"patch": 2, "channels": 16, "multipliers": (1, 2)},
-        shift=0.0,
         sampled=8,
         long=100,
         ladder_seconds=2,
@@ -106,7 +105,7 @@ VALIDATION_LEVELS = 10
 VALIDATIONS = 8  # in a run, evenly in time
 SAMPLING_STEPS = 50
 WARM_UP = 3  # untimed steps
-TEXTURE = ("ladder", "full", "strategies10", "strategies1000", "spheres", "objects")
+GROUPS = ("ladder", "full", "strategies10", "strategies1000", "spheres", "objects")
 
 # name -> (options of TrainingConfig, TF32 allowed, cuDNN may search, grids on the device, folded network)
 PLAIN = {}
@@ -177,11 +176,13 @@ class Bench:
             if self.device == "cuda":
                 torch.cuda.empty_cache()
         self.rows[key] = row | {"whole_s": round(time.perf_counter() - begin, 1)}
-        document = {"machine": self.machine, "torch": torch.__version__, "preset": dataclasses.asdict(self.preset), "rows": self.rows}
         with atomic_write(self.path) as temporary:
-            temporary.write_text(json.dumps(document, indent=1))
+            temporary.write_text(json.dumps(self.document(), indent=1))
         brief = {k: v for k, v in self.rows[key].items() if not isinstance(v, list | dict)}
         print(f"{key}: {json.dumps(brief)}", flush=True)
+
+    def document(self) -> dict:
+        return {"machine": self.machine, "torch": torch.__version__, "preset": dataclasses.asdict(self.preset), "rows": self.rows}
 
     def spheres(self, seed: int, count: int) -> Tensor:
         """[count,n,n,n] uint8 on the host; seed 0 is for training."""
@@ -209,7 +210,7 @@ def make_trainer(bench: Bench, rung: str, timesteps: int, grids: Tensor, sampler
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = search
     torch._dynamo.reset()
-    schedule = VoxelSchedule.make("linear", timesteps, preset.shift)
+    schedule = VoxelSchedule.make("linear", timesteps, shift_for(preset.size))
     network = NetworkConfig(size=preset.size, timesteps=timesteps, **(preset.folded if is_folded else preset.full))
     config = TrainingConfig(batch=preset.batch, **options, **extra)
     # The plain way reads float32 files, as the data folder holds them.
@@ -254,7 +255,13 @@ def validation(bench: Bench, trainer: Trainer, grids: Tensor) -> float:
 
 
 def train_for(
-    bench: Bench, trainer: Trainer, seconds: float, held_out: Tensor, offset: float = 0.0, until: float | None = None, validations: int = VALIDATIONS
+    bench: Bench,
+    trainer: Trainer,
+    seconds: float,
+    held_out: Tensor,
+    offset: float = 0.0,
+    until: float | None = None,
+    validations: int = VALIDATIONS,
 ) -> dict:
     """Train for `seconds` on the clock, or until the validation loss is at most `until`; the curve is [seconds, steps, loss]."""
     seconds *= bench.scale
@@ -263,7 +270,7 @@ def train_for(
     if trainer.graph_wanted and trainer.replay is None:  # the first step captures; it counts as set-up, and as a step
         trainer.step()
     bench.synchronise()
-    setup, clock, curve = time.perf_counter() - begin, offset, []
+    setup, clock, curve, peak = time.perf_counter() - begin, offset, [], None
     start = trainer.steps
     for part in range(1, validations + 1):
         begin = time.perf_counter()
@@ -273,7 +280,7 @@ def train_for(
                 bench.synchronise()
         bench.synchronise()
         clock += time.perf_counter() - begin
-        peak = bench.peak_gib() if part == 1 else peak
+        peak = peak or bench.peak_gib()  # before validation, which needs memory of its own
         curve.append([clock, trainer.steps, validation(bench, trainer, held_out)])
         if until is not None and curve[-1][2] <= until:
             break
@@ -289,7 +296,9 @@ def train_for(
     }
 
 
-def judge_spheres(bench: Bench, trainer: Trainer, count: int, steps: int, levels: list[int] | None = None, method: str = "ddpm") -> tuple[dict, Tensor]:
+def judge_spheres(
+    bench: Bench, trainer: Trainer, count: int, steps: int, levels: list[int] | None = None, method: str = "ddpm"
+) -> tuple[dict, Tensor]:
     """Sample and compare: IoU to the best sphere of the distribution and to the nearest training grid, MMD, COV, 1-NNA."""
     generator = torch.Generator(bench.device).manual_seed(1)
     begin = time.perf_counter()
@@ -372,25 +381,23 @@ def strategy_rows(bench: Bench, timesteps: int) -> None:
                 row["trained_levels_only"] = only
             return row
 
-        bench.run(f"T={timesteps}: {title}", preset.strategy_seconds * bench.scale + 12 + preset.setup_seconds * (timesteps not in bench.trainers), work)
+        bench.run(
+            f"T={timesteps}: {title}",
+            preset.strategy_seconds * bench.scale + 12 + preset.setup_seconds * (timesteps not in bench.trainers),
+            work,
+        )
     join_pictures(bench, timesteps)
 
 
 def measured_importance(bench: Bench, trainer: Trainer) -> tuple[float, Tensor]:
     """Seconds and gradient norms [T] after 100 uniform steps, over 4 batches; at most 20 timesteps are measured."""
     timesteps = trainer.denoiser.schedule.timesteps
-    from voxel_diffusion.timesteps import interpolate
-
     trainer.restart(TimestepSampler(timesteps, bench.device))
     bench.synchronise()
     begin = time.perf_counter()
     for _ in range(100 if bench.device == "cuda" else 10):
         trainer.step()
-    measured = torch.linspace(0, timesteps - 1, min(timesteps, 20)).round().long().tolist()
-    norms = torch.zeros(len(measured), device=bench.device)
-    for _ in range(4):
-        chosen = torch.randint(len(trainer.grids), (bench.preset.batch,), device=trainer.grids.device)
-        norms += trainer.gradient_norms(trainer.grids[chosen], measured)
+    measured, norms = measure_importance(trainer, 4, min(timesteps, 20))
     bench.synchronise()
     return time.perf_counter() - begin, interpolate(norms, measured, timesteps)
 
@@ -436,7 +443,11 @@ def object_row(bench: Bench, path: Path) -> dict:
         samples = sample(denoiser, preset.sampled, min(250, preset.long), batch=32, generator=generator).to(bench.device)
     similarity = iou_matrix(samples, training.to(bench.device))
     nearest = training.to(bench.device)[similarity.argmax(1)]
-    row |= {"training_objects": len(training), "nearest_iou": float(similarity.amax(1).mean()), "empty": int((samples > 0.5).flatten(1).any(1).logical_not().sum())}
+    row |= {
+        "training_objects": len(training),
+        "nearest_iou": float(similarity.amax(1).mean()),
+        "empty": int((samples > 0.5).flatten(1).any(1).logical_not().sum()),
+    }
     count = min(len(samples), len(held_out))
     row |= compare_sets(samples[:count], held_out[:count])
     pairs = torch.stack([samples[:16].float(), nearest[:16].float()], dim=1).flatten(0, 1)
@@ -445,106 +456,11 @@ def object_row(bench: Bench, path: Path) -> dict:
     return row
 
 
-def reached(curve: list[list[float]], loss: float) -> list[float] | None:
-    """[seconds, steps] at which a curve first is at `loss` or below, interpolated between validations in the logarithm of the loss."""
-    before = None
-    for seconds, steps, value in curve:
-        if value <= loss:
-            if before is None:
-                return [seconds, steps]
-            share = (math.log(before[2]) - math.log(loss)) / max(math.log(before[2]) - math.log(value), 1e-12)
-            return [before[0] + share * (seconds - before[0]), before[1] + share * (steps - before[1])]
-        before = [seconds, steps, value]
-    return None
-
-
-def at_steps(curve: list[list[float]], steps: float) -> float | None:
-    """Loss at a number of steps, interpolated; None beyond the curve."""
-    if not curve or steps > curve[-1][1] or steps < curve[0][1]:
-        return None
-    xs, ys = [c[1] for c in curve], [math.log(c[2]) for c in curve]
-    return math.exp(float(np.interp(steps, xs, ys)))
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def table(bench: Bench) -> str:
-    """All rows as Markdown."""
-    rows, preset = bench.rows, bench.preset
-    lines = [f"# Voxel diffusion, {preset.size}^3, {preset.shapes} spheres, batch {preset.batch}", "", f"{bench.machine}, PyTorch {torch.__version__}.", ""]
-    ladder = {key.removeprefix("ladder: "): row for key, row in rows.items() if key.startswith("ladder: ")}
-    if ladder:
-        first = next(iter(ladder.values())).get("it_s")
-        lines += ["## Execution options", "", "| option | it/s | times the first | peak GiB | set-up s |", "| --- | --- | --- | --- | --- |"]
-        for key, row in ladder.items():
-            if "error" in row:
-                lines.append(f"| {key} | {row['error']} | | | |")
-            else:
-                lines.append(f"| {key} | {number(row['it_s'])} | {number(row['it_s'] / first)} | {number(row['peak_gib'])} | {number(row['setup_s'])} |")
-        lines.append("")
-    full = {key.removeprefix("full: "): row for key, row in rows.items() if key.startswith("full: ")}
-    if "float32" in full:
-        goal = full["float32"]["val_loss"]
-        lines += [f"## To the plain run's final validation loss, {goal:.5f} (T={preset.long}, uniform)", ""]
-        lines += ["| run | it/s | peak GiB | final loss | seconds to that loss | speed-up |", "| --- | --- | --- | --- | --- | --- |"]
-        for key, row in full.items():
-            hit = reached(row["curve"], goal)
-            times = full["float32"]["seconds"] / hit[0] if hit else None
-            lines.append(f"| {key} | {number(row['it_s'])} | {number(row['peak_gib'])} | {row['val_loss']:.5f} | {number(hit and hit[0])} | {number(times)} |")
-        lines.append("")
-    for timesteps in sorted({10, preset.long}):
-        own = {key.removeprefix(f"T={timesteps}: "): row for key, row in rows.items() if key.startswith(f"T={timesteps}: ")}
-        if "uniform" not in own:
-            continue
-        goal = own["uniform"]["val_loss"]
-        equal = min(row["steps"] for row in own.values() if row["steps"] > 0.25 * own["uniform"]["steps"])
-        lines += [f"## Strategies, T={timesteps}, {number(own['uniform']['seconds'])} s each", ""]
-        lines += [f"`equal updates`: the loss after {equal} steps. `to uniform's loss`: seconds to {goal:.5f}. Samples: {preset.sampled} grids, "
-                  f"{min(SAMPLING_STEPS, timesteps)} DDPM steps; in brackets, visiting the trained timesteps only.", ""]
-        lines += ["| strategy | it/s | peak GiB | loss, equal time | loss, equal updates | to uniform's loss, s | sphere IoU | MMD x1000 | 1-NNA |"]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
-        for key, row in own.items():
-            hit, only = reached(row["curve"], goal), row.get("trained_levels_only")
-
-            def both(name: str, scale: float = 1.0, row: dict = row, only: dict | None = only) -> str:
-                return number(row[name] * scale) + (f" ({number(only[name] * scale)})" if only else "")
-
-            lines.append(
-                f"| {key} | {number(row['it_s'])} | {number(row['peak_gib'])} | {row['val_loss']:.5f} | {number(at_steps(row['curve'], equal), 4)} "
-                f"| {number(hit and hit[0])} | {both('sphere_iou')} | {both('mmd', 1000)} | {both('one_nna')} |"
-            )
-        lines.append("")
-    if "spheres" in rows:
-        row = rows["spheres"]
-        lines += [f"## Samples after {number(row['seconds'])} s ({row['steps']} steps of {preset.batch}, `importance`, T={preset.long})", ""]
-        lines += ["| sampler | mean IoU to the nearest sphere of the distribution | median | share at 0.9 or above | nearest training grid | MMD x1000 | COV | 1-NNA |"]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
-        for key in ("ddpm_250", "ddpm_50", "ddim_50"):
-            j = row[key]
-            lines.append(
-                f"| {key.replace('_', ', ')} steps | {j['sphere_iou']:.3f} | {j['sphere_iou_median']:.3f} | {j['share_above_0.9']:.2f} | {j['nearest_iou']:.3f} "
-                f"| {number(1000 * j['mmd'])} | {j['cov']:.2f} | {j['one_nna']:.2f} |"
-            )
-        lines.append("")
-    if "objects" in rows:
-        row = rows["objects"]
-        lines += [
-            f"## Objects: {row['training_objects']} voxelised, {number(row['seconds'])} s ({row['steps']} steps)",
-            "",
-            f"Validation loss {row['val_loss']:.5f}; samples' IoU to the nearest training object {row['nearest_iou']:.3f}, empty samples {row['empty']}, "
-            f"MMD x1000 {number(1000 * row['mmd'])}, COV {row['cov']:.2f}, 1-NNA {row['one_nna']:.2f} against held-out objects.",
-            "",
-        ]
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/voxel_benchmark"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=list(PRESETS))
-    parser.add_argument("--only", nargs="+", choices=TEXTURE, default=list(TEXTURE), help="groups to run")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups to run")
     parser.add_argument("--minutes", type=float, default=60.0, help="no configuration is started that would end later")
     parser.add_argument("--scale", type=float, default=1.0, help="times all seconds of training")
     parser.add_argument("--objects", type=Path, help="packed grids of objects (python -m voxel_diffusion generate --kind mesh --packed)")
@@ -563,10 +479,15 @@ def main() -> None:
     if "strategies1000" in options.only:
         strategy_rows(bench, preset.long)
     if "spheres" in options.only:
-        bench.run("spheres", preset.sphere_seconds * options.scale + 30 + preset.setup_seconds * (preset.long not in bench.trainers), lambda: sphere_row(bench))
+        bench.run(
+            "spheres",
+            preset.sphere_seconds * options.scale + 30 + preset.setup_seconds * (preset.long not in bench.trainers),
+            lambda: sphere_row(bench),
+        )
     if "objects" in options.only and options.objects:
         bench.run("objects", preset.object_seconds * options.scale + 20 + preset.setup_seconds, lambda: object_row(bench, options.objects))
-    text = table(bench)
+    document = bench.document()
+    text = table(document, SAMPLING_STEPS)
     with atomic_write(options.out / "table.md") as temporary:
         temporary.write_text(text + "\n")
     print(text)

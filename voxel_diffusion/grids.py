@@ -85,7 +85,9 @@ def _read_packed(path: Path) -> np.ndarray:
             bits, size = file["bits"], int(file["size"])
         return np.unpackbits(bits, axis=1, count=size**3).reshape(-1, size, size, size)
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a packed .npz of grids (arrays `bits` and `size`); a pack of meshes needs generate --kind mesh") from error
+        raise ValueError(
+            f"{path}: not a packed .npz of grids (arrays `bits` and `size`); a pack of meshes needs generate --kind mesh"
+        ) from error
 
 
 def _checked_set(grids: np.ndarray, path: Path, size: int | None) -> np.ndarray:

@@ -14,6 +14,15 @@ KINDS = ("linear", "cosine")
 MAX_BETA = 0.999  # of the cosine schedule (Nichol and Dhariwal 2021, section 3.2)
 
 
+def shift_for(size: int) -> float:
+    """The log-SNR shift for grids of that many voxels a side: as many times more noise as there are more voxels than in 16^3.
+
+    The mean of a grid is then hidden as well at the last level; without it a sampler, which starts from noise alone, starts from
+    something the network was never shown.
+    """
+    return -3 * math.log(size / 16)
+
+
 class VoxelSchedule(NoiseSchedule):
     """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e for t = 0 .. T-1, with a_t the cumulative product of 1 - beta; `a_-1` is 1."""
 

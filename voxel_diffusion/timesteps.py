@@ -92,7 +92,9 @@ class Adaptive(TopK):
     ) -> None:
         super().__init__(timesteps, top, device)
         if every < 1 or probe < 0 or not (levels == 0 or 2 <= levels <= timesteps):
-            raise ValueError(f"every={every}, probe={probe}, levels={levels}: expected every >= 1, probe >= 0, levels 0 or 2 to T={timesteps}")
+            raise ValueError(
+                f"every={every}, probe={probe}, levels={levels}: expected every >= 1, probe >= 0, levels 0 or 2 to T={timesteps}"
+            )
         self.every, self.probe = every, probe
         self.measured = torch.linspace(0, timesteps - 1, levels or timesteps).round().long().tolist()
         self.passes = 0  # backward passes spent on measuring
@@ -115,9 +117,7 @@ class Importance(TimestepSampler):
 
     name = "importance"
 
-    def __init__(
-        self, timesteps: int, device: torch.device | str = "cpu", bins: int = 100, decay: float = 0.9, floor: float = 0.1
-    ) -> None:
+    def __init__(self, timesteps: int, device: torch.device | str = "cpu", bins: int = 100, decay: float = 0.9, floor: float = 0.1) -> None:
         super().__init__(timesteps, device)
         self.bins, self.decay, self.floor = min(bins, timesteps), decay, floor
         self.bin_of = torch.arange(timesteps, device=device) * self.bins // timesteps
@@ -149,7 +149,7 @@ class Speed(TimestepSampler):
     """`speed`: the law and the weights of SpeeD (Wang et al. 2024, arXiv 2405.17403), both fixed by the schedule.
 
     With v(s) = sqrt(1 - a) over time s = t / T, the slope of v rises in the acceleration area, falls in the deceleration area, and
-    is below CONVERGED in the convergence area, whose timesteps are drawn RARER times less often. Weights grow with the slope of the variance 1 - a,
+    is below CONVERGED in the convergence area, whose timesteps are drawn RARER times less often. Weights grow with the slope of 1 - a,
     from 1 - CEILING to CEILING, and are scaled to a mean of 1 over the draws.
     """
 

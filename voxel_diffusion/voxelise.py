@@ -8,6 +8,7 @@ winding number (Jacobson et al. 2013) decides, which such a surface still has, s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -159,34 +160,52 @@ def to_grid(vertices: np.ndarray | Tensor, size: int) -> np.ndarray:
     return (vertices - 0.5 * (low + high)) * (FILL * size / extent) + size / 2
 
 
-def voxelise_file(path: str | Path, size: int) -> tuple[list[np.ndarray], list[str]]:
-    """The grids and names of one mesh file (.glb, .gltf, .obj, .ply, .stl, ...) or of every object of a pack (.npz).
+def voxelise_files(paths: Sequence[str | Path], size: int, least: int = 1, limit: int | None = None) -> tuple[list[np.ndarray], list[str]]:
+    """Grids and names of the objects in mesh files (.glb, .obj, .ply, ...), folders of those, and packs of objects (.npz).
 
-    Objects whose grid comes out empty (thin sheets) are left out. Raises FileNotFoundError, or ValueError for a file that is
-    neither or has no solid in it.
+    Objects of fewer than `least` filled voxels, such as thin sheets, are left out; at most `limit` are returned. Raises
+    FileNotFoundError, or ValueError for a file that is neither or where nothing is left.
     """
     from tqdm import tqdm
 
-    from mesh_renderer import Mesh
-    from shapes.packed import load_packed
-
-    path = Path(path)
-    if path.suffix.lower() == ".npz":
-        packed = load_packed(path)
-        meshes = ((packed.mesh(i)[:2], name) for i, name in enumerate(packed.ids))
-        total = len(packed)
-    else:
-        mesh = Mesh.load(path)
-        meshes, total = iter([((mesh.vertices, mesh.faces), path.stem)]), 1
     grids, names = [], []
-    for (vertices, faces), name in tqdm(meshes, total=total, desc="voxelising", delay=2, leave=False):
+    found = list(_meshes([Path(path) for path in paths]))
+    for source, name, load in tqdm(found, desc="voxelising", delay=2, leave=False):
+        if limit is not None and len(grids) == limit:
+            break
         try:
+            vertices, faces = load()
             grid = voxelise(to_grid(vertices, size), faces, size)
         except ValueError as error:
-            raise ValueError(f"{path}: {name}: {error}") from error
-        if grid.any():
+            raise ValueError(str(error) if str(source) in str(error) else f"{source}: {name}: {error}") from error
+        if grid.sum() >= max(1, least):
             grids.append(grid)
             names.append(name)
     if not grids:
-        raise ValueError(f"{path}: no solid voxel at {size}^3; the mesh is too thin or open, choose a larger size")
+        raise ValueError(f"{paths[0]}: no object with {max(1, least)} solid voxels at {size}^3; choose a larger size or a smaller --least")
     return grids, names
+
+
+def _meshes(paths: Sequence[Path]) -> Iterator[tuple[Path, str, Callable]]:
+    """(file, name, function that gives vertices and faces) of every object."""
+    from mesh_renderer import Mesh
+    from shapes.mesh_files import SUFFIXES
+    from shapes.packed import load_packed
+
+    def from_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        mesh = Mesh.load(path)
+        return mesh.vertices, mesh.faces
+
+    for path in paths:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not files:
+                raise FileNotFoundError(f"{path}: no mesh in this folder; expected files ending in {', '.join(SUFFIXES)}")
+            for file in files:
+                yield file, file.relative_to(path).with_suffix("").as_posix(), lambda file=file: from_file(file)
+        elif path.suffix.lower() == ".npz":
+            packed = load_packed(path)
+            for i, name in enumerate(packed.ids):
+                yield path, name, lambda packed=packed, i=i: packed.mesh(i)[:2]
+        else:
+            yield path, path.stem, lambda path=path: from_file(path)
