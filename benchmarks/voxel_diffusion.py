@@ -76,12 +76,12 @@ PRESETS = {
         sampled=64,
         long=1000,
         ladder_seconds=4,
-        baseline_seconds=50,
-        best_seconds=40,
-        strategy_seconds=15,
-        sphere_seconds=80,
-        object_seconds=100,
-        setup_seconds=60,
+        baseline_seconds=40,
+        best_seconds=25,
+        strategy_seconds=12,
+        sphere_seconds=70,
+        object_seconds=80,
+        setup_seconds=45,
     ),
     "cpu": Preset(
         size=16,
@@ -122,7 +122,6 @@ RUNGS: dict[str, tuple[dict, bool, bool, bool, bool]] = {
     "+ CUDA graph": (LAST | {"graph": True}, True, True, True, False),
     "+ torch.compile, CUDA graph": (LAST | {"graph": True, "compile": True}, True, True, True, False),
     "the same without channels_last_3d": (BF16 | {"graph": True, "compile": True}, True, True, True, False),
-    "the same with checkpointing": (LAST | {"graph": True, "compile": True, "checkpointing": True}, True, True, True, False),
     "+ torch.compile, CUDA graph, folded 2^3": (LAST | {"graph": True, "compile": True}, True, True, True, True),
 }
 CPU_RUNGS: dict[str, tuple[dict, bool, bool, bool, bool]] = {

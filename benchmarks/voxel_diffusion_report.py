@@ -121,7 +121,7 @@ def object_lines(row: dict) -> list[str]:
     return [
         f"## Objects: {row['training_objects']} voxelised, {number(row['seconds'])} s ({row['steps']} steps)",
         "",
-        f"Validation loss {row['val_loss']:.5f}. Samples: IoU with the nearest training one {row['nearest_iou']:.3f}, {row['empty']} empty; "
+        f"Validation loss {row['val_loss']:.5f}. Samples: IoU with the nearest of training {row['nearest_iou']:.3f}, {row['empty']} empty; "
         f"against held-out objects MMD x1000 {number(1000 * row['mmd'])}, COV {row['cov']:.2f}, 1-NNA {row['one_nna']:.2f}.",
         "",
     ]
