@@ -79,7 +79,7 @@ PRESETS = {
         baseline_seconds=40,
         best_seconds=25,
         strategy_seconds=12,
-        sphere_seconds=70,
+        sphere_seconds=80,
         object_seconds=80,
         setup_seconds=45,
     ),

@@ -71,7 +71,7 @@ def radius_of(volume: Tensor) -> Tensor:
 def fit_spheres(grids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The training distribution's sphere with the best IoU for each grid [N,n,n,n]: centres [N,3], radii [N] and IoU [N].
 
-    That distribution is continuous: radius n/8 to 3n/8, any place from which the sphere stays inside of the grid. The search
+    That distribution is continuous: radii of `primitives.RADII`, any place from which the sphere stays inside of the grid. The search
     starts from centroid and volume and moves each parameter in turn by steps down to a sixteenth of a voxel.
     """
     size = grids.shape[-1]
