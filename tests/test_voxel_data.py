@@ -165,8 +165,15 @@ def test_winding_numbers_of_closed_and_open_surfaces():
     half = faces[(vertices[faces].mean(1)[:, 2] > 20)]
     exact = solid_angles(points, vertices, half) / (4 * torch.pi)
     assert (winding_numbers(points, vertices, half) - exact).abs().max() < 0.02
-    middle = torch.tensor([[20.0, 20.0, 20.0]], dtype=torch.float64)
-    assert float(solid_angles(middle, vertices, half)) == pytest.approx(2 * torch.pi, rel=0.05)  # half of all directions
+
+
+def test_solid_angle_of_a_cube_s_sides():
+    vertices, faces = (torch.from_numpy(a) for a in box((0, 0, 0), (2, 2, 2)))
+    top = faces[(vertices[faces][:, :, 2] == 2).all(1)]
+    middle = torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.float64)
+    assert float(solid_angles(middle, vertices, top)) == pytest.approx(4 * torch.pi / 6, rel=1e-6)
+    assert float(solid_angles(middle, vertices, faces)) == pytest.approx(4 * torch.pi, rel=1e-6)
+    assert float(solid_angles(middle + 5, vertices, faces)) == pytest.approx(0, abs=1e-5)
 
 
 def test_bad_meshes():
