@@ -200,7 +200,7 @@ def test_files_and_packs_are_voxelised(tmp_path):
     assert voxelise_files([tmp_path], 20, limit=1)[1] == ["brick"]
     with pytest.raises(ValueError, match="no object with 100000 solid voxels"):
         voxelise_files([tmp_path], 20, least=100_000)
-    with pytest.raises(FileNotFoundError, match="missing.obj"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.obj"):
         voxelise_files([tmp_path / "missing.obj"], 20)
 
 

@@ -304,7 +304,7 @@ def test_damaged_checkpoint(tmp_path, content):
     torch.save({"weights": 1}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt: not a checkpoint of this program"):
         load_denoiser(tmp_path / "other.pt")
-    with pytest.raises(FileNotFoundError, match="none.pt"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
         load_denoiser(tmp_path / "none.pt")
 
 

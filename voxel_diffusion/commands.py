@@ -16,7 +16,7 @@ from files import atomic_write
 from voxel_diffusion import checkpoints, primitives
 from voxel_diffusion.checkpoints import ScheduleConfig
 from voxel_diffusion.grids import PATTERN, load_grids, save_array, save_folder, save_packed
-from voxel_diffusion.importance import load_importance, measure_importance, save_importance
+from voxel_diffusion.importance import check_name, load_importance, measure_importance, save_importance
 from voxel_diffusion.network import NetworkConfig
 from voxel_diffusion.schedule import shift_for
 from voxel_diffusion.timesteps import TimestepSampler, make_sampler
@@ -105,6 +105,7 @@ def _trainer(options: argparse.Namespace, sampler_of) -> tuple[Trainer, Schedule
 
 def importance(options: argparse.Namespace) -> int:
     """Measured on the averaged weights of --checkpoint or, without one, after --first uniform steps from scratch."""
+    check_name(options.out)
     trainer, schedule = _trainer(options, lambda made, _, device: TimestepSampler(made.timesteps, device))
     if options.checkpoint:
         checkpoints.resume_weights(options.checkpoint, trainer, schedule)

@@ -37,11 +37,17 @@ def measure_importance(
     return measured, (total / batches).cpu()
 
 
-def save_importance(path: str | Path, measured: list[int], norms: Tensor, schedule: dict, batches: int) -> None:
-    """Write the JSON file `path` and, beside it, the plot of the same name (.png)."""
+def check_name(path: str | Path) -> Path:
+    """The path of an importance file. Raises ValueError unless it ends in .json."""
     path = Path(path)
     if path.suffix != ".json":
         raise ValueError(f"{path}: expected a name ending in .json")
+    return path
+
+
+def save_importance(path: str | Path, measured: list[int], norms: Tensor, schedule: dict, batches: int) -> None:
+    """Write the JSON file `path` and, beside it, the plot of the same name (.png)."""
+    path = check_name(path)
     norms_of_all = interpolate(norms, measured, schedule["timesteps"])
     document = {"schedule": schedule, "batches": batches, "measured": measured, "norms": norms_of_all.tolist()}
     with atomic_write(path) as temporary:
