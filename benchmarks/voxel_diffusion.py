@@ -21,6 +21,7 @@ import dataclasses
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,7 +170,8 @@ class Bench:
         except torch.OutOfMemoryError as error:
             row = {"error": str(error).splitlines()[0]}
         except Exception as error:  # one configuration that fails must not take the others with it
-            print(f"{key}: failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", flush=True)
+            traceback.print_exc()
+            print(f"{key}: failed: {type(error).__name__}", flush=True)
             return
         finally:
             if self.device == "cuda":
@@ -373,7 +375,7 @@ def strategy_rows(bench: Bench, timesteps: int) -> None:
             row |= {"offset_s": offset, "trained": len(sampler.trained), "measuring_passes": getattr(sampler, "passes", 0)}
             judged, grids = judge_spheres(bench, trainer, preset.sampled, min(SAMPLING_STEPS, timesteps))
             row |= judged
-            save_pictures(bench, f"T{timesteps}_{title.replace(', ', '_').replace(' ', '_')}", grids[:8], 8, 96)
+            save_pictures(bench, strip_name(timesteps, title), grids[:8], 8, 96)
             if len(sampler.trained) < timesteps:  # the other choice: visit the trained timesteps only
                 few = sampler.trained[:: max(1, len(sampler.trained) // min(SAMPLING_STEPS, timesteps))]
                 only, _ = judge_spheres(bench, trainer, preset.sampled, 0, levels=few)
@@ -401,11 +403,16 @@ def measured_importance(bench: Bench, trainer: Trainer) -> tuple[float, Tensor]:
     return time.perf_counter() - begin, interpolate(norms, measured, timesteps)
 
 
+def strip_name(timesteps: int, title: str) -> str:
+    """Of the picture of one strategy's samples, which `join_pictures` takes."""
+    return f"strips/T{timesteps}_{title.replace(', ', '_').replace(' ', '_')}"
+
+
 def join_pictures(bench: Bench, timesteps: int) -> None:
     """One sheet of all strategies' strips of a T, in the order of STRATEGIES."""
     from PIL import Image
 
-    names = [f"T{timesteps}_{title.replace(', ', '_').replace(' ', '_')}" for title in STRATEGIES]
+    names = [strip_name(timesteps, title) for title in STRATEGIES]
     strips = [np.asarray(Image.open(bench.out / f"{name}.png")) for name in names if (bench.out / f"{name}.png").is_file()]
     if strips:
         with atomic_write(bench.out / f"strategies_T{timesteps}.png") as temporary:

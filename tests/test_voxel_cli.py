@@ -51,7 +51,7 @@ def test_the_whole_path(here, capsys):
     assert metrics["generated"] == 3 and metrics["ground_truth"] == 8
     assert (here / "demo/results/metrics.txt").read_text() in capsys.readouterr().out
     names = {p.name for p in (here / "demo/view").iterdir()}
-    assert {"samples_synth_sheet.png", "samples_synth_0000_orbit.gif", "samples_synth_0000_slices.png"} <= names
+    assert "samples_synth_sheet.png" in names and any(name.endswith("_orbit.gif") for name in names)
     (trace,) = (here / "demo/profiling").glob("run/*/plugins/profile/*.pt.trace.json")
     events = json.loads(trace.read_text())["traceEvents"]
     assert any("conv" in event.get("name", "") for event in events)

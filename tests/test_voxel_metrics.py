@@ -213,3 +213,17 @@ def test_view_files(tmp_path):
     loaded = Mesh.load(paths[3])
     assert np.abs(loaded.vertices).max() == pytest.approx(0.5, abs=0.03)
     assert [p.name for p in view(torch.zeros(16, 16, 16), tmp_path, "none")] == ["none_orbit.gif", "none_orbit.png", "none_slices.png"]
+
+
+def test_benchmark_reads_curves():
+    from benchmarks.voxel_diffusion_report import at_steps, reached, table
+
+    curve = [[1.0, 10, 0.4], [2.0, 20, 0.2], [3.0, 30, 0.1]]
+    assert reached(curve, 0.5) == [1.0, 10] and reached(curve, 0.05) is None
+    assert reached(curve, 0.2 / math.sqrt(2)) == pytest.approx([2.5, 25])
+    assert at_steps(curve, 15) == pytest.approx(math.sqrt(0.08)) and at_steps(curve, 5) is None and at_steps(curve, 31) is None
+    row = {"it_s": 10.0, "peak_gib": 1.0, "seconds": 3.0, "steps": 30, "val_loss": 0.1, "curve": curve}
+    preset = {"size": 16, "shapes": 4, "batch": 2, "long": 100, "sampled": 8}
+    faster = row | {"curve": [[1.0, 60, 0.1]], "seconds": 1.0}
+    text = table({"machine": "M", "torch": "2", "preset": preset, "rows": {"full: float32": row, "full: best": faster}}, 50)
+    assert "| best | 10 | 1 | 0.10000 | 1 | 60 | 3 |" in text

@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     view = add("view", aliases=["view_voxel"], help="orbit GIF and PNG, isosurface GLB, slice sheet")
     view.add_argument("--grids", default="outputs/samples_synth.npy", help="folder, .npy or packed .npz")
-    view.add_argument("--index", type=int, nargs="+", default=[0], help="grids to view")
+    view.add_argument("--index", type=int, nargs="+", help="grids to view (default: the first that is not empty)")
     view.add_argument("--sheet", type=int, default=16, help="grids on the overview sheet")
     view.add_argument("--out", default="outputs/view")
     _common(view, device=False)

@@ -230,17 +230,19 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def view(options: argparse.Namespace) -> int:
     from media import write_sheet
+    from voxel_diffusion.metrics import filled
     from voxel_diffusion.render import render_view
     from voxel_diffusion.view import view as write
 
     grids = torch.from_numpy(load_grids(options.grids)).float()
-    for index in options.index:
+    chosen = options.index or [int(filled(grids).flatten(1).any(1).int().argmax())]
+    for index in chosen:
         if not 0 <= index < len(grids):
             raise ValueError(f"--index {index}: {options.grids} holds grids 0 to {len(grids) - 1}")
     folder, stem = Path(options.out), Path(options.grids).stem
     paths = [folder / f"{stem}_sheet.png"]
     write_sheet(paths[0], render_view(grids[: options.sheet], 30.0), 8)
-    for index in bar(options.index, "views", options.quiet):
+    for index in bar(chosen, "views", options.quiet):
         paths += write(grids[index], folder, f"{stem}_{index:04d}")
     say(options, "wrote " + " ".join(map(str, paths)))
     return 0
