@@ -100,6 +100,7 @@ def _trainer(options: argparse.Namespace, sampler_of) -> tuple[Trainer, Schedule
         graph=on_gpu if options.graph is None else options.graph,
     )
     made = schedule.make()
+    torch.backends.cudnn.benchmark = on_gpu  # all steps have one shape, for which cuDNN may search the fastest way
     return Trainer(network, made, sampler_of(made, schedule, device), grids.to(device), config, device), schedule
 
 

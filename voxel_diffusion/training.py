@@ -188,7 +188,13 @@ class Trainer:
         with torch.no_grad():
             for (name, _), tensor in zip(self.denoiser.network.named_parameters(), self.average, strict=True):
                 tensor.copy_(state["average"][name])
+        # The groups' options (rate and how the step is run) are this run's; the stored state may come from another device.
+        kept = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, kept, strict=True):
+            group.update(options)
+        for own in self.optimizer.state.values():
+            own["step"] = own["step"].to(self.device if self.graph_wanted else "cpu")
         self.sampler.load_state_dict(state["sampler"])
         self.steps = state["steps"]
         torch.set_rng_state(state["random"]["cpu"].cpu())
