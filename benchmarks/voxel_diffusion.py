@@ -469,11 +469,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups to run")
     parser.add_argument("--minutes", type=float, default=60.0, help="no configuration is started that would end later")
     parser.add_argument("--scale", type=float, default=1.0, help="times all seconds of training")
+    parser.add_argument("--again", action="store_true", help="make the rows of --only again")
     parser.add_argument("--objects", type=Path, help="packed grids of objects (python -m voxel_diffusion generate --kind mesh --packed)")
     options = parser.parse_args()
     bench = Bench(options.out, options.device, options.scale, time.perf_counter() + 60 * options.minutes, options.objects)
     options.out.mkdir(parents=True, exist_ok=True)
     preset = bench.preset
+    if options.again:
+        prefixes = {"strategies10": "T=10:", "strategies1000": f"T={preset.long}:"}
+        again = tuple(prefixes.get(group, group) for group in options.only)
+        bench.rows = {key: row for key, row in bench.rows.items() if not key.startswith(again)}
     if "ladder" in options.only:
         for rung in RUNGS if options.device == "cuda" else CPU_RUNGS:
             setup = preset.setup_seconds if "compile" in rung or "the same" in rung else 8

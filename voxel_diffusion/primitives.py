@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-RADII = (0.15, 0.375)  # of a sphere, as parts of the grid's side; other kinds take about the same room
+RADII = (0.2, 0.375)  # of a sphere, as parts of the grid's side; other kinds take about the same room
 KINDS = ("sphere", "cube", "torus", "compound")
 MIN_LEFT = 0.3  # share of a compound's first solid that differences must leave
 _TRIES = 100
