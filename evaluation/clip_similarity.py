@@ -15,15 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_utils import turntable
-from evaluation.surface import flat_light
 from guidance.latent import clip_pixels
 from guidance.ldm_keys import map_tower_keys
 from guidance.pretrained import load_state, load_weights, read_config, read_tensors
 from guidance.text import Tokenizer
-from mesh_renderer import Mesh
-from shapes.mesh_files import read_mesh
-from shapes.packed import PackedMeshes, pack
-from shapes.render import over_white, render_views
+from mesh_io import read_mesh
+from mesh_renderer import MeshModel
 
 VIEWS, SIZE = 8, 512
 RADIUS, FOV_Y, HALF_EXTENT = 3.0, 49.0, 0.9
@@ -108,24 +105,19 @@ def _load_open_clip(folder: Path, device: torch.device | str) -> nn.Module:
     return load_state(_build(config), map_tower_keys({key: read() for key, read, _ in read_tensors(path)}), path, device)
 
 
-def load_mesh(path: Path | str) -> PackedMeshes:
-    """A mesh file with its colours, centred, the longest side of its box from -0.9 to 0.9."""
-    path = Path(path)
-    if path.suffix.lower() == ".glb":
-        mesh = Mesh.load(path)
-        colors = (mesh.vertex_colors[mesh.faces] * 255).round().astype(np.uint8)
-        vertices, faces, normals = mesh.vertices, mesh.faces, np.zeros(colors.shape, np.int8)
-    else:
-        vertices, faces, colors, normals = read_mesh(path)
-    low, high = vertices.min(0), vertices.max(0)
-    centred = (vertices - (low + high) / 2) * (2 * HALF_EXTENT / (high - low).max())
-    return pack([(centred, faces, colors, normals)], [path.stem])
+def load_mesh(path: Path | str, device: torch.device | str = "cpu") -> MeshModel:
+    """A mesh file with its texture or colours, centred, the longest side of its box from -0.9 to 0.9."""
+    mesh = read_mesh(path)
+    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
+    mesh.vertices = (mesh.vertices - (low + high) / 2) * np.float32(2 * HALF_EXTENT / (high - low).max())
+    return MeshModel(mesh, device)
 
 
-def views_of(mesh: PackedMeshes) -> Tensor:
+@torch.no_grad()
+def views_of(mesh: MeshModel) -> Tensor:
     """[8,3,512,512]: the mesh's own colours without light, on white, from all around at eye level."""
     cameras = turntable(VIEWS, radius=RADIUS, fov_y=FOV_Y, width=SIZE, height=SIZE, device=mesh.device)
-    return over_white(render_views(mesh, 0, cameras, flat_light(VIEWS, mesh.device)))
+    return mesh.render(cameras, 1.0).image
 
 
 def similarity(clip: Clip, views: Tensor, reference: Tensor | str) -> float:

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for record in records:
         try:
-            scores[record.stem] = similarity(clip, views_of(load_mesh(mesh_of(record)).to(device)), reference_of(record, args.against))
+            scores[record.stem] = similarity(clip, views_of(load_mesh(mesh_of(record), device)), reference_of(record, args.against))
             print(f"{record.stem}: {scores[record.stem]:.4f}")
         except (ValueError, OSError) as error:
             failed = True

@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from evaluation.clip_similarity import HALF_EXTENT, Clip, load_mesh, similarity, views_of
-from mesh_renderer import Mesh
+from mesh import Mesh
+from mesh_io import write_glb, write_obj
 from scripts import cal_sim
 from scripts.make_random_checkpoint import write_tokenizer
 
@@ -116,8 +117,8 @@ def result(tmp_path):
     corners = np.array([[0.0, 0, 0], [3, 0, 0], [0, 1, 0], [0, 0, 1]])
     faces = np.array([[0, 2, 1], [0, 3, 2], [0, 1, 3], [1, 2, 3]])
     mesh = Mesh(corners, faces, np.tile([[0.8, 0.2, 0.1]], (4, 1)))
-    mesh.write_glb(tmp_path / "a_model.glb")
-    mesh.write_obj(tmp_path / "a_model.obj")
+    write_glb(mesh, tmp_path / "a_model.glb")
+    write_obj(mesh, tmp_path / "a_model.obj")
     picture = tmp_path / "a_rgba.png"
     Image.fromarray(np.full((32, 32, 4), 200, np.uint8)).save(picture)
     (tmp_path / "a.json").write_text(json.dumps({"config": {"input": str(picture), "prompt": "a red tetrahedron"}}))

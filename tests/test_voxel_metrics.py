@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from mesh_renderer import Mesh
+from mesh_io import read_mesh
 from voxel_diffusion import primitives
 from voxel_diffusion.evaluate import evaluate, report
 from voxel_diffusion.metrics import fit_spheres, iou_matrix, psnr, radius_of, ssim
@@ -210,7 +210,7 @@ def test_view_files(tmp_path):
     assert [p.name for p in paths] == ["ball_orbit.gif", "ball_orbit.png", "ball_slices.png", "ball.glb"]
     with Image.open(paths[0]) as film:
         assert film.n_frames == 36
-    loaded = Mesh.load(paths[3])
+    loaded = read_mesh(paths[3])
     assert np.abs(loaded.vertices).max() == pytest.approx(0.5, abs=0.03)
     assert [p.name for p in view(torch.zeros(16, 16, 16), tmp_path, "none")] == ["none_orbit.gif", "none_orbit.png", "none_slices.png"]
 

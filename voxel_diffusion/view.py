@@ -10,7 +10,8 @@ from torch import Tensor
 
 from files import atomic_write
 from media import to_bytes, write_sheet
-from mesh_renderer import Mesh
+from mesh import Mesh
+from mesh_io import write_glb
 from voxel_diffusion.metrics import THRESHOLD, filled
 from voxel_diffusion.render import COLOR, orbit, smooth
 from voxel_diffusion.render import slices as slice_pictures
@@ -55,5 +56,5 @@ def view(grid: Tensor, folder: str | Path, stem: str) -> list[Path]:
     write_sheet(paths[2], slice_pictures(grid), 4)
     if bool(filled(grid).any()):
         paths.append(folder / f"{stem}.glb")
-        isosurface(grid).write_glb(paths[-1])
+        write_glb(isosurface(grid), paths[-1])
     return paths

@@ -188,12 +188,12 @@ def voxelise_files(paths: Sequence[str | Path], size: int, least: int = 1, limit
 
 def _meshes(paths: Sequence[Path]) -> Iterator[tuple[Path, str, Callable]]:
     """(file, name, function that gives vertices and faces) of every object."""
-    from mesh_renderer import Mesh
+    from mesh_io import read_mesh
     from shapes.mesh_files import SUFFIXES
     from shapes.packed import load_packed
 
     def from_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        mesh = Mesh.load(path)
+        mesh = read_mesh(path)
         return mesh.vertices, mesh.faces
 
     for path in paths:
