@@ -42,7 +42,8 @@ def reference_of(record: Path, against: str) -> Tensor | str:
 
 
 def mesh_of(record: Path) -> Path:
-    candidates = [record.with_name(f"{record.stem}_model{suffix}") for suffix in (".obj", ".glb")]
+    """The mesh that `record` is about: NAME_model of stage 1, NAME_refined of stage 2, whose record is NAME_refined.json."""
+    candidates = [record.with_name(f"{record.stem}{ending}") for ending in ("_model.obj", "_model.glb", ".obj", ".glb")]
     for path in candidates:
         if path.is_file():
             return path
