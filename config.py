@@ -51,8 +51,8 @@ class Config:
     negative_prompt: str | None = _text("what it is not")
     elevation: float = _number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
     outdir: str = _text("folder of the results", "logs")
-    save_path: str | None = _text("name of the results; default: the picture's or the prompt's")
-    load: str | None = _text("PLY of Gaussians to start from instead of a ball")
+    save_path: str | None = _text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
+    load: str | None = _text("PLY of Gaussians to start from instead of a ball; main2.py: to make the mesh of")
     seed: int = _number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
 

@@ -167,7 +167,7 @@ def run(config: Config, quiet: bool) -> int:
             picture = load_picture(config.input) if config.input else None
             config.prompt = config.prompt or own_caption(config)
             stem = result_stem(config)
-            check_switches(device)
+            check_switches(config, device)
             prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
             job = prepare(config, prior, picture)
             check_writable(stem)

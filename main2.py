@@ -19,23 +19,22 @@ from tqdm import tqdm
 from cam_utils import orbit_cameras
 from config import Config, UserError, parse_command_line
 from distillation import sir
-from distillation.refinement import circle_of_views, retouched, retouching_levels
+from distillation.refinement import check_view_count, circle_of_views, retouched, retouching_levels
 from gs_renderer import GaussianModel
 from guidance import Prior, load_prior
 from image_input import load_picture, reference_view
 from main import INTERRUPTED, condition_prior, own_caption, user_errors
 from mesh import Mesh
 from mesh_fit import Target, fit_surface, well_seen
-from mesh_io import read_mesh
 from mesh_refine import RefineSettings, random_views, refine_to_model
 from mesh_renderer import MeshModel
 from progress import Interrupt, Phases, Stopped
 from report import (
     MESH_FILES,
+    check_switches,
     check_writable,
     choose_device,
     input_view_psnr,
-    make_mesh,
     print_config,
     remove_results,
     result_stem,
@@ -43,10 +42,12 @@ from report import (
     write_pictures,
     write_record,
 )
-from texture_bake import bake, unwrapped
+from subject import Subject, load_subject
+from texture_bake import bake
 
 RESULTS = (*MESH_FILES, ".mp4", "_views.png", ".json")
 GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION = 24, 256, 30.0  # renders that vertices move to: how many, px, degrees at most
+NOTHING_TO_GO_BY = 'nothing to refine the mesh by: pass input=picture.png, prompt="a sentence", or both'
 ALIASES = {"--from-ply": "load", "--from-mesh": "mesh"}
 
 
@@ -61,26 +62,7 @@ class Guides:
 
     @property
     def device(self) -> torch.device:
-        return self.gaussians.device if self.gaussians else self.prior.device
-
-
-def load_subject(config: Config, stem: Path, picture: sir.Reference | None, device: torch.device) -> tuple[Mesh, GaussianModel | None]:
-    """The mesh to refine, textured, and the Gaussians it was made of where they are known. Raises ValueError and OSError."""
-    if config.mesh:
-        gaussians, mesh = None, read_mesh(config.mesh)
-    elif config.load:
-        gaussians = GaussianModel.load_ply(config.load, device)
-        return make_mesh(config, gaussians, picture), gaussians
-    else:
-        found = [path for path in (Path(f"{stem}_model.glb"), Path(f"{stem}_model.obj")) if path.is_file()]
-        if not found:
-            raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-ply FILE")
-        mesh, ply = read_mesh(found[0]), Path(f"{stem}_model.ply")
-        gaussians = GaussianModel.load_ply(ply, device) if ply.is_file() else None
-    if not mesh.has_texture:
-        mesh = unwrapped(mesh, config.texture_size, config.unwrap)
-        mesh = bake(mesh, config.texture_size, gaussians, picture, device)
-    return mesh, gaussians
+        return self.prior.device if self.gaussians is None else self.gaussians.device
 
 
 def picture_target(model: MeshModel, picture: sir.Reference) -> Target:
@@ -121,7 +103,14 @@ def run(config: Config, quiet: bool) -> int:
         device = choose_device(config.device)
         phases = Phases(device, quiet)
         with phases("load"):
+            if config.mesh and config.load:
+                raise UserError("--from-mesh and --from-ply: pass one of them (as keys: mesh and load)")
+            if config.mesh and not config.input and not config.prompt:
+                raise UserError(NOTHING_TO_GO_BY)
+            if (own := config.mesh or config.load) and config.save_path is None:
+                config.save_path = Path(own).stem
             stem = result_stem(config)
+            check_switches(config, device)
             check_writable(stem)
             rgba = load_picture(config.input) if config.input else None
             config.prompt = config.prompt or own_caption(config)
@@ -130,15 +119,16 @@ def run(config: Config, quiet: bool) -> int:
             if rgba is not None or config.prompt:
                 prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
                 condition = condition_prior(config, prior, rgba)
+                check_view_count(prior, config.refine_views)
                 retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
         with phases("mesh"):
-            mesh, gaussians = load_subject(config, stem, picture, device)
-        if gaussians is None and prior is None:
-            raise UserError('nothing to refine the mesh by: pass input=picture.png, prompt="a sentence", or both')
+            subject = load_subject(config, stem, picture, device)
+        if subject.gaussians is None and prior is None:
+            raise UserError(NOTHING_TO_GO_BY)
     if not quiet:
         print_config(config)
 
-    guides = Guides(gaussians, picture, prior, condition)
+    guides = Guides(subject.gaussians, picture, prior, condition)
     with Interrupt() as interrupt, tqdm(total=steps_of(config, guides), disable=quiet or None, unit="step", desc="refine") as bar:
 
         def on_step() -> None:
@@ -147,12 +137,12 @@ def run(config: Config, quiet: bool) -> int:
 
         try:
             with user_errors(), phases("refine"):
-                model = refine(config, mesh, guides, torch.Generator().manual_seed(config.seed), on_step)
+                model = refine(config, subject.mesh, guides, torch.Generator().manual_seed(config.seed), on_step)
         except Stopped:
             print("main2.py: stopped before the end; nothing was written", file=sys.stderr)
             return INTERRUPTED
         with user_errors():
-            write_results(config, f"{stem}_refined", model, guides, phases)
+            write_results(config, f"{stem}_refined", model, subject, guides, phases)
     if not quiet:
         print(f"wrote {stem}_refined.*", file=sys.stderr)
     return 0
@@ -170,10 +160,10 @@ def steps_of(config: Config, guides: Guides) -> int:
     return (config.geometry_steps if moves else 0) + (config.refine_steps * config.iters_refine if guides.prior else 0)
 
 
-def write_results(config: Config, stem: str, model: MeshModel, guides: Guides, phases: Phases) -> None:
+def write_results(config: Config, stem: str, model: MeshModel, subject: Subject, guides: Guides, phases: Phases) -> None:
     """Mesh, turntable, sheet of views and record, each written whole or not at all."""
     remove_results(Path(stem), RESULTS)
-    mesh = model.to_mesh()
+    mesh = subject.placed_back(model.to_mesh())
     with phases("write"):
         write_mesh(config, stem, mesh)
     with phases("video"):

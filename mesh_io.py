@@ -196,17 +196,18 @@ def read_mesh(path: str | Path) -> Mesh:
             parts.append((trimesh.transform_points(geometry.vertices, transform), faces, geometry.visual, gltf_colors.get(name)))
     if not parts:
         raise ValueError(f"{path}: expected a mesh, found no triangles")
-    mesh = _joined(parts)
     try:
+        mesh = _joined(parts)
         mesh.check()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a texture inside of the file is cut short
         raise ValueError(f"{path}: {error}") from error
     return mesh
 
 
 def _joined(parts: list[tuple]) -> Mesh:
     starts = np.cumsum([0, *(len(vertices) for vertices, *_ in parts)])[:-1]
-    vertices = np.concatenate([vertices for vertices, *_ in parts]).astype(np.float32)
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite and is refused later
+        vertices = np.concatenate([vertices for vertices, *_ in parts]).astype(np.float32)
     faces = np.concatenate([faces + start for (_, faces, *_), start in zip(parts, starts, strict=True)])
     textures = [_texture(visual) for _, _, visual, _ in parts]
     shared = textures[0]
@@ -269,18 +270,31 @@ def _gltf_colors(path: Path) -> dict[str, np.ndarray]:
     return {name: linear_to_srgb(_unit(part["vertex_colors"])[:, :3]) for name, part in geometries.items() if "vertex_colors" in part}
 
 
+def _check_texture(path: Path, name: str, library: str) -> None:
+    """Raise ValueError unless the picture that a material of the OBJ at `path` names can be read; trimesh would pass over it."""
+    remedy = f"restore it or remove the map_Kd line of {library}"
+    if not (path.parent / name).is_file():
+        raise ValueError(f"{path}: its texture {name} is not there; {remedy}")
+    try:
+        with Image.open(path.parent / name) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for damaged files
+        raise ValueError(f"{path}: its texture {name} is no picture that can be read ({error}); {remedy}") from error
+
+
 def _scan_obj(path: Path) -> bool:
-    """Whether an OBJ has texture coordinates. Raises ValueError where a material names a picture that is not there."""
+    """Whether an OBJ has texture coordinates. Raises ValueError where a material names a picture that cannot be read."""
     has_uvs, libraries = False, []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             has_uvs = has_uvs or line.startswith("vt ")
-            if line.startswith("mtllib "):
-                libraries.append(line.split(maxsplit=1)[1].strip())
+            if line.startswith("mtllib") and (library := line.removeprefix("mtllib").strip()):
+                libraries.append(library)
     for library in libraries:
-        if not (material := path.with_name(library)).is_file():
+        if not (material := path.parent / library).is_file():
             continue  # a mesh without its materials is still a mesh
         for line in material.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.strip().lower().startswith("map_kd ") and not (image := path.with_name(line.split(maxsplit=1)[1].strip())).is_file():
-                raise ValueError(f"{path}: its texture {image.name} is not beside it; put it there or remove the map_Kd line of {library}")
+            key, *image = line.split(maxsplit=1) or [""]
+            if key.lower() == "map_kd" and image:
+                _check_texture(path, image[0].strip(), library)
     return has_uvs

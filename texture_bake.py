@@ -1,4 +1,4 @@
-"""Paints a mesh's texture: from renders of the Gaussians it was made of, from its vertex colours, and from the input picture.
+"""Paints a mesh's texture: from renders of the Gaussians it was made of, its vertex colours or another texture, and the input picture.
 
 The texture is gathered, not scattered: every texel asks each view what it shows at the texel's place on the surface, so that no
 texel within a chart stays empty. S is the number of texels a side, P that of texels within charts.
@@ -6,6 +6,7 @@ texel within a chart stays empty. S is the number of texels a side, P that of te
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import grid_sample, normalize
 
 import gaussian_surface
 from kernels.mesh_raster import interpolate, rasterize
+from kernels.texture import texture as sample_texture
 from kernels.texture_padding import fill_holes
 from mesh import Mesh
 from mesh_renderer import MeshModel, vertex_normals
@@ -40,12 +42,18 @@ class Texels(NamedTuple):
     vertex_colors: Tensor
 
 
+def rasterize_layout(mesh: Mesh, size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """What `rasterize` finds of an unwrapped mesh laid flat: which faces the texels of a texture of `size` a side lie on."""
+    uvs, uv_faces = torch.from_numpy(mesh.uvs).to(device), torch.from_numpy(mesh.uv_faces).to(device)
+    flat = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1], torch.zeros_like(uvs[:, 0]), torch.ones_like(uvs[:, 0])], dim=-1)
+    return rasterize(flat[None].contiguous(), uv_faces, size, size)
+
+
 @torch.no_grad()
 def texels_of(mesh: Mesh, size: int, device: torch.device | str = "cpu") -> Texels:
     """Where the texels of a texture of `size` a side lie on an unwrapped mesh."""
-    vertices, faces, uvs, uv_faces = (torch.from_numpy(a).to(device) for a in (mesh.vertices, mesh.faces, mesh.uvs, mesh.uv_faces))
-    flat = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1], torch.zeros_like(uvs[:, 0]), torch.ones_like(uvs[:, 0])], dim=-1)
-    rast, _ = rasterize(flat[None].contiguous(), uv_faces, size, size)
+    vertices, faces = (torch.from_numpy(array).to(device) for array in (mesh.vertices, mesh.faces))
+    rast, _ = rasterize_layout(mesh, size, device)
     colors = torch.ones_like(vertices) if mesh.vertex_colors is None else torch.from_numpy(mesh.vertex_colors).to(device)
     attributes = torch.cat([vertices, vertex_normals(vertices, faces), colors], dim=1)
     surface, _ = interpolate(attributes[None], rast, faces)
@@ -76,7 +84,22 @@ def bake(
     texture = torch.zeros(size, size, 3, device=device)
     texture[texels.inside] = colors
     texture = fill_holes(texture, texels.inside, SEAM_PADDING)
-    return Mesh(mesh.vertices, mesh.faces, mesh.vertex_colors, mesh.uvs, mesh.uv_faces, texture.cpu().numpy())
+    return dataclasses.replace(mesh, texture=texture.cpu().numpy())
+
+
+@torch.no_grad()
+def repainted(mesh: Mesh, layout: Mesh, size: int, device: torch.device | str = "cpu") -> Mesh:
+    """`layout`, the same faces unwrapped anew, with a texture of `size` texels a side that shows what the textured `mesh` shows.
+
+    Beyond [0,1] the texture of `mesh` repeats.
+    """
+    rast, rast_db = rasterize_layout(layout, size, device)
+    uvs = torch.from_numpy(mesh.uvs * [1, -1] + [0, 1]).float().to(device)  # v grows upwards, the rows of a texture downwards
+    uv, uv_da = interpolate(uvs[None], rast, torch.from_numpy(mesh.uv_faces).to(device), rast_db)
+    inside = rast[..., 3] > 0
+    source = torch.from_numpy(mesh.texture).to(device)[None]
+    texture = sample_texture(source, uv, uv_da, "linear-mipmap-linear", "wrap", mask=inside)
+    return dataclasses.replace(layout, texture=fill_holes(texture[0], inside[0], SEAM_PADDING).cpu().numpy())
 
 
 def picture_colors(mesh: Mesh, texels: Texels, picture: Reference) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,12 @@ from guidance.base import Prior
 from guidance.samplers import ddim_sample, normal
 
 
+def check_view_count(prior: Prior, count: int) -> None:
+    """Raises ValueError for a number of views that is not a multiple of the prior's."""
+    if count % prior.views:
+        raise ValueError(f"refine_views={count}: the {prior.name} prior takes a multiple of {prior.views} views")
+
+
 def circle_of_views(
     prior: Prior, count: int, elevation: float, radius: float, fov_y: float, size: int, generator: torch.Generator
 ) -> Cameras:
@@ -23,8 +29,7 @@ def circle_of_views(
 
     Raises ValueError for a count that is not a multiple of the prior's views.
     """
-    if count % prior.views:
-        raise ValueError(f"refine_views={count}: the {prior.name} prior takes a multiple of {prior.views} views")
+    check_view_count(prior, count)
     azimuth = float(torch.randint(0, 360 // count, (), generator=generator)) + 360 / count * torch.arange(count, dtype=torch.float64)
     if prior.azimuth_spacing is not None:
         groups = count // prior.views

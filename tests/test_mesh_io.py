@@ -167,8 +167,35 @@ def test_quads_and_material_colours_are_read(tmp_path):
 def test_a_missing_texture_is_named(tmp_path, textured):
     write_obj(textured, tmp_path / "a.obj")
     texture_path(tmp_path / "a.obj").unlink()
-    with pytest.raises(ValueError, match=r"a\.obj: its texture a_albedo\.png is not beside it"):
+    with pytest.raises(ValueError, match=r"a\.obj: its texture a_albedo\.png is not there"):
         read_mesh(tmp_path / "a.obj")
+
+
+def test_a_texture_in_a_folder_beside_it_is_found(tmp_path, textured):
+    write_obj(textured, tmp_path / "a.obj")
+    (tmp_path / "textures").mkdir()
+    texture_path(tmp_path / "a.obj").rename(tmp_path / "textures" / "a b.png")
+    (tmp_path / "a.mtl").write_text("newmtl albedo\n\tmap_Kd\ttextures/a b.png\n")
+    np.testing.assert_array_equal(np.rint(read_mesh(tmp_path / "a.obj").texture * 255), np.rint(textured.texture * 255))
+
+
+@pytest.mark.parametrize("suffix", ["obj", "glb"])
+def test_a_damaged_texture_is_told(tmp_path, textured, suffix):
+    path = tmp_path / f"a.{suffix}"
+    WRITERS[suffix](textured, path)
+    file = path if suffix == "glb" else texture_path(path)
+    data = file.read_bytes()
+    start = data.index(b"IDAT") + 200
+    file.write_bytes(data[:start] + bytes(300) + data[start + 300 :])
+    with pytest.raises(ValueError, match=rf"a\.{suffix}: ") as caught:
+        read_mesh(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["mtllib", "mtllib ", "mtllib none.mtl"])
+def test_an_obj_without_its_materials_is_white(tmp_path, line):
+    (tmp_path / "a.obj").write_text(f"{line}\nv 0 0 0\nv 1 0 0\nv 1 1 0\nf 1 2 3\n")
+    assert (read_mesh(tmp_path / "a.obj").vertex_colors == 1).all()
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path):

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import sparse
 
 RELAXATIONS = 3  # rounds of rotations and positions
-GRADIENT_STEPS = 12  # of the conjugate gradient method a round
+GRADIENT_STEPS = 12  # of the conjugate gradient method a round, at most
+CONVERGED = 1e-24  # squared residual, as a share of the squared right side, at which a round ends: beyond, steps follow rounding errors
 MIN_WEIGHT, MAX_WEIGHT = 0.05, 20.0  # of an edge (a cotangent): obtuse faces would make the problem indefinite, needles ill-conditioned
 MIN_AREA_RATIO = 0.02  # of a face's area when flat and in space; below, it counts as folded
 
@@ -76,7 +77,10 @@ def relax(flat: np.ndarray, corners: np.ndarray, points: np.ndarray, areas: np.n
         residual = right - (diagonal * flat - pulls @ flat)
         step = residual / diagonal
         product = np.vdot(residual, step).real
+        enough = CONVERGED * np.vdot(right, right / diagonal).real
         for _ in range(GRADIENT_STEPS):
+            if product <= enough:
+                break
             image = diagonal * step - pulls @ step
             rate = product / max(np.vdot(step, image).real, 1e-300)
             flat = flat + rate * step
