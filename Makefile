@@ -1,5 +1,6 @@
 # make demo    sets up .venv, builds the kernels and turns a picture into a 3D asset   (INPUT=path takes another picture)
 # make test    the same set-up, then the tests
+# make voxels  the same set-up, then the voxel diffusion study on a small scale
 #
 # Variables: PYTHON (3.10 or newer), TORCH (what pip is told to install; empty: whatever the environment has), INPUT, NAME, CONFIG.
 
@@ -14,13 +15,16 @@ READY := $(VENV)/.ready
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
-.PHONY: demo test setup clean
+.PHONY: demo test voxels setup clean
 
 demo: $(READY)
 	@$(VENV)/bin/python main.py --config "$(CONFIG)" input="$(INPUT)" save_path="$(NAME)"
 
 test: $(READY)
 	@$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+
+voxels: $(READY)
+	@$(VENV)/bin/python -m voxel_diffusion.demo
 
 setup: $(READY)
 

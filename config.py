@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distillation.schedules import STEPS_SCHEDULES
 from gaussian_mesh import FIELD_BLOCKS
-from guidance import PRIORS
+from guidance import PRECISIONS, PRIORS
 from uv_unwrap import METHODS as UNWRAP_METHODS
 
 
@@ -47,6 +47,7 @@ class Config:
 
     input: str | None = _text("picture of the object; without alpha its background is cut out")
     prompt: str | None = _text("what the object is; foo_rgba.png takes foo_caption.txt where there is one")
+    prompt_suffix: str | None = _text("added to the prompt for the prior: what the sentences of its training data ended with")
     negative_prompt: str | None = _text("what it is not")
     elevation: float = _number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
     outdir: str = _text("folder of the results", "logs")
@@ -55,8 +56,12 @@ class Config:
     seed: int = _number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
 
-    prior: str = _choice("micro", tuple(PRIORS), "diffusion prior")
-    prior_path: str | None = _text("weights of the prior; default: the ones that ship")
+    prior: str = _choice("micro", tuple(PRIORS), f"diffusion prior: {', '.join(PRIORS)}")
+    prior_path: str | None = _text("weights of the prior: a folder or owner/name@revision; default: those that ship or were downloaded")
+    precision: str = _choice("auto", PRECISIONS, "of the published priors; auto: float16 on a GPU, float32 on the CPU")
+    prior_memory: float | None = dataclasses.field(
+        default=None, metadata={"about": "GiB that one call of a published prior may take; default: what is free", "range": (0.01, 1e4)}
+    )
     cfg: float = _number(3.0, 0, 100, "guidance scale; 1 evaluates the conditional branch only")
     denoise_steps: int = _number(20, 1, 999, "levels of the full sampling grid")
     total_steps: int = _number(21, 1, 10_000, "rounds, the first of which starts from pure noise")

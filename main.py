@@ -19,7 +19,7 @@ from distillation import sir
 from distillation.schedules import Round, density_steps, plan_rounds
 from files import one_line
 from gs_renderer import GaussianModel
-from guidance import Prior, load_prior
+from guidance import PRIORS, Prior, load_prior
 from image_input import caption_beside, load_picture, reference_view
 from progress import Interrupt, Phases, Progress, Stopped
 from report import (
@@ -68,13 +68,24 @@ class Job:
     generator: torch.Generator
 
 
+def own_caption(config: Config) -> str | None:
+    """The sentence beside the picture, for a prior that reads."""
+    return caption_beside(config.input) if config.input and "prompt" in PRIORS[config.prior] else None
+
+
+def condition_prior(config: Config, prior: Prior, picture: Tensor | None) -> object:
+    """What the prior makes of the RGBA `picture` [4,S,S] and the prompt. Raises ValueError for what it cannot take."""
+    prompt = config.prompt and config.prompt + (config.prompt_suffix or "")
+    return prior.condition(picture, prompt, config.negative_prompt, config.elevation)
+
+
 def prepare(config: Config, prior: Prior, picture: Tensor | None) -> Job:
     """Condition the prior on the RGBA `picture` [4,S,S] and the prompt, plan the rounds, make the first Gaussians.
 
     Raises ValueError for what does not fit together.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    condition = prior.condition(picture, config.prompt, config.negative_prompt, config.elevation)
+    condition = condition_prior(config, prior, picture)
     size = config.ref_size or prior.resolution
     spread = select(config, ("min_ver", "max_ver", "radius", "even_view"))
     views = sir.ViewRange(
@@ -154,10 +165,11 @@ def run(config: Config, quiet: bool) -> int:
             if not config.input and not config.prompt:
                 raise UserError('nothing to make: pass input=picture.png, prompt="a sentence", or both')
             picture = load_picture(config.input) if config.input else None
-            config.prompt = config.prompt or (caption_beside(config.input) if config.input else None)
+            config.prompt = config.prompt or own_caption(config)
             stem = result_stem(config)
             check_switches(config, device)
-            job = prepare(config, load_prior(config.prior, config.prior_path, device), picture)
+            prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+            job = prepare(config, prior, picture)
             check_writable(stem)
     if not quiet:
         print_config(config)

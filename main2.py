@@ -22,8 +22,8 @@ from distillation import sir
 from distillation.refinement import check_view_count, circle_of_views, retouched, retouching_levels
 from gs_renderer import GaussianModel
 from guidance import Prior, load_prior
-from image_input import caption_beside, load_picture, reference_view
-from main import INTERRUPTED, user_errors
+from image_input import load_picture, reference_view
+from main import INTERRUPTED, condition_prior, own_caption, user_errors
 from mesh import Mesh
 from mesh_fit import Target, fit_surface, well_seen
 from mesh_refine import RefineSettings, random_views, refine_to_model
@@ -113,12 +113,12 @@ def run(config: Config, quiet: bool) -> int:
             check_switches(config, device)
             check_writable(stem)
             rgba = load_picture(config.input) if config.input else None
-            config.prompt = config.prompt or (caption_beside(config.input) if config.input else None)
+            config.prompt = config.prompt or own_caption(config)
             picture = None if rgba is None else picture_view(config, rgba, device)
             prior = condition = None
             if rgba is not None or config.prompt:
-                prior = load_prior(config.prior, config.prior_path, device)
-                condition = prior.condition(rgba, config.prompt, config.negative_prompt, config.elevation)
+                prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+                condition = condition_prior(config, prior, rgba)
                 check_view_count(prior, config.refine_views)
                 retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
         with phases("mesh"):

@@ -38,7 +38,7 @@ QUANTILE_POINTS = 1 << 20  # torch.quantile takes no more than 16 million
 MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
 RESULTS = ("_model.ply", *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
-PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh")
+PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh", "diffusers", "transformers")
 
 
 def result_stem(config: Config) -> Path:

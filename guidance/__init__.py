@@ -2,16 +2,41 @@
 
 import torch
 
-from guidance.base import PRIORS, Prior
+from guidance.base import PRECISIONS, PRIORS, Prior
+
+__all__ = ["PRECISIONS", "PRIORS", "Prior", "load_prior"]
 
 
-def load_prior(name: str, path: str | None = None, device: torch.device | str = "cpu") -> Prior:
+def load_prior(
+    name: str, path: str | None = None, device: torch.device | str = "cpu", precision: str = "auto", memory_gib: float | None = None
+) -> Prior:
     """The prior called `name`, with the weights at `path` (None: the ones that ship or its public checkpoint).
 
+    precision: auto (float16 on a GPU, float32 on the CPU), float32, float16 or bfloat16; memory_gib: what one network call
+    may take beyond the weights (None: what is free). The micro prior takes neither.
     Raises ValueError for a name that is not in PRIORS, FileNotFoundError or ValueError for weights that do not load.
     """
+    if name not in PRIORS:
+        raise ValueError(f"prior={name}: expected one of {', '.join(PRIORS)}")
     if name == "micro":
         from guidance.micro import MicroPrior
 
         return MicroPrior.load(path, device)
-    raise ValueError(f"prior={name}: expected one of {', '.join(PRIORS)}")
+    from guidance.latent import Parts
+
+    parts = Parts.choose(device, precision, memory_gib)
+    if name == "mvdream":
+        from guidance.mvdream import MVDreamPrior
+
+        return MVDreamPrior.load(path, parts)
+    if name == "imagedream":
+        from guidance.imagedream import ImageDreamPrior
+
+        return ImageDreamPrior.load(path, parts)
+    if name == "stable_diffusion":
+        from guidance.stable_diffusion import StableDiffusionPrior
+
+        return StableDiffusionPrior.load(path, parts)
+    from guidance.zero123 import Zero123Prior
+
+    return Zero123Prior.load(name, path, parts)

@@ -11,7 +11,15 @@ from cam_utils import Cameras
 from guidance.schedule import NoiseSchedule
 
 # Every prior there is and what it can be conditioned on: errors name the ones that can do what was asked.
-PRIORS: dict[str, frozenset[str]] = {"micro": frozenset({"image", "prompt"})}
+PRIORS: dict[str, frozenset[str]] = {
+    "micro": frozenset({"image", "prompt"}),
+    "zero123_xl": frozenset({"image"}),
+    "stable_zero123": frozenset({"image"}),
+    "mvdream": frozenset({"prompt"}),
+    "imagedream": frozenset({"image", "prompt"}),
+    "stable_diffusion": frozenset({"prompt"}),
+}
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")  # in which the published ones compute
 
 MAX_SPACING_ERROR = 1.0  # degrees by which cameras may miss a prior's fixed azimuth spacing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -65,18 +66,23 @@ def load_sharded(folder: Path) -> dict[str, Tensor]:
     return state
 
 
+def check_shapes(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], origin: Path | str, kind: str) -> None:
+    """Raises ValueError naming the first key that is missing, left over or of another shape; `kind` is the network's name."""
+    for key in sorted(set(expected) | set(found)):
+        if key not in found:
+            raise ValueError(f"{origin}: {key} is missing; these are not weights of {kind}")
+        if key not in expected:
+            raise ValueError(f"{origin}: unexpected {key}; these are not weights of {kind}")
+        if tuple(expected[key]) != tuple(found[key]):
+            raise ValueError(f"{origin}: {key} has shape {tuple(found[key])}, expected {tuple(expected[key])}")
+
+
 def load_into(network: nn.Module, state: dict[str, Tensor], origin: Path | str) -> None:
     """Copy `state` into `network` (converting the data type); every key and shape must match.
 
     Raises ValueError naming the first key that is missing, left over or of another shape.
     """
-    expected = network.state_dict()
-    for key in sorted(set(expected) | set(state)):
-        if key not in state:
-            raise ValueError(f"{origin}: {key} is missing; these are not weights of {type(network).__name__}")
-        if key not in expected:
-            raise ValueError(f"{origin}: unexpected {key}; these are not weights of {type(network).__name__}")
-        if expected[key].shape != state[key].shape:
-            raise ValueError(f"{origin}: {key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}")
+    shapes = ({key: tensor.shape for key, tensor in tensors.items()} for tensors in (network.state_dict(), state))
+    check_shapes(*shapes, origin, type(network).__name__)
     with torch.no_grad():
         network.load_state_dict(state)

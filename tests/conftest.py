@@ -1,5 +1,6 @@
 """Shared fixtures: the devices to test on, and golden files, which a checkout may not have."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,20 @@ def parity() -> Callable[[str], Path]:
 def shared_data() -> Callable[[str], Path]:
     """`shared_data("objects/val.npz")` -> a file of the evaluation data, or skips the test where there is none."""
     return _shared_file("data")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny_checkpoint("mvdream")` -> a folder in the published layout with a miniature of that prior: random weights, 64x64 pixels."""
+    from scripts.make_random_checkpoint import write_checkpoint
+
+    @functools.cache
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        write_checkpoint(name, folder, tiny=True)
+        return folder
+
+    return make
 
 
 @pytest.fixture(autouse=True)

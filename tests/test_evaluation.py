@@ -255,7 +255,7 @@ def test_unseen_views_leave_out_the_input_and_surround_the_object(boxes):
 def test_the_truth_scores_perfectly(boxes):
     scene = scene_of(boxes)
     scores, by_view = picture_scores(scene, scene.views, scene.coverage, scene.input_view)
-    assert scores == {"psnr_db": 100.0, "ssim": pytest.approx(1.0), "iou": 1.0, "input_psnr_db": 100.0}
+    assert scores == {"psnr_db": 100.0, "ssim": pytest.approx(1.0), "iou": 1.0, "input_psnr_db": 100.0, "sharpness": 1.0}
     assert [len(values) for values in by_view.values()] == [16, 16, 16]
     points = outer_points(*boxes.mesh(0)[:2], torch.Generator().manual_seed(5))
     assert point_scores(points, scene.points)["chamfer"] < 0.012  # half the distance between neighbours of two random sets
@@ -274,7 +274,7 @@ def test_a_run_writes_table_record_and_sheet(both, boxes):
     wide = result["objects"][0]["scores"]
     assert wide["ours"]["chamfer"] < wide["flat card"]["chamfer"] and wide["ours"]["iou"] > 0.6
     assert table.startswith("2 objects") and "| visual hull |" in table and "| furniture | 1 |" in table and "a wide box" in table
-    assert Image.open(folder / "s.png").size == (9 * 128 + 8 * 4, 2 * 128 + 4)
+    assert Image.open(folder / "s.png").size == (13 * 128 + 12 * 4, 2 * 128 + 4)
 
 
 def test_an_object_alone_gives_the_same_numbers(tmp_path, both, pack_file):

@@ -1,0 +1,52 @@
+"""One step of stage 2: 8 views of a textured mesh, loss, backward pass and Adam.
+
+python -m benchmarks.mesh_fit
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.mesh_raster import bumpy_sphere
+from benchmarks.timing import describe, environment, time_calls, write_json
+from cam_utils import turntable
+from mesh import Mesh
+from mesh_fit import Target, fit_surface
+from mesh_renderer import MeshModel
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--size", type=int, default=512, help="pixels a side of a view")
+    parser.add_argument("--faces", type=int, default=50_000, help="about how many")
+    parser.add_argument("--texture", type=int, default=1024, help="texels a side")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    vertices, faces, uvs = (tensor.numpy() for tensor in bumpy_sphere(options.faces))
+    texture = torch.rand(options.texture, options.texture, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    mesh = Mesh(0.7 * vertices, faces, uvs=uvs % 1, uv_faces=faces, texture=texture)
+    cameras = turntable(options.views, width=options.size, height=options.size, device=options.device)
+    model = MeshModel(mesh, options.device)
+    with torch.no_grad():
+        seen = model.render(cameras)
+    target = Target(cameras, seen.image.flip(3).contiguous(), alpha=seen.alpha)
+    found = environment(options.device)
+    print(describe(found))
+    print(f"{options.views} views of {options.size}x{options.size}, {len(faces)} faces, texture of {options.texture}x{options.texture}")
+    rows = []
+    for name, geom_lr in (("texture", 0.0), ("texture and vertices", 1e-5)):
+        steps = fit_surface(model, [target], options.repeats + 10, texture_lr=0.02, geom_lr=geom_lr)
+        timing = time_calls(lambda steps=steps: next(steps), options.device, options.repeats)
+        rows.append({"fits": name, **timing.as_row()})
+        print(f"{name:24} {timing.median:8.3f} ms ({timing.p10:.3f} to {timing.p90:.3f})")
+    write_json(options.out, found | {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

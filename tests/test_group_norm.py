@@ -1,0 +1,92 @@
+"""Group normalisation of tokens: the twin's numbers in every type, gradients, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DEVICES, relative_l2
+
+from kernels import extension
+from kernels.group_norm import group_norm, group_norm_reference
+
+pytestmark = pytest.mark.skipif(not extension.load(), reason="the extension is not built")
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}  # rounding of the type, over values of about 1
+
+
+def arguments(samples, pixels, channels, device, dtype=torch.float32, mean=0.5):
+    generator = torch.Generator().manual_seed(samples * pixels + channels)
+    x = torch.randn(samples, pixels, channels, generator=generator) * 2 + mean
+    weight, bias = (torch.randn(channels, generator=generator) for _ in range(2))
+    return [tensor.to(device, dtype) for tensor in (x, weight, bias)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("shape", [(2, 64, 320, 32), (12, 16, 1280, 32), (1, 3001, 32, 32), (3, 7, 960, 4), (2, 1, 2560, 32)])
+def test_compiled_equals_the_twin_in_float64(device, dtype, silu, shape):
+    *sizes, groups = shape
+    x, weight, bias = arguments(*sizes, device, dtype)
+    expected = group_norm_reference(x.double(), weight.double(), bias.double(), groups, 1e-5, silu)
+    out = group_norm(x, weight, bias, groups, 1e-5, silu)
+    assert out.dtype == dtype and out.shape == x.shape and out.is_contiguous()
+    assert relative_l2(out, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_large_mean_leaves_the_variance_its_digits(device):
+    x, weight, bias = arguments(2, 4096, 64, device, mean=3000.0)
+    expected = group_norm_reference(x.double(), weight.double(), bias.double(), 32)
+    assert relative_l2(group_norm(x, weight, bias, 32), expected) < 2e-4  # x itself has only 2e-4 of its deviation left
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_twice_the_same_bits_and_nothing_is_changed(device):
+    x, weight, bias = arguments(2, 500, 640, device)
+    before = x.clone()
+    assert torch.equal(group_norm(x, weight, bias, 32), group_norm(x, weight, bias, 32))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_are_those_of_pytorch(device):
+    inputs = [tensor.requires_grad_() for tensor in arguments(2, 9, 32, device)]
+    mix = torch.randn(2, 9, 32, device=device)
+    ours = torch.autograd.grad((group_norm(*inputs, 8, 1e-5, True) * mix).sum(), inputs)
+    theirs = torch.autograd.grad((F.silu(F.group_norm(inputs[0].transpose(1, 2), 8, *inputs[1:])).transpose(1, 2) * mix).sum(), inputs)
+    for actual, expected in zip(ours, theirs, strict=True):
+        assert relative_l2(actual, expected) < 1e-5
+    only_x = torch.autograd.grad((group_norm(inputs[0], inputs[1].detach(), inputs[2].detach(), 8, 1e-5, True) * mix).sum(), inputs[0])[0]
+    assert relative_l2(only_x, theirs[0]) < 1e-5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_opcheck(device):
+    group_norm(*arguments(1, 2, 32, device), 8)  # registers
+    x, weight, bias = arguments(2, 5, 32, device)
+    torch.library.opcheck(torch.ops.microdreamer.group_norm.default, (x, weight, bias, 8, 1e-5, True))
+    torch.library.opcheck(torch.ops.microdreamer.group_norm.default, (x.requires_grad_(), weight, bias, 8, 1e-5, False))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, w, b: (x.double(), w, b, 8), "x: expected float32, float16 or bfloat16"),
+        (lambda x, w, b: (x[0], w, b, 8), "x: expected shape"),
+        (lambda x, w, b: (x.transpose(0, 1), w, b, 8), "x: expected a contiguous tensor"),
+        (lambda x, w, b: (x, w[:-1], b, 8), "weight: expected shape"),
+        (lambda x, w, b: (x, w, b.half(), 8), "bias: expected"),
+        (lambda x, w, b: (x, w, b, 5), "groups: expected a divisor of the 32 channels, got 5"),
+        (lambda x, w, b: (x, w, b, 8, 0.0), "eps: expected more than 0"),
+    ],
+)
+def test_wrong_arguments_are_named(device, change, message):
+    with pytest.raises(ValueError, match=message):
+        group_norm(*change(*arguments(2, 5, 32, device)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nothing_is_nothing(device):
+    x, weight, bias = arguments(2, 5, 32, device)
+    assert group_norm(x[:0], weight, bias, 8).shape == (0, 5, 32)
+    assert group_norm(x[:, :0].contiguous(), weight, bias, 8).shape == (2, 0, 32)

@@ -1,0 +1,202 @@
+"""Training: AdamW with a running average of the weights, one step after another, each able to be a captured CUDA graph."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from voxel_diffusion.denoiser import Denoiser, to_signed
+from voxel_diffusion.network import NetworkConfig, VoxelUNet
+from voxel_diffusion.schedule import VoxelSchedule
+from voxel_diffusion.timesteps import TimestepSampler
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """batch: grids a step; rate: of AdamW, reached after `warmup` steps and then kept; clip: of the gradient's norm; ema: decay of
+    the averaged weights (shorter at the start). The rest is how, not what: bf16 (autocast), channels_last, checkpointing, compile
+    (torch.compile) and graph (CUDA graphs, on a GPU)."""
+
+    batch: int = 16
+    rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    bf16: bool = False
+    channels_last: bool = False
+    checkpointing: bool = False
+    compile: bool = False
+    graph: bool = False
+
+
+class Trainer:
+    """Trains a network on `grids` [N,n,n,n] (uint8 or float32, 0..1; on the training device or on the host).
+
+    What a step computes follows from the weights, the optimiser's and the sampler's state, the number of the step and the random
+    state alone, all of which `state_dict` holds: a run that is resumed goes on as one that was never stopped.
+    """
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        schedule: VoxelSchedule,
+        sampler: TimestepSampler,
+        grids: Tensor,
+        config: TrainingConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if len(grids) == 0 or tuple(grids.shape[1:]) != (network.size,) * 3:
+            raise ValueError(f"grids {list(grids.shape)}: expected at least one of [{network.size}, {network.size}, {network.size}]")
+        self.device, self.config, self.sampler, self.grids = torch.device(device), config, sampler, grids
+        torch.manual_seed(config.seed)
+        module = VoxelUNet(network, config.checkpointing).to(self.device)
+        self.denoiser = Denoiser(module, schedule, config.bf16, config.channels_last)
+        self.call = torch.compile(module, dynamic=False) if config.compile else module
+        self.parameters = list(module.parameters())
+        self.average = [p.detach().clone() for p in self.parameters]
+        on_gpu = self.device.type == "cuda"
+        self.graph_wanted = config.graph and on_gpu
+        rate = torch.zeros((), device=self.device) if self.graph_wanted else 0.0
+        extra = {"fused": True, "capturable": True} if self.graph_wanted else {}
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=config.weight_decay, **extra)
+        self.steps = 0
+        self.replay = None
+        self._x = torch.zeros(config.batch, *grids.shape[1:], dtype=grids.dtype, device=self.device)
+        self._t = torch.zeros(config.batch, dtype=torch.int64, device=self.device)
+        self._weight = torch.ones(config.batch, device=self.device)
+        self._losses = torch.zeros(config.batch, device=self.device)
+        self._average_share = torch.zeros((), device=self.device)
+
+    def restart(self, sampler: TimestepSampler) -> None:
+        """Back to the first step, with another sampler; what was compiled or captured stays in use."""
+        torch.manual_seed(self.config.seed)
+        fresh = VoxelUNet(self.denoiser.network.config).to(self.device)
+        with torch.no_grad():
+            for p, average, value in zip(self.parameters, self.average, fresh.parameters(), strict=True):
+                p.copy_(value)
+                average.copy_(value)
+                for tensor in self.optimizer.state[p].values():
+                    tensor.zero_()
+        self.sampler, self.steps = sampler, 0
+
+    def step(self) -> Tensor:
+        """One optimiser step; the unweighted losses [B] as they were before it (a buffer that the next step overwrites)."""
+        rate = self.config.rate * min(1.0, (self.steps + 1) / self.config.warmup)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._average_share.fill_(1 - min(self.config.ema, (1 + self.steps) / (10 + self.steps)))
+        chosen = torch.randint(len(self.grids), (self.config.batch,), device=self.grids.device)
+        self._x.copy_(self.grids[chosen], non_blocking=True)
+        self.sampler.prepare(self.steps, self._x, self.gradient_norms)
+        t, weight = self.sampler.draw(self.config.batch)
+        self._t.copy_(t)
+        self._weight.copy_(weight)
+        if self.graph_wanted and self.replay is None:
+            self._capture()
+        (self.replay or self._compute)()
+        self.sampler.observe(self._t, self._losses)
+        self.steps += 1
+        return self._losses
+
+    def _compute(self) -> None:
+        x0 = to_signed(self._x)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.denoiser.losses(x0, self._t, torch.randn_like(x0), self.call)
+        (self._weight * losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
+        self.optimizer.step()
+        with torch.no_grad():
+            change = torch._foreach_sub(self.parameters, self.average)
+            torch._foreach_mul_(change, self._average_share)
+            torch._foreach_add_(self.average, change)
+            self._losses.copy_(losses.detach())
+
+    def _capture(self) -> None:
+        """Record a step as a CUDA graph; weights, states and the random state are put back after the warm-up."""
+        kept = [tensor.clone() for tensor in (*self.parameters, *self.average)]
+        state = {p: {k: v.clone() for k, v in self.optimizer.state[p].items()} for p in self.parameters if p in self.optimizer.state}
+        random_state = torch.cuda.get_rng_state(self.device)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._compute()
+        with torch.no_grad():
+            for tensor, value in zip((*self.parameters, *self.average), kept, strict=True):
+                tensor.copy_(value)
+            for p in self.parameters:
+                for name, tensor in self.optimizer.state[p].items():
+                    tensor.copy_(state[p][name]) if p in state else tensor.zero_()
+        torch.cuda.set_rng_state(random_state, self.device)
+        self.replay = graph.replay
+
+    def gradient_norms(self, grids: Tensor, timesteps: list[int]) -> Tensor:
+        """Norm of the loss's gradient by all weights at each of the timesteps, over a batch [B,n,n,n] with one draw of noise."""
+        x0 = to_signed(grids)
+        noise = torch.randn_like(x0)
+        norms = []
+        for t in timesteps:
+            loss = self.denoiser.losses(x0, torch.full((len(x0),), t, device=x0.device), noise).mean()
+            gradients = torch.autograd.grad(loss, self.parameters)
+            norms.append(torch.stack(torch._foreach_norm(gradients)).norm())
+        return torch.stack(norms)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[Denoiser]:
+        """The denoiser with the averaged weights in place of the trained ones, for the time of the block."""
+        with torch.no_grad():
+            kept = [p.clone() for p in self.parameters]
+            torch._foreach_copy_(self.parameters, self.average)
+        try:
+            yield self.denoiser
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, kept)
+
+    def state_dict(self) -> dict:
+        """Everything that the following steps depend on."""
+        names = [name for name, _ in self.denoiser.network.named_parameters()]
+        random_state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random_state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "weights": dict(zip(names, (p.detach() for p in self.parameters), strict=True)),
+            "average": dict(zip(names, self.average, strict=True)),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "steps": self.steps,
+            "random": random_state,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on from `state_dict()`; the next step follows the one after which it was taken."""
+        self.denoiser.network.load_state_dict(state["weights"])
+        with torch.no_grad():
+            for (name, _), tensor in zip(self.denoiser.network.named_parameters(), self.average, strict=True):
+                tensor.copy_(state["average"][name])
+        # The groups' options (rate and how the step is run) are this run's; the stored state may come from another device.
+        kept = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, kept, strict=True):
+            group.update(options)
+        for own in self.optimizer.state.values():
+            own["step"] = own["step"].to(self.device if self.graph_wanted else "cpu")
+        self.sampler.load_state_dict(state["sampler"])
+        self.steps = state["steps"]
+        torch.set_rng_state(state["random"]["cpu"].cpu())
+        if self.device.type == "cuda" and "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
