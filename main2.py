@@ -81,18 +81,17 @@ def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generato
         mesh = bake(moved, config.texture_size, guides.gaussians, guides.picture, device)
     model = MeshModel(mesh, device)
     always = [picture_target(model, guides.picture)] if guides.picture else []
-    for _ in range(config.iters_refine if guides.prior else 0):
-        levels = retouching_levels(guides.prior, config.refine_denoise_steps, config.refine_strength)
-        cameras = circle_of_views(
-            guides.prior, config.refine_views, config.elevation, config.radius, config.fovy, config.refine_size, generator
-        )
+    if guides.prior is None:
+        return model
+    prior, geom_lr = guides.prior, config.geom_lr if config.train_geo else 0.0
+    levels = retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
+    for _ in range(config.iters_refine):
+        cameras = circle_of_views(prior, config.refine_views, config.elevation, config.radius, config.fovy, config.refine_size, generator)
         with torch.no_grad():
             renders, _ = model.shade(model.rasterize(cameras), 1.0)
-        targets = retouched(guides.prior, renders, cameras, guides.condition, levels, config.refine_cfg, 0.0, generator)
-        geom_lr = config.geom_lr if config.train_geo else 0.0
-        for _ in fit_surface(
-            model, [Target(cameras, targets), *always], config.refine_steps, texture_lr=config.texture_lr, geom_lr=geom_lr
-        ):
+        targets = retouched(prior, renders, cameras, guides.condition, levels, config.refine_cfg, generator, lambda *_: on_step())
+        views = [Target(cameras, targets), *always]
+        for _ in fit_surface(model, views, config.refine_steps, texture_lr=config.texture_lr, geom_lr=geom_lr):
             on_step()
     return model
 
@@ -155,9 +154,13 @@ def picture_view(config: Config, rgba: Tensor, device: torch.device) -> sir.Refe
 
 
 def steps_of(config: Config, guides: Guides) -> int:
-    """Optimiser steps of a run."""
+    """Steps of a run: of optimisers and of the prior's sampler."""
     moves = config.train_geo and guides.gaussians is not None
-    return (config.geometry_steps if moves else 0) + (config.refine_steps * config.iters_refine if guides.prior else 0)
+    steps = config.geometry_steps if moves else 0
+    if guides.prior:
+        levels = retouching_levels(guides.prior, config.refine_denoise_steps, config.refine_strength)
+        steps += config.iters_refine * (len(levels) + config.refine_steps)
+    return steps
 
 
 def write_results(config: Config, stem: str, model: MeshModel, subject: Subject, guides: Guides, phases: Phases) -> None:

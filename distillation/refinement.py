@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cam_utils import Cameras, orbit_cameras
 from guidance.base import Prior
-from guidance.samplers import ddim_sample, normal
+from guidance.samplers import OnStep, ddim_sample, normal
 
 
 def check_view_count(prior: Prior, count: int) -> None:
@@ -57,8 +57,8 @@ def retouched(
     condition: object,
     levels: Sequence[int],
     guidance_scale: float,
-    eta: float,
     generator: torch.Generator,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """What the prior makes of `renders` [V,3,S,S] in [0,1] after noise up to `levels[0]`: pictures of the same size.
 
@@ -69,6 +69,6 @@ def retouched(
     small = F.interpolate(renders, (resolution, resolution), mode="bilinear", antialias=True)
     latents = prior.encode(small, generator)
     noisy = prior.schedule.add_noise(latents, normal(latents.shape, generator, latents.device), levels[0])
-    clean = prior.decode(ddim_sample(prior, noisy, cameras, condition, levels, guidance_scale, eta, generator))
+    clean = prior.decode(ddim_sample(prior, noisy, cameras, condition, levels, guidance_scale, 0.0, generator, on_step))
     change = F.interpolate(clean.clamp(0, 1) - small, renders.shape[-2:], mode="bicubic")
     return (renders + change).clamp(0, 1)

@@ -198,11 +198,12 @@ def test_gaussians_alone_are_enough_to_go_by(out, no_prior):
 def test_ctrl_c_leaves_an_earlier_result_as_it_was(out, picture, prior, capsys):
     assert run(out, f"input={picture}") == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    predict = prior.predict_noise
+    predict, seen = prior.predict_noise, prior.evaluations
     prior.predict_noise = lambda *arguments: (signal.raise_signal(signal.SIGINT), predict(*arguments))[1]
     handler = signal.getsignal(signal.SIGINT)
     capsys.readouterr()
-    assert run(out, f"input={picture}", "seed=1") == 130
+    assert run(out, f"input={picture}", "seed=1", "refine_strength=0") == 130
+    assert prior.evaluations == seen + 1  # of five: it stops between two steps of the sampler too
     assert "nothing was written" in capsys.readouterr().err and signal.getsignal(signal.SIGINT) is handler
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

@@ -41,7 +41,7 @@ def generator(seed=0):
 
 def retouch(prior, renders, levels=(400, 100), seed=0):
     cameras = circle_of_views(prior, len(renders), 0.0, 2.0, 49.1, renders.shape[-1], generator())
-    return retouched(prior, renders, cameras, None, levels, 2.0, 0.0, generator(seed))
+    return retouched(prior, renders, cameras, None, levels, 2.0, generator(seed))
 
 
 # ---- Where views stand ----
