@@ -3,6 +3,9 @@
 python main2.py --config configs/micro.yaml input=photo_rgba.png save_path=name     refines what main.py wrote under that name
 python main2.py --from-ply gaussians.ply save_path=name                             a textured mesh of any 3DGS PLY
 python main2.py --from-mesh chair.glb --config configs/micro.yaml prompt="a chair"  refines a mesh of your own
+
+A mesh without colours wants to be painted, not retouched: add refine_views=4 refine_denoise_steps=20 refine_strength=0.3 refine_cfg=3
+iters_refine=4 texture_lr=0.2. What the prior draws beyond the mesh's outline is lost, and where its drawing is smaller there is white.
 """
 
 from __future__ import annotations
