@@ -20,6 +20,12 @@ TINY = NetworkConfig(size=8, channels=8, multipliers=(1, 2), timesteps=T)
 SCHEDULE = ScheduleConfig("linear", T)
 
 
+@pytest.fixture(autouse=True)
+def exact_convolutions(monkeypatch):
+    """PyTorch's default on a GPU, TF32 convolutions, rounds to 10 bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def spheres(count=6, size=8):
     return torch.stack([torch.from_numpy(primitives.draw("sphere", size, 0, i)) for i in range(count)]).to(torch.uint8)
 
@@ -244,24 +250,22 @@ def test_resumed_run_gives_the_losses_of_an_unbroken_one(tmp_path, name):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("graph", [False, True])
-def test_resuming_on_the_gpu(tmp_path, graph):
+def test_resuming_on_the_gpu(tmp_path):
     """A run that was stopped goes on with the same random numbers; a checkpoint of the CPU is taken up as well."""
-    first = make_trainer(device="cuda", graph=graph)
+    first = make_trainer(device="cuda")
     for _ in range(3):
         first.step()
     save_checkpoint(tmp_path / "c.pt", first, SCHEDULE)
     expected = [float(first.step().mean()) for _ in range(3)]
-    second = make_trainer(device="cuda", graph=graph)
+    second = make_trainer(device="cuda")
     resume(tmp_path / "c.pt", second, SCHEDULE)
     got = [float(second.step().mean()) for _ in range(3)]
-    if not graph:  # of captured steps the same bits are not promised
-        assert got == pytest.approx(expected, rel=1e-3)
+    assert got == pytest.approx(expected, rel=1e-3)
     assert second.steps == 6
     on_cpu = make_trainer()
     on_cpu.step()
     save_checkpoint(tmp_path / "cpu.pt", on_cpu, SCHEDULE)
-    third = make_trainer(device="cuda", graph=graph)
+    third = make_trainer(device="cuda")
     resume(tmp_path / "cpu.pt", third, SCHEDULE)
     assert bool(torch.isfinite(third.step()).all()) and third.steps == 2
 
@@ -275,17 +279,17 @@ def test_restart_is_a_new_run():
 
 
 @pytest.mark.gpu
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("compiled", [False, True])
-def test_captured_steps_match_plain_ones(compiled):
-    plain, captured = make_trainer(device="cuda"), make_trainer(device="cuda", graph=True, compile=compiled)
+def test_compiled_steps_match_plain_ones():
+    plain, compiled = make_trainer(device="cuda"), make_trainer(device="cuda", compile=True)
     for _ in range(5):
+        torch.manual_seed(1)
         plain.step()
-        captured.step()
-    # The random numbers differ, so the runs are compared by what they come to.
-    values = [t.denoiser.level_losses(spheres().cuda(), list(range(T))).mean() for t in (plain, captured)]
-    assert float(values[0]) == pytest.approx(float(values[1]), rel=0.2)
-    assert captured.replay is not None and captured.steps == 5
+        torch.manual_seed(1)
+        compiled.step()
+    values = [t.denoiser.level_losses(spheres().cuda(), list(range(T))).mean() for t in (plain, compiled)]
+    assert float(values[0]) == pytest.approx(float(values[1]), rel=0.05)
 
 
 def test_checkpoint_gives_the_averaged_network(tmp_path):

@@ -51,7 +51,6 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--bf16", action=flag, help="autocast to bfloat16 (default: on a GPU)")
     parser.add_argument("--channels-last", action=flag, help="memory layout channels_last_3d (default: on a GPU)")
-    parser.add_argument("--graph", action=flag, help="steps as CUDA graphs (default: on a GPU)")
     parser.add_argument("--compile", action="store_true", help="torch.compile; takes a minute first")
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again in the backward pass: less memory, slower")
 

@@ -73,8 +73,8 @@ def _trainer(options: argparse.Namespace, sampler_of) -> tuple[Trainer, Schedule
     """The trainer that the network, schedule and execution options ask for, on the grids of --data."""
     device = device_of(options)
     on_gpu = device.type == "cuda"
-    if not on_gpu and (options.bf16 or options.graph):
-        raise ValueError(f"{'--bf16' if options.bf16 else '--graph'}: needs a GPU; leave it out on the CPU, where it gains nothing")
+    if options.bf16 and not on_gpu:
+        raise ValueError("--bf16: needs a GPU; leave it out on the CPU, where it gains nothing")
     grids = torch.from_numpy(load_grids(options.data))
     size = grids.shape[-1]
     schedule = ScheduleConfig(options.schedule, options.T, shift_for(size) if options.shift is None else options.shift)
@@ -97,7 +97,6 @@ def _trainer(options: argparse.Namespace, sampler_of) -> tuple[Trainer, Schedule
         channels_last=on_gpu if options.channels_last is None else options.channels_last,
         checkpointing=options.checkpointing,
         compile=options.compile,
-        graph=on_gpu if options.graph is None else options.graph,
     )
     made = schedule.make()
     torch.backends.cudnn.benchmark = on_gpu  # all steps have one shape, for which cuDNN may search the fastest way

@@ -142,7 +142,7 @@ class VoxelUNet(nn.Module):
 
     def _run(self, block: ResidualBlock, x: Tensor, embedding: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            # Nothing random runs inside, and the random state could not be read while a CUDA graph is captured.
+            # Nothing random runs inside, so there is no random state to restore.
             return checkpoint(block, x, embedding, use_reentrant=False, preserve_rng_state=False)
         return block(x, embedding)
 

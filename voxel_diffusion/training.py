@@ -1,4 +1,4 @@
-"""Training: AdamW with a running average of the weights, one step after another, each able to be a captured CUDA graph."""
+"""Training: AdamW with a running average of the weights, one step after another."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from voxel_diffusion.timesteps import TimestepSampler
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """batch: grids a step; rate: of AdamW, reached after `warmup` steps and then kept; clip: of the gradient's norm; ema: decay of
-    the averaged weights (shorter at the start). The rest is how, not what: bf16 (autocast), channels_last, checkpointing, compile
-    (torch.compile) and graph (CUDA graphs, on a GPU)."""
+    the averaged weights (shorter at the start). The rest is how, not what: bf16 (autocast), channels_last, checkpointing and
+    compile (torch.compile)."""
 
     batch: int = 16
     rate: float = 1e-3
@@ -32,7 +32,6 @@ class TrainingConfig:
     channels_last: bool = False
     checkpointing: bool = False
     compile: bool = False
-    graph: bool = False
 
 
 class Trainer:
@@ -60,13 +59,8 @@ class Trainer:
         self.call = torch.compile(module, dynamic=False) if config.compile else module
         self.parameters = list(module.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
-        on_gpu = self.device.type == "cuda"
-        self.graph_wanted = config.graph and on_gpu
-        rate = torch.zeros((), device=self.device) if self.graph_wanted else 0.0
-        extra = {"fused": True, "capturable": True} if self.graph_wanted else {}
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=config.weight_decay, **extra)
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay, fused=self.device.type == "cuda")
         self.steps = 0
-        self.replay = None
         self._x = torch.zeros(config.batch, *grids.shape[1:], dtype=grids.dtype, device=self.device)
         self._t = torch.zeros(config.batch, dtype=torch.int64, device=self.device)
         self._weight = torch.ones(config.batch, device=self.device)
@@ -74,7 +68,7 @@ class Trainer:
         self._average_share = torch.zeros((), device=self.device)
 
     def restart(self, sampler: TimestepSampler) -> None:
-        """Back to the first step, with another sampler; what was compiled or captured stays in use."""
+        """Back to the first step, with another sampler; what was compiled stays in use."""
         torch.manual_seed(self.config.seed)
         fresh = VoxelUNet(self.denoiser.network.config).to(self.device)
         with torch.no_grad():
@@ -89,10 +83,7 @@ class Trainer:
         """One optimiser step; the unweighted losses [B] as they were before it (a buffer that the next step overwrites)."""
         rate = self.config.rate * min(1.0, (self.steps + 1) / self.config.warmup)
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            group["lr"] = rate
         self._average_share.fill_(1 - min(self.config.ema, (1 + self.steps) / (10 + self.steps)))
         chosen = torch.randint(len(self.grids), (self.config.batch,), device=self.grids.device)
         self._x.copy_(self.grids[chosen], non_blocking=True)
@@ -100,9 +91,7 @@ class Trainer:
         t, weight = self.sampler.draw(self.config.batch)
         self._t.copy_(t)
         self._weight.copy_(weight)
-        if self.graph_wanted and self.replay is None:
-            self._capture()
-        (self.replay or self._compute)()
+        self._compute()
         self.sampler.observe(self._t, self._losses)
         self.steps += 1
         return self._losses
@@ -119,30 +108,6 @@ class Trainer:
             torch._foreach_mul_(change, self._average_share)
             torch._foreach_add_(self.average, change)
             self._losses.copy_(losses.detach())
-
-    def _capture(self) -> None:
-        """Record a step as a CUDA graph; weights, states and the random state are put back after the warm-up."""
-        kept = [tensor.clone() for tensor in (*self.parameters, *self.average)]
-        state = {p: {k: v.clone() for k, v in self.optimizer.state[p].items()} for p in self.parameters if p in self.optimizer.state}
-        random_state = torch.cuda.get_rng_state(self.device)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self._compute()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._compute()
-        with torch.no_grad():
-            for tensor, value in zip((*self.parameters, *self.average), kept, strict=True):
-                tensor.copy_(value)
-            for p in self.parameters:
-                for name, tensor in self.optimizer.state[p].items():
-                    tensor.copy_(state[p][name]) if p in state else tensor.zero_()
-        torch.cuda.set_rng_state(random_state, self.device)
-        self.replay = graph.replay
 
     def gradient_norms(self, grids: Tensor, timesteps: list[int]) -> Tensor:
         """Norm of the loss's gradient by all weights at each of the timesteps, over a batch [B,n,n,n] with one draw of noise."""
@@ -193,8 +158,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, options in zip(self.optimizer.param_groups, kept, strict=True):
             group.update(options)
+        on_gpu = self.device.type == "cuda"
         for own in self.optimizer.state.values():
-            own["step"] = own["step"].to(self.device if self.graph_wanted else "cpu")
+            own["step"] = own["step"].to(self.device if on_gpu else "cpu")
         self.sampler.load_state_dict(state["sampler"])
         self.steps = state["steps"]
         torch.set_rng_state(state["random"]["cpu"].cpu())
