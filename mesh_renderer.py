@@ -19,6 +19,7 @@ from mesh import Mesh
 __all__ = ["Fragments", "Mesh", "MeshModel", "MeshRender", "clip_positions", "vertex_normals"]
 
 NEAR, FAR = 0.01, 100.0  # distances between which surfaces are shown
+MAX_LEVEL = 3  # coarser mip levels would mix charts, which stand a few texels apart
 LOGIT_LIMIT = 0.002  # colours are kept this far from 0 and 1 in logit space: one step of 1/512
 
 
@@ -119,7 +120,7 @@ class MeshModel(nn.Module):
         """Picture [V,3,H,W] on `background` ([3] or a number) and alpha [V,1,H,W], silhouettes antialiased."""
         covered = fragments.rast[..., 3:] > 0
         if self.has_texture:
-            logits = sample_texture(self.color_logits, fragments.uv, fragments.uv_da, "linear-mipmap-linear", "clamp", mask=covered[..., 0])
+            logits = sample_texture(self.color_logits, fragments.uv, fragments.uv_da, "linear-mipmap-linear", "clamp", MAX_LEVEL, mask=covered[..., 0])
         else:
             logits, _ = interpolate(self.color_logits, fragments.rast, self.faces)
         colors = torch.where(covered, logits.sigmoid(), torch.as_tensor(background, dtype=torch.float32, device=self.device))
