@@ -120,7 +120,9 @@ class MeshModel(nn.Module):
         """Picture [V,3,H,W] on `background` ([3] or a number) and alpha [V,1,H,W], silhouettes antialiased."""
         covered = fragments.rast[..., 3:] > 0
         if self.has_texture:
-            logits = sample_texture(self.color_logits, fragments.uv, fragments.uv_da, "linear-mipmap-linear", "clamp", MAX_LEVEL, mask=covered[..., 0])
+            logits = sample_texture(
+                self.color_logits, fragments.uv, fragments.uv_da, "linear-mipmap-linear", "clamp", MAX_LEVEL, mask=covered[..., 0]
+            )
         else:
             logits, _ = interpolate(self.color_logits, fragments.rast, self.faces)
         colors = torch.where(covered, logits.sigmoid(), torch.as_tensor(background, dtype=torch.float32, device=self.device))
