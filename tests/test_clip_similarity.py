@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from evaluation.clip_similarity import HALF_EXTENT, Clip, load_mesh, similarity, views_of
 from mesh import Mesh
-from mesh_io import write_glb, write_obj
+from mesh_io import read_mesh, write_glb, write_obj
 from scripts import cal_sim
 from scripts.make_random_checkpoint import write_tokenizer
 
@@ -142,6 +142,22 @@ def test_a_folder_of_results_is_scored(result, clip_folder, capsys):
     assert cal_sim.main([str(result), f"--clip={clip_folder}", f"--out={out}", "--against=prompt", "--device=cpu"]) == 0
     assert json.loads(out.read_text())["similarity"]["a"] != against_picture
     assert "mean of 1:" in capsys.readouterr().out
+
+
+def test_a_refined_mesh_is_scored_as_a_result_of_its_own(result, clip_folder):
+    """main2.py's record names its mesh in full: NAME_refined.json stands beside NAME_refined.obj or .glb."""
+    out = result / "scores" / "s.json"
+    (result / "a_refined.json").write_text((result / "a.json").read_text())
+    coarse = read_mesh(result / "a_model.glb")
+    refined = result / "a_refined.glb"
+    write_glb(Mesh(coarse.vertices, coarse.faces, np.tile([[0.1, 0.2, 0.9]], (len(coarse.vertices), 1))), refined)
+    assert cal_sim.mesh_of(result / "a_refined.json") == refined and cal_sim.mesh_of(result / "a.json") == result / "a_model.obj"
+    assert cal_sim.main([str(result), f"--clip={clip_folder}", f"--out={out}", "--device=cpu"]) == 0
+    scores = json.loads(out.read_text())["similarity"]
+    assert set(scores) == {"a", "a_refined"} and abs(scores["a"] - scores["a_refined"]) > 1e-5
+    refined.unlink()  # the mesh of stage 1 does not stand in for it
+    assert cal_sim.main([str(result), f"--clip={clip_folder}", f"--out={out}", "--device=cpu"]) == 2
+    assert set(json.loads(out.read_text())["similarity"]) == {"a"}
 
 
 def test_wrong_input_is_one_line(result, clip_folder, tmp_path_factory, capsys):
