@@ -154,6 +154,8 @@ def test_without_weights_there_is_one_line(monkeypatch, picture, tmp_path, capsy
     assert f"download_models.py {prior} fetches {preset.megabytes / 1000:.1f} GB" in error and preset.licence in error
     assert all(f"{part} {size} MB" in error for part, size in preset.parts.items())
     assert not (tmp_path / "out").exists()
+    if program is main:  # users find it there
+        assert f"| `{name}.yaml` | `{error.strip()}` |" in (CONFIGS.parent / "docs" / "priors.md").read_text()
 
 
 @pytest.mark.parametrize(
