@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -209,17 +209,22 @@ def run(config: Config, quiet: bool) -> int:
     return 0 if complete else INTERRUPTED
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
+def exit_code(program: str, work: Callable[[], int]) -> int:
+    """What `work` returns; 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
     try:
-        config, quiet = parse_command_line(sys.argv[1:] if arguments is None else arguments, __doc__)
-        return run(config, quiet)
+        return work()
     except UserError as error:
-        print(f"main.py: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("main.py: stopped", file=sys.stderr)
+        print(f"{program}: stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """See `exit_code`."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("main.py", lambda: run(*parse_command_line(words, __doc__)))
 
 
 if __name__ == "__main__":

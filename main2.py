@@ -26,7 +26,7 @@ from distillation.refinement import check_view_count, circle_of_views, retouched
 from gs_renderer import GaussianModel
 from guidance import Prior, load_prior
 from image_input import load_picture, reference_view
-from main import INTERRUPTED, condition_prior, own_caption, user_errors
+from main import INTERRUPTED, condition_prior, exit_code, own_caption, user_errors
 from mesh import Mesh
 from mesh_fit import Target, fit_surface, well_seen
 from mesh_refine import RefineSettings, random_views, refine_to_model
@@ -203,15 +203,9 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
-    try:
-        return run(*parse_command_line(with_aliases(sys.argv[1:] if arguments is None else arguments), __doc__))
-    except UserError as error:
-        print(f"main2.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("main2.py: stopped", file=sys.stderr)
-        return INTERRUPTED
+    """See `main.exit_code`."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("main2.py", lambda: run(*parse_command_line(with_aliases(words), __doc__)))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def choose_device(name: str) -> torch.device:
 def check_switches(config: Config, device: torch.device) -> None:
     """Raise UserError for a switch or a method that cannot be followed, before the long part rather than at the mesh."""
     if config.unwrap == "xatlas" and importlib.util.find_spec("xatlas") is None:
-        raise UserError("unwrap=xatlas: the package xatlas is not installed: pip install 'microdreamer-optimized[xatlas]'; or leave it out")
+        raise UserError("unwrap=xatlas: the package xatlas is not installed: pip install xatlas; or leave it out")
     for switch in ("USE_CUDA_GAUSS", "USE_CUDA_EXTRACT"):
         try:
             use_compiled(device, switch)

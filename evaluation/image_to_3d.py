@@ -359,15 +359,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
-    try:
-        return run(*parse(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"evaluation.image_to_3d: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluation.image_to_3d: stopped", file=sys.stderr)
-        return generation.INTERRUPTED
+    """See `main.exit_code`."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return generation.exit_code("evaluation.image_to_3d", lambda: run(*parse(words)))
 
 
 if __name__ == "__main__":

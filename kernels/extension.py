@@ -72,6 +72,16 @@ def constant_when_compiling(function: Callable) -> Callable:
     return function
 
 
+def takes_op(device: str, compiled: bool | None, what: str) -> bool:
+    """Whether a call runs the compiled op: `compiled` as asked, None for wherever there is one.
+
+    Raises RuntimeError, naming `what`, where it is asked for and not there.
+    """
+    if compiled and not available(device):
+        raise RuntimeError(f"no compiled {device} {what}; {BUILD_HINT}")
+    return use_compiled(device) if compiled is None else compiled
+
+
 def _report() -> int:
     """Say which kernels this environment has; exit code 1 if it has none."""
     if not load():

@@ -150,13 +150,9 @@ def rasterize_gaussians(
 
 @extension.constant_when_compiling
 def _takes_op(device: str, compiled: bool | None) -> bool:
-    if compiled is None:
-        compiled = extension.use_compiled(device)
-    elif compiled and not extension.available(device):
-        raise RuntimeError(f"no compiled {device} rasteriser; {extension.BUILD_HINT}")
-    if compiled:
+    if takes := extension.takes_op(device, compiled, "rasteriser"):
         _register()
-    return compiled
+    return takes
 
 
 def check_finite(**tensors: Tensor | None) -> None:

@@ -132,13 +132,9 @@ class HashGrid(nn.Module):
 
 @extension.constant_when_compiling
 def _takes_op(device: str, compiled: bool | None) -> bool:
-    if compiled is None:
-        compiled = extension.use_compiled(device)
-    elif compiled and not extension.available(device):
-        raise RuntimeError(f"no compiled {device} hash grid; {extension.BUILD_HINT}")
-    if compiled:
+    if takes := extension.takes_op(device, compiled, "hash grid"):
         _register()
-    return compiled
+    return takes
 
 
 # ---- The op: shapes for torch.compile, and autograd ----

@@ -161,13 +161,9 @@ def _check_pixels(mips: Mips, uv: Tensor, uv_da: Tensor | None, mask: Tensor | N
 
 @extension.constant_when_compiling
 def _takes_op(device: str, compiled: bool | None) -> bool:
-    if compiled is None:
-        compiled = extension.use_compiled(device)
-    elif compiled and not extension.available(device):
-        raise RuntimeError(f"no compiled {device} texture sampler; {extension.BUILD_HINT}")
-    if compiled:
+    if takes := extension.takes_op(device, compiled, "texture sampler"):
         _register()
-    return compiled
+    return takes
 
 
 # ---- The ops: shapes for torch.compile, and autograd ----

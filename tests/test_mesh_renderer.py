@@ -157,3 +157,18 @@ def test_gaussians_become_a_texture_and_the_picture_wins_where_it_sees():
     assert float((front - truth[0])[core].abs().mean()) < 0.05 and float((back - truth[1])[core].abs().mean()) < 0.05
     torch.testing.assert_close(red_front[core].mean(dim=(1, 2)), torch.tensor([1.0, 0, 0]), atol=0.02, rtol=0)
     torch.testing.assert_close(red_back[core], back[core])  # the picture does not reach through
+
+
+def test_the_picture_colours_nothing_that_another_part_hides():
+    near, far = quad(0.2, 0.3), quad(0.5, -0.3)
+    both = Mesh(np.concatenate([near.vertices, far.vertices]), np.concatenate([near.faces, far.faces + 4]), np.full((8, 3), 0.5))
+    camera = orbit_cameras(0, 0, 2, width=128, height=128)
+    red = torch.tensor([1.0, 0, 0])[None, :, None, None].expand(1, 3, 128, 128)
+    mesh = unwrapped(both, 256)
+    texels = texels_of(mesh, 256)
+    colors = torch.from_numpy(bake(mesh, 256, picture=Reference(camera, red, torch.ones(1, 1, 128, 128))).texture)[texels.inside]
+    is_far, reach = texels.positions[:, 2] < 0, texels.positions[:, :2].abs().amax(1)
+    hidden = is_far & (reach < 0.2)  # well within the near square's shadow, whose half side is 0.2 * 2.3 / 1.7
+    torch.testing.assert_close(colors[hidden], torch.full((int(hidden.sum()), 3), 0.5))
+    seen = torch.where(is_far, (reach > 0.3) & (reach < 0.48), reach < 0.18)
+    torch.testing.assert_close(colors[seen], torch.tensor([1.0, 0, 0]).expand(int(seen.sum()), 3))
