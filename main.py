@@ -108,14 +108,18 @@ def reconstruct(job: Job, progress: Progress) -> None:
     grow_at = density_steps(job.rounds, config.density_start_iter, config.density_end_iter, config.densification_interval)
     optimizer = model.make_optimizer(**select(config, LEARNING_KEYS))
 
-    def update(step: int, rendering: sir.Rendering) -> None:
+    def learn(rendering: sir.Rendering) -> None:
         model.record_statistics(rendering)
-        model.update_learning_rate(step)
         optimizer.step()
         optimizer.zero_grad()
+
+    def grow(step: int) -> bool:
         if step in grow_at:
             model.densify_and_prune(grad_threshold=config.densify_grad_threshold, percent_dense=config.percent_dense, generator=generator)
+        return step in grow_at
 
+    weights = {"weight": config.lambda_sd, "ref_loss": config.ref_loss, "ref_mask_loss": config.ref_mask_loss}
+    fitter = sir.Fitter(model, job.reference, background, learn, **weights)
     for turn in job.rounds:
         progress.start_round(turn)
         cameras = sir.draw_cameras(prior, job.views, generator, from_front=turn.starts_from_noise)
@@ -124,18 +128,8 @@ def reconstruct(job: Job, progress: Progress) -> None:
                 renders = model.render(cameras, background).image
             targets = sir.repair(prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator, progress.after_prior_step)
         with progress.phases("fit", announce=False):
-            loss = sir.fit(
-                model,
-                cameras,
-                targets,
-                job.reference,
-                turn,
-                background,
-                update,
-                weight=config.lambda_sd,
-                ref_loss=config.ref_loss,
-                ref_mask_loss=config.ref_mask_loss,
-                on_step=progress.after_fit_step,
+            loss = fitter.fit(
+                cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow, on_step=progress.after_fit_step
             )
         progress.end_round(loss)
 

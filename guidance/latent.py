@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_utils import Cameras
+from cuda_graphs import GraphedFunction
 from guidance.base import Prior, classifier_free
 from guidance.channels_last import channels_last
-from guidance.graphs import GraphedFunction
 from guidance.samplers import normal
 from guidance.schedule import NoiseSchedule
 
