@@ -206,8 +206,17 @@ class Fitter:
     ) -> None:
         self.representation, self.reference, self.background, self.learn = representation, reference, background, learn
         self.weights = {"weight": weight, "ref_loss": ref_loss, "ref_mask_loss": ref_mask_loss}
-        self._step = GraphedStep(self._one_step, background.device)
-        self._watched: Cameras | None = None
+        self._graphed = GraphedStep(self._one_step, background.device)
+        self._watched: tuple[Cameras, Cameras] | None = None  # cameras last given, and those with the reference's
+
+    @property
+    def graphs(self) -> bool:
+        """Whether steps on a GPU are replayed from a graph (True unless set otherwise)."""
+        return self._graphed.enabled
+
+    @graphs.setter
+    def graphs(self, enabled: bool) -> None:
+        self._graphed.enabled = enabled
 
     def fit(
         self,
@@ -224,19 +233,25 @@ class Fitter:
         `before_step` and `after_step` take the global step: the one sets learning rates, the other says whether it has replaced
         the representation's tensors, by growing or pruning.
         """
-        self._watched = cameras if self.reference is None else concatenate([cameras, self.reference.camera])
         loss = targets.new_zeros(())
         for done, step in enumerate(turn.steps, start=1):
             before_step(step)
-            loss = self._step(self._watched.world_to_camera, self._watched.intrinsics, targets)
+            loss = self.step(cameras, targets)
             if after_step(step):
-                self._step.reset()
+                self._graphed.reset()
             if on_step:
                 on_step(done, len(turn.steps), {})
         return float(loss)  # read once a round: reading every step would hold up a GPU
 
+    def step(self, cameras: Cameras, targets: Tensor) -> Tensor:
+        """One step; returns its loss, a scalar tensor."""
+        if self._watched is None or self._watched[0] is not cameras:
+            self._watched = cameras, cameras if self.reference is None else concatenate([cameras, self.reference.camera])
+        watched = self._watched[1]
+        return self._graphed(watched.world_to_camera, watched.intrinsics, targets)
+
     def _one_step(self, world_to_camera: Tensor, intrinsics: Tensor, targets: Tensor) -> Tensor:
-        cameras = dataclasses.replace(self._watched, world_to_camera=world_to_camera, intrinsics=intrinsics)
+        cameras = dataclasses.replace(self._watched[1], world_to_camera=world_to_camera, intrinsics=intrinsics)
         rendering = self.representation.render(cameras, self.background)
         loss = reconstruction_loss(rendering, targets, self.reference, **self.weights)
         loss.backward()

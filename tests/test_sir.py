@@ -296,14 +296,14 @@ def test_steps_replayed_as_a_graph_are_the_plain_steps():
             return step == 20
 
         fitter = sir.Fitter(Repeatable(), reference, background, learn)
-        fitter._step.enabled = graphs
+        fitter.graphs = graphs
         losses = []
         for turn, views in zip(rounds, (4, 4, 6), strict=True):
             cameras = orbit_cameras(10.0 * turn.index, [360 / views * view for view in range(views)], width=64, height=64, device=device)
             with torch.no_grad():
                 targets = truth.render(cameras, background).image
             losses.append(fitter.fit(cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow))
-        assert bool(fitter._step._captured) == graphs
+        assert bool(fitter._graphed._captured) == graphs
         return losses, model
 
     (plain_losses, plain), (losses, model) = fitted(False), fitted(True)
