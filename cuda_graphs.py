@@ -90,12 +90,13 @@ class GraphedFunction(_Graphs):
     """Calls `function(*tensors) -> tensor`, on a GPU by replaying what was captured at the first call with these shapes.
 
     The function must be free of host synchronisation and side effects. Inputs that are the same tensors as in the last call
-    are not copied again. Without gradients only; on the CPU, or with `enabled` false, it is the function itself.
+    are not copied again. On the CPU, with `enabled` false, or where gradients are wanted, it is the function itself.
     """
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         device = inputs[0].device
-        if not self._takes_graphs(device):
+        differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+        if differentiated or not self._takes_graphs(device):
             return self.function(*inputs)
         key = self._key(inputs)
         if key not in self._captured:
@@ -133,3 +134,4 @@ class GraphedStep(_Graphs):
         """Forget the graphs: something that the step works on has moved."""
         self._captured.clear()
         self._calls.clear()
+        self._pool = None  # a pool ends with the last of its graphs
