@@ -141,6 +141,11 @@ def worst_gradient(found: dict) -> float:
     return max(compared["relative_l2"] for compared in found["gradients"].values())
 
 
+def least_bytes(leaves: dict[str, Tensor], weight: Tensor) -> int:
+    """What forward and backward must move: parameters read by either and their gradients written, picture and its gradient."""
+    return 3 * sum(leaf.nbytes for leaf in leaves.values()) + 2 * weight.nbytes
+
+
 def measure(count: int, views: int, size: int, device: str, repeats: int) -> Iterator[dict]:
     """Yields one row a rasteriser, timed or with the reason why not."""
     leaves, cameras = ball_of_gaussians(count, device), ring(views, size, device)

@@ -152,11 +152,8 @@ class Table:
         whole = figure(row["median_ms"])
         if row["repeats"] > 1:
             whole += f" ({figure(row['p10_ms'])} to {figure(row['p90_ms'])})"
-        told = [
-            whole,
-            *(figure(row[name]) for name in ("kernels_ms", "times_same_device", "times_cpu")),
-            f"{row['largest_difference']:.1e}",
-        ]
+        told = [whole, *(figure(row[name]) for name in ("kernels_ms", "times_same_device", "times_cpu"))]
+        told.append(f"{row['largest_difference']:.1e}")
         cells = [row["what"], str(row["N"]), row["device"], row["version"], *(row[name] or "-" for name in SWITCHES), *told]
         return f"| {' | '.join(cells)} |"
 
@@ -236,14 +233,15 @@ def add_meshes(table: Table, wanted: list[Case], resolution: int) -> None:
             table.add(case, phase, None, check)
 
 
-def load_libraries(device: str) -> None:
-    """Let every way run once on little: contexts, libraries and imports are no part of what is timed."""
+def load_libraries(device: str, for_meshes: bool) -> None:
+    """Let everything run once on little: contexts, libraries and imports are no part of what is timed."""
     for gauss, extract in VERSIONS:
         if "1" in (gauss, extract) and not extension.available(device):
             continue
         with switched(USE_CUDA_GAUSS=gauss, USE_CUDA_EXTRACT=extract):
             extract_fields(*object_like_gaussians(100, device), NUM_BLOCKS, NUM_BLOCKS, RELAX_RATIO).cpu()
-            make_mesh(Config(mesh_resolution=2 * NUM_BLOCKS, texture_size=64), opaque_object(400, device), None)
+    if for_meshes:
+        make_mesh(Config(mesh_resolution=2 * NUM_BLOCKS, texture_size=64), opaque_object(400, device), None)
 
 
 def arguments() -> argparse.Namespace:
@@ -252,9 +250,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resolution", type=int, help=f"grid points a side, a multiple of {NUM_BLOCKS} (default: 128; without a GPU 64)")
     parser.add_argument("--slow-counts", type=int, nargs="*", help="counts for Python's loop on the CPU (default: 5000; without a GPU all)")
     parser.add_argument("--pairs", type=int, nargs="*", default=[1 << 20], help="numbers of pairs of the weights alone")
-    parser.add_argument(
-        "--mesh", action=argparse.BooleanOptionalAction, help="main.py's mesh phase too (default: on a GPU, if there is one)"
-    )
+    parser.add_argument("--mesh", action=argparse.BooleanOptionalAction, help="main.py's mesh phase too (default: if there is a GPU)")
     parser.add_argument("--mesh-count", type=int, default=20_000, help="Gaussians of the mesh phase")
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=["cpu", "cuda"])
     parser.add_argument("--seconds", type=float, default=2.0, help="for the repeats of a row")
@@ -279,7 +275,7 @@ def main() -> None:
     headers = {device: environment(device) for device in devices}
     for device, header in headers.items():
         print(describe(header), flush=True)
-        load_libraries(device)
+        load_libraries(device, device in options.mesh_devices)
     print(f"Field and mesh: {options.resolution}^3 points, field in {NUM_BLOCKS}^3 blocks. Whole call: median (10th to 90th percentile).\n")
     print(f"| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
     table, missing = Table(options.seconds), []
