@@ -56,7 +56,7 @@ def label(value: float) -> str:
 
 
 def write_plots(path: Path | str, title: str, panels: list[Panel], columns: int) -> None:
-    """Write the panels in rows of `columns`, with one legend. Raises ValueError where there is nothing to draw or a value is not above 0."""
+    """Write the panels in rows of `columns`, with one legend. Raises ValueError for an empty panel or a value not above 0."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     points = [point for panel in panels for line in panel.lines.values() for point in line]
     if not all(any(panel.lines.values()) for panel in panels) or not panels:

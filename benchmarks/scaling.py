@@ -97,15 +97,16 @@ def line(row: dict) -> str:
     )
 
 
-def panels(rows: list[dict], factors: list[str]) -> list[Panel]:
-    """Times over each factor."""
+def panels(rows: list[dict], factors: list[str], figure: str, unit: str) -> list[Panel]:
+    """`figure` of the rows over each factor; none where no row has it."""
     found = []
     for factor in factors:
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            if row["factor"] == factor and "median_ms" in row:
-                lines.setdefault(row["what"], []).append((row[factor], row["median_ms"]))
-        found.append(Panel(LABELS[factor], "ms", lines))
+            if row["factor"] == factor and row.get(figure):
+                lines.setdefault(row["what"], []).append((row[factor], row[figure]))
+        if lines:
+            found.append(Panel(LABELS[factor], unit, lines))
     return found
 
 
@@ -135,9 +136,8 @@ def main() -> None:
     if on_gpu and header["gsplat"] == "not installed":
         peers.remove(GSPLAT)
         print("gsplat is not installed: no rows of it")
-    print(
-        f"{'Gaussians':>9} {'size':>5} {'views':>5}  {'':17} {'median ms':>10} {'p10':>9} {'p90':>9} {'calls':>6} {'peak MiB':>10}  differences"
-    )
+    titles = f"{'median ms':>10} {'p10':>9} {'p90':>9} {'calls':>6} {'peak MiB':>10}  differences of picture, gradients"
+    print(f"{'Gaussians':>9} {'size':>5} {'views':>5}  {'':17} {titles}")
     result = header | {"centre": centre, "copies_gb_s": bandwidth / 1e6, "twin": twin, "rows": []}
     for factor, setting in settings(values, centre):
         for row in measure(setting, device, peers, options.repeats or (50 if on_gpu else 3), bandwidth):
@@ -145,8 +145,10 @@ def main() -> None:
             print(line(row), flush=True)
             write_json(options.out, result)  # after every row: what is done stays, should a peer take the process down
     if options.plot:
-        title = f"Gaussian rasteriser, forward + backward, {header['device']}; centre {', '.join(map(str, options.centre))}"
-        write_plots(options.plot, title, panels(result["rows"], list(values)))
+        fixed = ", ".join(f"{value} {LABELS[factor]}" for factor, value in centre.items())
+        title = f"Gaussian rasteriser, forward + backward, {header['device']}, around {fixed}"
+        drawn = [(result["rows"], list(values), *figure) for figure in (("median_ms", "ms"), ("peak_mib", "MiB"))]
+        write_plots(options.plot, title, [panel for figure in drawn for panel in panels(*figure)], columns=len(values))
 
 
 if __name__ == "__main__":
