@@ -122,7 +122,6 @@ def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
                 prior = None
             else:
                 prior = prior or load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
-                prior.evaluations = 0  # those of an earlier run do not count
                 condition = condition_prior(config, prior, rgba)
                 check_view_count(prior, config.refine_views)
                 retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)

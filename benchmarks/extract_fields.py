@@ -2,9 +2,9 @@
 
     python -m benchmarks.extract_fields [--device cuda] [--resolution 128] [--counts 5000 20000 100000] [--out results.json]
 
-Times are of whole calls (benchmarks/timing.py). Before anything is timed the versions' results are compared; a difference
-above 1e-4 of a field of order 1 ends the run. The floors are what the call cannot go below: reading the Gaussians and writing
-the grid at the memory's speed, and one exponential for each pair whose term is at least 1e-7.
+Times are of whole calls (benchmarks/timing.py) after one that is not counted. Before anything is timed the versions' results are
+compared; a difference above 1e-4 of a field of order 1 ends the run. The floors are what the call cannot go below: reading the
+Gaussians and writing the grid at the memory's speed, and one exponential for each pair whose term is at least 1e-7.
 """
 
 import argparse

@@ -33,7 +33,7 @@ from config import Config, UserError, load_config
 from guidance import Prior, load_prior
 from report import choose_device
 
-PICTURE = "test_data/robot_rgba.png"
+PICTURE = str(Path(__file__).resolve().parent.parent / "test_data" / "robot_rgba.png")
 NAME = "run"
 STAGES = {"stage 1": (stage1.run, f"{NAME}.json"), "stage 2": (stage2.run, f"{NAME}_refined.json")}
 WORK = ("rounds", "optimiser_steps", "prior_evaluations")
@@ -57,6 +57,7 @@ Seconds = dict[tuple[str, str], float]  # of (stage, phase)
 def run_once(name: str, config: Config, prior: Prior, device: torch.device) -> tuple[Seconds, dict]:
     """One stage to files: seconds by phase, and the record that the program wrote. SystemExit with the reason where it failed."""
     program, record_name = STAGES[name]
+    prior.evaluations = 0  # so that the record tells those of this run
     started = time.perf_counter()
     try:
         program(dataclasses.replace(config), True, prior)
