@@ -15,6 +15,7 @@ Before a call is timed its result is compared with plain PyTorch's in float64; t
 of the largest value or of 1; weights: 1e-3, as float32 cancels in the determinant of a flat Gaussian; mesh: 1e-3 of the volume,
 against plain PyTorch in float32). That call is the warm-up; then follow
 as many as fit into --seconds, at most 100, but where that first call alone takes longer it is the only one and is what is told.
+What the density field cannot go below is told by benchmarks/extract_fields.py.
 """
 
 from __future__ import annotations
