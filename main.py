@@ -150,8 +150,8 @@ def texture_view(job: Job, picture: Tensor | None) -> sir.Reference | None:
     return reference_view(picture, camera.resized(TEXTURE_VIEW, TEXTURE_VIEW))
 
 
-def run(config: Config, quiet: bool) -> int:
-    """One picture and/or sentence to files; returns the exit code."""
+def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
+    """One picture and/or sentence to files, by `prior` or, without one, by that of the configuration; returns the exit code."""
     with user_errors():
         device = choose_device(config.device)
         phases = Phases(device, quiet)
@@ -162,7 +162,7 @@ def run(config: Config, quiet: bool) -> int:
             config.prompt = config.prompt or own_caption(config)
             stem = result_stem(config)
             check_switches(config, device)
-            prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+            prior = prior or load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
             job = prepare(config, prior, picture)
             check_writable(stem)
     if not quiet:
