@@ -126,7 +126,7 @@ def benchmark(name: str, parts: Parts, repeats: int, compiled: bool, tiny: bool)
     row(f"decode {views} pictures", lambda: prior.decode(latents))
     per_latent(f"decode {views} pictures", views)
     row("condition", lambda: prior.condition(picture, prompt))
-    if device.type == "cuda":  # the same network as it was before channels_last
+    if device.type == "cuda":  # the same network as it is published
         configs = configurations(name, tiny)
         prior.network = random_module(configs["unet"], device, list(configs).index("unet"), parts.dtype)
         if isinstance(prior, Zero123Prior):

@@ -137,9 +137,7 @@ def _token_offsets(attentions: Sequence[nn.Module]) -> _SharedInput:
 # ---- Modules of diffusers ----
 
 
-def _resnet_block(
-    block: nn.Module, shared: _SharedInput | None, index: int, x: Tensor, temb: Tensor | None = None, *_: object
-) -> Tensor:
+def _resnet_block(block: nn.Module, shared: _SharedInput | None, index: int, x: Tensor, temb: Tensor | None = None, *_: object) -> Tensor:
     """Forward of a plain ResnetBlock2D; `shared`: of those that know the time."""
     offset = block.conv1.bias[None] if shared is None else shared(temb, index)
     return _residual_block(x, (block.norm1, block.norm2), (block.conv1, block.conv2), offset, block.conv_shortcut)
