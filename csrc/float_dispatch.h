@@ -38,4 +38,15 @@ inline void check_vectors(const at::Tensor& tensor, const char* name, int64_t ch
                     kVectorBytes, " bytes; call .clone() first");
 }
 
+// An offset [N, C] of the samples of x [N, P, C], whose rows may stand apart (they may be parts of longer ones), or with `shared` [1, C].
+// Returns the distance from one sample's row to the next one's.
+inline int64_t check_offset(const at::Tensor& offset, const at::Tensor& x, bool shared) {
+  TORCH_CHECK_VALUE(offset.scalar_type() == x.scalar_type(), "offset: expected ", x.scalar_type(), ", got ", offset.scalar_type());
+  TORCH_CHECK_VALUE(offset.device() == x.device(), "offset: expected a tensor on ", x.device(), ", got ", offset.device());
+  check_shape(offset, "offset", {shared ? -1 : x.size(0), x.size(2)});
+  TORCH_CHECK_VALUE(offset.size(0) == x.size(0) || offset.size(0) == 1, "offset: expected 1 or ", x.size(0), " rows, got ", offset.size(0));
+  TORCH_CHECK_VALUE(offset.size(1) < 2 || offset.stride(1) == 1, "offset: expected contiguous rows; call .contiguous() first");
+  return offset.size(0) == 1 ? 0 : offset.stride(0);
+}
+
 }  // namespace md

@@ -20,7 +20,7 @@ struct GroupNormShape {
   int groups;
   float eps;
   bool silu;
-  int offset_stride;  // from one sample's offset to the next one's: C, or 0 where all share one
+  int64_t offset_stride;  // from one sample's offset to the next one's, 0 where all share one
 };
 
 MD_HOST_DEVICE float silu(float x) { return x / (1.0f + std::exp(-x)); }

@@ -23,14 +23,12 @@ GroupNormShape check_arguments(const at::Tensor& x, const at::Tensor& weight, co
   check_tensor(bias, "bias", dtype, x.device());
   check_shape(bias, "bias", {channels});
   TORCH_CHECK_VALUE(eps > 0.0, "eps: expected more than 0, got ", eps);
-  int stride = 0;
+  int64_t stride = 0;
   if (offset) {
-    check_tensor(*offset, "offset", dtype, x.device());
-    check_shape(*offset, "offset", {-1, channels});
-    TORCH_CHECK_VALUE(offset->size(0) == 1 || offset->size(0) == x.size(0), "offset: expected 1 or ", x.size(0), " rows, got ", offset->size(0));
-    stride = offset->size(0) == 1 ? 0 : static_cast<int>(channels);
+    stride = check_offset(*offset, x, true);
   }
-  return {x.size(0), x.size(1), static_cast<int>(channels), static_cast<int>(groups), static_cast<float>(eps), silu, stride};
+  return {x.size(0), x.size(1), static_cast<int>(channels), static_cast<int>(groups), static_cast<float>(eps), silu,
+          stride};
 }
 
 at::Tensor group_norm_on_cpu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps,

@@ -19,7 +19,7 @@ TokenShape check_x(const at::Tensor& x, int64_t parts) {
   check_tensor(x, "x", x.scalar_type(), x.device());
   check_shape(x, "x", {-1, -1, -1});
   TORCH_CHECK_VALUE(x.size(2) % parts == 0, "x: expected a multiple of ", parts, " channels, got ", x.size(2));
-  return {x.size(0) * x.size(1), static_cast<int>(x.size(2) / parts), x.size(1), 0.0f};
+  return {x.size(0) * x.size(1), static_cast<int>(x.size(2) / parts), x.size(1), 0.0f, 0};
 }
 
 TokenShape check_add_bias(const at::Tensor& x, const at::Tensor& bias, const MaybeTensor& residual) {
@@ -40,9 +40,9 @@ TokenShape check_layer_norm(const at::Tensor& x, const at::Tensor& weight, const
 
 TokenShape check_add_layer_norm(const at::Tensor& x, const at::Tensor& residual, const MaybeTensor& offset, const at::Tensor& weight,
                                 const at::Tensor& bias, double eps) {
-  const TokenShape shape = check_layer_norm(x, weight, bias, eps);
+  TokenShape shape = check_layer_norm(x, weight, bias, eps);
   check_tokens(residual, "residual", x, x.sizes());
-  if (offset) check_tokens(*offset, "offset", x, {x.size(0), shape.channels});
+  if (offset) shape.offset_stride = check_offset(*offset, x, false);
   return shape;
 }
 
@@ -147,7 +147,10 @@ std::tuple<at::Tensor, at::Tensor> add_layer_norm_on_cuda(const at::Tensor& x, c
   const TokenShape shape = check_add_layer_norm(x, residual, offset, weight, bias, eps);
   check_rows(x, weight, bias, shape);
   check_vectors(residual, "residual", shape.channels);
-  if (offset) check_vectors(*offset, "offset", shape.channels);
+  if (offset) {
+    check_vectors(*offset, "offset", shape.channels);
+    TORCH_CHECK_VALUE(shape.offset_stride * x.element_size() % kVectorBytes == 0, "offset: expected rows on multiples of ", kVectorBytes, " bytes");
+  }
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor sum = at::empty_like(x), normed = at::empty_like(x);
   C10_CUDA_CHECK(add_layer_norm_cuda(x.const_data_ptr(), residual.const_data_ptr(), data(offset), weight.const_data_ptr(), bias.const_data_ptr(),

@@ -14,6 +14,7 @@ struct TokenShape {
   int channels;        // of a result's row
   int64_t per_sample;  // tokens of one sample, which share an offset
   float eps;
+  int64_t offset_stride;  // from one sample's offset to the next one's
 };
 
 // x Phi(x) with the normal distribution's Phi (Hendrycks and Gimpel 2016, arXiv 1606.08415), not its approximation by tanh.

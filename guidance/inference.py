@@ -95,6 +95,12 @@ def _attend(qkv: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
+def _feed_forward(block: nn.Module, tokens: Tensor, normed: Tensor) -> Tensor:
+    """tokens + the feed-forward network of their norm."""
+    expand, _dropout, contract = block.ff.net
+    return tokens + _project(contract, gated_gelu(_project(expand.proj, normed)))
+
+
 # ---- Small products all at once ----
 
 
@@ -116,8 +122,7 @@ class _SharedInput:
     def __call__(self, x: Tensor, index: int) -> Tensor:
         """What layer `index` gets of x: [N,C]."""
         if index == 0:
-            out = F.linear(self.prepare(x), self.weight, self.bias)
-            self._parts = tuple(part.contiguous() for part in out.split(self.widths, dim=1))
+            self._parts = F.linear(self.prepare(x), self.weight, self.bias).split(self.widths, dim=1)
         return self._parts[index]
 
 
@@ -188,9 +193,7 @@ def _transformer_block(
     else:
         tokens, normed = _add_normalise(block.norm2, attended, tokens)
         attended, offset = block.attn2(normed, encoder_hidden_states=encoder_hidden_states), None
-    tokens, normed = _add_normalise(block.norm3, attended, tokens, offset)
-    expand, _dropout, contract = block.ff.net
-    return tokens + _project(contract, gated_gelu(_project(expand.proj, normed)))
+    return _feed_forward(block, *_add_normalise(block.norm3, attended, tokens, offset))
 
 
 def _transformer_in(transformer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
@@ -244,9 +247,7 @@ def _view_block(block: ViewBlock, qkv: Tensor, tokens: Tensor, to: KeysValues, n
     tokens = tokens.reshape(-1, num_frames * shape[1], shape[2])
     attended = _project(block.attn1.to_out[0], _attend(F.linear(_normalise(block.norm1, tokens), qkv), block.attn1.heads))
     tokens, normed = (part.reshape(len(to.keys), -1, shape[2]) for part in _add_normalise(block.norm2, attended, tokens))
-    tokens, normed = _add_normalise(block.norm3, block.attn2(normed, to), tokens)
-    expand, _identity, contract = block.ff.net
-    return (tokens + _project(contract, gated_gelu(_project(expand.proj, normed)))).reshape(shape)
+    return _feed_forward(block, *_add_normalise(block.norm3, block.attn2(normed, to), tokens)).reshape(shape)
 
 
 def _view_transformer(transformer: ViewTransformer, x: Tensor, to: Sequence[KeysValues], num_frames: int) -> Tensor:

@@ -20,10 +20,10 @@ def group_norm(
 ) -> Tensor:
     """x [N,P,C] contiguous, in float32, float16 or bfloat16, like weight and bias [C] -> the same shape and type.
 
-    `offset` [N,C] or [1,C] is added to x first. Every group of C / groups neighbouring channels of a sample gets mean 0 and
-    variance 1 over its P pixels (Wu and He 2018, arXiv 1803.08494, equation 1, in float32), then its channels' weights and
-    biases, then `silu`. On a GPU, C must be a multiple of 16 bytes and at most 4096. Differentiable. Raises ValueError for
-    what does not fit.
+    `offset` [N,C] or [1,C], whose rows may be parts of longer ones, is added to x first. Every group of C / groups neighbouring
+    channels of a sample gets mean 0 and variance 1 over its P pixels (Wu and He 2018, arXiv 1803.08494, equation 1, in float32),
+    then its channels' weights and biases, then `silu`. On a GPU, C must be a multiple of 16 bytes and at most 4096.
+    Differentiable. Raises ValueError for what does not fit.
     """
     if not extension.use_compiled(x.device):
         return group_norm_reference(x, weight, bias, groups, eps, silu, offset)

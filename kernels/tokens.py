@@ -43,7 +43,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, offset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x + residual [N,P,C] (+ offset [N,C] of the sample), and the `layer_norm` of that."""
+    """x + residual [N,P,C] (+ offset [N,C] of the sample, whose rows may be parts of longer ones), and the `layer_norm` of that."""
     if not _compiled(x):
         return add_layer_norm_reference(x, residual, offset, weight, bias, eps)
     return torch.ops.microdreamer.add_layer_norm(x, residual, offset, weight, bias, eps)

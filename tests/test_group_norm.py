@@ -22,7 +22,9 @@ def arguments(samples, pixels, channels, device, dtype=torch.float32, mean=0.5):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("silu", [False, True])
-@pytest.mark.parametrize("shape", [(2, 64, 320, 32), (12, 16, 1280, 32), (1, 3001, 32, 32), (3, 7, 960, 4), (2, 1, 2560, 32)])
+@pytest.mark.parametrize(
+    "shape", [(2, 64, 320, 32), (12, 16, 1280, 32), (1, 3001, 32, 32), (3, 7, 960, 4), (2, 1, 2560, 32), (1, 3001, 320, 8), (2, 5, 48, 16)]
+)
 def test_compiled_equals_the_twin_in_float64(device, dtype, silu, shape):
     *sizes, groups = shape
     x, weight, bias = arguments(*sizes, device, dtype)
@@ -41,6 +43,8 @@ def test_an_offset_counts_as_part_of_x(device, dtype, rows):
     exact = [tensor.double() for tensor in (x, weight, bias)]
     expected = group_norm_reference(*exact, 8, 1e-5, True, offset.double())
     assert relative_l2(group_norm(x, weight, bias, 8, 1e-5, True, offset), expected) < TOLERANCE[dtype]
+    part = torch.cat([offset - 1, offset], dim=1)[:, 64:]
+    assert torch.equal(group_norm(x, weight, bias, 8, 1e-5, True, part), group_norm(x, weight, bias, 8, 1e-5, True, offset))
     assert relative_l2(group_norm_reference(*exact, 8, 1e-5, True), expected) > 0.1
     with pytest.raises(ValueError, match="offset: expected 1 or 3 rows, got 2"):
         group_norm(x, weight, bias, 8, 1e-5, True, torch.zeros_like(offset)[:1].repeat(2, 1))

@@ -50,6 +50,17 @@ def test_ops_equal_their_twins_in_double(device, dtype, shape):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_offsets_may_be_parts_of_longer_rows(device):
+    x, residual, weight, bias, offset = tensors((2, 3, 32), device)
+    part = torch.cat([offset + 1, offset, offset - 1], dim=1)[:, 32:64]
+    assert not part.is_contiguous()
+    for ours, theirs in zip(
+        add_layer_norm(x, residual, weight, bias, 1e-5, part), add_layer_norm(x, residual, weight, bias, 1e-5, offset), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_layer_norm_of_a_large_mean_keeps_its_digits(device):
     x, residual, weight, bias, _ = tensors((2, 5, 64), device)
     x = x + 1000

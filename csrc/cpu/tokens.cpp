@@ -44,7 +44,7 @@ void gated_gelu_cpu(const T* x, T* out, const TokenShape& shape) {
 template <typename T>
 void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T* weight, const T* bias, T* sum, T* normed, const TokenShape& shape) {
   for_rows(shape, [&](int64_t row) {
-    const T* added = offset ? offset + row / shape.per_sample * shape.channels : nullptr;
+    const T* added = offset ? offset + row / shape.per_sample * shape.offset_stride : nullptr;
     const int64_t start = row * shape.channels;
     const auto value_at = [&](int c) {
       const float residue = (residual ? static_cast<float>(residual[start + c]) : 0.0f) + (added ? static_cast<float>(added[c]) : 0.0f);

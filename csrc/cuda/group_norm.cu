@@ -1,6 +1,7 @@
-// Group normalisation over tokens on the GPU: sums of slices of every sample, then one pass that normalises.
+// Group normalisation over tokens on the GPU.
 //
-// A thread keeps to one vector of neighbouring channels and walks down the pixels, so that every load and store is a whole
+// A group that fits into a CTA's shared memory is read once, by a CTA of its own. Otherwise slices of every sample are summed, then
+// one pass normalises: a thread keeps to one vector of neighbouring channels and walks down the pixels, so that every load and store is a whole
 // coalesced vector whatever the width of a group is. Values are summed less the first value of their group, which keeps the
 // digits of the variance where the mean is large. Sums are added in a fixed order: the same bits every time.
 #include "group_norm.h"
@@ -13,11 +14,11 @@ namespace md {
 
 namespace {
 
-constexpr int kThreads = 256;        // about; a CTA is whole pixels
+constexpr int kThreads = 256;        // where samples are cut into slices, about: a CTA is whole pixels
 constexpr int kMaxThreads = 1024;
-constexpr int kMaxSlices = 64;       // of a sample, each summed by one CTA
+constexpr int kMaxSlices = 128;      // of a sample, each summed by one CTA
 constexpr int kPixelsPerThread = 4;  // at least, before a sample is cut further
-constexpr int kWantedCtas = 512;     // enough for every GPU of today to be busy
+constexpr int kWantedCtas = 1024;    // enough for every GPU of today to be busy
 
 struct Plan {
   int lanes;   // threads that cover the channels of one pixel
@@ -136,9 +137,137 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
+// ---- Groups that fit into shared memory ----
+
+constexpr int kWarp = 32;
+constexpr int kMostGroupBytes = 96 * 1024;  // two CTAs of these and what they need besides fit into an SM of 228 KiB, one into 164 KiB
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Four bytes: one float or two of the smaller types.
+template <typename T>
+union Word {
+  uint32_t bits;
+  T values[4 / sizeof(T)];
+  __device__ Word() {}
+};
+
+__device__ float sum_over_block(float value, float* scratch) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  __syncthreads();  // scratch may still be read from the call before
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  float sum = 0.0f;
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) sum += scratch[w];
+  return sum;
+}
+
+// Calls visit(i, place, channel) for this thread's words of a group of `words` words a pixel: their number in shared memory, where
+// in x they lie in words, and their first channel within the group.
+template <int kPerWord, class Visit>
+__device__ void for_words(int64_t pixels, int words, int64_t stride, Visit visit) {
+  const int total = static_cast<int>(pixels) * words, threads = static_cast<int>(blockDim.x);
+  int pixel = static_cast<int>(threadIdx.x) / words, word = static_cast<int>(threadIdx.x) % words;
+  const int pixel_step = threads / words, word_step = threads % words;
+  for (int i = threadIdx.x; i < total; i += threads) {
+    visit(i, pixel * stride + word, word * kPerWord);
+    pixel += pixel_step;
+    word += word_step;
+    if (word >= words) {
+      word -= words;
+      ++pixel;
+    }
+  }
+}
+
+// blockIdx.x: group, blockIdx.y: sample. Statistics are those of the values as read, the variance from differences to the mean.
+template <typename T>
+__global__ void __launch_bounds__(kMaxThreads)
+    group_kernel(const T* x, const T* offset, const T* weight, const T* bias, T* out, GroupNormShape shape) {
+  constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
+  extern __shared__ uint32_t kept[];  // [P, words], then [3, width] floats: offset, scale and bias of the channels
+  __shared__ float scratch[kMaxThreads / kWarp];
+  const int width = shape.channels / shape.groups, words = width / kPerWord;
+  const int first = static_cast<int>(blockIdx.x) * width;
+  const int64_t start = (int64_t{blockIdx.y} * shape.pixels * shape.channels + first) / kPerWord, stride = shape.channels / kPerWord;
+  const uint32_t* in = reinterpret_cast<const uint32_t*>(x) + start;
+  uint32_t* to = reinterpret_cast<uint32_t*>(out) + start;
+  float* added = reinterpret_cast<float*>(kept + shape.pixels * words);
+  float* scale = added + width;
+  float* shift = scale + width;
+  for (int c = threadIdx.x; c < width; c += blockDim.x) {
+    added[c] = offset ? to_float(offset[int64_t{blockIdx.y} * shape.offset_stride + first + c]) : 0.0f;
+  }
+  __syncthreads();
+  Word<T> first_word;
+  first_word.bits = in[0];
+  const float near_mean = to_float(first_word.values[0]) + added[0];  // keeps the digits of the sum where the mean is large
+  float sum = 0.0f;
+  for_words<kPerWord>(shape.pixels, words, stride, [&](int i, int64_t place, int channel) {
+    Word<T> word;
+    word.bits = kept[i] = in[place];
+#pragma unroll
+    for (int k = 0; k < kPerWord; ++k) sum += to_float(word.values[k]) + added[channel + k] - near_mean;
+  });
+  const float count = static_cast<float>(shape.pixels) * static_cast<float>(width);
+  const float mean = near_mean + sum_over_block(sum, scratch) / count;
+  float squares = 0.0f;
+  for_words<kPerWord>(shape.pixels, words, stride, [&](int i, int64_t, int channel) {
+    Word<T> word;
+    word.bits = kept[i];
+#pragma unroll
+    for (int k = 0; k < kPerWord; ++k) {
+      const float value = to_float(word.values[k]) + added[channel + k] - mean;
+      squares += value * value;
+    }
+  });
+  const float rstd = rsqrtf(sum_over_block(squares, scratch) / count + shape.eps);
+  for (int c = threadIdx.x; c < width; c += blockDim.x) {
+    scale[c] = rstd * to_float(weight[first + c]);
+    shift[c] = to_float(bias[first + c]);
+  }
+  __syncthreads();
+  for_words<kPerWord>(shape.pixels, words, stride, [&](int i, int64_t place, int channel) {
+    Word<T> word;
+    word.bits = kept[i];
+#pragma unroll
+    for (int k = 0; k < kPerWord; ++k) {
+      const int c = channel + k;
+      const float value = (to_float(word.values[k]) + added[c] - mean) * scale[c] + shift[c];
+      from_float(shape.silu ? silu(value) : value, word.values[k]);
+    }
+    to[place] = word.bits;
+  });
+}
+
+// Bytes of shared memory that a group wants, 0 where its rows are not whole words or it is too large.
+template <typename T>
+size_t group_bytes(const GroupNormShape& shape) {
+  const int64_t width = shape.channels / shape.groups;
+  const int64_t bytes = width * (shape.pixels * static_cast<int64_t>(sizeof(T)) + 3 * static_cast<int64_t>(sizeof(float)));
+  return width * sizeof(T) % 4 != 0 || bytes > kMostGroupBytes ? 0 : static_cast<size_t>(bytes);
+}
+
+template <typename T>
+cudaError_t launch_groups(const void* x, const void* offset, const void* weight, const void* bias, void* out, const GroupNormShape& shape,
+                          size_t bytes, cudaStream_t stream) {
+  // Per device and context, so at every call; it costs less than a microsecond.
+  const cudaError_t allowed = cudaFuncSetAttribute(group_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostGroupBytes);
+  if (allowed != cudaSuccess) return allowed;
+  const int64_t words = shape.pixels * (shape.channels / shape.groups) * static_cast<int64_t>(sizeof(T)) / 4;
+  const int threads = words >= 8192 ? 512 : words >= 512 ? 256 : 64;
+  const dim3 grid(static_cast<unsigned>(shape.groups), static_cast<unsigned>(shape.samples));
+  group_kernel<T><<<grid, threads, bytes, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(weight),
+                                                    static_cast<const T*>(bias), static_cast<T*>(out), shape);
+  return cudaGetLastError();
+}
+
+// ----
+
 template <typename T>
 cudaError_t launch(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
                    const GroupNormShape& shape, cudaStream_t stream) {
+  if (const size_t bytes = group_bytes<T>(shape)) return launch_groups<T>(x, offset, weight, bias, out, shape, bytes, stream);
   const Plan plan = plan_for(shape, Lanes<T>::kWidth);
   const dim3 grid(plan.slices, static_cast<unsigned>(shape.samples));
   const int threads = plan.lanes * plan.rows;

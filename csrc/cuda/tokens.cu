@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
   if (row >= shape.rows) return;
   const int lane = threadIdx.x % kWarp, row_vectors = shape.channels / kWidth;
   const int64_t start = row * shape.channels;
-  const T* added = offset ? offset + row / shape.per_sample * shape.channels : nullptr;
+  const T* added = offset ? offset + row / shape.per_sample * shape.offset_stride : nullptr;
   Vector<T> values[kVectors];
   float total = 0.0f;
 #pragma unroll
