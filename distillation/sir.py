@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import profiler
 from cam_utils import Cameras, concatenate, orbit_cameras
 from distillation.schedules import Round
 from guidance.base import Prior
@@ -145,6 +146,7 @@ def refine_latents(
 
 
 @torch.no_grad()
+@profiler.function
 def repair(
     prior: Prior,
     renders: Tensor,
@@ -169,6 +171,7 @@ def _resize(images: Tensor, size: int) -> Tensor:
     return images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
+@profiler.function
 def reconstruction_loss(
     rendering: Rendering, targets: Tensor, reference: Reference | None, weight: float, ref_loss: float, ref_mask_loss: float
 ) -> Tensor:
@@ -185,6 +188,7 @@ def reconstruction_loss(
     return loss + ref_loss * colour + ref_mask_loss * mask
 
 
+@profiler.function
 def fit(
     representation: Representation,
     cameras: Cameras,

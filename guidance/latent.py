@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import profiler
 from cam_utils import Cameras
 from guidance.base import Prior, classifier_free
 from guidance.channels_last import channels_last
@@ -106,6 +107,7 @@ class LatentPrior(Prior):
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, self.channels, self.side, self.side
 
+    @profiler.function
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""
         parts = []
@@ -117,11 +119,13 @@ class LatentPrior(Prior):
             parts.append(latents * self.scaling)
         return torch.cat(parts)
 
+    @profiler.function
     def decode(self, latents: Tensor) -> Tensor:
         parts = (self.autoencoder.decode(part.to(self.dtype) / self.scaling).sample for part in latents.split(self.max_pictures))
         return torch.cat([part.float() for part in parts]) * 0.5 + 0.5
 
     @torch.no_grad()
+    @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: object, guidance_scale: float | None) -> Tensor:
         if len(latents) != len(cameras):
             raise ValueError(f"{len(latents)} latents and {len(cameras)} cameras: expected as many")
