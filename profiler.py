@@ -206,6 +206,8 @@ def _finish(recording: _Recording, quiet: bool) -> None:
     if recording.folder is None:
         return
     path, events = write_trace(recording.profile, recording.folder)
+    if torch.cuda.is_initialized() and not any(event.get("cat") == "kernel" for event in events):
+        print(f"{path}: no GPU kernel was recorded: another profiler has the GPU, or its counters are for administrators", file=sys.stderr)
     if not quiet:
         rounds = f", {min(recording.rounds, recording.seen)} of {recording.seen} rounds recorded" if recording.seen else ""
         print(f"{summary(events)}\ntrace: {path} ({path.stat().st_size / 2**20:.1f} MiB{rounds})", file=sys.stderr)

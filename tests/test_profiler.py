@@ -272,16 +272,18 @@ def test_the_summary_adds_up_total_and_own_time():
         event("kernel", "blend_kernel", 30, 50, thread=7),
         {"ph": "M", "name": "process_name"},
     ]
-    rows = {(row.kind, row.name): row for row in trace_summary.rows(events)}
+    rows = {(row.name, row.within): row for row in trace_summary.rows(events)}
     micro = {key: (row.calls, round(row.total * 1e6, 6), round(row.own * 1e6, 6)) for key, row in rows.items()}
     assert micro == {
-        ("range", "fit"): (1, 100, 30),
-        ("range", "render"): (3, 70, 47),
-        ("operation", "blend"): (1, 20, 15),
-        ("operation", "mul"): (3, 15, 15),
-        ("kernel", "blend_kernel"): (1, 50, 50),
+        ("fit", ""): (1, 100, 30),
+        ("render", ""): (3, 70, 47),
+        ("blend", "render"): (1, 20, 15),
+        ("mul", "render"): (2, 8, 8),
+        ("mul", ""): (1, 7, 7),
+        ("blend_kernel", ""): (1, 50, 50),
     }
     text = trace_summary.summary(events)
+    assert "blend in render\n" in text
     assert text.index(" fit") < text.index(" render") < text.index("operations by own") < text.index("kernels by own")
 
 
