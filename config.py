@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distillation.schedules import STEPS_SCHEDULES
 from gaussian_mesh import FIELD_BLOCKS
 from guidance import PRECISIONS, PRIORS
+from profiler import MODES, ROUNDS, SCOPES
 from uv_unwrap import METHODS as UNWRAP_METHODS
 
 
@@ -39,6 +40,15 @@ def _text(about: str, default: str | None = None) -> Any:
 
 
 MESH_METHODS = ("density", "field")
+
+
+@dataclasses.dataclass
+class Profiling:
+    """Where the time of a run goes (docs/profiling.md)."""
+
+    mode: str = _choice("none", MODES, "nvtx: ranges for Nsight Systems (run_main -profile); torch: a trace of torch.profiler")
+    scope: str = _choice("broad", SCOPES, "broad: ranges around phases and rounds; function: around functions too")
+    rounds: int = _number(ROUNDS, 1, 10_000, "torch: rounds that the trace records")
 
 
 @dataclasses.dataclass
@@ -133,6 +143,8 @@ class Config:
     geometry_steps: int = _number(120, 0, 10_000, "main2.py: with train_geo, steps that move vertices to what the Gaussians show")
     geom_lr: float = _number(0.0001, 0, 1, "main2.py: with train_geo, learning rate of vertices in a round")
 
+    profiling: Profiling = dataclasses.field(default_factory=Profiling)
+
 
 NO_EFFECT = "nothing reads it, in the original code neither; remove it"
 NO_WINDOW = "there is no window here; remove it"
@@ -152,10 +164,24 @@ RETIRED = {
     "mvdream": "the prior is chosen with prior=NAME",
     "stable_zero123": "the prior is chosen with prior=NAME",
     "lambda_zero123": "lambda_sd is the weight of the views of every prior",
-    "profiling": "run `nsys profile python main.py ...` instead; remove it",
+    "profiling.enabled": "profiling.mode=nvtx or torch turns it on; remove it",
+    "profiling.output_dir": "a trace goes to outdir, and run_main -profile writes where it is called; remove it",
+    "profiling.skip_postprocessing": "the mesh is part of the run; remove it",
 }
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+GROUPS = {"profiling": Profiling}
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """(key, field) of everything that can be set; those of a group are written group.key."""
+    for field in dataclasses.fields(schema):
+        if field.name in GROUPS:
+            yield from _keys(GROUPS[field.name], f"{field.name}.")
+        else:
+            yield prefix + field.name, field
+
+
+_FIELDS = dict(_keys(Config))
 
 
 def _expected(key: str) -> str:
@@ -190,6 +216,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
     for source, key, value in _assignments(path, overrides):
         if key in RETIRED:
             raise UserError(f"{source}: {key}: {RETIRED[key]}")
+        if key in GROUPS:
+            inner = ", ".join(name for name in _FIELDS if name.startswith(f"{key}."))
+            raise UserError(f"{source}: {key}: expected one of {inner}")
         if key not in _FIELDS:
             nearest = max(_FIELDS, key=lambda known: difflib.SequenceMatcher(None, str(key).lower(), known).ratio())
             raise UserError(f"{source}: unknown key {key!r}; the nearest valid key is {nearest!r}")
@@ -198,12 +227,12 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
         try:
             empty = isinstance(value, str) and value.strip() in ("", "null")
             OmegaConf.update(merged, key, None if optional and empty else value)
-            value = merged[key]
+            value = OmegaConf.select(merged, key)
         except (OmegaConfBaseException, ValueError):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}") from None
         if not _is_allowed(key, value):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}")
-    config = Config(**{key: merged[key] for key in _FIELDS})
+    config = OmegaConf.to_object(merged)
     for low, high in (("batch_size_min", "batch_size_max"), ("steps_min", "steps_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
         if getattr(config, low) > getattr(config, high):
             raise UserError(f"{low}={getattr(config, low)} is above {high}={getattr(config, high)}; raise {high} or lower {low}")
@@ -222,7 +251,10 @@ def _assignments(path: str | Path | None, overrides: Sequence[str]) -> Iterator[
         if not isinstance(loaded, dict):
             raise UserError(f"{path}: expected lines of `key: value`")
         for key, value in loaded.items():
-            yield str(path), str(key), value
+            if key in GROUPS and isinstance(value, dict):
+                yield from ((str(path), f"{key}.{inner}", below) for inner, below in value.items())
+            else:
+                yield str(path), str(key), value
     for word in overrides:
         key, equals, value = word.lstrip("-").partition("=")
         if not equals or not key:

@@ -19,6 +19,7 @@ from torch import nn
 
 import gaussian_surface
 import mesh_cleaning
+import profiler
 from cam_utils import Cameras
 from gaussian_mesh import DensityField, extract_fields, solid_core, surface_density, uncut_field
 from kernels.hash_grid import HashGridSpec
@@ -117,6 +118,7 @@ def rays_of(model: GaussianModel, cameras: Cameras) -> Rays:
     return Rays(origins.reshape(-1, 3), directions.reshape(-1, 3), color.reshape(-1, 3), rendering.alpha.reshape(-1))[kept]
 
 
+@profiler.function
 def fit_field(
     model: GaussianModel, start: Start, settings: ConverterSettings, generator: torch.Generator, progress: Progress | None = None
 ) -> NeuralField:
@@ -219,6 +221,7 @@ def resampled(values: np.ndarray, resolution: int) -> np.ndarray:
     return nn.functional.interpolate(torch.from_numpy(values)[None, None].float(), size, mode="trilinear", align_corners=True)[0, 0].numpy()
 
 
+@profiler.function
 def convert(
     model: GaussianModel,
     target_faces: int = 50_000,

@@ -34,6 +34,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def try_writing(path: str | Path) -> None:
+    """Try whether a file could be written at `path`, folders included; leaves nothing. Raises OSError if not."""
+    path = Path(path)
+    probe = path.with_name(f".{path.name}.probe")
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+    for folder in missing:
+        folder.rmdir()
+
+
 def one_line(error: Exception) -> str:
     """The message of an error in one line; of one of the operating system, the file and what is wrong with it."""
     if isinstance(error, OSError) and error.strerror:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import gaussian_surface
 import mesh_cleaning
+import profiler
 from kernels import gaussian_field
 from mesh import Mesh
 
@@ -52,6 +53,7 @@ class DensityField(NamedTuple):
 
 
 @torch.no_grad()
+@profiler.function
 def extract_fields(
     model: GaussianModel,
     resolution: int = 128,
@@ -83,6 +85,7 @@ def extract_fields(
 
 
 @torch.no_grad()
+@profiler.function
 def extract_mesh(
     model: GaussianModel,
     density_threshold: float | None = None,

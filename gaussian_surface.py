@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+import profiler
 from cam_utils import FOV_Y, Cameras, orbit_cameras
 from kernels import gaussian_field
 from mesh import Mesh
@@ -52,6 +53,7 @@ def seen_points(model: GaussianModel) -> Tensor:
 
 
 @torch.no_grad()
+@profiler.function
 def surface_colors(model: GaussianModel, points: Tensor, normals: Tensor, view_size: int = VIEW_SIZE) -> Tensor:
     """Colours [P,3] in [0,1] at points [P,3] with unit normals [P,3]: what renders of `view_size` pixels from all sides show there.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import gaussian_density
 import gaussian_ply
+import profiler
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras
 from gaussian_mesh import FIELD_BLOCKS, DensityField, extract_fields, extract_mesh
 from kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
@@ -179,6 +180,7 @@ class GaussianModel(nn.Module):
         row, column = torch.triu_indices(3, 3, device=full.device)
         return full[:, row, column]
 
+    @profiler.function
     def render(
         self, cameras: Cameras, background: Tensor | float = 1.0, *, scale_modifier: float = 1.0, deterministic: bool = False
     ) -> Render:
@@ -258,6 +260,7 @@ class GaussianModel(nn.Module):
         self.register_buffer("gradient_hits", torch.zeros(len(self), device=self.device), persistent=False)
 
     @torch.no_grad()
+    @profiler.function
     def record_statistics(self, rendering: Render) -> None:
         """After a backward pass: add the screen-space gradients of all views in which a Gaussian shows. Does not wait for the device."""
         shown = rendering.radii > 0
@@ -265,6 +268,7 @@ class GaussianModel(nn.Module):
         self.gradient_hits += shown.sum(0)
 
     @torch.no_grad()
+    @profiler.function
     def densify_and_prune(
         self,
         *,
@@ -325,6 +329,7 @@ class GaussianModel(nn.Module):
         return before - len(self)
 
     @torch.no_grad()
+    @profiler.function
     def filter_floaters(
         self,
         cameras: Cameras | None = None,

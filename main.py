@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import profiler
 from config import Config, UserError, parse_command_line
 from distillation import sir
 from distillation.schedules import Round, density_steps, plan_rounds
@@ -73,6 +75,7 @@ def own_caption(config: Config) -> str | None:
     return caption_beside(config.input) if config.input and "prompt" in PRIORS[config.prior] else None
 
 
+@profiler.function
 def condition_prior(config: Config, prior: Prior, picture: Tensor | None) -> object:
     """What the prior makes of the RGBA `picture` [4,S,S] and the prompt. Raises ValueError for what it cannot take."""
     prompt = config.prompt and config.prompt + (config.prompt_suffix or "")
@@ -134,6 +137,7 @@ def reconstruct(job: Job, progress: Progress) -> None:
         progress.end_round(loss)
 
 
+@profiler.function
 def clean(job: Job) -> None:
     """Drop what is faint, oversized or floats before the background. Raises UserError if nothing is left."""
     job.model.prune()
@@ -165,6 +169,7 @@ def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
             prior = prior or load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
             job = prepare(config, prior, picture)
             check_writable(stem)
+            profiler.write_to(Path(f"{stem}_trace"))
     if not quiet:
         print_config(config)
 
@@ -207,7 +212,7 @@ def exit_code(program: str, work: Callable[[], int]) -> int:
     """What `work` returns; 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
     try:
         return work()
-    except UserError as error:
+    except (UserError, profiler.TraceError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -215,10 +220,17 @@ def exit_code(program: str, work: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
+    """What `run` returns, with the ranges or the trace that `config.profiling` asks for. Raises profiler.TraceError."""
+    wanted = config.profiling
+    with profiler.session(wanted.mode, wanted.scope, wanted.rounds, quiet):
+        return run(config, quiet)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """See `exit_code`."""
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("main.py", lambda: run(*parse_command_line(words, __doc__)))
+    return exit_code("main.py", lambda: profiled(run, *parse_command_line(words, __doc__)))
 
 
 if __name__ == "__main__":

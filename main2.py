@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+import profiler
 from cam_utils import orbit_cameras
 from config import Config, UserError, parse_command_line
 from distillation import sir
@@ -26,7 +27,7 @@ from distillation.refinement import check_view_count, circle_of_views, retouched
 from gs_renderer import GaussianModel
 from guidance import Prior, load_prior
 from image_input import load_picture, reference_view
-from main import INTERRUPTED, condition_prior, exit_code, own_caption, user_errors
+from main import INTERRUPTED, condition_prior, exit_code, own_caption, profiled, user_errors
 from mesh import Mesh
 from mesh_fit import Target, fit_surface, well_seen
 from mesh_refine import RefineSettings, random_views, refine_to_model
@@ -114,6 +115,7 @@ def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
             stem = result_stem(config)
             check_switches(config, device)
             check_writable(stem)
+            profiler.write_to(Path(f"{stem}_refined_trace"))
             rgba = load_picture(config.input) if config.input else None
             config.prompt = config.prompt or own_caption(config)
             picture = None if rgba is None else picture_view(config, rgba, device)
@@ -207,7 +209,7 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See `main.exit_code`."""
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("main2.py", lambda: run(*parse_command_line(with_aliases(words), __doc__)))
+    return exit_code("main2.py", lambda: profiled(run, *parse_command_line(with_aliases(words), __doc__)))
 
 
 if __name__ == "__main__":

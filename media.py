@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import profiler
 from files import atomic_write
 
 SHEET_MARGIN = 4  # px between the pictures of a sheet
@@ -24,6 +25,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+@profiler.function
 def write_video(path: str | Path, frames: Tensor, fps: int = 30) -> None:
     """Write frames [T,3,H,W] in [0,1] as H.264 (yuv420p, what every player shows).
 

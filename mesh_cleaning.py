@@ -9,6 +9,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+import profiler
+
 Arrays = tuple[np.ndarray, np.ndarray]
 
 MIN_PART_FACES = 0.01  # parts with a smaller share of the largest part's faces are dropped,
@@ -213,6 +215,7 @@ def smooth(vertices: np.ndarray, faces: np.ndarray, steps: int, shrink: float = 
     return vertices
 
 
+@profiler.function
 def clean(vertices: np.ndarray, faces: np.ndarray, max_hole_edges: int = 64) -> Arrays:
     """A mesh without doubles, small parts or crowded edges, its holes of up to `max_hole_edges` closed, wound outward."""
     vertices, faces = drop_bad_faces(*merge_vertices(np.asarray(vertices, np.float64), np.asarray(faces, np.int64)))
@@ -227,6 +230,7 @@ def clean(vertices: np.ndarray, faces: np.ndarray, max_hole_edges: int = 64) -> 
     return vertices, wind_outward(vertices, faces)
 
 
+@profiler.function
 def simplify(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> Arrays:
     """Collapse edges by quadric error (Garland and Heckbert 1997) until `target_faces` faces are left, within 2 %; cleaned.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import profiler
 from files import atomic_write
 from mesh import Mesh
 
@@ -38,6 +39,7 @@ def texture_path(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}_albedo.png")
 
 
+@profiler.function
 def write_obj(mesh: Mesh, path: str | Path) -> None:
     """Write `path` (.obj) with normals, its material (.mtl) and, for a textured mesh, `_albedo.png` beside it.
 
@@ -98,6 +100,7 @@ def _png(texture: np.ndarray) -> bytes:
 # ---- GLB ----
 
 
+@profiler.function
 def write_glb(mesh: Mesh, path: str | Path) -> None:
     """Write `path` (.glb): binary glTF 2.0 with positions, normals, and texture (a PNG inside) or vertex colours.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import gaussian_surface
 import mesh_cleaning
+import profiler
 from cam_utils import FOV_Y, Cameras, concatenate, orbit_cameras
 from cuda_graphs import GraphedStep
 from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
@@ -98,6 +99,7 @@ def render(vertices: Tensor, colors: Tensor, faces: Tensor, cameras: Cameras, to
     return antialias(sharp, rast, positions, faces, topology).permute(0, 3, 1, 2)
 
 
+@profiler.function
 def refine_vertices(
     mesh: Mesh,
     cameras: Cameras,
@@ -172,6 +174,7 @@ def random_views(model: GaussianModel, count: int, size: int, max_elevation: flo
     return orbit_cameras(elevation, azimuth, distance, width=size, height=size, device=model.device)
 
 
+@profiler.function
 def refine_to_model(
     mesh: Mesh,
     model: GaussianModel,

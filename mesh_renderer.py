@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import profiler
 from cam_utils import Cameras
 from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
 from kernels.texture import texture as sample_texture
@@ -105,6 +106,7 @@ class MeshModel(nn.Module):
             self._topology = mesh_topology(self.faces)
         return self._topology
 
+    @profiler.function
     def rasterize(self, cameras: Cameras) -> Fragments:
         """What the cameras see. Where only colours are fitted, it is made once for all steps."""
         clip = clip_positions(cameras, self.vertices + self.offsets)
@@ -116,6 +118,7 @@ class MeshModel(nn.Module):
         uv, uv_da = interpolate(flipped[None], rast, self.uv_faces, rast_db)
         return Fragments(clip, rast, uv, uv_da)
 
+    @profiler.function
     def shade(self, fragments: Fragments, background: Tensor | float) -> tuple[Tensor, Tensor]:
         """Picture [V,3,H,W] on `background` ([3] or a number) and alpha [V,1,H,W], silhouettes antialiased."""
         covered = fragments.rast[..., 3:] > 0

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-import nvtx
 import torch
 from tqdm import tqdm
 
+import profiler
 from distillation.schedules import Round
 from guidance import Prior
 
@@ -58,11 +58,13 @@ class Phases:
         """Time the block and, unless `announce` is false, print one line about it."""
         start = time.perf_counter()
         try:
-            with nvtx.annotate(name):  # a range that Nsight Systems shows; without a profiler it costs a microsecond
-                yield
+            with profiler.phase(name):
+                try:
+                    yield
+                finally:
+                    if self._device.type == "cuda":
+                        torch.cuda.synchronize(self._device)
         finally:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         if announce:
             self.announce(name)
@@ -73,7 +75,7 @@ class Phases:
 
 
 class Progress:
-    """The bar over all rounds, which also times their two halves and passes on Ctrl-C between steps.
+    """The bar over all rounds, which also times their two halves, marks each for profilers and passes on Ctrl-C between steps.
 
     What is left is told from the mean time of the prior's branches and of the optimiser's steps so far, which differ widely.
     """
@@ -97,6 +99,7 @@ class Progress:
         self._all_steps = sum(len(turn.steps) for turn in rounds)
         self._prior_seconds = self._fit_seconds = 0.0
         self._loss = ""
+        self._range = contextlib.ExitStack()  # the round's, for profilers
         self._bar = tqdm(
             total=1.0,
             disable=quiet or None,  # None: shown on a terminal only
@@ -108,6 +111,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._range.close()
         self._bar.close()
 
     @property
@@ -123,10 +127,12 @@ class Progress:
         return (self._all_branches - self.evaluations) * branch + (self._all_steps - self.fit_steps) * step
 
     def start_round(self, turn: Round) -> None:
+        self._range.enter_context(profiler.one_round(turn.index))
         self._ticked = time.perf_counter()
         self._bar.set_description_str(f"round {turn.index + 1}/{self._rounds}", refresh=False)
 
     def end_round(self, loss: float) -> None:
+        self._range.close()
         self.rounds_done += 1
         self._loss = f", loss {loss:.1f}"
 

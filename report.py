@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+import profiler
 from cam_utils import FOV_Y, Cameras, turntable
 from config import Config, UserError
 from distillation.sir import Reference
 from evaluation.metrics import psnr
 from field_converter import convert
-from files import atomic_write
+from files import atomic_write, try_writing
 from gaussian_mesh import extract_mesh
 from gs_renderer import GaussianModel
 from kernels.extension import use_compiled
@@ -55,14 +56,8 @@ def result_stem(config: Config) -> Path:
 
 def check_writable(stem: Path) -> None:
     """Try whether the output folder can be made and written to, before the long part. Raises UserError if not; leaves nothing."""
-    probe = stem.with_name(f".{stem.name}.probe")
-    missing = [folder for folder in (stem.parent, *stem.parent.parents) if not folder.exists()]
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-        for folder in missing:
-            folder.rmdir()
+        try_writing(stem)
     except OSError as error:
         raise UserError(f"outdir={stem.parent}: cannot be written to ({error.strerror}); choose another outdir") from None
 
@@ -72,6 +67,7 @@ class Shown(Protocol):
 
 
 @torch.no_grad()
+@profiler.function
 def render_views(model: Shown, cameras: Cameras, background: Tensor) -> Tensor:
     """Pictures [V,3,H,W] of many cameras, a few at a time."""
     parts = (cameras[start : start + VIEWS_PER_CALL] for start in range(0, len(cameras), VIEWS_PER_CALL))
@@ -167,6 +163,7 @@ def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tenso
         write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks), background))
 
 
+@profiler.function
 def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
     """The mesh in the formats asked for."""
     if config.mesh_format in ("obj", "all"):

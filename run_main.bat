@@ -1,12 +1,13 @@
 @echo off
 rem Runs main.py with the arguments given, in the current environment: an active one, else .venv, else python.
 rem   run_main.bat --config configs\micro.yaml input=photo_rgba.png save_path=name
-rem   run_main.bat -profile --config ...      the same under NVIDIA Nsight Systems; writes a .nsys-rep file
+rem   run_main.bat -profile --config ...      the same under NVIDIA Nsight Systems; writes a .nsys-rep file (docs/profiling.md)
+rem NSYS_OPTIONS holds more options for nsys, such as --cuda-graph-trace=node.
 setlocal EnableExtensions
 set "HERE=%~dp0"
 
 if not defined PYTHON call :find_python
-if /i not "%~1"=="-profile" goto run
+if not "%~1"=="-profile" goto run
 
 where nsys.exe >nul 2>&1
 if errorlevel 1 (
@@ -18,7 +19,8 @@ rem the whole would leave an ampersand of a quoted prompt outside of quotes.
 set ARGUMENTS=%*
 set ARGUMENTS=%ARGUMENTS:*-profile=%
 rem Windows has no osrt trace; wddm is its counterpart there, and needs an administrator, so it is left out.
-nsys profile --trace cuda,nvtx --output "profile_%RANDOM%" "%PYTHON%" "%HERE%main.py" %ARGUMENTS%
+rem Of two words for one key the later one counts, so profiling.mode=... among the arguments overrides ours.
+nsys profile --trace=cuda,nvtx --output="profile_%RANDOM%" %NSYS_OPTIONS% "%PYTHON%" "%HERE%main.py" profiling.mode=nvtx %ARGUMENTS%
 exit /b %errorlevel%
 
 :run

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs main.py with the arguments given, in the current environment: an active one, else .venv, else python3.
 #   ./run_main.sh --config configs/micro.yaml input=photo_rgba.png save_path=name
-#   ./run_main.sh -profile --config ...      the same under NVIDIA Nsight Systems; writes profile_<time>.nsys-rep
+#   ./run_main.sh -profile --config ...      the same under NVIDIA Nsight Systems; writes profile_<time>.nsys-rep (docs/profiling.md)
+# NSYS_OPTIONS holds more options for nsys, such as --cuda-graph-trace=node.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -17,6 +18,9 @@ if [[ ${1:-} == -profile ]]; then
     echo "run_main: nsys was not found; install NVIDIA Nsight Systems and put its bin folder on PATH" >&2
     exit 2
   fi
-  exec nsys profile --trace cuda,nvtx,osrt --output "profile_$(date +%Y%m%d_%H%M%S)" "$python" "$here/main.py" "$@"
+  read -r -a options <<< "${NSYS_OPTIONS:-}"
+  # Of two words for one key the later one counts, so profiling.mode=... among the arguments overrides ours.
+  exec nsys profile --trace=cuda,nvtx,osrt --output="profile_$(date +%Y%m%d_%H%M%S)" ${options[@]+"${options[@]}"} \
+    "$python" "$here/main.py" profiling.mode=nvtx "$@"
 fi
 exec "$python" "$here/main.py" "$@"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
 import gaussian_surface
+import profiler
 from kernels.mesh_raster import interpolate, rasterize
 from kernels.texture import texture as sample_texture
 from kernels.texture_padding import fill_holes
@@ -62,6 +63,7 @@ def texels_of(mesh: Mesh, size: int, device: torch.device | str = "cpu") -> Texe
     return Texels(inside, positions, normalize(normals, dim=-1, eps=1e-12), colors)
 
 
+@profiler.function
 def unwrapped(mesh: Mesh, size: int, method: str = "charts") -> Mesh:
     """The mesh with texture coordinates made for a texture of `size` texels a side; it still has its vertex colours."""
     layout = unwrap(mesh.vertices, mesh.faces, method=method, resolution=size)
@@ -69,6 +71,7 @@ def unwrapped(mesh: Mesh, size: int, method: str = "charts") -> Mesh:
 
 
 @torch.no_grad()
+@profiler.function
 def bake(
     mesh: Mesh, size: int, model: GaussianModel | None = None, picture: Reference | None = None, device: torch.device | str = "cpu"
 ) -> Mesh:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import profiler
 from cam_utils import Cameras, orbit_cameras
 from guidance.base import Prior
 from guidance.samplers import OnStep, ddim_sample, normal
@@ -50,6 +51,7 @@ def retouching_levels(prior: Prior, denoise_steps: int, strength: float) -> list
 
 
 @torch.no_grad()
+@profiler.function
 def retouched(
     prior: Prior,
     renders: Tensor,

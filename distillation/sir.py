@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import profiler
 from cam_utils import Cameras, concatenate, orbit_cameras
 from cuda_graphs import GraphedStep
 from distillation.schedules import Round
@@ -146,6 +147,7 @@ def refine_latents(
 
 
 @torch.no_grad()
+@profiler.function
 def repair(
     prior: Prior,
     renders: Tensor,
@@ -170,6 +172,7 @@ def _resize(images: Tensor, size: int) -> Tensor:
     return images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
+@profiler.function
 def reconstruction_loss(
     rendering: Rendering, targets: Tensor, reference: Reference | None, weight: float, ref_loss: float, ref_mask_loss: float
 ) -> Tensor:
@@ -218,6 +221,7 @@ class Fitter:
     def graphs(self, enabled: bool) -> None:
         self._graphed.enabled = enabled
 
+    @profiler.function
     def fit(
         self,
         cameras: Cameras,

@@ -52,7 +52,7 @@ ELEVATIONS = (-30.0, 0.0, -15.0, 15.0) * 4  # each of them from four sides
 PRIOR_SIDES = (0.0, 90.0, 180.0, 270.0)
 PRIOR_STEPS = 10
 SHEET_VIEWS, SHEET_SIZE = (1, 5, 9, 13), 128  # four sides at eye level; px
-OWN_KEYS = ("input", "prompt", "load", "save_path", "elevation", "outdir", "video_frames", "video_size", "mesh_format")
+OWN_KEYS = ("input", "prompt", "load", "save_path", "elevation", "outdir", "video_frames", "video_size", "mesh_format", "profiling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,9 +265,9 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table, warnings and errors")
     options, rest = parser.parse_known_args(words)
     config = load_config(options.config, rest)
-    for field in dataclasses.fields(Config):
-        if field.name in OWN_KEYS and getattr(config, field.name) != field.default:
-            raise UserError(f"{field.name}={getattr(config, field.name)}: an evaluation sets that itself; leave it out")
+    for key in OWN_KEYS:
+        if getattr(config, key) != getattr(Config(), key):
+            raise UserError(f"{key}={getattr(config, key)}: an evaluation sets that itself; leave it out")
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}: expected at least 1")
     if options.limit is not None and options.only:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import profiler
 from cam_utils import Cameras
 from cuda_graphs import GraphedFunction
 from guidance.base import Prior, classifier_free
@@ -109,6 +110,7 @@ class LatentPrior(Prior):
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, self.channels, self.side, self.side
 
+    @profiler.function
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""
         parts = []
@@ -120,11 +122,13 @@ class LatentPrior(Prior):
             parts.append(mean * self.scaling)
         return torch.cat(parts)
 
+    @profiler.function
     def decode(self, latents: Tensor) -> Tensor:
         parts = (self._pictures(part.to(self.dtype) / self.scaling) for part in latents.split(self.max_pictures))
         return torch.cat([part.float() for part in parts]) * 0.5 + 0.5
 
     @torch.no_grad()
+    @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: object, guidance_scale: float | None) -> Tensor:
         if len(latents) != len(cameras):
             raise ValueError(f"{len(latents)} latents and {len(cameras)} cameras: expected as many")

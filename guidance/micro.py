@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import profiler
 from cam_utils import FOV_Y, RADIUS, Cameras
 from guidance.base import Prior, classifier_free
 from guidance.checkpoints import load_into, load_sharded
@@ -115,6 +116,7 @@ class MicroPrior(Prior):
         return self.network.encode_reference(picture, pixel_rays(zero, up, RADIUS, tan_half(), side), camera, tokens)
 
     @torch.no_grad()
+    @profiler.function
     def condition(
         self, image: Tensor | None = None, prompt: str | None = None, negative_prompt: str | None = None, elevation: float = 0.0
     ) -> MicroCondition:
@@ -154,6 +156,7 @@ class MicroPrior(Prior):
         conditional, null = clean.chunk(2)
         return classifier_free(null, conditional, guidance_scale).flatten(0, 1)
 
+    @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:
         # The noise is affine in the clean views, so guiding either is the same.
         clean = self.predict_clean(latents, t, cameras, condition, guidance_scale)

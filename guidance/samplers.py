@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+import profiler
 from cam_utils import Cameras
 from guidance.base import Prior
 
@@ -21,6 +22,7 @@ def normal(shape: Sequence[int], generator: torch.Generator | None, device: torc
 
 
 @torch.no_grad()
+@profiler.function
 def ddim_sample(
     prior: Prior,
     latents: Tensor | Sequence[int],
@@ -54,6 +56,7 @@ def ddim_sample(
 
 
 @torch.no_grad()
+@profiler.function
 def ddim_invert(
     prior: Prior, latents: Tensor, cameras: Cameras, condition: object, levels: Sequence[int], on_step: OnStep | None = None
 ) -> Tensor:

@@ -1,10 +1,8 @@
 """The configuration: defaults, precedence, and one clear line for everything that is not understood."""
 
-import dataclasses
-
 import pytest
 
-from config import RETIRED, Config, UserError, load_config, parse_command_line
+from config import _FIELDS, GROUPS, RETIRED, Config, UserError, load_config, parse_command_line
 
 
 def test_words_override_the_file_which_overrides_the_defaults(tmp_path):
@@ -15,6 +13,14 @@ def test_words_override_the_file_which_overrides_the_defaults(tmp_path):
     assert config.prompt == "a cat: grey, [large], ${size}" and config.ref_size == 64
     assert load_config(None, []) == Config()
     assert load_config(None, ["prompt=", "ref_size=null", "prompt=yes"]).prompt == "yes"
+
+
+def test_the_keys_of_a_group_are_written_with_a_dot_or_nested(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("profiling:\n  mode: torch\n  rounds: 5\nprofiling.scope: function\n")
+    config = load_config(path, ["profiling.mode=nvtx"])
+    assert (config.profiling.mode, config.profiling.scope, config.profiling.rounds) == ("nvtx", "function", 5)
+    assert load_config(None, ["--profiling.mode=torch"]).profiling.mode == "torch" and Config().profiling.mode == "none"
 
 
 def test_dashed_keys_are_understood():
@@ -41,6 +47,11 @@ def test_dashed_keys_are_understood():
         ("=3", "written key=value"),
         ("mesh_resolution=100", "mesh_resolution=100: expected a whole number from 16 to 1024, a multiple of 16"),
         ("iters=20", "nothing reads it"),
+        ("profiling.mode=nsys", "profiling.mode=nsys: expected one of none, nvtx, torch"),
+        ("profiling.scope=all", "profiling.scope=all: expected one of broad, function"),
+        ("profiling.rounds=0", "expected a whole number from 1"),
+        ("profiling.mod=nvtx", "unknown key 'profiling.mod'; the nearest valid key is 'profiling.mode'"),
+        ("profiling=torch", "profiling: expected one of profiling.mode, profiling.scope, profiling.rounds"),
         ("t_end=0.95", "t_end=0.95 is above t_start=0.9"),
     ],
 )
@@ -58,7 +69,11 @@ def test_what_is_not_understood_is_one_line(word, message):
         ("- a\n- b", "expected lines of"),
         ("cfg: [1", "not a YAML file"),
         ("guidance: 3", "unknown key 'guidance'"),
-        ("profiling:\n  enabled: true", "nsys profile"),
+        ("profiling:\n  enabled: true", "profiling.enabled: profiling.mode=nvtx or torch turns it on; remove it"),
+        ("profiling:\n  depth: 3", "unknown key 'profiling.depth'"),
+        ("profiling:\n  mode: {a: 1}", "profiling.mode="),
+        ("profiling: true", "expected one of profiling.mode"),
+        ("profiling:", "expected one of profiling.mode"),
         ("total_steps: true", "expected a whole number"),
         ("even_view: 0.5", "expected true or false"),
     ],
@@ -84,7 +99,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
 
 
 def test_no_key_is_both_valid_and_retired():
-    assert not {field.name for field in dataclasses.fields(Config)} & set(RETIRED)
+    assert not (set(_FIELDS) | set(GROUPS)) & set(RETIRED)
 
 
 def test_help_lists_every_key(capsys):
@@ -92,4 +107,4 @@ def test_help_lists_every_key(capsys):
         parse_command_line(["--help"], "")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"  {field.name}=" in text for field in dataclasses.fields(Config))
+    assert all(f"  {key}=" in text for key in [*_FIELDS, "profiling.mode", "profiling.scope"])

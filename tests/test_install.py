@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from config import parse_command_line
+
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_FILES = ["install_extensions.bat", "run_main.bat"]
 
@@ -89,7 +91,7 @@ def test_twins_read_the_same_variables_and_run_the_same(name):
         assert word in shell and word in batch
     for command in {
         "install_extensions": ("setup.py --quiet build_ext --inplace", "-m kernels.extension"),
-        "run_main": ("nsys profile --trace",),
+        "run_main": ("nsys profile --trace=cuda,nvtx", "profiling.mode=nvtx"),
     }[name]:
         assert command in shell and command in batch
 
@@ -121,10 +123,45 @@ def test_run_main_passes_its_arguments_on(tmp_path):
 def test_profile_runs_the_same_under_nsys(tmp_path):
     python = stub(tmp_path / "python", "exit 3")
     stub(tmp_path / "nsys", ECHO_ARGUMENTS)
-    done = run_script("run_main.sh", "-profile", "prompt=a b", path=tmp_path, PYTHON=str(python))
+    done = run_script("run_main.sh", "-profile", "prompt=a b", "profiling.scope=function", path=tmp_path, PYTHON=str(python))
     assert done.returncode == 0
-    assert done.stdout.startswith("[nsys][profile][--trace][cuda,nvtx,osrt][--output][profile_")
-    assert done.stdout.endswith(f"[{python}][{ROOT}/main.py][prompt=a b]")
+    found = re.fullmatch(r"\[nsys]\[profile]\[--trace=cuda,nvtx,osrt]\[--output=profile_\d+_\d+](.*)", done.stdout)
+    assert found.group(1) == f"[{python}][{ROOT}/main.py][profiling.mode=nvtx][prompt=a b][profiling.scope=function]"
+    more = {"NSYS_OPTIONS": "--cuda-graph-trace=node --sample=none", "PYTHON": str(python)}
+    done = run_script("run_main.sh", "-profile", "profiling.mode=none", path=tmp_path, **more)
+    assert f"[--cuda-graph-trace=node][--sample=none][{python}][{ROOT}/main.py][profiling.mode=nvtx][profiling.mode=none]" in done.stdout
+
+
+@needs_bash
+def test_profile_turns_ranges_on_unless_told_otherwise(tmp_path):
+    """The words that nsys is given to run, read by main.py's own parser."""
+    stub(tmp_path / "nsys", ECHO_ARGUMENTS)
+
+    def settings(*words):
+        done = run_script("run_main.sh", "-profile", *words, path=tmp_path, PYTHON="python")
+        config, _ = parse_command_line(re.findall(r"\[(.*?)]", done.stdout.split("main.py]")[1]), "")
+        return config.profiling.mode, config.profiling.scope
+
+    assert settings("prompt=a") == ("nvtx", "broad")
+    assert settings("prompt=a", "profiling.scope=function") == ("nvtx", "function")
+    assert settings("--profiling.mode=torch", "prompt=a") == ("torch", "broad")
+    assert settings(f"--config={ROOT}/configs/micro.yaml", "prompt=a") == ("nvtx", "broad")
+
+
+def test_the_batch_file_passes_the_same_words_to_nsys():
+    shell, batch = ((ROOT / f"run_main{suffix}").read_text().replace("\\\n   ", "") for suffix in (".sh", ".bat"))
+    (theirs,) = re.findall(r"exec (nsys profile .*)", shell)
+    (ours,) = re.findall(r"^(nsys profile .*)", batch, re.MULTILINE)
+    theirs = theirs.replace("cuda,nvtx,osrt", "cuda,nvtx").replace("profile_$(date +%Y%m%d_%H%M%S)", "profile_%RANDOM%")
+    for name, other in (
+        ('${options[@]+"${options[@]}"}', "%NSYS_OPTIONS%"),
+        ("$python", "%PYTHON%"),
+        ("$here/", "%HERE%"),
+        ('"$@"', "%ARGUMENTS%"),
+    ):
+        assert name in theirs
+        theirs = theirs.replace(name, other)
+    assert theirs.split() == ours.split()
 
 
 @needs_bash

@@ -1,5 +1,6 @@
 """The commands of voxel_diffusion: the whole path, resuming, TensorBoard's files, and every error in one line with exit code 2."""
 
+import gzip
 import json
 
 import numpy as np
@@ -52,8 +53,8 @@ def test_the_whole_path(here, capsys):
     assert (here / "demo/results/metrics.txt").read_text() in capsys.readouterr().out
     names = {p.name for p in (here / "demo/view").iterdir()}
     assert "samples_synth_sheet.png" in names and any(name.endswith("_orbit.gif") for name in names)
-    (trace,) = (here / "demo/profiling").glob("run/*/plugins/profile/*.pt.trace.json")
-    events = json.loads(trace.read_text())["traceEvents"]
+    (trace,) = (here / "demo/profiling").glob("run/*/plugins/profile/*.pt.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     assert any("conv" in event.get("name", "") for event in events)
     (here / "demo/.voxel_demo").unlink()
     assert demo.main(["--out", "demo"]) == 2  # a folder that is not a demo's is not replaced

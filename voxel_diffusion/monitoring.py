@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from files import atomic_write
+from profiler import make_profile, write_trace
 
 HINT = "no TensorBoard here, so no scalars are written; install it by pip install 'microdreamer-optimized[tensorboard]'"
 WAIT, WARM_UP, ACTIVE = 2, 2, 4  # steps of a trace: left out, profiled and thrown away, kept
@@ -101,28 +100,20 @@ def _writer(folder: Path, quiet: bool):
 class Profiler:
     """A torch.profiler trace of some of the first steps, in `<folder>/plugins/profile/`, where TensorBoard's plugin looks for it.
 
-    The file is `<host>_<process>.<time>.pt.trace.json`. `tensorboard --logdir` of any folder above shows it.
+    `tensorboard --logdir` of any folder above shows it.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder = folder / "plugins" / "profile"
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if device.type == "cuda":
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
         self._left = WAIT + WARM_UP + ACTIVE
-        self._profile = torch.profiler.profile(
-            activities=activities,
+        self._profile = make_profile(
+            device.type == "cuda",
             schedule=torch.profiler.schedule(wait=WAIT, warmup=WARM_UP, active=ACTIVE, repeat=1),
-            on_trace_ready=self._write,
+            on_trace_ready=lambda profile: write_trace(profile, self.folder),
             record_shapes=True,
             profile_memory=True,
         )
         self._profile.start()
-
-    def _write(self, profile: torch.profiler.profile) -> None:
-        name = f"{socket.gethostname()}_{os.getpid()}.{time.time_ns()}.pt.trace.json"
-        with atomic_write(self.folder / name) as temporary:
-            profile.export_chrome_trace(str(temporary))
 
     def step(self) -> bool:
         """After each step; False once the trace is written."""
