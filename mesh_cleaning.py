@@ -157,7 +157,7 @@ def keep_outer_parts(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
     faces, parts = (rows[signed_volumes(vertices, faces, parts)[parts] > 0] for rows in (faces, parts))
     if len(faces) == 0:
         return drop_unused_vertices(vertices, faces)
-    parts = np.unique(parts, return_inverse=True)[1]
+    parts = (np.cumsum(np.bincount(parts) > 0) - 1)[parts]  # numbers without gaps
     return drop_unused_vertices(vertices, faces[_is_large(vertices, faces, parts)[parts]])
 
 

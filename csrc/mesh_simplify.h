@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace md::mesh_simplify {
@@ -14,7 +15,8 @@ struct Mesh {
 // Whether every half-edge of the faces [F, 3] has one opposite and the faces around every vertex form one fan.
 bool is_closed_manifold(const int64_t* faces, int64_t face_count, int64_t vertex_count);
 
-// Collapses edges, cheapest first, until at most `target_faces` are left or no edge can go. The faces must be a closed manifold.
-Mesh simplify(const double* vertices, int64_t vertex_count, const int64_t* faces, int64_t face_count, int64_t target_faces);
+// Collapses edges, cheapest first, until at most `target_faces` are left or no edge can go. Nothing for faces that are not a
+// closed manifold, or none.
+std::optional<Mesh> simplify(const double* vertices, int64_t vertex_count, const int64_t* faces, int64_t face_count, int64_t target_faces);
 
 }  // namespace md::mesh_simplify

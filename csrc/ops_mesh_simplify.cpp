@@ -30,11 +30,13 @@ std::tuple<at::Tensor, at::Tensor> simplified(const at::Tensor& vertices, const 
   check_tensor(vertices, "vertices", at::kDouble, at::kCPU);
   check_shape(vertices, "vertices", {-1, 3});
   TORCH_CHECK_VALUE(at::isfinite(vertices).all().item<bool>(), "vertices: expected finite values, got NaN or infinity");
-  TORCH_CHECK_VALUE(closed_manifold(faces, vertices.size(0)), "faces: expected a closed manifold, every edge with two faces of the same winding");
+  check_faces(faces, vertices.size(0));
   TORCH_CHECK_VALUE(target_faces >= 4, "target_faces: expected 4 or more, got ", target_faces);
   if (faces.size(0) == 0) return {vertices.clone(), faces.clone()};
-  const Mesh mesh =
+  const std::optional<Mesh> found =
       simplify(vertices.const_data_ptr<double>(), vertices.size(0), faces.const_data_ptr<int64_t>(), faces.size(0), target_faces);
+  TORCH_CHECK_VALUE(found.has_value(), "faces: expected a closed manifold, every edge with two faces of the same winding");
+  const Mesh& mesh = *found;
   const at::Tensor new_vertices = at::empty({static_cast<int64_t>(mesh.vertices.size()) / 3, 3}, vertices.options());
   const at::Tensor new_faces = at::empty({static_cast<int64_t>(mesh.faces.size()) / 3, 3}, faces.options());
   std::copy(mesh.vertices.begin(), mesh.vertices.end(), new_vertices.mutable_data_ptr<double>());

@@ -90,7 +90,8 @@ struct Candidate {
 int32_t next_of(int32_t h) { return h % 3 == 2 ? h - 2 : h + 1; }
 int32_t previous_of(int32_t h) { return h % 3 == 0 ? h + 2 : h - 1; }
 
-// The opposite of every half-edge, by sorting those that leave each vertex into its bucket; empty where some have none or several.
+// The opposite of every half-edge, found among those that leave its end; empty where some have none or several, or a vertex has
+// several fans of faces.
 std::vector<int32_t> opposites(const std::vector<int32_t>& start, int64_t vertex_count) {
   const auto count = static_cast<int32_t>(start.size());
   std::vector<int32_t> bucket(vertex_count + 1, 0), leaving(count), opposite(count, kGone);
@@ -113,6 +114,16 @@ std::vector<int32_t> opposites(const std::vector<int32_t>& start, int64_t vertex
   // With one opposite each, a half-edge that another one repeats would be the opposite of two.
   for (int32_t h = 0; h < count; ++h) {
     if (opposite[opposite[h]] != h) return {};
+  }
+  for (int64_t v = 0; v < vertex_count; ++v) {
+    const int32_t corners = bucket[v + 1] - bucket[v];
+    if (corners == 0) continue;
+    int32_t h = leaving[bucket[v]], fan = 0;
+    do {
+      ++fan;
+      h = opposite[previous_of(h)];
+    } while (h != leaving[bucket[v]]);
+    if (fan != corners) return {};
   }
   return opposite;
 }
@@ -144,7 +155,7 @@ class Surface {
     faces_left_ = face_count;
   }
 
-  int64_t faces_left() const { return faces_left_; }
+  bool is_closed() const { return !opposite_.empty(); }
 
   // Collapses edges between vertices of each block, all of whose neighbours lie in it, until `target` faces are left overall.
   void collapse_in_parts(int64_t target) {
@@ -356,27 +367,12 @@ class Surface {
 
 bool is_closed_manifold(const int64_t* faces, int64_t face_count, int64_t vertex_count) {
   std::vector<int32_t> start(faces, faces + 3 * face_count);
-  const std::vector<int32_t> opposite = opposites(start, vertex_count);
-  if (opposite.empty()) return face_count == 0;
-  std::vector<int32_t> leaving(vertex_count, kGone), corners(vertex_count, 0);
-  for (size_t h = 0; h < start.size(); ++h) {
-    leaving[start[h]] = static_cast<int32_t>(h);
-    ++corners[start[h]];
-  }
-  for (int64_t v = 0; v < vertex_count; ++v) {
-    if (leaving[v] == kGone) continue;
-    int32_t h = leaving[v], fan = 0;
-    do {
-      ++fan;
-      h = opposite[previous_of(h)];
-    } while (h != leaving[v]);
-    if (fan != corners[v]) return false;
-  }
-  return true;
+  return face_count == 0 || !opposites(start, vertex_count).empty();
 }
 
-Mesh simplify(const double* vertices, int64_t vertex_count, const int64_t* faces, int64_t face_count, int64_t target_faces) {
+std::optional<Mesh> simplify(const double* vertices, int64_t vertex_count, const int64_t* faces, int64_t face_count, int64_t target_faces) {
   Surface surface(vertices, vertex_count, faces, face_count);
+  if (!surface.is_closed()) return std::nullopt;
   const auto stop = static_cast<int64_t>(kPartsStop * static_cast<double>(target_faces));
   if (target_faces >= kPartsFaces && stop < face_count) surface.collapse_in_parts(stop);
   surface.collapse_all(target_faces);
