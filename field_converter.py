@@ -98,7 +98,7 @@ PUBLISHED = ConverterSettings(
 def start_of(model: GaussianModel, settings: ConverterSettings) -> Start:
     """Where the field starts: from the Gaussians' density, relative to that at which renders see their surface."""
     field = extract_fields(model, settings.field_resolution, relax_ratio=None)
-    threshold = surface_density(model, field)
+    threshold = surface_density(field, gaussian_surface.seen_points(model))
     field = uncut_field(model, field, threshold)
     relative = field.values / threshold
     known = settings.sharpness * relative.clamp_min(1e-6).log() + math.log(settings.start_density)
@@ -194,7 +194,8 @@ def extract_surface(
     Raises ValueError where the field does not reach the level.
     """
     density = field_values(field, settings.mesh_resolution)
-    core = solid_core(model, field.start.field, surface_density(model, field.start.field)).cpu().numpy()
+    seen = gaussian_surface.seen_points(model)
+    core = solid_core(field.start.field, surface_density(field.start.field, seen), seen).cpu().numpy()
     core = resampled(core, settings.mesh_resolution)
     level = settings.density_level
     if level is None:

@@ -102,15 +102,15 @@ def extract_mesh(
     Gaussians. Raises ValueError where the field does not reach the threshold or no part survives.
     """
     field = extract_fields(model, resolution, relax_ratio=None)
-    is_found = density_threshold is None
-    threshold = surface_density(model, field) if is_found else density_threshold
+    seen = gaussian_surface.seen_points(model) if density_threshold is None else None
+    threshold = density_threshold if seen is None else surface_density(field, seen)
     peak = float(field.values.max())
     if not peak > threshold:
         raise ValueError(f"density_thresh={threshold:g}: the density reaches {peak:.4g} at most; choose a lower threshold")
     field = uncut_field(model, field, threshold)
     level = field.values / threshold - 1
-    if is_found:
-        level = torch.maximum(level, solid_core(model, field, threshold))
+    if seen is not None:
+        level = torch.maximum(level, solid_core(field, threshold, seen))
     indices, faces = closed_surface(level)
     vertices, faces = mesh_cleaning.keep_outer_parts(field.to_world(indices), faces)
     if len(faces) == 0:
@@ -122,36 +122,34 @@ def extract_mesh(
 
 
 @torch.no_grad()
-def surface_density(model: GaussianModel, field: DensityField) -> float:
-    """The density that bounds what renders show: the 0.2 quantile of those at seen points, or half of the highest where none is opaque.
+def surface_density(field: DensityField, seen: Tensor) -> float:
+    """The density that bounds what renders show: the 0.2 quantile of those at `seen` points [P,3], or half of the highest without any.
 
     It rises with the number of Gaussians, so that no fixed value fits. Seen points lie a little outside of the surface.
     """
     peak = float(field.values.max())
-    points = gaussian_surface.seen_points(model)
-    if len(points) == 0:
+    if len(seen) == 0:
         return 0.5 * peak
-    return min(float(field.at(points).quantile(SURFACE_QUANTILE)), 0.9 * peak)
+    return min(float(field.at(seen).quantile(SURFACE_QUANTILE)), 0.9 * peak)
 
 
 def closed_surface(level: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [V,3] float64 and faces [F,3] int64 of the closed manifold where `level` [R,R,R] passes zero; it ends at the grid's border."""
+    """Indices [V,3] float64 and faces [F,3] int64 of where `level` [R,R,R] passes zero: a closed manifold that ends at the grid's border."""
     vertices, faces = marching_cubes(nn.functional.pad(level.float(), (1,) * 6, value=-1.0))
     return vertices.cpu().numpy().astype(np.float64) - 1, faces.cpu().numpy().astype(np.int64)
 
 
-def solid_core(model: GaussianModel, field: DensityField, threshold: float) -> Tensor:
-    """A function [R,R,R] that is positive inside of a solid just below the seen surface.
+def solid_core(field: DensityField, threshold: float, seen: Tensor) -> Tensor:
+    """A function [R,R,R] that is positive inside of a solid just below the surface that `seen` points [P,3] lie on.
 
     The region above a tenth of `threshold` with its voids filled is closed, but too fat; it is worn off by the depth at which
     seen points lie in it.
     """
     depth = signed_distance(fill_voids(field.values > CORE_DENSITY * threshold))
     depth = blurred(depth)  # distances are whole steps at the solid's surface
-    points = gaussian_surface.seen_points(model)
-    if len(points) == 0:
+    if len(seen) == 0:
         return torch.full_like(depth, -1.0)
-    depths = field._replace(values=depth).at(points)
+    depths = field._replace(values=depth).at(seen)
     return (depth - depths.quantile(CORE_QUANTILE)) / 2
 
 

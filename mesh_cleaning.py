@@ -179,19 +179,24 @@ def wind_outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _agree_with_neighbours(faces: np.ndarray, one: np.ndarray, other: np.ndarray, agree: np.ndarray) -> np.ndarray:
-    """Turn faces along spanning trees of the neighbour pairs (one, other) until the pairs of each tree agree."""
+    """Turn faces until the pairs of neighbours (one, other) agree, all or, where that cannot be, those of a spanning tree with
+    as many agreeing pairs as possible."""
     count = len(faces)
-    # Weights tell the pairs apart in the tree: 1 for those that agree, 2 for the others.
-    pairs = sparse.coo_matrix((np.where(agree, 1, 2), (one, other)), (count, count)).tocsr()
-    tree = csgraph.minimum_spanning_tree(pairs)
-    tree = (tree + tree.T).tocsr()
-    turned = np.zeros(count, bool)
-    _, parts = csgraph.connected_components(tree, directed=False)
-    for root in np.unique(parts, return_index=True)[1]:
-        reached, parents = csgraph.breadth_first_order(tree, root, directed=False)
-        for face in reached[1:]:
-            turned[face] = turned[parents[face]] ^ (tree[face, parents[face]] == 2)
-    return np.where(turned[:, None], faces[:, ::-1], faces)
+    agreeing = sparse.coo_matrix((np.ones(agree.sum(), bool), (one[agree], other[agree])), (count, count))
+    patches, patch = csgraph.connected_components(agreeing, directed=False)
+    # Of patches that agree within, a tree whose every step turns; its root, one more patch, has a step to each part of the mesh.
+    rows, columns = patch[one[~agree]], patch[other[~agree]]
+    turns = sparse.coo_matrix((np.ones(len(rows), bool), (rows, columns)), (patches, patches))
+    first = np.unique(csgraph.connected_components(turns, directed=False)[1], return_index=True)[1]
+    rows, columns = np.concatenate([rows, np.full(len(first), patches)]), np.concatenate([columns, first])
+    turns = sparse.coo_matrix((np.ones(len(rows), bool), (rows, columns)), (patches + 1,) * 2)
+    _, ancestor = csgraph.breadth_first_order(turns, patches, directed=False)
+    ancestor[patches] = patches
+    turned = ~np.isin(np.arange(patches + 1), np.append(first, patches))  # against the ancestor, which moves up until it is the root
+    while (ancestor != patches).any():
+        turned ^= turned[ancestor]
+        ancestor = ancestor[ancestor]
+    return np.where(turned[patch][:, None], faces[:, ::-1], faces)
 
 
 def boundary_loops(faces: np.ndarray) -> list[list[int]]:

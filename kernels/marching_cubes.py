@@ -73,7 +73,7 @@ def _shifted(values: Tensor, offset: tuple[int, int, int], cubes: list[int]) -> 
 # ---- The table ----
 
 # Axis and first corner of the cube's edges: edge 4 axis + k starts where the two other coordinates, in order, are the bits of k.
-EDGES = [(axis, tuple(bits[:axis] + (0,) + bits[axis:])) for axis in range(3) for bits in itertools.product((0, 1), repeat=2)]
+EDGES = [(axis, (*bits[:axis], 0, *bits[axis:])) for axis in range(3) for bits in itertools.product((0, 1), repeat=2)]
 Triangle = tuple[int, int, int]
 
 
@@ -115,8 +115,9 @@ def _polygons(case: int) -> list[tuple[int, ...]]:
         return bool(case >> (4 * corner[0] + 2 * corner[1] + corner[2]) & 1)
 
     following: dict[int, int] = {}
+    all_cut = [edge for edge in range(12) if len({is_inside(end) for end in _ends(edge)}) == 2]
     for side in itertools.product(range(3), (0, 1)):
-        cut = [edge for edge in range(12) if side in _sides(edge) and len({is_inside(end) for end in _ends(edge)}) == 2]
+        cut = [edge for edge in all_cut if side in _sides(edge)]
         if len(cut) == 2:
             segments = [cut]
         else:  # none, or four: around each outside corner, so that thin parts hold together

@@ -61,7 +61,8 @@ def _last_along(mask: Tensor, axis: int, backwards: bool) -> Tensor:
 def signed_distance(inside: Tensor) -> Tensor:
     """Distances [X,Y,Z] float32, in steps, from the points of `inside` (bool) to the nearest other point, and back, negative, from those.
 
-    Exact (Saito and Toriwaki 1994: axis by axis). Where the grid has no other point, 4096. ValueError for another dtype or a side above 1024.
+    Exact (Saito and Toriwaki 1994: axis by axis). Where the grid has no other point, 4096. ValueError for another dtype or a
+    side above 1024.
     """
     if extension.use_compiled(inside.device, "USE_CUDA_EXTRACT"):
         _register()

@@ -488,7 +488,7 @@ def test_without_a_threshold_the_mesh_ends_where_renders_see_the_surface():
     few, dense, fixed = (np.linalg.norm(mesh.vertices, axis=1).mean() for mesh in (few, dense, fixed))
     assert few == pytest.approx(0.4, rel=0.05) and dense == pytest.approx(0.4, rel=0.1)
     assert fixed - 0.4 > 2 * (dense - 0.4)
-    assert 0 < surface_density(model, extract_fields(model, 64)) < 2 * plateau
+    assert 0 < surface_density(extract_fields(model, 64), seen_points(model)) < 2 * plateau
 
 
 def test_seen_points_lie_on_the_surface():
@@ -530,7 +530,7 @@ def test_a_thin_spot_of_a_shell_does_not_open_the_mesh():
         thin = (model.means - torch.tensor([0.0, 0.0, 0.35])).norm(dim=1) < 0.12
         model.opacity_logits[thin] = -2.0
     found = extract_mesh(model, resolution=64)
-    fixed = extract_mesh(model, surface_density(model, extract_fields(model, 64)), resolution=64)
+    fixed = extract_mesh(model, surface_density(extract_fields(model, 64), seen_points(model)), resolution=64)
     found, fixed = (
         trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).volume / (4 / 3 * math.pi * 0.4**3) for mesh in (found, fixed)
     )

@@ -282,9 +282,7 @@ def _pack_at_best_scale(charts: Charts, areas: np.ndarray, resolution: int, grid
     return best
 
 
-def _coarse_scale(
-    charts: Charts, scale: float, limit: float, resolution: int, grid: int, margin: float
-) -> tuple[float, np.ndarray]:
+def _coarse_scale(charts: Charts, scale: float, limit: float, resolution: int, grid: int, margin: float) -> tuple[float, np.ndarray]:
     """A grid of half as many cells tells the best order, and the scale nearly."""
     masks = charts.masks(scale, resolution / grid, margin)
     orders = _orders(masks)[: 3 if len(masks) <= FEW else 1]

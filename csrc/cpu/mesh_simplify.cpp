@@ -21,8 +21,8 @@ namespace {
 
 constexpr int kDepth = 4, kParts = 1 << kDepth;
 constexpr double kPartsStop = 2.0;   // times the target: where the blocks' own work ends, so that the last half is chosen over all
-constexpr int64_t kPartsFaces = 4000;  // target below which there are no blocks: borders would be most of them
-constexpr double kStay = 1e-3;       // weight of distances along the surface against those from it: keeps vertices in place on flat parts
+constexpr int64_t kPartsFaces = 50'000;  // and at least this many stay: of smaller blocks the borders, which cannot go, are too much
+constexpr double kStay = 1e-5;       // weight of distances along the surface against those from it: keeps vertices in place on flat parts
 constexpr double kMostTurn = 0.2;    // least cosine between a face's normals before and after
 constexpr double kThinnest = 0.02;   // least height of a face as a share of its longest edge, unless it was thinner before
 constexpr int32_t kGone = -1;
@@ -373,8 +373,8 @@ bool is_closed_manifold(const int64_t* faces, int64_t face_count, int64_t vertex
 std::optional<Mesh> simplify(const double* vertices, int64_t vertex_count, const int64_t* faces, int64_t face_count, int64_t target_faces) {
   Surface surface(vertices, vertex_count, faces, face_count);
   if (!surface.is_closed()) return std::nullopt;
-  const auto stop = static_cast<int64_t>(kPartsStop * static_cast<double>(target_faces));
-  if (target_faces >= kPartsFaces && stop < face_count) surface.collapse_in_parts(stop);
+  const int64_t stop = std::max(kPartsFaces, static_cast<int64_t>(kPartsStop * static_cast<double>(target_faces)));
+  if (stop < face_count) surface.collapse_in_parts(stop);
   surface.collapse_all(target_faces);
   return surface.result();
 }
