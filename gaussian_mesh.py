@@ -134,7 +134,7 @@ def surface_density(field: DensityField, seen: Tensor) -> float:
 
 
 def closed_surface(level: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [V,3] float64 and faces [F,3] int64 of where `level` [R,R,R] passes zero: a closed manifold that ends at the grid's border."""
+    """Indices [V,3] float64 and faces [F,3] int64 of where `level` [R,R,R] passes zero: closed manifolds that end at the grid's border."""
     vertices, faces = marching_cubes(nn.functional.pad(level.float(), (1,) * 6, value=-1.0))
     return vertices.cpu().numpy().astype(np.float64) - 1, faces.cpu().numpy().astype(np.int64)
 

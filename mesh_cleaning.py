@@ -275,13 +275,13 @@ def simplify(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> Arra
     if extension.available("cpu") and is_closed_manifold(tensors[1], len(vertices)):
         vertices, faces = (tensor.numpy() for tensor in simplify_closed_mesh(*tensors, target_faces))
     else:
-        vertices, faces = _simplify_open(vertices, faces, target_faces)
+        vertices, faces = simplify_open(vertices, faces, target_faces)
     if len(faces) > target_faces * (1 + FACE_TOLERANCE):
         log.warning("target_faces=%d: simplification ended at %d faces, as the mesh's parts allow no fewer", target_faces, len(faces))
     return vertices, faces
 
 
-def _simplify_open(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> Arrays:
+def simplify_open(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> Arrays:
     """As near to `target_faces` faces as the package fast_simplification comes, cleaned."""
     import fast_simplification
 

@@ -30,7 +30,7 @@ def marching_cubes(field: Tensor) -> tuple[Tensor, Tensor]:
     three versions return the same bits. Where no border point is above zero, the surface is a closed 2-manifold. On a GPU the
     host waits once, to learn the sizes. ValueError for another dtype, a side below 2 or 2^31 or more grid edges.
     """
-    table = _table_on(field.device)
+    table = table_on(field.device)
     if extension.use_compiled(field.device, "USE_CUDA_EXTRACT"):
         _register()
         return torch.ops.microdreamer.marching_cubes(field.contiguous(), table)
@@ -84,7 +84,7 @@ def triangle_table() -> tuple[tuple[Triangle, ...], ...]:
 
 
 @functools.cache
-def _table_on(device: torch.device) -> Tensor:
+def table_on(device: torch.device) -> Tensor:
     """`triangle_table` as [256, 3 MAX_FACES] int8, filled up with -1."""
     rows = [list(itertools.chain(*faces)) for faces in triangle_table()]
     return torch.tensor([row + [-1] * (3 * MAX_FACES - len(row)) for row in rows], dtype=torch.int8, device=device)

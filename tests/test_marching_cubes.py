@@ -27,7 +27,7 @@ def ball(points=40, radius=0.7):
 
 
 def plain(field):
-    return marching_cubes_python(field, module._table_on(field.device))
+    return marching_cubes_python(field, module.table_on(field.device))
 
 
 def cases_of(field):
@@ -137,7 +137,7 @@ def test_a_large_field_on_another_stream_is_the_same_and_repeats():
 def test_the_op_is_registered_right(device):
     marching_cubes(ball(4))
     field = ball(6).to(device)
-    torch.library.opcheck(torch.ops.microdreamer.marching_cubes, (field, module._table_on(field.device)))
+    torch.library.opcheck(torch.ops.microdreamer.marching_cubes, (field, module.table_on(field.device)))
 
 
 @pytest.mark.parametrize("switch", [pytest.param("1", marks=compiled), "0"])
