@@ -227,7 +227,7 @@ def convert(
 ) -> Mesh:
     """The surface that renders of the Gaussians show: closed, edge-manifold, of at most about `target_faces` faces.
 
-    A neural field is fitted to renders, its surface simplified to within 2 % of `target_faces` if it has more, and its vertices
+    A neural field is fitted to renders, its surface simplified to `target_faces` if it has more, and its vertices
     refined until the mesh looks like the Gaussians from around; coloured a vertex as renders show it. An alternative to
     `gaussian_mesh.extract_mesh`, slower and closer to the renders. Vertices are in the world of the Gaussians. `generator` (on the
     CPU; default: seed 0) draws views, rays and initial values. Raises ValueError where there is no surface.

@@ -28,7 +28,7 @@ def marching_cubes(field: Tensor) -> tuple[Tensor, Tensor]:
     Returns vertices [V,3] float32 in steps of the grid, one for each grid edge that is cut, in the order of the edges' first
     points, and faces [F,3] int32, counter-clockwise seen from where the field is not above zero, in the order of the cubes. All
     three versions return the same bits. Where no border point is above zero, the surface is a closed 2-manifold. On a GPU the
-    host waits once, to learn the sizes. ValueError for another dtype, a side below 2 or 2^31 or more grid edges.
+    host waits once, to learn the sizes. ValueError for another dtype, a side below 2 or, compiled, more than 143 million points.
     """
     table = table_on(field.device)
     if extension.use_compiled(field.device, "USE_CUDA_EXTRACT"):

@@ -136,7 +136,7 @@ def place(masks: list[np.ndarray], order: np.ndarray, width: int) -> tuple[int, 
         x_middle, y_middle = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
         h, w = upright.shape
         middles = (y_middle, w - 1 - x_middle, h - 1 - y_middle, x_middle)
-        for turn in range(1 if upright.size == 1 else 4 if rank < TURNED else 2):
+        for turn in range(1 if upright.size == 1 else 4 if rank < TURNED else 1 if count > MANY else 2):
             mask = _turned(upright, turn)
             h, w = mask.shape
             if w > width:
