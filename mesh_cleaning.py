@@ -264,7 +264,7 @@ def simplify(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> Arra
     """Collapse edges by quadric error (Garland and Heckbert 1997) until at most `target_faces` faces are left.
 
     A mesh that has no more faces than that is returned as it is. A closed manifold stays one, and ends at the target or one face
-    below. Others, and all where no kernels were built, are cleaned and end within 2 % of the target. Where the parts that stay
+    below. Others, and all where no kernels were built, are cleaned and end within 2 % of the target. Where its parts and handles
     need more faces, a warning says so. Raises ValueError for a target below 4.
     """
     if target_faces < 4:
@@ -277,7 +277,11 @@ def simplify(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> Arra
     else:
         vertices, faces = simplify_open(vertices, faces, target_faces)
     if len(faces) > target_faces * (1 + FACE_TOLERANCE):
-        log.warning("target_faces=%d: simplification ended at %d faces, as the mesh's parts allow no fewer", target_faces, len(faces))
+        log.warning(
+            "target_faces=%d: simplification ended at %d faces, as the parts and handles of the mesh allow no fewer",
+            target_faces,
+            len(faces),
+        )
     return vertices, faces
 
 

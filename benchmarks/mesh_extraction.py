@@ -30,14 +30,12 @@ from kernels.solid_grid import fill_voids, signed_distance, signed_distance_pyth
 from mesh import Mesh
 from texture_bake import bake, unwrapped
 
-NOISE_COUNT, OBJECT_COUNT = 20_000, 10_000  # Gaussians
-TEXTURE_SIZE, SMOOTHING_STEPS = 1024, 3
+SMOOTHING_STEPS = 3  # as of extract_mesh
 
 
-def noise_model(device: str) -> GaussianModel:
+def noise_model(count: int, device: str) -> GaussianModel:
     """Gaussians of all shapes and opacities, evenly in a ball."""
     generator = torch.Generator().manual_seed(0)
-    count = NOISE_COUNT
     directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     means = 0.5 * directions * torch.rand(count, 1, generator=generator) ** (1 / 3)
     model = GaussianModel.from_points(means.to(device), torch.rand(count, 3, generator=generator).to(device))
@@ -48,10 +46,10 @@ def noise_model(device: str) -> GaussianModel:
     return model
 
 
-def object_model(device: str) -> GaussianModel:
+def object_model(count: int, device: str) -> GaussianModel:
     """A shell of Gaussians around a body with a waist and bumps."""
     generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(OBJECT_COUNT, 3, generator=generator), dim=1)
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     radii = 0.4 + 0.08 * (8 * directions[:, :1]).sin() * (6 * directions[:, 1:2]).cos() - 0.15 * directions[:, 2:].square()
     model = GaussianModel.from_points((radii * directions).to(device), (directions / 2 + 0.5).to(device))
     with torch.no_grad():
@@ -64,8 +62,8 @@ def models(options: argparse.Namespace) -> Iterator[tuple[str, GaussianModel]]:
     if options.ply:
         yield from ((path.stem, GaussianModel.load_ply(path, options.device)) for path in options.ply)
     else:
-        yield "object", object_model(options.device)
-        yield "noise", noise_model(options.device)
+        yield "object", object_model(options.gaussians // 2, options.device)
+        yield "noise", noise_model(options.gaussians, options.device)
 
 
 def check_level(level: Tensor) -> None:
@@ -145,8 +143,8 @@ def measure(name: str, model: GaussianModel, options: argparse.Namespace) -> lis
         else None,
     )
     bare = Mesh(vertices, faces)
-    flat = phase("unwrapping", lambda: unwrapped(bare, TEXTURE_SIZE), lambda mesh: f"{len(mesh.uvs)} corners")
-    mesh = phase("baking", lambda: bake(flat, TEXTURE_SIZE, model, None, options.device))
+    flat = phase("unwrapping", lambda: unwrapped(bare, options.texture_size), lambda mesh: f"{len(mesh.uvs)} corners")
+    mesh = phase("baking", lambda: bake(flat, options.texture_size, model, None, options.device))
     with tempfile.TemporaryDirectory() as folder:
 
         def write() -> None:
@@ -165,7 +163,9 @@ def main() -> None:
     parser.add_argument("--ply", type=Path, nargs="+", help="Gaussians, instead of the two models made here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--resolution", type=int, default=128, help="grid points a side")
+    parser.add_argument("--gaussians", type=int, default=20_000, help="of the noise; the object has half as many")
     parser.add_argument("--faces", type=int, default=50_000)
+    parser.add_argument("--texture-size", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5, help="timed calls; peers run once")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
