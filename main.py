@@ -108,14 +108,18 @@ def reconstruct(job: Job, progress: Progress) -> None:
     grow_at = density_steps(job.rounds, config.density_start_iter, config.density_end_iter, config.densification_interval)
     optimizer = model.make_optimizer(**select(config, LEARNING_KEYS))
 
-    def update(step: int, rendering: sir.Rendering) -> None:
+    def learn(rendering: sir.Rendering) -> None:
         model.record_statistics(rendering)
-        model.update_learning_rate(step)
         optimizer.step()
         optimizer.zero_grad()
+
+    def grow(step: int) -> bool:
         if step in grow_at:
             model.densify_and_prune(grad_threshold=config.densify_grad_threshold, percent_dense=config.percent_dense, generator=generator)
+        return step in grow_at
 
+    weights = {"weight": config.lambda_sd, "ref_loss": config.ref_loss, "ref_mask_loss": config.ref_mask_loss}
+    fitter = sir.Fitter(model, job.reference, background, learn, **weights)
     for turn in job.rounds:
         progress.start_round(turn)
         cameras = sir.draw_cameras(prior, job.views, generator, from_front=turn.starts_from_noise)
@@ -124,18 +128,8 @@ def reconstruct(job: Job, progress: Progress) -> None:
                 renders = model.render(cameras, background).image
             targets = sir.repair(prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator, progress.after_prior_step)
         with progress.phases("fit", announce=False):
-            loss = sir.fit(
-                model,
-                cameras,
-                targets,
-                job.reference,
-                turn,
-                background,
-                update,
-                weight=config.lambda_sd,
-                ref_loss=config.ref_loss,
-                ref_mask_loss=config.ref_mask_loss,
-                on_step=progress.after_fit_step,
+            loss = fitter.fit(
+                cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow, on_step=progress.after_fit_step
             )
         progress.end_round(loss)
 
@@ -156,8 +150,8 @@ def texture_view(job: Job, picture: Tensor | None) -> sir.Reference | None:
     return reference_view(picture, camera.resized(TEXTURE_VIEW, TEXTURE_VIEW))
 
 
-def run(config: Config, quiet: bool) -> int:
-    """One picture and/or sentence to files; returns the exit code."""
+def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
+    """One picture and/or sentence to files, by `prior` or, without one, by that of the configuration; returns the exit code."""
     with user_errors():
         device = choose_device(config.device)
         phases = Phases(device, quiet)
@@ -168,7 +162,7 @@ def run(config: Config, quiet: bool) -> int:
             config.prompt = config.prompt or own_caption(config)
             stem = result_stem(config)
             check_switches(config, device)
-            prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+            prior = prior or load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
             job = prepare(config, prior, picture)
             check_writable(stem)
     if not quiet:

@@ -99,8 +99,8 @@ def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generato
     return model
 
 
-def run(config: Config, quiet: bool) -> int:
-    """One mesh to files; returns the exit code."""
+def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
+    """One mesh to files, by `prior` or, without one, by that of the configuration; returns the exit code."""
     with user_errors():
         device = choose_device(config.device)
         phases = Phases(device, quiet)
@@ -117,9 +117,11 @@ def run(config: Config, quiet: bool) -> int:
             rgba = load_picture(config.input) if config.input else None
             config.prompt = config.prompt or own_caption(config)
             picture = None if rgba is None else picture_view(config, rgba, device)
-            prior = condition = None
-            if rgba is not None or config.prompt:
-                prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+            condition = None
+            if rgba is None and not config.prompt:
+                prior = None
+            else:
+                prior = prior or load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
                 condition = condition_prior(config, prior, rgba)
                 check_view_count(prior, config.refine_views)
                 retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cam_utils import Cameras
+from cuda_graphs import GraphedStep
 from mesh_renderer import Fragments, MeshModel
 
 QUIET_ERROR = 0.3  # of colours in [0,1]: below, texels move in proportion; Adam's full steps would turn rounding into speckle
@@ -46,15 +47,20 @@ def fit_surface(
     groups = [{"params": [model.color_logits], "lr": texture_lr, "eps": quiet_gradient}]
     if moves:
         groups.append({"params": [model.offsets], "lr": geom_lr, "eps": 1e-15})
-    optimizer = torch.optim.Adam(groups, fused=True)
+    optimizer = torch.optim.Adam(groups, fused=True, capturable=model.device.type == "cuda")
     still: list[Fragments] = []
     if not moves:
         with torch.no_grad():
             still = [model.rasterize(target.cameras) for target in targets]
-    for _ in range(steps):
+
+    def step() -> Tensor:
         seen = [model.rasterize(target.cameras) for target in targets] if moves else still
         loss = torch.stack([target.loss(*model.shade(f, background)) for target, f in zip(targets, seen, strict=True)]).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        yield loss.detach()
+        return loss.detach()
+
+    graphed = GraphedStep(step, model.device)
+    for _ in range(steps):
+        yield graphed()

@@ -18,6 +18,7 @@ from torch import Tensor
 import gaussian_surface
 import mesh_cleaning
 from cam_utils import FOV_Y, Cameras, concatenate, orbit_cameras
+from cuda_graphs import GraphedStep
 from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
 from mesh import Mesh
 from mesh_renderer import clip_positions
@@ -54,7 +55,9 @@ class Neighbourhood:
 
     def __init__(self, faces: np.ndarray, vertex_count: int, device: torch.device | str = "cpu") -> None:
         faces = np.asarray(faces, np.int64)
-        edges, numbers = np.unique(np.sort(mesh_cleaning.half_edges(faces), axis=1), axis=0, return_inverse=True)
+        ends = np.sort(mesh_cleaning.half_edges(faces), axis=1)
+        keys, numbers = np.unique(ends[:, 0] * max(vertex_count, 1) + ends[:, 1], return_inverse=True)  # far faster than unique rows
+        edges = np.stack(np.divmod(keys, max(vertex_count, 1)), axis=1)
         order = np.argsort(numbers.reshape(-1), kind="stable")
         counts = np.bincount(numbers.reshape(-1), minlength=len(edges))
         first = (np.cumsum(counts) - counts)[counts == 2]
@@ -68,16 +71,16 @@ class Neighbourhood:
     def laplacian(self, values: Tensor) -> Tensor:
         """Mean of the neighbours' values minus one's own, [V,C] of [V,C]; zero for a vertex without neighbours."""
         one, other = self.edges.unbind(1)
-        differences = values[other] - values[one]
+        differences = values.index_select(0, other) - values.index_select(0, one)
         sums = torch.zeros_like(values).index_add(0, one, differences).index_add(0, other, -differences)
         return sums / self.degrees[:, None]
 
     def normal_inconsistency(self, vertices: Tensor) -> Tensor:
         """Mean, over edges between two faces, of 1 - cos of the angle between their normals."""
-        a, b, c = vertices[self.faces].unbind(1)
+        a, b, c = (vertices.index_select(0, corner) for corner in self.faces.unbind(1))
         normals = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
         one, other = self.face_pairs.unbind(1)
-        return (1 - (normals[one] * normals[other]).sum(1)).mean()
+        return (1 - (normals.index_select(0, one) * normals.index_select(0, other)).sum(1)).mean()
 
 
 # ---- Refinement ----
@@ -126,25 +129,34 @@ def refine_vertices(
     colors = torch.from_numpy(mesh.vertex_colors).to(device).clamp(COLOR_MARGIN, 1 - COLOR_MARGIN)
     color_logits = colors.logit().requires_grad_()
     groups = [{"params": [offsets], "lr": settings.offset_lr, "eps": OFFSET_EPS}, {"params": [color_logits], "lr": settings.color_lr}]
-    optimizer = torch.optim.Adam(groups, fused=True)
+    for group in groups:  # on the device, where a captured step reads them
+        group["lr"] = torch.tensor(group["lr"], device=device)
+    optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(settings.steps, 1))
     order = torch.rand(settings.steps, count, generator=generator).argsort(1)[:, : settings.views].to(device)
-    for step, chosen in enumerate(order):
-        rendering = render(start + offsets, color_logits.sigmoid(), faces, cameras[chosen], topology)
+
+    def step(world_to_camera: Tensor, intrinsics: Tensor, images: Tensor, alphas: Tensor) -> Tensor:
+        seen = dataclasses.replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
+        rendering = render(start + offsets, color_logits.sigmoid(), faces, seen, topology)
         image, alpha = rendering[:, :3] + background * (1 - rendering[:, 3:]), rendering[:, 3:]
         loss = (
-            (image - target_images[chosen]).square().mean()
-            + settings.alpha_weight * (alpha - target_alphas[chosen]).square().mean()
+            (image - images).square().mean()
+            + settings.alpha_weight * (alpha - alphas).square().mean()
             + settings.normal_weight * neighbourhood.normal_inconsistency(start + offsets)
             + settings.laplacian_weight * neighbourhood.laplacian(offsets).square().sum(1).mean()
             + settings.offset_weight * offsets.square().sum(1).mean()
         )
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    graphed = GraphedStep(step, device)
+    for done, chosen in enumerate(order, start=1):
+        graphed(cameras.world_to_camera[chosen], cameras.intrinsics[chosen], target_images[chosen], target_alphas[chosen])
         schedule.step()
         if progress:
-            progress(step + 1, settings.steps)
+            progress(done, settings.steps)
     vertices = (start + offsets).detach().cpu().numpy()
     return Mesh(vertices, mesh.faces, color_logits.detach().sigmoid().cpu().numpy())
 

@@ -125,7 +125,7 @@ class MeshModel(nn.Module):
             )
         else:
             logits, _ = interpolate(self.color_logits, fragments.rast, self.faces)
-        colors = torch.where(covered, logits.sigmoid(), torch.as_tensor(background, dtype=torch.float32, device=self.device))
+        colors = torch.where(covered, logits.sigmoid(), background)
         layers = antialias(torch.cat([colors, covered.float()], dim=-1), fragments.rast, fragments.clip, self.faces, self.topology)
         layers = layers.permute(0, 3, 1, 2)
         return layers[:, :3], layers[:, 3:]

@@ -8,7 +8,8 @@ normalises them itself, ours are normalised before the op, whose gradient would 
 too, five times as long as the rest in this scene. What still differs by definition is where a splat ends: ours fills the
 16-pixel tiles that a square of 3 standard deviations touches, as the published rasteriser does, gsplat's bounds follow
 each axis and the opacity. The scene is a ball of Gaussians as a reconstruction starts from one. Times are of
-single iterations (benchmarks/timing.py); "graph" replays forward and backward captured as one CUDA graph.
+single iterations (benchmarks/timing.py); "graph" replays forward and backward captured as one CUDA graph. The floor moves what
+an iteration cannot do without (`least_bytes`) at the speed of copying on this device.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import captured, describe, environment, time_calls, write_json
+from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
 from kernels import extension
 from kernels.gaussian_raster import rasterize_gaussians
@@ -141,8 +142,13 @@ def worst_gradient(found: dict) -> float:
     return max(compared["relative_l2"] for compared in found["gradients"].values())
 
 
-def measure(count: int, views: int, size: int, device: str, repeats: int) -> Iterator[dict]:
-    """Yields one row a rasteriser, timed or with the reason why not."""
+def least_bytes(leaves: dict[str, Tensor], weight: Tensor) -> int:
+    """What forward and backward must move: parameters read by either and their gradients written, picture and its gradient."""
+    return 3 * sum(leaf.nbytes for leaf in leaves.values()) + 2 * weight.nbytes
+
+
+def measure(count: int, views: int, size: int, device: str, repeats: int, bandwidth: float) -> Iterator[dict]:
+    """Yields one row a rasteriser, timed or with the reason why not. `bandwidth` in bytes per millisecond."""
     leaves, cameras = ball_of_gaussians(count, device), ring(views, size, device)
     weight = torch.randn(views, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
     ours = our_step(leaves, cameras, weight, compiled=True)
@@ -152,7 +158,8 @@ def measure(count: int, views: int, size: int, device: str, repeats: int) -> Ite
         cases.append(("ours, graph", lambda: captured(ours)))
         cases.append(("gsplat", lambda: gsplat_step(leaves, cameras, weight)))
     for name, make in cases:
-        row = {"what": name, "gaussians": count, "views": views, "size": size}
+        floor_ms = least_bytes(leaves, weight) / bandwidth
+        row = {"what": name, "gaussians": count, "views": views, "size": size, "floor_ms": floor_ms}
         try:
             step = make()
             if name == "gsplat":
@@ -168,7 +175,7 @@ def print_row(row: dict) -> None:
     if "failed" in row:
         print(f"{head}  not timed: {row['failed']}", flush=True)
         return
-    print(f"{head}{row['median_ms']:>11.3f}{row['p10_ms']:>8.3f}{row['p90_ms']:>8.3f}", flush=True)
+    print(f"{head}{row['median_ms']:>11.3f}{row['p10_ms']:>8.3f}{row['p90_ms']:>8.3f}{row['floor_ms']:>9.4f}", flush=True)
     if "difference" in row:
         print(f"    ours against {row['what']}: image differs by up to {row['difference']['image']:.1e}; gradients:")
         for name, compared in row["difference"]["gradients"].items():
@@ -189,13 +196,14 @@ def main() -> None:
         raise SystemExit(f"no compiled {device} rasteriser; {extension.BUILD_HINT}")
     repeats = arguments.repeats or (100 if device == "cuda" else 10)
     header = environment(device, "gsplat")
+    bandwidth = bytes_per_millisecond(device)
     print(f"{describe(header)}\nGaussian rasteriser, forward + backward")
     twin = checked_twin(device)
     print(f"op against twin (400 Gaussians, 2 views): image {twin['image']:.1e}, worst gradient {worst_gradient(twin):.1e}")
-    print(f"{'':22}{'Gaussians':>10}{'views':>7}{'size':>6}{'median ms':>11}{'p10':>8}{'p90':>8}")
+    print(f"{'':22}{'Gaussians':>10}{'views':>7}{'size':>6}{'median ms':>11}{'p10':>8}{'p90':>8}{'floor':>9}")
     result = header | {"twin": twin, "rows": []}
     for count in arguments.gaussians:
-        for row in measure(count, arguments.views, arguments.size, device, repeats):
+        for row in measure(count, arguments.views, arguments.size, device, repeats, bandwidth):
             result["rows"].append(row)
             print_row(row)
             write_json(arguments.out, result)  # after every row: what is done stays, should a peer take the process down

@@ -3,23 +3,22 @@
     python -m benchmarks.hash_grid [--device cuda] [--points 65536 1048576] [--grid geometry converter] [--out results.json]
 
 Points come either scattered (every gather in another cell) or in order along rays (neighbours share coarse cells), as a renderer
-sends them. Before anything is timed, encoding and gradients of a few points are compared with the plain-PyTorch twin. CUDA times
-come from events over single calls after a warm-up. The floor counts points, encodings and each table once, from memory; the
+sends them. Before anything is timed, encoding and gradients of a few points are compared with the plain-PyTorch twin. Times are
+medians of single calls after a warm-up (benchmarks/timing.py); the JSON has their spread, the table the widest (10th to 90th percentile
+of a column over its median). The floor counts points, encodings and each table once, at the speed of copying on this device; the
 gathers themselves come from the second cache (see csrc/cuda/hash_grid.cu).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.timing import bytes_per_millisecond, describe, environment, time_calls, write_json
+from kernels import extension
 from kernels.hash_grid import HashGridSpec, hash_grid_encode
 
 GRIDS = {
@@ -54,34 +53,23 @@ def check(points: Tensor, params: Tensor, spec: HashGridSpec) -> None:
             raise SystemExit(f"op and plain PyTorch differ by {error:.1e}: not timed")
 
 
-def milliseconds(call: Callable[[], object], device: str, repeats: int) -> float:
-    durations = []
-    for _ in range(repeats + 2):
-        if device.startswith("cuda"):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            call()
-            end.record()
-            end.synchronize()
-            durations.append(begin.elapsed_time(end))
-        else:
-            started = time.perf_counter()
-            call()
-            durations.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(durations[2:])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--points", type=int, nargs="+", default=[1 << 16, 1 << 20])
     parser.add_argument("--grid", nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     device, rows = options.device, []
-    print("ms: forward; gradient of params, the same with equal bits every time; gradient of points. MB: least bytes of the forward pass")
-    print(f"{'grid':>10} {'points':>8} {'order':>9} {'forward':>9} {'params':>9} {'repeating':>9} {'points':>9} {'MB':>7}")
+    if not extension.available(device):
+        raise SystemExit(f"no compiled {device} kernels to measure; {extension.BUILD_HINT}")
+    header = environment(device)
+    bandwidth = bytes_per_millisecond(device)
+    print(f"{describe(header)}\n{options.repeats} calls each; copies {bandwidth / 1e6:.0f} GB/s")
+    print("ms: forward, its floor; gradient of params, the same with equal bits every time; gradient of points; widest spread")
+    titles = f"{'forward':>9} {'floor':>7} {'params':>9} {'repeating':>9} {'points':>9} {'spread':>7}"
+    print(f"{'grid':>10} {'points':>8} {'order':>9} {titles}")
     for name in options.grid:
         spec = GRIDS[name]
         params = torch.randn(spec.num_params, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
@@ -90,26 +78,28 @@ def main() -> None:
                 points = make(count, torch.Generator().manual_seed(1)).to(device)
                 check(points, params, spec)
                 with torch.no_grad():
-                    forward = milliseconds(lambda p=points, t=params, s=spec: hash_grid_encode(p, t, s), device, options.repeats)
-                gradients = []
-                for wanted, deterministic in (("params", False), ("params", True), ("points", False)):
-                    leaf = points.clone().requires_grad_() if wanted == "points" else points
-                    table = params if wanted == "params" else params.detach()
+                    timings = {"forward": time_calls(lambda p=points, t=params, s=spec: hash_grid_encode(p, t, s), device, options.repeats)}
+                for what, deterministic in (("params", False), ("params_deterministic", True), ("points", False)):
+                    of_points = what == "points"
+                    leaf = points.clone().requires_grad_() if of_points else points
+                    table = params.detach() if of_points else params
                     encoded = hash_grid_encode(leaf, table, spec, deterministic=deterministic)
-                    weight, target = torch.randn_like(encoded), table if wanted == "params" else leaf
+                    weight, target = torch.randn_like(encoded), leaf if of_points else table
 
                     def backward(encoded=encoded, weight=weight, target=target):
                         return torch.autograd.grad(encoded, target, weight, retain_graph=True)
 
-                    gradients.append(milliseconds(backward, device, options.repeats))
-                megabytes = 4e-6 * (count * (3 + spec.width) + spec.num_params)
-                rows.append({"grid": name, "points": count, "order": order, "forward_ms": forward, "floor_mb": megabytes})
-                rows[-1] |= dict(zip(("params_ms", "params_deterministic_ms", "points_ms"), gradients, strict=True))
-                times = " ".join(f"{value:9.3f}" for value in (forward, *gradients))
-                print(f"{name:>10} {count:8d} {order:>9} {times} {megabytes:7.1f}", flush=True)
-    if options.out:
-        hardware = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-        Path(options.out).write_text(json.dumps({"device": hardware, "torch": torch.__version__, "rows": rows}, indent=1))
+                    timings[what] = time_calls(backward, device, options.repeats)
+                least_bytes = 4 * (count * (3 + spec.width) + spec.num_params)
+                row = {"grid": name, "points": count, "order": order, "floor_bytes": least_bytes, "floor_ms": least_bytes / bandwidth}
+                rows.append(row | {what: timing.as_row() for what, timing in timings.items()})
+                forward, *gradients = (f"{timing.median:9.3f}" for timing in timings.values())
+                spread = max((timing.p90 - timing.p10) / timing.median for timing in timings.values())
+                print(
+                    f"{name:>10} {count:8d} {order:>9} {forward} {row['floor_ms']:7.3f} {' '.join(gradients)} {spread:7.0%}",
+                    flush=True,
+                )
+    write_json(options.out, header | {"copies_gb_s": bandwidth / 1e6, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """One step of stage 2: 8 views of a textured mesh, loss, backward pass and Adam.
 
 python -m benchmarks.mesh_fit
+
+Before anything is timed the ops that a step is made of are compared with their plain-PyTorch twins on small scenes. Times are of single
+steps (benchmarks/timing.py) after 3 that are not counted. The floor of the ops themselves is told by benchmarks/mesh_raster.py.
 """
 
 from __future__ import annotations
@@ -11,8 +14,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.mesh_raster import bumpy_sphere
+from benchmarks.mesh_raster import check as check_raster
+from benchmarks.texture import check as check_texture
 from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import turntable
+from kernels import extension
 from mesh import Mesh
 from mesh_fit import Target, fit_surface
 from mesh_renderer import MeshModel
@@ -28,6 +34,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
+    if not extension.available(options.device):
+        raise SystemExit(f"no compiled {options.device} kernels; {extension.BUILD_HINT}")
+    check_raster(options.device)
+    check_texture(options.device)
     vertices, faces, uvs = (tensor.numpy() for tensor in bumpy_sphere(options.faces))
     texture = torch.rand(options.texture, options.texture, 3, generator=torch.Generator().manual_seed(0)).numpy()
     mesh = Mesh(0.7 * vertices, faces, uvs=uvs % 1, uv_faces=faces, texture=texture)
@@ -38,7 +48,8 @@ def main() -> None:
     target = Target(cameras, seen.image.flip(3).contiguous(), alpha=seen.alpha)
     found = environment(options.device)
     print(describe(found))
-    print(f"{options.views} views of {options.size}x{options.size}, {len(faces)} faces, texture of {options.texture}x{options.texture}")
+    views = f"{options.views} views of {options.size}x{options.size}"
+    print(f"{views}, {len(faces)} faces, texture of {options.texture}x{options.texture}; {options.repeats} steps")
     rows = []
     for name, geom_lr in (("texture", 0.0), ("texture and vertices", 1e-5)):
         steps = fit_surface(model, [target], options.repeats + 10, texture_lr=0.02, geom_lr=geom_lr)

@@ -152,7 +152,8 @@ def main() -> None:
     ]
     found = environment(device)
     print(describe(found))
-    print(f"{options.views} views of {size}x{size}, {len(tri)} faces, {len(vertices)} vertices, {share:.0%} of the pixels covered")
+    views = f"{options.views} views of {size}x{size}, {share:.0%} of the pixels covered"
+    print(f"{views}, {len(tri)} faces, {len(vertices)} vertices; {options.repeats} repeats")
     print(f"{'':32} {'median ms':>10} {'p10':>8} {'p90':>8} {'floor MB':>9} {'GB/s':>7}")
     rows = []
     floors = [0, 0]

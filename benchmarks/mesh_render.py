@@ -38,7 +38,7 @@ def main() -> None:
     rows = []
     header = environment(options.device)
     print(describe(header))
-    print(f"{options.device}: {len(packed)} objects, the largest of {packed.max_faces} faces")
+    print(f"{options.device}: {len(packed)} objects, the largest of {packed.max_faces} faces; {options.repeats} repeats")
     print(f"{'views':>6} {'size':>5} {'median ms':>10} {'least':>8} {'most':>8} {'us a view':>10} {'covered':>8}")
     for size in options.size:
         for views in options.views:

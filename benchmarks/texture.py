@@ -11,16 +11,14 @@ each result written once (pixels that are masked out not at all), at the bandwid
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.timing import Timing, bytes_per_millisecond, captured, describe, environment, time_calls, write_json
 from kernels import extension
 from kernels.texture import FILTERS, build_mips, texture
 
@@ -37,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int, nargs="+", default=[1024], help="texels a side of the texture")
     parser.add_argument("--cover", type=float, nargs="+", default=[0.45, 1.0])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
@@ -59,40 +57,17 @@ def ball(views: int, size: int, cover: float, device: str) -> tuple[Tensor, Tens
     return uv.float(), da.float().contiguous(), mask.expand(views, -1, -1).contiguous()
 
 
-def milliseconds(call: Callable[[], object], device: str, repeats: int) -> float:
-    if device.startswith("cuda"):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+def timed(call: Callable[[], object], device: str, repeats: int) -> Timing:
+    """Of one call; on a GPU, of replays of CALLS_PER_GRAPH calls, as a replay alone takes microseconds to begin."""
+    if not device.startswith("cuda"):
+        return time_calls(call, device, repeats, warm_up=1)
+
+    def several() -> None:
+        for _ in range(CALLS_PER_GRAPH):
             call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(CALLS_PER_GRAPH):
-                call()
-        graph.replay()
-        durations = []
-        for _ in range(repeats):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            durations.append(begin.elapsed_time(end) / CALLS_PER_GRAPH)
-        return statistics.median(durations)
-    call()
-    durations = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        durations.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(durations)
 
-
-def bytes_per_millisecond(device: str, repeats: int) -> float:
-    source = torch.zeros(1 << (28 if device.startswith("cuda") else 25), device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / milliseconds(lambda: target.copy_(source), device, repeats)
+    of_several = time_calls(captured(several, warm_up=1), device, repeats, warm_up=1)
+    return Timing(tuple(duration / CALLS_PER_GRAPH for duration in of_several.durations))
 
 
 def check(device: str) -> None:
@@ -149,10 +124,11 @@ def main() -> None:
     if not extension.available(options.device):
         raise SystemExit(f"no compiled {options.device} kernels; {extension.BUILD_HINT}")
     check(options.device)
-    bandwidth = bytes_per_millisecond(options.device, options.repeats)
-    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{name}: {options.views} views of {options.size}x{options.size}; copies {bandwidth / 1e6:.0f} GB/s")
-    print(f"{'side':>5} {'cover':>5} {'mask':>5} {'':26} {'ms':>8} {'MB':>7} {'floor ms':>9} {'times':>6}")
+    bandwidth = bytes_per_millisecond(options.device)
+    header = environment(options.device)
+    setting = f"{options.views} views of {options.size}x{options.size}, {options.repeats} repeats"
+    print(f"{describe(header)}\n{setting}; copies {bandwidth / 1e6:.0f} GB/s")
+    print(f"{'side':>5} {'cover':>5} {'mask':>5} {'':26} {'ms':>8} {'p10':>8} {'p90':>8} {'MB':>7} {'floor ms':>9} {'times':>6}")
     rows = []
     for side in options.side:
         tex = torch.rand(1, side, side, 3, device=options.device)
@@ -161,17 +137,17 @@ def main() -> None:
             for used in (mask, None) if cover < 1 else (None,):
                 for what, (call, size) in cases(tex, uv, da, used).items():
                     with torch.no_grad():
-                        took = milliseconds(call, options.device, options.repeats)
-                    row = {"side": side, "cover": cover, "mask": used is not None, "what": what, "ms": took, "floor_ms": size / bandwidth}
-                    rows.append(row)
+                        took = timed(call, options.device, options.repeats)
+                    row = {"side": side, "cover": cover, "mask": used is not None, "what": what, "floor_ms": size / bandwidth}
+                    rows.append(row | took.as_row())
                     masked = "yes" if used is not None else "no"
                     print(
-                        f"{side:5d} {cover:5.2f} {masked:>5} {what:26} {took:8.3f} {size / 1e6:7.1f} {row['floor_ms']:9.3f} "
-                        f"{took / row['floor_ms']:6.1f}",
+                        f"{side:5d} {cover:5.2f} {masked:>5} {what:26} {took.median:8.3f} {took.p10:8.3f} {took.p90:8.3f} "
+                        f"{size / 1e6:7.1f} {row['floor_ms']:9.3f} {took.median / row['floor_ms']:6.1f}",
                         flush=True,
                     )
-    if options.out:
-        Path(options.out).write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1))
+    sizes = {"views": options.views, "size": options.size, "copies_gb_s": bandwidth / 1e6}
+    write_json(options.out, header | sizes | {"rows": rows})
 
 
 if __name__ == "__main__":

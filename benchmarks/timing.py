@@ -1,4 +1,5 @@
-"""What the benchmarks share: durations of single calls, CUDA graphs, where and how figures were made, and writing them.
+"""What the benchmarks share: durations of single calls, CUDA graphs, memory, the machine's speed, switches, where and how figures
+were made, and writing them.
 
 header = environment(device)  # {"date": ..., "device": ..., "torch": ..., "command": ...}
 print(describe(header))
@@ -9,12 +10,14 @@ write_json(options.out, header | {"rows": [timing.as_row()]})
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -100,6 +103,55 @@ def captured(call: Callable[[], object], warm_up: int = 3) -> Callable[[], None]
     with torch.cuda.graph(graph):
         call()
     return graph.replay
+
+
+def busy_milliseconds(call: Callable[[], object], repeats: int = 3) -> float | None:
+    """Milliseconds for which the GPU works during one call: the durations of its kernels, copies and fills, added up.
+
+    The profiler's figures, so without launches and gaps. None where the profiler sees no kernel (it needs CUPTI).
+    """
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+    on_gpu = (event for event in profiler.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA)
+    return sum(event.self_device_time_total for event in on_gpu) / 1e3 / repeats or None
+
+
+def peak_mib(call: Callable[[], object], device: torch.device | str) -> float | None:
+    """MiB of PyTorch's GPU memory that a call takes at most, beyond what was taken before it. None on the CPU, where nobody counts."""
+    if torch.device(device).type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def bytes_per_millisecond(device: torch.device | str) -> float:
+    """What the device's memory moves: bytes read plus bytes written of copying a tensor larger than its caches."""
+    source = torch.zeros(1 << (28 if torch.device(device).type == "cuda" else 25), device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=5).median
+
+
+@contextlib.contextmanager
+def switched(**switches: str) -> Iterator[None]:
+    """Environment variables set while the block runs: `with switched(USE_CUDA_GAUSS="0"): ...`."""
+    before = {name: os.environ.get(name) for name in switches}
+    os.environ.update(switches)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def environment(device: torch.device | str, *peers: str) -> dict[str, str]:

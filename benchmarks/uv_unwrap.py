@@ -4,11 +4,12 @@
 
 Meshes are like those that are extracted from Gaussians: the surface of a blurred, slightly noisy volume by marching cubes,
 cleaned, smoothed and simplified. The volumes are those of procedural shapes, or of packed objects (--objects); --meshes adds files.
-Times are the least of `--repeats` (xatlas runs once), on one core: set OMP_NUM_THREADS=1.
+Times are medians of `--repeats` after one that is not counted (xatlas, which takes seconds, runs once), on one core: set
+OMP_NUM_THREADS=1. A layout counts only if every corner lies in the unit square and every face has its own texels: it is checked
+before it is timed.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mesh_cleaning
+from benchmarks.timing import Timing, describe, environment, time_calls, write_json
 from evaluation import uv_quality
 from evaluation.surface import draw_points
 from shapes import procedural
@@ -42,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--padding", type=float, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=["charts", "xatlas"])
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--pictures", help="folder for pictures of the layouts")
     return parser.parse_args()
 
@@ -97,6 +99,13 @@ def quality(vertices: np.ndarray, faces: np.ndarray, layout: UVLayout, resolutio
     }
 
 
+def fault(layout: UVLayout, found: dict[str, float]) -> str | None:
+    """Why no texture can be baked into a layout of this `quality`, or None."""
+    if found["overlapping_texels"]:
+        return f"{found['overlapping_texels']} texels lie in two faces"
+    return None if ((layout.uvs >= 0) & (layout.uvs <= 1)).all() else "corners lie outside of the unit square"
+
+
 def draw(layout: UVLayout, path: Path, size: int = 1024) -> None:
     """A picture of the layout, a colour for each chart."""
     charts = uv_quality.face_charts(layout.uv_faces)
@@ -112,26 +121,36 @@ def draw(layout: UVLayout, path: Path, size: int = 1024) -> None:
 def main() -> None:
     options = arguments()
     rows = []
-    print(f"{'mesh':28} {'faces':>6} {'method':7} {'seconds':>8} {'L2':>6} {'L2 99%':>6} {'Linf':>7} {'density':>7} ", end="")
+    header = environment("cpu", "xatlas")
+    print(f"{describe(header)}\n{options.resolution} texels a side, padding {options.padding:g}, {options.repeats} repeats")
+    print(f"{'mesh':28} {'faces':>6} {'method':7} {'seconds':>8} {'least':>7} {'most':>7} ", end="")
+    print(f"{'L2':>6} {'L2 99%':>6} {'Linf':>7} {'density':>7} ", end="")
     print(f"{'use':>5} {'double':>6} {'charts':>6} {'seams':>6}")
     for name, vertices, faces in meshes(options):
         for method in options.methods:
-            seconds = []
-            for _ in range(1 if method == "xatlas" else options.repeats):
-                started = time.perf_counter()
-                layout = unwrap(vertices, faces, method, options.resolution, options.padding)
-                seconds.append(time.perf_counter() - started)
-            row = {"mesh": name, "faces": len(faces), "method": method, "seconds": min(seconds)}
-            row |= quality(vertices, faces, layout, options.resolution)
+
+            def call(vertices=vertices, faces=faces, method=method) -> UVLayout:
+                return unwrap(vertices, faces, method, options.resolution, options.padding)
+
+            started = time.perf_counter()
+            layout = call()
+            timing = Timing((1e3 * (time.perf_counter() - started),))
+            found = quality(vertices, faces, layout, options.resolution)
+            if reason := fault(layout, found):
+                print(f"{name[-28:]:28} {len(faces):6d} {method:7} not timed: {reason}", flush=True)
+                continue
+            if method != "xatlas":
+                timing = time_calls(call, "cpu", options.repeats, warm_up=0)  # the checked one was it
+            row = {"mesh": name, "faces": len(faces), "method": method} | timing.as_row() | found
             rows.append(row)
-            print(f"{name[-28:]:28} {len(faces):6d} {method:7} {row['seconds']:8.3f} {row['l2']:6.3f} {row['l2_99']:6.3f} ", end="")
+            times = f"{timing.median / 1e3:8.3f} {timing.least / 1e3:7.3f} {timing.most / 1e3:7.3f}"
+            print(f"{name[-28:]:28} {len(faces):6d} {method:7} {times} {row['l2']:6.3f} {row['l2_99']:6.3f} ", end="")
             print(f"{row['l_inf']:7.2f} {row['density_spread']:7.3f} {row['texel_use']:5.3f} {row['overlapping_texels']:6d} ", end="")
             print(f"{row['charts']:6d} {row['seam_share']:6.4f}", flush=True)
             if options.pictures:
                 Path(options.pictures).mkdir(parents=True, exist_ok=True)
                 draw(layout, Path(options.pictures) / f"unwrap_{name.replace('/', '_')}_{method}.png")
-    if options.out:
-        Path(options.out).write_text(json.dumps({"resolution": options.resolution, "padding": options.padding, "rows": rows}, indent=1))
+    write_json(options.out, header | {"resolution": options.resolution, "padding": options.padding, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""The rows of benchmarks.voxel_diffusion as tables of Markdown."""
+"""The rows of benchmarks.voxel_diffusion as tables of Markdown: python -m benchmarks.voxel_diffusion_report FOLDER [FOLDER ...]"""
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -45,44 +49,80 @@ def own_rows(rows: dict[str, dict], prefix: str) -> dict[str, dict]:
     return {key.removeprefix(prefix): row for key, row in rows.items() if key.startswith(prefix)}
 
 
-def ladder_table(ladder: dict[str, dict]) -> list[str]:
-    first = next((row["it_s"] for row in ladder.values() if "it_s" in row), None)
-    lines = ["## Execution options", "", *head("option", "it/s", "times the first", "peak GiB", "set-up s")]
-    for key, row in ladder.items():
-        if "error" in row:
-            lines.append(row_of(key, row["error"], "", "", ""))
-        else:
-            lines.append(row_of(key, number(row["it_s"]), number(row["it_s"] / first), number(row["peak_gib"]), number(row["setup_s"])))
-    return [*lines, ""]
+def failed(row: dict, cells: int) -> list[str]:
+    """The first line of an error's text, and nothing in the other cells."""
+    return [row["error"].splitlines()[0], *[""] * (cells - 1)]
+
+
+def read_rows(folders: Sequence[Path]) -> dict:
+    """One document of the rows_*.json files of several folders. Raises FileNotFoundError where there is none."""
+    paths = [path for folder in folders for path in sorted(Path(folder).glob("rows_*.json"))]
+    if not paths:
+        raise FileNotFoundError(f"{', '.join(map(str, folders))}: no rows_*.json of benchmarks.voxel_diffusion")
+    documents = [json.loads(path.read_text()) for path in paths]
+    rows: dict[str, dict] = {}
+    for document in documents:
+        rows |= document["rows"]
+    return documents[-1] | {"rows": rows}
+
+
+def ladder_table(rows: dict[str, dict]) -> list[str]:
+    """`ladder` and `compile`, each against its own first row, which ran on the same machine just before the others."""
+    lines = ["## Execution options", ""]
+    for prefix in ("ladder: ", "compile: "):
+        own = own_rows(rows, prefix)
+        if not own:
+            continue
+        first = next((row["it_s"] for row in own.values() if "it_s" in row), None)
+        lines += head("option", "it/s", "times the first", "peak GiB", "set-up s")
+        for key, row in own.items():
+            cells = failed(row, 4)
+            if "error" not in row:
+                cells = [number(row["it_s"]), number(row["it_s"] / first), number(row["peak_gib"]), number(row["setup_s"])]
+            lines.append(row_of(key, *cells))
+        lines.append("")
+    return lines
 
 
 def full_table(full: dict[str, dict], timesteps: int) -> list[str]:
     goal = full["float32"]["val_loss"]
-    lines = [f"## To the plain run's final validation loss, {goal:.5f} (T={timesteps}, uniform)", ""]
-    lines += head("run", "it/s", "peak GiB", "final loss", "seconds to that loss", "updates to it", "speed-up")
+    lines = [f"## To the plain run's final validation loss, {goal:.4f} (T={timesteps}, uniform)", ""]
+    lines += [f"Answering the training set's mean always costs {full['float32']['mean_loss']:.4f}.", ""]
+    lines += head("run", "it/s", "peak GiB", "steps", "final loss", "s to that loss", "updates to it", "speed-up")
     for key, row in full.items():
         if "error" in row:
-            lines.append(row_of(key, row["error"], *[""] * 5))
+            lines.append(row_of(key, *failed(row, 7)))
             continue
         hit = reached(row["curve"], goal)
         speed_up = full["float32"]["seconds"] / hit[0] if hit else None
-        cells = [number(row["it_s"]), number(row["peak_gib"]), f"{row['val_loss']:.5f}"]
+        cells = [number(row["it_s"]), number(row["peak_gib"]), str(row["steps"]), f"{row['val_loss']:.4f}"]
         lines.append(row_of(key, *cells, number(hit and hit[0]), number(hit and hit[1]), number(speed_up)))
     return [*lines, ""]
 
 
+def spread(values: list[float | None], digits: int = 3) -> str:
+    """The value, or the mean and the range of those of several seeds."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return number(known[0] if known else None, digits)
+    return f"{number(sum(known) / len(known), digits)} ({number(min(known), digits)} to {number(max(known), digits)})"
+
+
 def strategy_table(own: dict[str, dict], timesteps: int, sampled: int, sampling_steps: int) -> list[str]:
-    goal = own["uniform"]["val_loss"]
+    uniform = [row for key, row in own.items() if key.split(", seed")[0] == "uniform"]
+    goal = sum(row["val_loss"] for row in uniform) / len(uniform)
     # The loss at equal updates is read where all but the slowest have been; those that took fewer steps have none.
     equal = min(row["steps"] for row in own.values() if row["steps"] > 0.25 * own["uniform"]["steps"])
     lines = [f"## Strategies, T={timesteps}, {number(own['uniform']['seconds'])} s each", ""]
     lines += [
-        f"Equal updates: the loss after {equal} steps. Uniform's loss: {goal:.5f}. Samples: {sampled} grids, "
-        f"{min(sampling_steps, timesteps)} DDPM steps; in brackets, visiting the trained timesteps only.",
+        f"Equal updates: the loss after {equal} steps. Uniform's loss: {goal:.4f}; the training set's mean: "
+        f"{own['uniform']['mean_loss']:.4f}. Samples: {sampled} grids, {min(sampling_steps, timesteps)} DDPM steps. Means (and ranges) "
+        "over as many seeds as there are.",
         "",
     ]
     lines += head(
         "strategy",
+        "seeds",
         "it/s",
         "steps",
         "peak GiB",
@@ -90,54 +130,98 @@ def strategy_table(own: dict[str, dict], timesteps: int, sampled: int, sampling_
         "loss, equal updates",
         "s to uniform's loss",
         "sphere IoU",
+        "empty",
         "MMD x1000",
         "1-NNA",
     )
-    for key, row in own.items():
-        hit, only = reached(row["curve"], goal), row.get("trained_levels_only")
-
-        def both(name: str, scale: float = 1.0, row: dict = row, only: dict | None = only) -> str:
-            return number(row[name] * scale) + (f" ({number(only[name] * scale)})" if only else "")
-
-        cells = [number(row["it_s"]), str(row["steps"]), number(row["peak_gib"]), f"{row['val_loss']:.5f}"]
-        cells += [number(at_steps(row["curve"], equal), 4), number(hit and hit[0])]
-        lines.append(row_of(key, *cells, both("sphere_iou"), both("mmd", 1000), both("one_nna")))
+    titles = list(dict.fromkeys(key.split(", seed")[0] for key in own))
+    only_trained = {}
+    for title in titles:
+        rows = [row for key, row in own.items() if key.split(", seed")[0] == title]
+        hits = [reached(row["curve"], goal) for row in rows]
+        cells = [str(len(rows)), spread([row["it_s"] for row in rows[:1]]), spread([row["steps"] for row in rows], 4)]
+        cells += [number(rows[0]["peak_gib"]), spread([row["val_loss"] for row in rows])]
+        cells += [spread([at_steps(row["curve"], equal) for row in rows]), spread([hit and hit[0] for hit in hits])]
+        cells += [spread([row[name] for row in rows]) for name in ("sphere_iou", "empty")]
+        cells += [spread([1000 * row["mmd"] for row in rows]), spread([row["one_nna"] for row in rows])]
+        lines.append(row_of(title, *cells))
+        if "trained_levels_only" in rows[0]:
+            only_trained[title] = rows[0]["trained_levels_only"]
+    if only_trained:
+        lines += ["", "Visiting only the timesteps that were trained on:", ""]
+        lines += head("strategy", "sphere IoU", "empty", "MMD x1000", "1-NNA")
+        for title, row in only_trained.items():
+            lines.append(row_of(title, number(row["sphere_iou"]), str(row["empty"]), number(1000 * row["mmd"]), number(row["one_nna"])))
     return [*lines, ""]
 
 
-def sphere_table(row: dict, batch: int, timesteps: int) -> list[str]:
-    lines = [f"## Samples after {number(row['seconds'])} s ({row['steps']} steps of {batch}, `importance`, T={timesteps})", ""]
-    lines += ["Sphere IoU: with the nearest sphere of the distribution, which is continuous.", ""]
-    lines += head("sampler", "sphere IoU", "median", "share at 0.9 or above", "IoU, nearest training grid", "MMD x1000", "COV", "1-NNA")
-    for key in ("ddpm_250", "ddpm_50", "ddim_50"):
-        judged = row[key]
-        shares = [f"{judged[name]:.3f}" for name in ("sphere_iou", "sphere_iou_median", "share_above_0.9", "nearest_iou")]
-        sets = [number(1000 * judged["mmd"]), f"{judged['cov']:.2f}", f"{judged['one_nna']:.2f}"]
-        lines.append(row_of(f"{key.replace('_', ', ')} steps", *shares, *sets))
-    return [*lines, ""]
-
-
-def object_lines(row: dict) -> list[str]:
-    return [
-        f"## Objects: {row['training_objects']} voxelised, {number(row['seconds'])} s ({row['steps']} steps)",
-        "",
-        f"Validation loss {row['val_loss']:.5f}. Samples: IoU with the nearest of training {row['nearest_iou']:.3f}, {row['empty']} empty; "
-        f"against held-out objects MMD x1000 {number(1000 * row['mmd'])}, COV {row['cov']:.2f}, 1-NNA {row['one_nna']:.2f}.",
-        "",
+def level_table(rows: dict[str, dict]) -> list[str]:
+    """The loss of each level beside that of the set's mean, and how the mean of them went."""
+    count = max(len(row["level_losses"]) for row in rows.values())
+    lines = head("error at the level", *[f"{(i + 1) / count:g} T" for i in range(count)], "mean of the set")
+    lines += [
+        row_of(title, *[number(error, 2) for error in row["level_losses"]], number(row["mean_loss"], 2)) for title, row in rows.items()
     ]
+    lines.append("")
+    for title, row in rows.items():
+        lines.append(f"`{title}`, validation loss: " + ", ".join(f"{loss:.4f} ({steps} steps)" for _, steps, loss in row["curve"]) + ".")
+    return [*lines, ""]
 
 
-def table(document: dict, sampling_steps: int) -> str:
-    """All rows of rows.json."""
+SAMPLERS = ("ddpm_250", "ddpm_50", "ddim_50")
+
+
+def percent(shares: list[float]) -> str:
+    return " / ".join(f"{100 * share:.1f}" for share in shares)
+
+
+def sphere_table(rows: dict[str, dict], preset: dict) -> list[str]:
+    lines = [f"## Samples of longer runs on spheres (T={preset['long']}, batch {preset['batch']}, {preset['sampled']} samples)", ""]
+    lines += ["Sphere IoU: with the nearest sphere of the distribution, which is continuous. Filled: 10th, 50th and 90th percentile.", ""]
+    titles = ("run and sampler", "sphere IoU", "median", "share at 0.9 or above", "empty", "filled %", "MMD x1000", "COV", "1-NNA")
+    lines += head(*titles)
+    for name, row in rows.items():
+        for key in SAMPLERS:
+            judged = row[key]
+            cells = [f"{judged[value]:.3f}" for value in ("sphere_iou", "sphere_iou_median", "share_above_0.9")]
+            cells += [str(judged["empty"]), percent(judged["fills"]), number(1000 * judged["mmd"])]
+            cells += [f"{judged['cov']:.2f}", f"{judged['one_nna']:.2f}"]
+            lines.append(row_of(f"{name}, {row['steps']} steps, {number(row['seconds'])} s: {key.replace('_', ' ')}", *cells))
+    any_row = next(iter(rows.values()))
+    lines += ["", f"Training set: filled {percent(any_row[SAMPLERS[0]]['fills_training'])} %.", ""]
+    return lines + level_table(rows)
+
+
+def object_table(row: dict) -> list[str]:
+    lines = [f"## Objects: {row['training_objects']} voxelised, {number(row['seconds'])} s ({row['steps']} steps)", ""]
+    lines += head("sampler", "empty", "filled %", "IoU, nearest training object", "MMD x1000", "COV", "1-NNA")
+    for key in SAMPLERS:
+        judged = row[key]
+        cells = [str(judged["empty"]), percent(judged["fills"]), f"{judged['nearest_iou']:.3f}", number(1000 * judged["mmd"])]
+        lines.append(row_of(key.replace("_", " "), *cells, f"{judged['cov']:.2f}", f"{judged['one_nna']:.2f}"))
+    lines += ["", f"Filled, training objects: {percent(row[SAMPLERS[0]]['fills_training'])} %.", ""]
+    return lines + level_table({"objects": row})
+
+
+def table(document: dict) -> str:
+    """All rows of a document that `read_rows` made."""
     rows, preset = document["rows"], document["preset"]
     lines = [f"# Voxel diffusion, {preset['size']}^3, {preset['shapes']} spheres, batch {preset['batch']}", ""]
     lines += [f"{document['machine']}, PyTorch {document['torch']}.", ""]
-    ladder, full = own_rows(rows, "ladder: "), own_rows(rows, "full: ")
-    lines += ladder_table(ladder) if ladder else []
+    lines += ladder_table(rows)
+    full = own_rows(rows, "full: ")
     lines += full_table(full, preset["long"]) if "curve" in full.get("float32", {}) else []
     for timesteps in sorted({10, preset["long"]}):
-        own = {key: row for key, row in own_rows(rows, f"T={timesteps}: ").items() if "curve" in row}
-        lines += strategy_table(own, timesteps, preset["sampled"], sampling_steps) if "uniform" in own else []
-    lines += sphere_table(rows["spheres"], preset["batch"], preset["long"]) if "ddim_50" in rows.get("spheres", {}) else []
-    lines += object_lines(rows["objects"]) if "mmd" in rows.get("objects", {}) else []
+        own = {key: row for key, row in own_rows(rows, f"T={timesteps}: ").items() if "empty" in row}
+        lines += strategy_table(own, timesteps, preset["sampled"], 50) if "uniform" in own else []
+    spheres = {key: row for key, row in own_rows(rows, "spheres: ").items() if SAMPLERS[-1] in row}
+    lines += sphere_table(spheres, preset) if spheres else []
+    lines += object_table(rows["objects"]) if SAMPLERS[-1] in rows.get("objects", {}) else []
+    errors = {key: row for key, row in rows.items() if "error" in row}
+    if errors:
+        lines += ["## Failed", "", *[f"- {key}: {row['error']}" for key, row in errors.items()], ""]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(read_rows([Path(folder) for folder in sys.argv[1:]])))

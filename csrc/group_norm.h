@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "common.h"
+#include "float_types.h"
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
 #include <cuda_runtime_api.h>
@@ -11,8 +11,8 @@
 
 namespace md {
 
-// Group normalisation (Wu and He 2018) of x [N, P, C], C innermost: every group of C / groups channels of every sample gets mean 0
-// and variance 1 over its P pixels, then weight and bias of its channels, then SiLU if wanted.
+// Group normalisation (Wu and He 2018) of x [N, P, C], C innermost, plus an offset [N, C], [1, C] or none: every group of C / groups
+// channels of every sample gets mean 0 and variance 1 over its P pixels, then weight and bias of its channels, then SiLU if wanted.
 struct GroupNormShape {
   int64_t samples;  // N
   int64_t pixels;   // P
@@ -20,23 +20,19 @@ struct GroupNormShape {
   int groups;
   float eps;
   bool silu;
+  int offset_stride;  // from one sample's offset to the next one's: C, or 0 where all share one
 };
 
 MD_HOST_DEVICE float silu(float x) { return x / (1.0f + std::exp(-x)); }
 
 template <typename T>
-void group_norm_cpu(const T* x, const T* weight, const T* bias, T* out, const GroupNormShape& shape);
+void group_norm_cpu(const T* x, const T* offset, const T* weight, const T* bias, T* out, const GroupNormShape& shape);
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
-enum class GroupNormType { kFloat, kHalf, kBFloat16 };
-
-// Bytes that a thread loads and stores at a time; channels must fill whole vectors and pointers lie on multiples of it.
-constexpr int kGroupNormVector = 16;
-
 // Floats of scratch memory that group_norm_cuda needs.
 int64_t group_norm_scratch(const GroupNormShape& shape);
-cudaError_t group_norm_cuda(const void* x, const void* weight, const void* bias, void* out, float* scratch, const GroupNormShape& shape,
-                            GroupNormType type, cudaStream_t stream);
+cudaError_t group_norm_cuda(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
+                            const GroupNormShape& shape, FloatType type, cudaStream_t stream);
 #endif
 
 }  // namespace md

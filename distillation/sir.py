@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cam_utils import Cameras, concatenate, orbit_cameras
+from cuda_graphs import GraphedStep
 from distillation.schedules import Round
 from guidance.base import Prior
 from guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
@@ -185,32 +186,74 @@ def reconstruction_loss(
     return loss + ref_loss * colour + ref_mask_loss * mask
 
 
-def fit(
-    representation: Representation,
-    cameras: Cameras,
-    targets: Tensor,
-    reference: Reference | None,
-    turn: Round,
-    background: Tensor,
-    update: Callable[[int, Rendering], None],
-    *,
-    weight: float = 1.0,
-    ref_loss: float = 0.3,
-    ref_mask_loss: float = 0.01,
-    on_step: OnStep | None = None,
-) -> float:
-    """Fit the representation to `targets` [V,3,S,S] (and the reference) for the optimiser steps of the round; returns the last loss.
+class Fitter:
+    """Fits a representation to repaired views, round after round; on a GPU a whole step is one CUDA graph.
 
-    All views are rendered in one call. After each backward pass `update(global_step, rendering)` steps the optimiser and
-    whatever else belongs to the representation (learning rates, density control).
+    All views and the `reference` are rendered in one call. `learn(rendering)` follows each backward pass: it steps the optimiser,
+    drops the gradients and does whatever else belongs to a step, in place and without waiting for the device.
     """
-    watched = cameras if reference is None else concatenate([cameras, reference.camera])
-    loss = targets.new_zeros(())
-    for done, step in enumerate(turn.steps, start=1):
-        rendering = representation.render(watched, background)
-        loss = reconstruction_loss(rendering, targets, reference, weight, ref_loss, ref_mask_loss)
+
+    def __init__(
+        self,
+        representation: Representation,
+        reference: Reference | None,
+        background: Tensor,
+        learn: Callable[[Rendering], None],
+        *,
+        weight: float = 1.0,
+        ref_loss: float = 0.3,
+        ref_mask_loss: float = 0.01,
+    ) -> None:
+        self.representation, self.reference, self.background, self.learn = representation, reference, background, learn
+        self.weights = {"weight": weight, "ref_loss": ref_loss, "ref_mask_loss": ref_mask_loss}
+        self._graphed = GraphedStep(self._one_step, background.device)
+        self._watched: tuple[Cameras, Cameras] | None = None  # cameras last given, and those with the reference's
+
+    @property
+    def graphs(self) -> bool:
+        """Whether steps on a GPU are replayed from a graph (True unless set otherwise)."""
+        return self._graphed.enabled
+
+    @graphs.setter
+    def graphs(self, enabled: bool) -> None:
+        self._graphed.enabled = enabled
+
+    def fit(
+        self,
+        cameras: Cameras,
+        targets: Tensor,
+        turn: Round,
+        *,
+        before_step: Callable[[int], None] = lambda step: None,
+        after_step: Callable[[int], bool] = lambda step: False,
+        on_step: OnStep | None = None,
+    ) -> float:
+        """Fit to `targets` [V,3,S,S] (and the reference) for the optimiser steps of the round; returns the last loss.
+
+        `before_step` and `after_step` take the global step: the one sets learning rates, the other says whether it has replaced
+        the representation's tensors, by growing or pruning.
+        """
+        loss = targets.new_zeros(())
+        for done, step in enumerate(turn.steps, start=1):
+            before_step(step)
+            loss = self.step(cameras, targets)
+            if after_step(step):
+                self._graphed.reset()
+            if on_step:
+                on_step(done, len(turn.steps), {})
+        return float(loss)  # read once a round: reading every step would hold up a GPU
+
+    def step(self, cameras: Cameras, targets: Tensor) -> Tensor:
+        """One step; returns its loss, a scalar tensor."""
+        if self._watched is None or self._watched[0] is not cameras:
+            self._watched = cameras, cameras if self.reference is None else concatenate([cameras, self.reference.camera])
+        watched = self._watched[1]
+        return self._graphed(watched.world_to_camera, watched.intrinsics, targets)
+
+    def _one_step(self, world_to_camera: Tensor, intrinsics: Tensor, targets: Tensor) -> Tensor:
+        cameras = dataclasses.replace(self._watched[1], world_to_camera=world_to_camera, intrinsics=intrinsics)
+        rendering = self.representation.render(cameras, self.background)
+        loss = reconstruction_loss(rendering, targets, self.reference, **self.weights)
         loss.backward()
-        update(step, rendering)
-        if on_step:
-            on_step(done, len(turn.steps), {})
-    return float(loss.detach())  # read once a round: reading every step would hold up a GPU
+        self.learn(rendering)
+        return loss.detach()

@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_utils import Cameras
+from cuda_graphs import GraphedFunction
 from guidance.base import Prior, classifier_free
-from guidance.channels_last import channels_last
-from guidance.graphs import GraphedFunction
+from guidance.inference import for_inference
 from guidance.samplers import normal
 from guidance.schedule import NoiseSchedule
 
 Made = TypeVar("Made")
 
 NULL, CONDITIONAL = 0, 1
+LOG_VARIANCES = (-30.0, 20.0)  # of the autoencoder's posterior, as it was trained
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # Memory of one call beyond the weights, in bytes per latent pixel and byte of the data type. The tensors of the full-size networks
@@ -86,8 +87,10 @@ class LatentPrior(Prior):
         if self.device.type == "cuda":
             for module in (network, autoencoder):
                 if module is not None:
-                    channels_last(module)
+                    for_inference(module)
         self.call = GraphedFunction(self._network)
+        self._moments = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
+        self._pictures = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
         self._last: tuple[Cameras | None, object] = (None, None)
 
     @abc.abstractmethod
@@ -110,15 +113,15 @@ class LatentPrior(Prior):
         """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""
         parts = []
         for part in images.split(self.max_pictures):
-            posterior = self.autoencoder.encode((part * 2 - 1).to(self.device, self.dtype)).latent_dist
-            latents = posterior.mean.float()
+            mean, log_variance = self._moments((part * 2 - 1).to(self.device, self.dtype)).float().chunk(2, dim=1)
             if generator is not None:
-                latents = latents + posterior.std.float() * normal(latents.shape, generator, self.device)
-            parts.append(latents * self.scaling)
+                deviation = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
+                mean = mean + deviation * normal(mean.shape, generator, self.device)
+            parts.append(mean * self.scaling)
         return torch.cat(parts)
 
     def decode(self, latents: Tensor) -> Tensor:
-        parts = (self.autoencoder.decode(part.to(self.dtype) / self.scaling).sample for part in latents.split(self.max_pictures))
+        parts = (self._pictures(part.to(self.dtype) / self.scaling) for part in latents.split(self.max_pictures))
         return torch.cat([part.float() for part in parts]) * 0.5 + 0.5
 
     @torch.no_grad()

@@ -40,10 +40,14 @@ def ddim_sample(
         raise ValueError(f"levels {list(levels)}: expected at least one, falling")
     if not isinstance(latents, Tensor):
         latents = normal(latents, generator, cameras.device)
+    # Noise for all steps at once: a copy to a GPU between two steps would wait for the first of them.
+    fresh = [None] * len(levels)
+    if eta > 0:
+        drawn_on = latents.device if generator is None else generator.device
+        fresh = torch.stack([normal(latents.shape, generator, drawn_on) for _ in levels]).to(latents.device)
     for index, (t, t_next) in enumerate(itertools.pairwise([*levels, -1])):
         noise = prior.predict_noise(latents, t, cameras, condition, guidance_scale)
-        fresh = normal(latents.shape, generator, latents.device) if eta > 0 else None
-        latents = prior.schedule.step(latents, noise, t, t_next, eta, fresh)
+        latents = prior.schedule.step(latents, noise, t, t_next, eta, fresh[index])
         if on_step:
             on_step(index + 1, len(levels), {"level": float(t)})
     return latents

@@ -33,6 +33,20 @@ def test_compiled_equals_the_twin_in_float64(device, dtype, silu, shape):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_offset_counts_as_part_of_x(device, dtype, rows):
+    x, weight, bias = arguments(3, 50, 64, device, dtype)
+    offset = 3 * torch.randn(rows, 64, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    exact = [tensor.double() for tensor in (x, weight, bias)]
+    expected = group_norm_reference(*exact, 8, 1e-5, True, offset.double())
+    assert relative_l2(group_norm(x, weight, bias, 8, 1e-5, True, offset), expected) < TOLERANCE[dtype]
+    assert relative_l2(group_norm_reference(*exact, 8, 1e-5, True), expected) > 0.1
+    with pytest.raises(ValueError, match="offset: expected 1 or 3 rows, got 2"):
+        group_norm(x, weight, bias, 8, 1e-5, True, torch.zeros_like(offset)[:1].repeat(2, 1))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_large_mean_leaves_the_variance_its_digits(device):
     x, weight, bias = arguments(2, 4096, 64, device, mean=3000.0)
     expected = group_norm_reference(x.double(), weight.double(), bias.double(), 32)
@@ -64,7 +78,9 @@ def test_opcheck(device):
     group_norm(*arguments(1, 2, 32, device), 8)  # registers
     x, weight, bias = arguments(2, 5, 32, device)
     torch.library.opcheck(torch.ops.microdreamer.group_norm.default, (x, weight, bias, 8, 1e-5, True))
-    torch.library.opcheck(torch.ops.microdreamer.group_norm.default, (x.requires_grad_(), weight, bias, 8, 1e-5, False))
+    torch.library.opcheck(
+        torch.ops.microdreamer.group_norm.default, (x.requires_grad_(), weight, bias, 8, 1e-5, False, x.detach()[:, 0].contiguous())
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -7,7 +7,7 @@ import torch
 from conftest import DEVICES
 from safetensors.torch import load_file
 
-from guidance.channels_last import ChannelsLastGroupNorm, channels_last
+from guidance.inference import ChannelsLastGroupNorm, for_inference
 from guidance.multiview_unet import MultiViewUNet, MultiViewUNetConfig, timestep_embedding
 
 
@@ -88,7 +88,7 @@ def test_imagedream_equals_the_reference(parity, device):
 def test_channels_last_equals_the_reference_and_keeps_the_keys(parity, device):
     network, tensors = golden(parity, "mvdream")
     keys = list(network.state_dict())
-    network, inputs = channels_last(network.to(device)), {key: tensor.to(device) for key, tensor in tensors.items()}
+    network, inputs = for_inference(network.to(device)), {key: tensor.to(device) for key, tensor in tensors.items()}
     assert list(network.state_dict()) == keys
     seen = []
     for module in network.modules():

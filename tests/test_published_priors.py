@@ -14,8 +14,8 @@ from cam_utils import Cameras, orbit_cameras
 from distillation import sir
 from distillation.schedules import plan_rounds
 from guidance import load_prior, samplers
-from guidance.channels_last import ChannelsLastGroupNorm, channels_last
 from guidance.imagedream import ImageDreamPrior
+from guidance.inference import ChannelsLastGroupNorm, for_inference
 from guidance.latent import Parts, clip_pixels, on_white
 from guidance.multiview_unet import MultiViewUNet, MultiViewUNetConfig
 from guidance.mvdream import FRONT, MVDreamPrior, camera_matrices
@@ -156,7 +156,7 @@ def test_attention_to_one_token_is_as_good_as_computed(parity):
 
 def test_channels_last_networks_of_the_library_give_the_same(parity, tiny_checkpoint):
     golden, _ = tensors_and_notes(parity("priors/zero123_sir_io.safetensors"))
-    network = channels_last(zero123_prior(parity, "zero123_xl").network)
+    network = for_inference(zero123_prior(parity, "zero123_xl").network)
     layouts = []
     for module in network.modules():
         if isinstance(module, ChannelsLastGroupNorm):
@@ -166,8 +166,8 @@ def test_channels_last_networks_of_the_library_give_the_same(parity, tiny_checkp
     assert layouts and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts)
     for name in ("stable_diffusion", "zero123_xl"):  # with linear and with convolutional projections
         plain, changed = (load_prior(name, str(tiny_checkpoint(name))) for _ in range(2))
-        channels_last(changed.network)
-        channels_last(changed.autoencoder)
+        for_inference(changed.network)
+        for_inference(changed.autoencoder)
         x, t = torch.randn(3, plain.network.config.in_channels, 8, 8), torch.tensor([1.0, 400, 900])
         states = torch.randn(3, 5 if name == "stable_diffusion" else 1, 32)
         expected, actual = (prior.network(x, t, encoder_hidden_states=states).sample for prior in (plain, changed))
@@ -293,5 +293,5 @@ def test_the_benchmark_runs(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("sys.argv", ["priors", "--tiny", "--repeats", "1", "--priors", "mvdream", "--out", str(tmp_path / "b.json")])
     priors.main()
     rows = json.loads((tmp_path / "b.json").read_text())["priors"]["mvdream"]
-    assert rows["guided, eager"]["tflop"] > 0 and rows["condition"]["median"] > 0
+    assert rows["guided, eager"]["tflop"] > 0 and rows["condition"]["median_ms"] > 0
     assert "guided, eager" in capsys.readouterr().out

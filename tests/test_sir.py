@@ -14,7 +14,7 @@ from cam_utils import orbit_cameras, turntable
 from distillation import sir
 from distillation.schedules import density_steps, optimiser_steps, plan_rounds
 from evaluation.metrics import psnr
-from gs_renderer import GaussianModel
+from gs_renderer import PARAMETERS, GaussianModel
 from guidance import samplers
 from guidance.schedule import NoiseSchedule
 
@@ -205,8 +205,7 @@ def test_fit_follows_targets_and_reference():
     reference = sir.Reference(orbit_cameras(0, 0, width=8, height=8), torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8))
     optimiser, seen = torch.optim.Adam([picture.pixels], lr=0.02), []
 
-    def update(step, _rendering):
-        seen.append(step)
+    def learn(_rendering):
         optimiser.step()
         optimiser.zero_grad()
 
@@ -214,7 +213,8 @@ def test_fit_follows_targets_and_reference():
         NoiseSchedule.scaled_linear(), total_steps=1, denoise_steps=5, t_start=1, t_end=0, inv_r=1, init_steps=80, steps_min=1, steps_max=1
     )[0]
     cameras = turntable(4, width=8, height=8)
-    loss = sir.fit(picture, cameras, targets, reference, turn, torch.ones(3), update, ref_mask_loss=1.0)
+    fitter = sir.Fitter(picture, reference, torch.ones(3), learn, ref_mask_loss=1.0)
+    loss = fitter.fit(cameras, targets, turn, before_step=seen.append)
     assert seen == list(turn.steps)
     torch.testing.assert_close(picture.pixels[:4, :3].detach(), targets, rtol=0, atol=0.03)
     torch.testing.assert_close(picture.pixels[4:, :3].detach(), reference.image, rtol=0, atol=0.03)
@@ -246,11 +246,11 @@ def test_sir_recovers_an_object_that_the_prior_knows():
         with torch.no_grad():
             return psnr(model.render(unseen, background).image, truth.render(unseen, background).image).mean().item()
 
-    def update(step, _rendering):
-        model.update_learning_rate(step)
+    def learn(_rendering):
         optimiser.step()
         optimiser.zero_grad()
 
+    fitter = sir.Fitter(model, None, background, learn)
     before = quality()
     for turn in rounds:
         cameras = sir.draw_cameras(prior, views, generator, from_front=turn.starts_from_noise)
@@ -258,6 +258,55 @@ def test_sir_recovers_an_object_that_the_prior_knows():
             renders = model.render(cameras, background).image
         targets = sir.repair(prior, renders, cameras, None, turn, 1.0, 1.0, generator)
         torch.testing.assert_close(targets, truth.render(cameras, background).image, rtol=0, atol=1e-3)
-        sir.fit(model, cameras, targets, None, turn, background, update)
+        fitter.fit(cameras, targets, turn, before_step=model.update_learning_rate)
     assert before < 17 and quality() > 33
     assert prior.evaluations == sum(turn.network_calls for turn in rounds)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_steps_replayed_as_a_graph_are_the_plain_steps():
+    """Through three rounds, another number of views, and growth in the middle of a round."""
+    device, background = torch.device("cuda"), torch.ones(3, device="cuda")
+    truth = coloured_ellipsoid().to(device)
+    schedule = {"total_steps": 3, "denoise_steps": 6, "t_start": 0.9, "t_end": 0.4, "inv_r": 1.0}
+    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **schedule, init_steps=12, steps_min=12, steps_max=12)
+    camera = orbit_cameras(0.0, 0.0, width=64, height=64, device=device)
+    with torch.no_grad():
+        shown = truth.render(camera, background)
+    reference = sir.Reference(camera, shown.image, shown.alpha)
+
+    def fitted(graphs):
+        generator = torch.Generator().manual_seed(0)
+        model = GaussianModel.initial_ball(600, generator=generator, device=device)
+        optimiser = model.make_optimizer()
+
+        class Repeatable:
+            def render(self, cameras, background):
+                return model.render(cameras, background, deterministic=True)
+
+        def learn(rendering):
+            model.record_statistics(rendering)
+            optimiser.step()
+            optimiser.zero_grad()
+
+        def grow(step):
+            if step == 20:
+                model.densify_and_prune(grad_threshold=1e-4, generator=generator)
+            return step == 20
+
+        fitter = sir.Fitter(Repeatable(), reference, background, learn)
+        fitter.graphs = graphs
+        losses = []
+        for turn, views in zip(rounds, (4, 4, 6), strict=True):
+            cameras = orbit_cameras(10.0 * turn.index, [360 / views * view for view in range(views)], width=64, height=64, device=device)
+            with torch.no_grad():
+                targets = truth.render(cameras, background).image
+            losses.append(fitter.fit(cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow))
+        assert bool(fitter._graphed._captured) == graphs
+        return losses, model
+
+    (plain_losses, plain), (losses, model) = fitted(False), fitted(True)
+    assert len(model) == len(plain) > 600 and losses == plain_losses
+    for name in PARAMETERS:
+        assert torch.equal(getattr(model, name), getattr(plain, name)), name

@@ -44,7 +44,7 @@ def fails(capsys, *words):
 
 
 def test_the_whole_path(here, capsys):
-    assert demo.main(["--out", "demo", "--minutes", "0.02", "--size", "16", "--count", "8", "--samples", "3"]) == 0
+    assert demo.main(["--out", "demo", "--steps", "8", "--size", "16", "--count", "8", "--samples", "3"]) == 0
     samples = np.load(here / "demo/samples_synth.npy")
     assert samples.shape == (3, 16, 16, 16) and samples.dtype == np.float32 and samples.min() >= 0 and samples.max() <= 1
     metrics = json.loads((here / "demo/results/metrics.json").read_text())
@@ -86,9 +86,10 @@ def test_names_of_the_course_project(here):
 
 
 def test_resumed_command_gives_the_losses_of_an_unbroken_one(data):
-    assert train("--steps", 9, "--out", "whole", "--timesteps", "importance") == 0
-    assert train("--steps", 4, "--out", "parts", "--timesteps", "importance") == 0
-    assert train("--steps", 9, "--out", "parts", "--timesteps", "importance", "--resume") == 0
+    options = ["--timesteps", "importance", "--decay", 9, "--augment"]
+    assert train("--steps", 9, "--out", "whole", *options) == 0
+    assert train("--steps", 4, "--out", "parts", *options) == 0
+    assert train("--steps", 9, "--out", "parts", *options, "--resume") == 0
     whole, parts = (json.loads((data.parents[1] / name / "losses.json").read_text())["losses"] for name in ("whole", "parts"))
     assert len(whole) == 9 and whole == parts
     one, other = (torch.load(data.parents[1] / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts"))
@@ -147,6 +148,7 @@ def test_loss_that_is_not_finite_ends_the_run(data, capsys):
         ("train --patch 3", "size=16: expected a multiple of 6"),
         ("train --batch 0", "--batch 0"),
         ("train --rate 0", "--rate 0"),
+        ("train --decay -1", "--decay -1: expected a number of steps"),
         ("train --steps 0", "--steps and --minutes"),
         ("train --T 1", "T=1: expected at least 2"),
         ("train --resume", "outputs/uniform/checkpoint.pt: no such checkpoint"),
@@ -204,11 +206,13 @@ def test_empty_folder_and_grids_of_another_size(here, capsys):
 
 
 def test_existing_and_foreign_runs_are_left_alone(data, capsys):
-    assert train("--steps", 2) == 0
+    assert train("--steps", 2, "--decay", 0) == 0
     before = (data.parents[1] / "outputs/uniform/checkpoint.pt").read_bytes()
+    message = fails(capsys, "train", *NETWORK, "--resume", "--steps", 4, "--quiet")
+    assert "decay=0 there, 4 here" in message
     assert "there is a run already; pass --resume" in fails(capsys, "train", *NETWORK, "--quiet")
-    message = fails(capsys, "train", *NETWORK, "--resume", "--schedule", "cosine", "--quiet")
-    assert "a checkpoint of another configuration" in message and "kind='linear' there, 'cosine' here" in message
+    message = fails(capsys, "train", *NETWORK, "--resume", "--schedule", "linear", "--quiet")
+    assert "a checkpoint of another configuration" in message and "kind='cosine' there, 'linear' here" in message
     assert "steps=11: expected 1 to T=10" in fails(capsys, "sample", "--steps", 11, "--quiet")
     assert "--steps and --trained-only" in fails(capsys, "sample", "--steps", 2, "--trained-only")
     assert "eta=2" in fails(capsys, "sample", "--method", "ddim", "--eta", 2, "--quiet")
@@ -216,14 +220,14 @@ def test_existing_and_foreign_runs_are_left_alone(data, capsys):
 
 
 def test_full_disk_keeps_what_was_there(data, capsys, monkeypatch):
-    assert train("--steps", 2) == 0
+    assert train("--steps", 2, "--decay", 0) == 0
     before = (data.parents[1] / "outputs/uniform/checkpoint.pt").read_bytes()
 
     def full(self, _):
         raise OSError(28, "No space left on device", str(self))
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    message = fails(capsys, "train", *NETWORK, "--steps", 4, "--resume", "--profiling", "", "--quiet")
+    message = fails(capsys, "train", *NETWORK, "--steps", 4, "--decay", 0, "--resume", "--profiling", "", "--quiet")
     assert message == "outputs/uniform/checkpoint.pt: No space left on device"
     monkeypatch.undo()
     assert (data.parents[1] / "outputs/uniform/checkpoint.pt").read_bytes() == before

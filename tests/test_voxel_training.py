@@ -11,9 +11,9 @@ from voxel_diffusion import primitives
 from voxel_diffusion.checkpoints import ScheduleConfig, as_dict, load_denoiser, resume, save_checkpoint
 from voxel_diffusion.denoiser import Denoiser, to_signed
 from voxel_diffusion.importance import load_importance, measure_importance, plot, save_importance
-from voxel_diffusion.network import NetworkConfig, VoxelUNet, timestep_embedding
+from voxel_diffusion.network import PREDICTIONS, NetworkConfig, VoxelUNet, timestep_embedding
 from voxel_diffusion.timesteps import NAMES, make_sampler
-from voxel_diffusion.training import Trainer, TrainingConfig
+from voxel_diffusion.training import Trainer, TrainingConfig, average_decay, rate_at, turn_and_mirror
 
 T = 10
 TINY = NetworkConfig(size=8, channels=8, multipliers=(1, 2), timesteps=T)
@@ -107,7 +107,7 @@ def test_checkpointing_and_layout_change_nothing(device):
     [
         ({"size": 10}, "size=10: expected a multiple of 8"),
         ({"size": 16, "patch": 4}, "size=16: expected a multiple of 32"),
-        ({"predict": "v"}, "predict=v"),
+        ({"predict": "x"}, "predict=x: expected one of x0, v, eps"),
         ({"channels": 12}, "channels=12"),
         ({"multipliers": ()}, "multipliers"),
         ({"blocks": 0}, "blocks"),
@@ -118,7 +118,7 @@ def test_bad_networks(options, message):
         NetworkConfig(**options)
 
 
-@pytest.mark.parametrize("predict", ["x0", "eps"])
+@pytest.mark.parametrize("predict", PREDICTIONS)
 def test_loss_and_prediction_agree_with_their_definition(predict):
     network = lively(VoxelUNet(dataclasses.replace(TINY, predict=predict)))
     denoiser = Denoiser(network, SCHEDULE.make())
@@ -126,10 +126,24 @@ def test_loss_and_prediction_agree_with_their_definition(predict):
     alpha = SCHEDULE.make().alphas_cumprod[t].float()[:, None, None, None, None]
     noisy = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
     output = network(noisy, t)
-    target = x0 if predict == "x0" else noise
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * x0
+    target = {"x0": x0, "eps": noise, "v": velocity}[predict]
     torch.testing.assert_close(denoiser.losses(x0, t, noise), ((output - target) ** 2).flatten(1).mean(1))
-    clean = output[1:2] if predict == "x0" else (noisy[1:2] - (1 - alpha[1]).sqrt() * output[1:2]) / alpha[1].sqrt()
-    torch.testing.assert_close(denoiser.predict_x0(noisy[1:2], 4), clean.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    clean = {
+        "x0": output,
+        "eps": (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt(),
+        "v": alpha.sqrt() * noisy - (1 - alpha).sqrt() * output,
+    }[predict].clamp(-1, 1)
+    torch.testing.assert_close(denoiser.predict_x0(noisy[1:2], 4), clean[1:2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(denoiser.predict_x0(noisy, t), clean, rtol=1e-4, atol=1e-5)  # a level each
+    errors = denoiser.level_losses(spheres(3), [4])
+    assert float(errors) == pytest.approx(float((denoiser.predict_x0(*noised(denoiser, 4)) - x0).square().mean()))
+
+
+def noised(denoiser, t):
+    """The grids and the level that `level_losses` looks at."""
+    noise = torch.randn(3, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    return denoiser.add_noise(to_signed(spheres(3)), noise, torch.full((3,), t)), t
 
 
 def test_level_losses_are_repeatable_means():
@@ -210,6 +224,52 @@ def test_training_lowers_the_loss_and_the_average_follows(device):
     assert any(not torch.equal(p, w) for p, w in zip(trainer.parameters, weights, strict=True))  # the trained weights are back
 
 
+def test_rate_rises_and_falls():
+    config = TrainingConfig(rate=2.0, warmup=4, decay=100)
+    assert [rate_at(step, TrainingConfig(rate=2.0, warmup=4)) for step in (0, 1, 3, 4, 500)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    assert rate_at(50, config) == pytest.approx(1.0) and rate_at(99, config) < 1e-3 and rate_at(100, config) == rate_at(400, config) == 0
+    rates = [rate_at(step, config) for step in range(4, 101)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_rate_is_the_optimiser_s():
+    trainer = make_trainer(rate=1e-2, decay=4)
+    for step in range(4):
+        trainer.step()
+        assert trainer.optimizer.param_groups[0]["lr"] == rate_at(step, trainer.config)
+
+
+def test_memory_of_the_average_grows_with_the_run():
+    """A tenth of the steps so far, until the decay's own memory is reached."""
+    config = TrainingConfig(ema=0.999)
+    for steps in (100, 1000):
+        kept = 1.0
+        for step in range(steps, 2 * steps):
+            kept *= average_decay(step, config)
+        assert 0 < kept < 0.01  # nothing of the first half is left after the second
+    assert average_decay(0, config) == 0.1 and average_decay(10**6, config) == 0.999
+
+
+def test_turns_and_mirrors_are_the_eight_of_a_square():
+    grid = torch.rand(5, 5, 5)
+    square = [grid.rot90(k, (0, 2)) for k in range(4)]
+    expected = square + [g.flip(0) for g in square]
+    seen = turn_and_mirror(grid.expand(200, 5, 5, 5))
+    found = [sum(torch.equal(own, other) for own in seen) for other in expected]
+    assert sum(found) == 200 and min(found) > 5  # y stays up
+
+
+def test_augmented_training_sees_turned_grids():
+    trainer = make_trainer(augment=True)
+    turns = [g.rot90(k, (0, 2)) for grid in spheres() for g in (grid, grid.flip(0)) for k in range(4)]
+    are_new = []
+    for _ in range(3):
+        trainer.step()
+        assert all(any(torch.equal(grid, turn) for turn in turns) for grid in trainer._x)
+        are_new += [not any(torch.equal(grid, own) for own in spheres()) for grid in trainer._x]
+    assert any(are_new)
+
+
 def test_average_is_the_recursion():
     trainer = make_trainer(ema=0.8)
     expected = trainer.parameters[0].detach().clone()
@@ -278,11 +338,29 @@ def test_restart_is_a_new_run():
     assert all(torch.allclose(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_the_network_that_is_called_may_have_no_length():
+    """A compiled module says no to len(), which a test for truth would ask for."""
+
+    class Compiled(torch.nn.Module):
+        def __len__(self):
+            raise TypeError("no len()")
+
+        def forward(self, x, t):
+            return x
+
+    x0, t = to_signed(spheres(2)), torch.tensor([3, 3])
+    denoiser = Denoiser(VoxelUNet(TINY), SCHEDULE.make())
+    noise = torch.randn_like(x0)
+    expected = (denoiser.add_noise(x0, noise, t) - x0).square().flatten(1).mean(1)
+    torch.testing.assert_close(denoiser.losses(x0, t, noise, Compiled()), expected)
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_compiled_steps_match_plain_ones():
-    plain, compiled = make_trainer(device="cuda"), make_trainer(device="cuda", compile=True)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_compiled_steps_match_plain_ones(bf16):
+    plain, compiled = make_trainer(device="cuda", bf16=bf16), make_trainer(device="cuda", bf16=bf16, compile=True)
     for _ in range(5):
         torch.manual_seed(1)
         plain.step()
@@ -290,6 +368,20 @@ def test_compiled_steps_match_plain_ones():
         compiled.step()
     values = [t.denoiser.level_losses(spheres().cuda(), list(range(T))).mean() for t in (plain, compiled)]
     assert float(values[0]) == pytest.approx(float(values[1]), rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [{"bf16": True}, {"bf16": True, "channels_last": True}, {"channels_last": True}])
+def test_ways_to_execute_give_the_gradient_of_the_cpu(options):
+    """The gradient as a whole: bf16 rounds to 8 bits, so its direction is held to a cosine only."""
+    x0, noise, t = to_signed(spheres(4)), torch.randn(4, 1, 8, 8, 8), torch.tensor([1, 4, 7, 9])
+    vectors = []
+    for device, own in (("cpu", {}), ("cuda", options)):
+        network = lively(VoxelUNet(TINY)).to(device)
+        loss = Denoiser(network, SCHEDULE.make(), **own).losses(x0.to(device), t.to(device), noise.to(device)).mean()
+        vectors.append(torch.cat([g.flatten().cpu() for g in torch.autograd.grad(loss, list(network.parameters()))]))
+    assert float(torch.cosine_similarity(*vectors, dim=0)) > (0.99 if "bf16" in options else 0.99999)
 
 
 def test_checkpoint_gives_the_averaged_network(tmp_path):
@@ -308,7 +400,9 @@ def test_checkpoint_gives_the_averaged_network(tmp_path):
     ("change", "message"),
     [
         ({"network": dataclasses.replace(TINY, channels=16)}, "channels=8 there, 16 here"),
-        ({"rate": 0.5}, "rate=0.001 there, 0.5 here"),
+        ({"rate": 0.5}, "rate=0.0005 there, 0.5 here"),
+        ({"decay": 20}, "decay=0 there, 20 here"),
+        ({"augment": True}, "augment=False there, True here"),
         ({"name": "importance"}, "timesteps='uniform' there, 'importance' here"),
     ],
 )

@@ -34,23 +34,27 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     """What the data, the forward process, the network and the way it is run are."""
     parser.add_argument("--data", default=DATA, help="folder of vox_*.npy, one .npy array, or a packed .npz of grids")
     parser.add_argument("--T", type=int, default=1000, help="timesteps of the forward process")
-    parser.add_argument("--schedule", default="linear", choices=schedule.KINDS)
+    parser.add_argument("--schedule", default="cosine", choices=schedule.KINDS)
     parser.add_argument("--shift", type=float, help="added to the log-SNR of all levels (default: -3 ln(n / 16) for grids of n^3)")
-    parser.add_argument("--predict", default="x0", choices=network.PREDICTIONS)
+    parser.add_argument("--predict", default="x0", choices=network.PREDICTIONS, help="clean grid, velocity or noise")
     parser.add_argument("--patch", type=int, default=2, help="side of the blocks that become channels; 1: full resolution")
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="of the channels, a level each")
     parser.add_argument("--blocks", type=int, default=1, help="residual blocks a level")
     parser.add_argument("--attention", action="store_true", help="at the coarsest level")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3, help="of AdamW")
+    parser.add_argument("--rate", "--lr", type=float, default=5e-4, help="of AdamW")
     parser.add_argument("--warmup", type=int, default=100, help="steps over which the rate rises")
+    parser.add_argument(
+        "--decay", type=int, metavar="STEPS", help="the rate falls to zero by this step (default: --steps; without: it is kept)"
+    )
     parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
+    parser.add_argument("--ema", type=float, default=0.9995, help="decay of the averaged weights, at most")
+    parser.add_argument("--augment", action="store_true", help="turn the grids by right angles about y, and mirror them")
     parser.add_argument("--seed", type=int, default=0)
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--bf16", action=flag, help="autocast to bfloat16 (default: on a GPU)")
-    parser.add_argument("--channels-last", action=flag, help="memory layout channels_last_3d (default: on a GPU)")
+    parser.add_argument("--channels-last", action="store_true", help="memory layout channels_last_3d")
     parser.add_argument("--compile", action="store_true", help="torch.compile; takes a minute first")
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again in the backward pass: less memory, slower")
 

@@ -39,7 +39,9 @@ def as_dict(schedule: ScheduleConfig) -> dict:
 def describe(trainer: Trainer, schedule: ScheduleConfig) -> dict[str, dict]:
     """What a run that resumes must have in common with this one: anything else would not be the same run."""
     network, config = dataclasses.asdict(trainer.denoiser.network.config), trainer.config
-    training = {name: getattr(config, name) for name in ("batch", "rate", "warmup", "weight_decay", "clip", "ema", "seed")}
+    training = {
+        name: getattr(config, name) for name in ("batch", "rate", "warmup", "decay", "weight_decay", "clip", "ema", "augment", "seed")
+    }
     return {
         "network": network | {"multipliers": list(network["multipliers"])},
         "schedule": as_dict(schedule),

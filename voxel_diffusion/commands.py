@@ -86,15 +86,19 @@ def _trainer(options: argparse.Namespace, sampler_of) -> tuple[Trainer, Schedule
             raise ValueError(f"--{name} {getattr(options, name)}: expected at least 1")
     if not options.rate > 0 or not 0 <= options.ema < 1:
         raise ValueError(f"--rate {options.rate:g} --ema {options.ema:g}: expected a rate above 0 and an average's decay of 0 to below 1")
+    if options.decay is not None and options.decay < 0:
+        raise ValueError(f"--decay {options.decay}: expected a number of steps, or 0 for a rate that is kept")
     config = TrainingConfig(
         batch=options.batch,
         rate=options.rate,
         warmup=options.warmup,
+        decay=options.decay or 0,
         weight_decay=options.weight_decay,
         ema=options.ema,
+        augment=options.augment,
         seed=options.seed,
         bf16=on_gpu if options.bf16 is None else options.bf16,
-        channels_last=on_gpu if options.channels_last is None else options.channels_last,
+        channels_last=options.channels_last,
         checkpointing=options.checkpointing,
         compile=options.compile,
     )
@@ -129,6 +133,8 @@ def train(options: argparse.Namespace) -> int:
         options.steps = 10_000
     if (options.steps is not None and options.steps < 1) or (options.minutes is not None and not options.minutes > 0):
         raise ValueError("--steps and --minutes: expected numbers above 0")
+    if options.decay is None:  # a run bounded by minutes has no last step that is known before
+        options.decay = options.steps
     out = Path(options.out or f"outputs/{options.timesteps}")
     path = out / "checkpoint.pt"
     if path.exists() and not options.resume:

@@ -74,41 +74,44 @@ def fit_spheres(grids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     That distribution is continuous: radii of `primitives.RADII`, any place from which the sphere stays inside of the grid. The search
     starts from centroid and volume and moves each parameter in turn by steps down to a sixteenth of a voxel.
     """
-    size = grids.shape[-1]
-    along = torch.arange(size, device=grids.device) + 0.5
-    results = []
-    for solid in filled(grids):
-        volume = solid.sum()
-        x = torch.stack([(solid.sum(dim=tuple({0, 1, 2} - {axis})) * along).sum() for axis in range(3)]) / volume.clamp_min(1)
-        best = torch.cat([x, radius_of(volume)[None].to(x)])
-        best = _into_distribution(best[None], size)
-        best_iou = _sphere_iou(best, solid, along, volume)[0]
-        best = best[0]
-        step = 2.0
-        while step >= 1 / 16:
-            moves = torch.cat([torch.eye(4, device=grids.device), -torch.eye(4, device=grids.device)]) * step
-            tried = _into_distribution(best + moves, size)
-            ious = _sphere_iou(tried, solid, along, volume)
-            iou, index = ious.max(0)
-            if iou > best_iou:
-                best, best_iou = tried[index], iou
-            else:
-                step /= 2
-        results.append((best[:3], best[3], best_iou))
-    centres, radii, ious = zip(*results, strict=True)
-    return torch.stack(centres), torch.stack(radii), torch.stack(ious)
+    at_once = 16 if grids.device.type == "cuda" else 1  # a GPU waits for launches rather than for memory
+    found = torch.cat([_search(part) for part in filled(grids).split(at_once)])
+    return found[:, :3], found[:, 3], found[:, 4]
+
+
+def _search(solids: Tensor) -> Tensor:
+    """Centre, radius and IoU [N,5] of the best spheres for bool grids [N,n,n,n]."""
+    count, size, device = len(solids), solids.shape[-1], solids.device
+    along = torch.arange(size, device=device) + 0.5
+    volume = solids.sum(dim=(1, 2, 3))
+    sums = [solids.sum(dim=tuple({1, 2, 3} - {axis})).float() @ along for axis in (1, 2, 3)]
+    centre = torch.stack(sums, dim=1) / volume.clamp_min(1)[:, None]
+    best = _into_distribution(torch.cat([centre, radius_of(volume)[:, None].to(centre)], dim=1), size)
+    best_iou = _sphere_iou(best[:, None], solids, along)[:, 0]
+    moves = torch.cat([torch.eye(4, device=device), -torch.eye(4, device=device)])
+    step = torch.full((count,), 2.0, device=device)
+    each = torch.arange(count, device=device)
+    while bool((step >= 1 / 16).any()):
+        tried = _into_distribution(best[:, None] + moves * step[:, None, None], size)
+        iou, index = _sphere_iou(tried, solids, along).max(1)
+        is_better = iou > best_iou
+        best = torch.where(is_better[:, None], tried[each, index], best)
+        best_iou = torch.where(is_better, iou, best_iou)
+        step = torch.where(is_better, step, step / 2)
+    return torch.cat([best, best_iou[:, None]], dim=1)
 
 
 def _into_distribution(spheres: Tensor, size: int) -> Tensor:
-    """Centres and radii [K,4], moved to where the training distribution has them."""
-    radius = spheres[:, 3].clamp(RADII[0] * size, RADII[1] * size)
-    centre = torch.minimum(torch.maximum(spheres[:, :3], radius[:, None]), size - radius[:, None])
-    return torch.cat([centre, radius[:, None]], dim=1)
+    """Centres and radii [...,4], moved to where the training distribution has them."""
+    radius = spheres[..., 3:].clamp(RADII[0] * size, RADII[1] * size)
+    centre = torch.minimum(torch.maximum(spheres[..., :3], radius), size - radius)
+    return torch.cat([centre, radius], dim=-1)
 
 
-def _sphere_iou(spheres: Tensor, solid: Tensor, along: Tensor, volume: Tensor) -> Tensor:
-    """IoU [K] of the voxelised spheres [K,4] with one grid."""
-    x, y, z = ((along - spheres[:, axis : axis + 1]).square() for axis in range(3))
-    ball = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :] <= spheres[:, 3].square()[:, None, None, None]
-    common = (ball & solid).sum(dim=(1, 2, 3))
-    return common / (ball.sum(dim=(1, 2, 3)) + volume - common)
+def _sphere_iou(spheres: Tensor, solids: Tensor, along: Tensor) -> Tensor:
+    """IoU [N,K] of voxelised spheres [N,K,4] with the bool grids [N,n,n,n]."""
+    x, y, z = ((along - spheres[..., axis, None]).square() for axis in range(3))  # each [N,K,n]
+    distance = x[..., :, None, None] + y[..., None, :, None] + z[..., None, None, :]
+    ball = distance <= spheres[..., 3, None, None, None].square()
+    common = (ball & solids[:, None]).sum(dim=(2, 3, 4))
+    return common / (ball.sum(dim=(2, 3, 4)) + solids.sum(dim=(1, 2, 3))[:, None] - common)

@@ -1,4 +1,4 @@
-"""A 3D U-Net that predicts the clean grid or the noise of a noisy one.
+"""A 3D U-Net that predicts the clean grid, the noise, or the velocity of a noisy one.
 
 Convolutions are nearly all of its time. At the first level a 64^3 grid has 262 144 voxels, so a 3x3x3 convolution of 32 to 32
 channels costs 14.5 GFLOP a sample; `patch` = 2 folds blocks of 2^3 voxels into channels and works at half the resolution.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-PREDICTIONS = ("x0", "eps")
+PREDICTIONS = ("x0", "v", "eps")
 GROUP = 8  # channels of a normalisation group
 HEAD = 32  # channels of an attention head, at most
 
@@ -23,7 +23,7 @@ HEAD = 32  # channels of an attention head, at most
 class NetworkConfig:
     """size: voxels a side; patch: side of the blocks that become channels; channels: of the first level, times `multipliers` a level
     (each level halves the side); blocks: residual blocks a level, on the way down and up; attention: at the coarsest level;
-    predict: "x0" or "eps"; timesteps: T, which scales the time embedding."""
+    predict: what the output means (`denoiser`), "x0", "v" or "eps"; timesteps: T, which scales the time embedding."""
 
     size: int = 64
     patch: int = 1

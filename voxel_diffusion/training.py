@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import torch
@@ -17,21 +18,53 @@ from voxel_diffusion.timesteps import TimestepSampler
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """batch: grids a step; rate: of AdamW, reached after `warmup` steps and then kept; clip: of the gradient's norm; ema: decay of
-    the averaged weights (shorter at the start). The rest is how, not what: bf16 (autocast), channels_last, checkpointing and
-    compile (torch.compile)."""
+    """batch: grids a step; rate: of AdamW, reached after `warmup` steps, which falls to zero along half a cosine until step `decay`
+    (0: it is kept); clip: of the gradient's norm; ema: decay of the averaged weights, at most; augment: turn and mirror the grids.
+    The rest is how, not what: bf16 (autocast), channels_last, checkpointing and compile (torch.compile)."""
 
     batch: int = 16
-    rate: float = 1e-3
+    rate: float = 5e-4
     warmup: int = 100
+    decay: int = 0
     weight_decay: float = 0.01
     clip: float = 1.0
-    ema: float = 0.999
+    ema: float = 0.9995
+    augment: bool = False
     seed: int = 0
     bf16: bool = False
     channels_last: bool = False
     checkpointing: bool = False
     compile: bool = False
+
+
+# The second moment of a gradient is remembered for about 100 steps. Adam's usual 1000 still holds the large gradients of the start when
+# they have become small, and a small one when a large one comes, which is what makes a loss jump.
+BETAS = (0.9, 0.99)
+MEMORY = 9  # the averaged weights look back over about 1 / MEMORY of the steps so far, up to 1 / (1 - ema) steps
+
+
+def rate_at(step: int, config: TrainingConfig) -> float:
+    """The learning rate of step number `step`, counted from 0."""
+    share = min(1.0, (step + 1) / config.warmup)
+    if config.decay:
+        share *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / config.decay))
+    return config.rate * share
+
+
+def average_decay(step: int, config: TrainingConfig) -> float:
+    """How much of the average is kept at step number `step`: its memory grows with the run, so that short and long ones both have one."""
+    return min(config.ema, (1 + step) / (1 + MEMORY + step))
+
+
+def turn_and_mirror(grids: Tensor) -> Tensor:
+    """Each of the grids [B,n,n,n] by itself turned by a random number of right angles about y, and mirrored in x half of the time.
+
+    The random numbers are those of the grids' device; nothing waits for it.
+    """
+    swap, flip_x, flip_z = (torch.rand(3, len(grids), 1, 1, 1, device=grids.device) < 0.5).unbind()
+    grids = torch.where(swap, grids.transpose(1, 3), grids)
+    grids = torch.where(flip_x, grids.flip(1), grids)
+    return torch.where(flip_z, grids.flip(3), grids)
 
 
 class Trainer:
@@ -59,7 +92,7 @@ class Trainer:
         self.call = torch.compile(module, dynamic=False) if config.compile else module
         self.parameters = list(module.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay, fused=self.device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(self.parameters, betas=BETAS, weight_decay=config.weight_decay, fused=self.device.type == "cuda")
         self.steps = 0
         self._x = torch.zeros(config.batch, *grids.shape[1:], dtype=grids.dtype, device=self.device)
         self._t = torch.zeros(config.batch, dtype=torch.int64, device=self.device)
@@ -67,8 +100,9 @@ class Trainer:
         self._losses = torch.zeros(config.batch, device=self.device)
         self._average_share = torch.zeros((), device=self.device)
 
-    def restart(self, sampler: TimestepSampler) -> None:
-        """Back to the first step, with another sampler; what was compiled stays in use."""
+    def restart(self, sampler: TimestepSampler, config: TrainingConfig | None = None) -> None:
+        """Back to the first step, with another sampler and, if given, another rate, decay or seed; what was compiled stays in use."""
+        self.config = config or self.config
         torch.manual_seed(self.config.seed)
         fresh = VoxelUNet(self.denoiser.network.config).to(self.device)
         with torch.no_grad():
@@ -81,12 +115,14 @@ class Trainer:
 
     def step(self) -> Tensor:
         """One optimiser step; the unweighted losses [B] as they were before it (a buffer that the next step overwrites)."""
-        rate = self.config.rate * min(1.0, (self.steps + 1) / self.config.warmup)
+        rate = rate_at(self.steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._average_share.fill_(1 - min(self.config.ema, (1 + self.steps) / (10 + self.steps)))
+        self._average_share.fill_(1 - average_decay(self.steps, self.config))
         chosen = torch.randint(len(self.grids), (self.config.batch,), device=self.grids.device)
         self._x.copy_(self.grids[chosen], non_blocking=True)
+        if self.config.augment:
+            self._x.copy_(turn_and_mirror(self._x))
         self.sampler.prepare(self.steps, self._x, self.gradient_norms)
         t, weight = self.sampler.draw(self.config.batch)
         self._t.copy_(t)

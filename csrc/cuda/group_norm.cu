@@ -3,12 +3,11 @@
 // A thread keeps to one vector of neighbouring channels and walks down the pixels, so that every load and store is a whole
 // coalesced vector whatever the width of a group is. Values are summed less the first value of their group, which keeps the
 // digits of the variance where the mean is large. Sums are added in a fixed order: the same bits every time.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "group_norm.h"
 
 #include <algorithm>
 
-#include "group_norm.h"
+#include "float_vectors.h"
 
 namespace md {
 
@@ -19,25 +18,6 @@ constexpr int kMaxThreads = 1024;
 constexpr int kMaxSlices = 64;       // of a sample, each summed by one CTA
 constexpr int kPixelsPerThread = 4;  // at least, before a sample is cut further
 constexpr int kWantedCtas = 512;     // enough for every GPU of today to be busy
-
-template <typename T>
-struct Lanes {
-  static constexpr int kWidth = kGroupNormVector / static_cast<int>(sizeof(T));
-};
-
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void from_float(float x, float& y) { y = x; }
-__device__ __forceinline__ void from_float(float x, __half& y) { y = __float2half_rn(x); }
-__device__ __forceinline__ void from_float(float x, __nv_bfloat16& y) { y = __float2bfloat16_rn(x); }
-
-template <typename T>
-union Vector {
-  uint4 bits;
-  T values[Lanes<T>::kWidth];
-  __device__ Vector() {}
-};
 
 struct Plan {
   int lanes;   // threads that cover the channels of one pixel
@@ -63,23 +43,25 @@ __device__ __forceinline__ void slice_of(int64_t pixels, int64_t& begin, int64_t
 
 // partial [N, slices, groups, 2]: sum and sum of squares.
 template <typename T>
-__global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* x, float* partial, GroupNormShape shape, Plan plan) {
+__global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* x, const T* offset, float* partial, GroupNormShape shape, Plan plan) {
   constexpr int kWidth = Lanes<T>::kWidth;
   extern __shared__ float shared[];  // [2, rows, C]
   const int lane = threadIdx.x % plan.lanes, row = threadIdx.x / plan.lanes;
   const int group_width = shape.channels / shape.groups;
   const T* sample = x + int64_t{blockIdx.y} * shape.pixels * shape.channels;
   float shift[kWidth], sum[kWidth], squares[kWidth];
+  const T* own_offset = offset + int64_t{blockIdx.y} * shape.offset_stride;
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
-    shift[k] = to_float(sample[(lane * kWidth + k) / group_width * group_width]);
+    const int channel = lane * kWidth + k, first = channel / group_width * group_width;
+    shift[k] = to_float(sample[first]);
+    if (offset) shift[k] += to_float(own_offset[first]) - to_float(own_offset[channel]);
     sum[k] = squares[k] = 0.0f;
   }
   int64_t begin, end;
   slice_of(shape.pixels, begin, end);
   for (int64_t p = begin + row; p < end; p += plan.rows) {
-    Vector<T> vector;
-    vector.bits = *reinterpret_cast<const uint4*>(sample + p * shape.channels + lane * kWidth);
+    const Vector<T> vector = load_vector(sample + p * shape.channels + lane * kWidth);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const float value = to_float(vector.values[k]) - shift[k];
@@ -111,11 +93,12 @@ __global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* x, float* par
 
 template <typename T>
 __global__ void __launch_bounds__(kMaxThreads)
-    normalise_kernel(const T* x, const T* weight, const T* bias, T* out, const float* partial, GroupNormShape shape, Plan plan) {
+    normalise_kernel(const T* x, const T* offset, const T* weight, const T* bias, T* out, const float* partial, GroupNormShape shape, Plan plan) {
   constexpr int kWidth = Lanes<T>::kWidth;
   extern __shared__ float shared[];  // mean and reciprocal deviation of every group: [groups, 2]
   const int group_width = shape.channels / shape.groups;
   const int64_t start = int64_t{blockIdx.y} * shape.pixels * shape.channels;
+  const T* own_offset = offset + int64_t{blockIdx.y} * shape.offset_stride;
   for (int group = threadIdx.x; group < shape.groups; group += blockDim.x) {
     float sum = 0.0f, squares = 0.0f;
     for (int slice = 0; slice < plan.slices; ++slice) {
@@ -126,45 +109,44 @@ __global__ void __launch_bounds__(kMaxThreads)
     const float count = static_cast<float>(shape.pixels) * static_cast<float>(group_width);
     const float mean = sum / count;
     const float variance = fmaxf(squares / count - mean * mean, 0.0f);
-    shared[2 * group] = mean + to_float(x[start + group * group_width]);
+    shared[2 * group] = mean + to_float(x[start + group * group_width]) + (offset ? to_float(own_offset[group * group_width]) : 0.0f);
     shared[2 * group + 1] = rsqrtf(variance + shape.eps);
   }
   __syncthreads();
   const int lane = threadIdx.x % plan.lanes, row = threadIdx.x / plan.lanes;
-  float mean[kWidth], scale[kWidth], offset[kWidth];
+  float mean[kWidth], scale[kWidth], added[kWidth];  // x * scale + added once the mean is gone
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
     const int channel = lane * kWidth + k;
-    mean[k] = shared[2 * (channel / group_width)];
+    mean[k] = shared[2 * (channel / group_width)] - (offset ? to_float(own_offset[channel]) : 0.0f);
     scale[k] = shared[2 * (channel / group_width) + 1] * to_float(weight[channel]);
-    offset[k] = to_float(bias[channel]);
+    added[k] = to_float(bias[channel]);
   }
   int64_t begin, end;
   slice_of(shape.pixels, begin, end);
   for (int64_t p = begin + row; p < end; p += plan.rows) {
     const int64_t at = start + p * shape.channels + lane * kWidth;
-    Vector<T> vector;
-    vector.bits = *reinterpret_cast<const uint4*>(x + at);
+    Vector<T> vector = load_vector(x + at);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      const float value = (to_float(vector.values[k]) - mean[k]) * scale[k] + offset[k];
+      const float value = (to_float(vector.values[k]) - mean[k]) * scale[k] + added[k];
       from_float(shape.silu ? silu(value) : value, vector.values[k]);
     }
-    *reinterpret_cast<uint4*>(out + at) = vector.bits;
+    store_vector(out + at, vector);
   }
 }
 
 template <typename T>
-cudaError_t launch(const void* x, const void* weight, const void* bias, void* out, float* scratch, const GroupNormShape& shape,
-                   cudaStream_t stream) {
+cudaError_t launch(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
+                   const GroupNormShape& shape, cudaStream_t stream) {
   const Plan plan = plan_for(shape, Lanes<T>::kWidth);
   const dim3 grid(plan.slices, static_cast<unsigned>(shape.samples));
   const int threads = plan.lanes * plan.rows;
   const size_t sums = sizeof(float) * 2 * plan.rows * shape.channels;
-  sum_kernel<<<grid, threads, sums, stream>>>(static_cast<const T*>(x), scratch, shape, plan);
+  sum_kernel<<<grid, threads, sums, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), scratch, shape, plan);
   const size_t statistics = sizeof(float) * 2 * shape.groups;
-  normalise_kernel<<<grid, threads, statistics, stream>>>(static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const T*>(bias),
-                                                          static_cast<T*>(out), scratch, shape, plan);
+  normalise_kernel<<<grid, threads, statistics, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(weight),
+                                                          static_cast<const T*>(bias), static_cast<T*>(out), scratch, shape, plan);
   return cudaGetLastError();
 }
 
@@ -172,12 +154,12 @@ cudaError_t launch(const void* x, const void* weight, const void* bias, void* ou
 
 int64_t group_norm_scratch(const GroupNormShape& shape) { return shape.samples * kMaxSlices * shape.groups * 2; }
 
-cudaError_t group_norm_cuda(const void* x, const void* weight, const void* bias, void* out, float* scratch, const GroupNormShape& shape,
-                            GroupNormType type, cudaStream_t stream) {
+cudaError_t group_norm_cuda(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
+                            const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
   if (shape.samples == 0 || shape.pixels == 0) return cudaSuccess;
-  if (type == GroupNormType::kHalf) return launch<__half>(x, weight, bias, out, scratch, shape, stream);
-  if (type == GroupNormType::kBFloat16) return launch<__nv_bfloat16>(x, weight, bias, out, scratch, shape, stream);
-  return launch<float>(x, weight, bias, out, scratch, shape, stream);
+  if (type == FloatType::kHalf) return launch<__half>(x, offset, weight, bias, out, scratch, shape, stream);
+  if (type == FloatType::kBFloat16) return launch<__nv_bfloat16>(x, offset, weight, bias, out, scratch, shape, stream);
+  return launch<float>(x, offset, weight, bias, out, scratch, shape, stream);
 }
 
 }  // namespace md

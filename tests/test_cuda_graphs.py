@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import DEVICES
 
-from guidance.graphs import WARM_UPS, GraphedFunction
+from cuda_graphs import WARM_UPS, GraphedFunction
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,0 +1,167 @@
+"""Seconds of whole runs of both stages by phase: the first in a process, and warm ones, beside what the original programs take.
+
+    python -m benchmarks.stages [--config configs/micro.yaml] [--out results.json] [key=value ...]
+
+    python scripts/make_random_checkpoint.py stable_zero123 /tmp/random
+    python -m benchmarks.stages --config configs/image_sai.yaml prior_path=/tmp/random
+
+These are main.py's and main2.py's own runs, files included, one after the other in this process: the first as a user finds it (but for
+the start of Python and PyTorch), then --warm more of each with other seeds, for which the prior is in memory, CUDA graphs are captured
+and libraries are loaded. The second stage refines what the first has written, and shares its prior. A phase ends when the device has
+done its work; `rest` is what the programs do between the phases. Every run must have done the same work (rounds, optimiser steps,
+evaluations of the prior), or the script ends without a table. Random weights draw noise; its time is real.
+
+There is no floor: what a run cannot do without is told phase by phase in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import main as stage1
+import main2 as stage2
+from benchmarks.timing import describe, environment, write_json
+from config import Config, UserError, load_config
+from guidance import Prior, load_prior
+from report import choose_device
+
+PICTURE = str(Path(__file__).resolve().parent.parent / "test_data" / "robot_rgba.png")
+NAME = "run"
+STAGES = {"stage 1": (stage1.run, f"{NAME}.json"), "stage 2": (stage2.run, f"{NAME}_refined.json")}
+WORK = ("rounds", "optimiser_steps", "prior_evaluations")
+ASSET = "picture to refined textured mesh"
+# MicroDreamer's own programs with configs/image_sai.yaml on one NVIDIA H200 with random weights of full size, run warm but where it
+# says first. Their mesh comes from the density field with a baked texture (mesh_method=density here) or through a NeRF (field).
+ORIGINALS = {
+    ("stage 1", "prior"): "16.5 to 17.5, and 0.7 in the VAE",
+    ("stage 1", "fit"): "4.7 to 5.4",
+    ("stage 1", "prior + fit"): "22",
+    ("stage 2", "refine"): "1.0; first 3.2 to 4.3",
+}
+ORIGINALS_BY_MESH = {
+    "density": {("stage 1", "mesh"): "17 to 24", (ASSET, "total"): "41 to 47"},
+    "field": {("stage 1", "mesh"): "79 to 93", (ASSET, "total"): "100 to 115"},
+}
+
+Seconds = dict[tuple[str, str], float]  # of (stage, phase)
+
+
+def run_once(name: str, config: Config, prior: Prior, device: torch.device) -> tuple[Seconds, dict]:
+    """One stage to files: seconds by phase, and the record that the program wrote. SystemExit with the reason where it failed."""
+    program, record_name = STAGES[name]
+    prior.evaluations = 0  # so that the record tells those of this run
+    started = time.perf_counter()
+    try:
+        program(dataclasses.replace(config), True, prior)
+    except UserError as error:
+        raise SystemExit(f"{name}: {error}") from None
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    total = time.perf_counter() - started
+    record = json.loads((Path(config.outdir) / record_name).read_text())
+    seconds = {(name, phase): spent for phase, spent in record["seconds"].items()}
+    seconds[name, "rest"] = total - sum(seconds.values())
+    if name == "stage 1":
+        seconds[name, "prior + fit"] = seconds[name, "prior"] + seconds[name, "fit"]
+    seconds[name, "total"] = total
+    return seconds, record
+
+
+def run_both(config: Config, prior: Prior, device: torch.device, stages: list[str]) -> tuple[Seconds, dict[str, dict]]:
+    """The stages one after the other; their seconds, and their records by stage."""
+    seconds: Seconds = {}
+    records = {}
+    for name in stages:
+        spent, records[name] = run_once(name, config, prior, device)
+        seconds |= spent
+    if len(stages) == len(STAGES):
+        seconds[ASSET, "total"] = sum(seconds[name, "total"] for name in stages)
+    return seconds, records
+
+
+def work_of(records: dict[str, dict]) -> dict[str, dict]:
+    return {name: {key: record[key] for key in WORK if key in record} for name, record in records.items()}
+
+
+def measure(config: Config, device: torch.device, warm_runs: int, stages: list[str]) -> tuple[list[Seconds], list[dict]]:
+    """Seconds and records of the first run and of the warm ones. Raises SystemExit where their work is not the same."""
+    started = time.perf_counter()
+    try:
+        prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"prior: {error}") from None
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    loading = time.perf_counter() - started
+    runs, records = [], []
+    for number in range(1 + warm_runs):
+        seconds, found = run_both(dataclasses.replace(config, seed=config.seed + number), prior, device, stages)
+        runs.append(seconds)
+        records.append(found)
+        print(f"{'warm' if number else 'first'} run: {sum(seconds[name, 'total'] for name in stages):.1f} s", flush=True)
+        if work_of(found) != work_of(records[0]):
+            raise SystemExit(f"runs differ in their work: {work_of(records[0])} and {work_of(found)}")
+    for key in (("stage 1", "load"), ("stage 1", "total"), (ASSET, "total")):
+        if key in runs[0]:
+            runs[0][key] += loading
+    return runs, records
+
+
+def rows_of(runs: list[Seconds], config: Config) -> list[dict]:
+    """One a phase, in the order of the run."""
+    originals = ORIGINALS | ORIGINALS_BY_MESH[config.mesh_method] if config.prior == "stable_zero123" else {}
+    rows = []
+    for stage, phase in runs[0]:
+        warm = sorted(run[stage, phase] for run in runs[1:])
+        row = {"stage": stage, "phase": phase, "first_s": runs[0][stage, phase], "originals": originals.get((stage, phase))}
+        if warm:
+            row |= {"warm_s": statistics.median(warm), "warm_least_s": warm[0], "warm_most_s": warm[-1]}
+        rows.append(row)
+    return rows
+
+
+def line(row: dict) -> str:
+    warm = f"{row['warm_s']:.2f} ({row['warm_least_s']:.2f} to {row['warm_most_s']:.2f})" if "warm_s" in row else "-"
+    return f"| {row['stage']} | {row['phase']} | {row['first_s']:.2f} | {warm} | {row['originals'] or '-'} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] [key=value ...]"
+    )
+    parser.add_argument("--config", type=Path, default=Path("configs/micro.yaml"))
+    parser.add_argument("--warm", type=int, default=2, help="warm runs after the first")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="the second needs what the first writes")
+    parser.add_argument("--out", type=Path, help="also write JSON here")
+    options, words = parser.parse_known_args()
+    try:
+        config = load_config(options.config, words)
+        if not config.input and not config.prompt:
+            config.input = PICTURE
+        device = choose_device(config.device)
+    except UserError as error:
+        parser.error(str(error))
+    header = environment(device, "diffusers", "transformers")
+    print(describe(header), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        runs, records = measure(dataclasses.replace(config, outdir=folder, save_path=NAME), device, options.warm, options.stages)
+    rows = rows_of(runs, config)
+    print(f"\n{options.config}: seconds, warm: median (least to most) of {options.warm}\n")
+    print("| stage | phase | first | warm | the originals, image_sai.yaml on an H200 |\n| --- | --- | --- | --- | --- |")
+    print("\n".join(line(row) for row in rows))
+    last = records[-1]
+    memory = {name: record["peak_memory_mib"] for name, record in last.items()}
+    print(f"\nWork of a run: {work_of(last)}. Peak memory so far, MiB: {memory}")
+    write_json(options.out, header | {"config": dataclasses.asdict(config), "work": work_of(last), "peak_memory_mib": memory, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+// Vectors of 16 bytes of any of the types that networks compute in, and their values in float.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "float_types.h"
+
+namespace md {
+
+template <typename T>
+struct Lanes {
+  static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+};
+
+template <typename T>
+union Vector {
+  uint4 bits;
+  T values[Lanes<T>::kWidth];
+  __device__ Vector() {}
+};
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ void from_float(float x, float& y) { y = x; }
+__device__ __forceinline__ void from_float(float x, __half& y) { y = __float2half_rn(x); }
+__device__ __forceinline__ void from_float(float x, __nv_bfloat16& y) { y = __float2bfloat16_rn(x); }
+
+template <typename T>
+__device__ __forceinline__ Vector<T> load_vector(const T* from) {
+  Vector<T> vector;
+  vector.bits = *reinterpret_cast<const uint4*>(from);
+  return vector;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_vector(T* to, const Vector<T>& vector) {
+  *reinterpret_cast<uint4*>(to) = vector.bits;
+}
+
+}  // namespace md
