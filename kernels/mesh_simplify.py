@@ -23,8 +23,9 @@ def simplify_closed_mesh(vertices: Tensor, faces: Tensor, target_faces: int) -> 
     """Collapse edges by quadric error (Garland and Heckbert 1997) until at most `target_faces` faces are left.
 
     vertices [V,3] float64, faces [F,3] int64, a closed manifold (`is_closed_manifold`), both on the CPU; so is the result, with
-    at least `target_faces - 1` faces if there were as many. More stay where no edge can go, as in tetrahedra and the narrowest of handles. The
-    same input gives the same result, with any number of threads. ValueError for a mesh that is not closed or a target below 4.
+    at least `target_faces - 1` faces if there were as many. More stay where no edge can go, as in tetrahedra and the narrowest
+    of handles. The same input gives the same result, with any number of threads. ValueError for a mesh that is not closed or a
+    target below 4.
     """
     extension.load()
     _register()
