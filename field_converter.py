@@ -21,7 +21,7 @@ import gaussian_surface
 import mesh_cleaning
 import profiler
 from cam_utils import Cameras
-from gaussian_mesh import DensityField, extract_fields, solid_core, surface_density, uncut_field
+from gaussian_mesh import DensityField, closed_surface, extract_fields, solid_core, surface_density, uncut_field
 from kernels.hash_grid import HashGridSpec
 from kernels.mesh_raster import interpolate, rasterize
 from mesh import Mesh
@@ -99,7 +99,7 @@ PUBLISHED = ConverterSettings(
 def start_of(model: GaussianModel, settings: ConverterSettings) -> Start:
     """Where the field starts: from the Gaussians' density, relative to that at which renders see their surface."""
     field = extract_fields(model, settings.field_resolution, relax_ratio=None)
-    threshold = surface_density(model, field)
+    threshold = surface_density(field, gaussian_surface.seen_points(model))
     field = uncut_field(model, field, threshold)
     relative = field.values / threshold
     known = settings.sharpness * relative.clamp_min(1e-6).log() + math.log(settings.start_density)
@@ -149,12 +149,10 @@ def level_surface(density: DensityField, level: float, core: np.ndarray, smoothn
     The surface is looked for in the logarithm of the density, which varies evenly across it, blurred by `smoothness` nodes; a
     border of nothing closes it.
     """
-    import mcubes
-
     height = (density.values.double() / level).log().clamp(-LOG_RANGE, LOG_RANGE).cpu().numpy()
     height = np.maximum(ndimage.gaussian_filter(height, smoothness), core)
-    indices, faces = mcubes.marching_cubes(np.pad(height, 1, constant_values=-LOG_RANGE), 0.0)
-    return density.to_world(indices - 1), faces.astype(np.int64)
+    indices, faces = closed_surface(torch.from_numpy(height).to(density.values.device))
+    return density.to_world(indices), faces
 
 
 @torch.no_grad()
@@ -198,15 +196,15 @@ def extract_surface(
     Raises ValueError where the field does not reach the level.
     """
     density = field_values(field, settings.mesh_resolution)
-    core = solid_core(model, field.start.field, surface_density(model, field.start.field))
+    seen = gaussian_surface.seen_points(model)
+    core = solid_core(field.start.field, surface_density(field.start.field, seen), seen).cpu().numpy()
     core = resampled(core, settings.mesh_resolution)
     level = settings.density_level
     if level is None:
         cameras = random_views(model, LEVEL_VIEWS, settings.view_size, settings.max_elevation, 1.0, generator)
         level = find_level(model, density, core, settings, cameras)
     vertices, faces = level_surface(density, level, core, settings.smoothness)
-    vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(vertices, faces))
-    vertices, faces = mesh_cleaning.clean(*mesh_cleaning.drop_cavities(vertices, faces))
+    vertices, faces = mesh_cleaning.keep_outer_parts(vertices, faces)
     if len(faces) == 0:
         peak = float(density.values.max())
         raise ValueError(f"density_level={level:g}: no closed surface there, the field reaches {peak:.4g}; choose a lower level")
@@ -232,7 +230,7 @@ def convert(
 ) -> Mesh:
     """The surface that renders of the Gaussians show: closed, edge-manifold, of at most about `target_faces` faces.
 
-    A neural field is fitted to renders, its surface simplified to within 2 % of `target_faces` if it has more, and its vertices
+    A neural field is fitted to renders, its surface simplified to `target_faces` if it has more, and its vertices
     refined until the mesh looks like the Gaussians from around; coloured a vertex as renders show it. An alternative to
     `gaussian_mesh.extract_mesh`, slower and closer to the renders. Vertices are in the world of the Gaussians. `generator` (on the
     CPU; default: seed 0) draws views, rays and initial values. Raises ValueError where there is no surface.

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 
 import gaussian_surface
 import mesh_cleaning
 import profiler
 from kernels import gaussian_field
+from kernels.marching_cubes import marching_cubes
+from kernels.solid_grid import fill_voids, signed_distance
 from mesh import Mesh
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field wit
 FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
 CORE_DENSITY = 0.1  # of the surface's density: bounds the region that is worn off to a solid core,
 CORE_QUANTILE = 0.85  # to the depth below which this share of the seen points lies outside
+BLUR_REACH = 4  # steps, of a Gaussian of one
 # Of the densities at seen points. Thin parts are less dense than the rest and are lost below the threshold; much lower, the
 # surface of generated objects moves away from the true one (docs/evaluation.md).
 SURFACE_QUANTILE = 0.2
@@ -98,27 +100,22 @@ def extract_mesh(
 
     Without a threshold, the density at which renders see the surface is taken, and a solid core behind it, so that thin spots
     of the shell that fitted Gaussians form do not open to the hollow inside. Marching cubes of a field of `resolution`
-    points a side, cleaned (hollows and small parts dropped, holes closed), smoothed, simplified to within 2 % of
-    `target_faces` if it has more, and with `color_vertices` coloured a vertex as renders show it. Vertices are in the world
-    of the Gaussians.
-    Raises ValueError where the field does not reach the threshold or no part survives.
+    points a side, hollows and small parts dropped, smoothed, simplified to `target_faces` if it has more (see
+    `mesh_cleaning.simplify`), and with `color_vertices` coloured a vertex as renders show it. Vertices are in the world of the
+    Gaussians. Raises ValueError where the field does not reach the threshold or no part survives.
     """
-    import mcubes
-
     field = extract_fields(model, resolution, relax_ratio=None)
-    is_found = density_threshold is None
-    threshold = surface_density(model, field) if is_found else density_threshold
+    seen = gaussian_surface.seen_points(model) if density_threshold is None else None
+    threshold = density_threshold if seen is None else surface_density(field, seen)
     peak = float(field.values.max())
     if not peak > threshold:
         raise ValueError(f"density_thresh={threshold:g}: the density reaches {peak:.4g} at most; choose a lower threshold")
     field = uncut_field(model, field, threshold)
-    level = field.values.double().cpu().numpy() / threshold - 1
-    if is_found:
-        level = np.maximum(level, solid_core(model, field, threshold))
-    # A border of zero density closes the surface wherever the field still reaches the edge of its grid.
-    indices, faces = mcubes.marching_cubes(np.pad(level, 1, constant_values=-1.0), 0.0)
-    vertices, faces = mesh_cleaning.drop_bad_faces(*mesh_cleaning.merge_vertices(field.to_world(indices - 1), faces.astype(np.int64)))
-    vertices, faces = mesh_cleaning.clean(*mesh_cleaning.drop_cavities(vertices, faces))
+    level = field.values / threshold - 1
+    if seen is not None:
+        level = torch.maximum(level, solid_core(field, threshold, seen))
+    indices, faces = closed_surface(level)
+    vertices, faces = mesh_cleaning.keep_outer_parts(field.to_world(indices), faces)
     if len(faces) == 0:
         raise ValueError(f"density_thresh={threshold:g}: no closed surface at that density; choose another")
     vertices = mesh_cleaning.smooth(vertices, faces, smoothing_steps)
@@ -128,32 +125,47 @@ def extract_mesh(
 
 
 @torch.no_grad()
-def surface_density(model: GaussianModel, field: DensityField) -> float:
-    """The density that bounds what renders show: the 0.2 quantile of those at seen points, or half of the highest where none is opaque.
+def surface_density(field: DensityField, seen: Tensor) -> float:
+    """The density that bounds what renders show: the 0.2 quantile of those at `seen` points [P,3], or half of the highest without any.
 
     It rises with the number of Gaussians, so that no fixed value fits. Seen points lie a little outside of the surface.
     """
     peak = float(field.values.max())
-    points = gaussian_surface.seen_points(model)
-    if len(points) == 0:
+    if len(seen) == 0:
         return 0.5 * peak
-    return min(float(field.at(points).quantile(SURFACE_QUANTILE)), 0.9 * peak)
+    return min(float(field.at(seen).quantile(SURFACE_QUANTILE)), 0.9 * peak)
 
 
-def solid_core(model: GaussianModel, field: DensityField, threshold: float) -> np.ndarray:
-    """A function [R,R,R] that is positive inside of a solid just below the seen surface.
+def closed_surface(level: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [V,3] float64 and faces [F,3] int64 of where `level` [R,R,R] passes zero: closed manifolds that end at the grid's border."""
+    vertices, faces = marching_cubes(nn.functional.pad(level.float(), (1,) * 6, value=-1.0))
+    return vertices.cpu().numpy().astype(np.float64) - 1, faces.cpu().numpy().astype(np.int64)
+
+
+def solid_core(field: DensityField, threshold: float, seen: Tensor) -> Tensor:
+    """A function [R,R,R] that is positive inside of a solid just below the surface that `seen` points [P,3] lie on.
 
     The region above a tenth of `threshold` with its voids filled is closed, but too fat; it is worn off by the depth at which
     seen points lie in it.
     """
-    solid = ndimage.binary_fill_holes(field.values.cpu().numpy() > CORE_DENSITY * threshold)
-    depth = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
-    depth = ndimage.gaussian_filter(depth, 1.0)  # distances are whole steps at the solid's surface
-    points = gaussian_surface.seen_points(model)
-    if len(points) == 0:
-        return np.full_like(depth, -1.0)
-    depths = field._replace(values=torch.from_numpy(depth).float().to(model.device)).at(points)
-    return (depth - float(depths.quantile(CORE_QUANTILE))) / 2
+    depth = signed_distance(fill_voids(field.values > CORE_DENSITY * threshold))
+    depth = blurred(depth)  # distances are whole steps at the solid's surface
+    if len(seen) == 0:
+        return torch.full_like(depth, -1.0)
+    depths = field._replace(values=depth).at(seen)
+    return (depth - depths.quantile(CORE_QUANTILE)) / 2
+
+
+def blurred(values: Tensor) -> Tensor:
+    """values [R,R,R], each the mean of those around it by a Gaussian of one step; the border's values go on beyond it."""
+    offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=values.device)
+    weights = torch.softmax(-(offsets**2) / 2, dim=0)
+    for axis in range(3):
+        padding = [0] * 4 + [BLUR_REACH] * 2
+        padded = nn.functional.pad(values.movedim(axis, 0)[None, None], padding, mode="replicate")[0, 0]
+        total = sum(weight * padded[k : k + len(values)] for k, weight in enumerate(weights))
+        values = total.movedim(0, axis)
+    return values.contiguous()
 
 
 def uncut_field(model: GaussianModel, field: DensityField, threshold: float) -> DensityField:

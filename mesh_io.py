@@ -40,10 +40,11 @@ def texture_path(path: str | Path) -> Path:
 
 
 @profiler.function
-def write_obj(mesh: Mesh, path: str | Path) -> None:
+def write_obj(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     """Write `path` (.obj) with normals, its material (.mtl) and, for a textured mesh, `_albedo.png` beside it.
 
     A mesh without texture has its colours at the vertices ("v x y z r g b"), which trimesh, MeshLab and Blender read.
+    png: the `encoded_texture`, where it is at hand already.
     """
     path = _with_suffix(path, ".obj")
     material = path.with_suffix(".mtl")
@@ -69,7 +70,7 @@ def write_obj(mesh: Mesh, path: str | Path) -> None:
     if mesh.has_texture:
         lines.append(f"map_Kd {texture_path(path).name}")
         with atomic_write(texture_path(path)) as temporary:
-            temporary.write_bytes(_png(mesh.texture))
+            temporary.write_bytes(png or encoded_texture(mesh))
     with atomic_write(material) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with atomic_write(path) as temporary:
@@ -91,9 +92,10 @@ def _vertex_colors(mesh: Mesh) -> np.ndarray:
     return np.ones_like(mesh.vertices) if mesh.vertex_colors is None else np.clip(mesh.vertex_colors, 0, 1)
 
 
-def _png(texture: np.ndarray) -> bytes:
+def encoded_texture(mesh: Mesh) -> bytes:
+    """The texture as a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(np.rint(np.clip(texture, 0, 1) * 255).astype(np.uint8)).save(buffer, format="PNG", compress_level=4)
+    Image.fromarray(np.rint(np.clip(mesh.texture, 0, 1) * 255).astype(np.uint8)).save(buffer, format="PNG", compress_level=4)
     return buffer.getvalue()
 
 
@@ -101,7 +103,7 @@ def _png(texture: np.ndarray) -> bytes:
 
 
 @profiler.function
-def write_glb(mesh: Mesh, path: str | Path) -> None:
+def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     """Write `path` (.glb): binary glTF 2.0 with positions, normals, and texture (a PNG inside) or vertex colours.
 
     glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants.
@@ -120,7 +122,7 @@ def write_glb(mesh: Mesh, path: str | Path) -> None:
         material["name"] = "albedo"
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
         sampler = {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
-        image = _png(mesh.texture)
+        image = png or encoded_texture(mesh)
         document = {"textures": [{"source": 0, "sampler": 0}], "samplers": [sampler]}
     else:
         faces = mesh.faces

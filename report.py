@@ -29,7 +29,7 @@ from gs_renderer import GaussianModel
 from kernels.extension import use_compiled
 from media import write_sheet, write_video
 from mesh import Mesh
-from mesh_io import write_glb, write_obj
+from mesh_io import encoded_texture, write_glb, write_obj
 from progress import Phases
 from texture_bake import bake, unwrapped
 
@@ -166,10 +166,11 @@ def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tenso
 @profiler.function
 def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
     """The mesh in the formats asked for."""
+    png = encoded_texture(mesh) if mesh.has_texture else None
     if config.mesh_format in ("obj", "all"):
-        write_obj(mesh, f"{stem}.obj")
+        write_obj(mesh, f"{stem}.obj", png)
     if config.mesh_format in ("glb", "all"):
-        write_glb(mesh, f"{stem}.glb")
+        write_glb(mesh, f"{stem}.glb", png)
 
 
 def make_mesh(config: Config, model: GaussianModel, picture: Reference | None) -> Mesh:

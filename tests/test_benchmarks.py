@@ -15,7 +15,19 @@ from conftest import DEVICES
 from fake_priors import OraclePrior, coloured_ellipsoid
 from PIL import Image
 
-from benchmarks import gaussian_raster, hash_grid, mesh_fit, mesh_raster, mesh_render, micro_prior, scaling, stages, texture, uv_unwrap
+from benchmarks import (
+    gaussian_raster,
+    hash_grid,
+    mesh_extraction,
+    mesh_fit,
+    mesh_raster,
+    mesh_render,
+    micro_prior,
+    scaling,
+    stages,
+    texture,
+    uv_unwrap,
+)
 from benchmarks.log_plot import COLORS, Panel, ticks, write_plots
 from benchmarks.timing import (
     Timing,
@@ -336,6 +348,20 @@ def test_runs_that_did_other_work_are_not_compared(monkeypatch, oracle):
 OBJECTS = str(Path(__file__).resolve().parents[1] / "test_data" / "objects_small.npz")
 SMALL = {
     hash_grid: ["--device", "cpu", "--points", "500", "--grid", "small", "--repeats", "1"],
+    mesh_extraction: [
+        "--device",
+        "cpu",
+        "--resolution",
+        "32",
+        "--gaussians",
+        "1000",
+        "--faces",
+        "2000",
+        "--texture-size",
+        "64",
+        "--repeats",
+        "1",
+    ],
     mesh_fit: ["--device", "cpu", "--views", "1", "--size", "32", "--faces", "300", "--texture", "32", "--repeats", "1"],
     mesh_raster: ["--device", "cpu", "--views", "1", "--size", "32", "--faces", "300", "--texture", "32", "--repeats", "1"],
     mesh_render: ["--device", "cpu", "--objects", OBJECTS, "--views", "2", "--size", "32", "--repeats", "1"],

@@ -465,6 +465,20 @@ def test_switches_do_not_change_the_mesh(monkeypatch, switch):
     np.testing.assert_allclose(compiled.vertex_colors, plain.vertex_colors, atol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_mesh_is_the_same_on_the_gpu(monkeypatch):
+    model, _ = solid_ball(radius=0.4)
+    on_gpu = GaussianModel({name: getattr(model, name).detach().cuda() for name in PARAMETERS})
+    meshes = [extract_mesh(model, resolution=64, target_faces=10**6), extract_mesh(on_gpu, resolution=64, target_faces=10**6)]
+    monkeypatch.setenv("USE_CUDA_EXTRACT", "0")
+    meshes.append(extract_mesh(on_gpu, resolution=64, target_faces=10**6))
+    volumes = [trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).volume for mesh in meshes]
+    np.testing.assert_allclose(volumes, volumes[0], rtol=1e-3)
+    # The fields agree to rounding, so that a point whose value is next to nothing may change sides.
+    np.testing.assert_allclose([len(mesh.faces) for mesh in meshes], len(meshes[0].faces), rtol=2e-3)
+
+
 def test_nothing_to_extract_is_said():
     model, plateau = solid_ball(radius=0.2)
     with pytest.raises(ValueError, match=r"density_thresh=50: the density reaches \d\.\d+ at most"):
@@ -488,7 +502,7 @@ def test_without_a_threshold_the_mesh_ends_where_renders_see_the_surface():
     few, dense, fixed = (np.linalg.norm(mesh.vertices, axis=1).mean() for mesh in (few, dense, fixed))
     assert few == pytest.approx(0.4, rel=0.05) and dense == pytest.approx(0.4, rel=0.1)
     assert fixed - 0.4 > 2 * (dense - 0.4)
-    assert 0 < surface_density(model, extract_fields(model, 64)) < 2 * plateau
+    assert 0 < surface_density(extract_fields(model, 64), seen_points(model)) < 2 * plateau
 
 
 def test_seen_points_lie_on_the_surface():
@@ -530,7 +544,7 @@ def test_a_thin_spot_of_a_shell_does_not_open_the_mesh():
         thin = (model.means - torch.tensor([0.0, 0.0, 0.35])).norm(dim=1) < 0.12
         model.opacity_logits[thin] = -2.0
     found = extract_mesh(model, resolution=64)
-    fixed = extract_mesh(model, surface_density(model, extract_fields(model, 64)), resolution=64)
+    fixed = extract_mesh(model, surface_density(extract_fields(model, 64), seen_points(model)), resolution=64)
     found, fixed = (
         trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).volume / (4 / 3 * math.pi * 0.4**3) for mesh in (found, fixed)
     )

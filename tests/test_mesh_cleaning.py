@@ -90,6 +90,37 @@ def test_small_parts_and_cavities_go():
     assert len(faces) == len(hollow[1]) / 2 and np.linalg.norm(vertices, axis=1).min() > 0.9
 
 
+def test_outer_parts_are_what_cleaning_keeps():
+    inner = sphere(3, 0.5)
+    parts = together(sphere(3), (inner[0], inner[1][:, ::-1]), sphere(2, 0.05, (2, 0, 0)), sphere(3, 0.5, (0, 3, 0)))
+    vertices, faces = mesh_cleaning.keep_outer_parts(*parts)
+    assert assert_closed(vertices, faces).body_count == 2
+    cleaned = mesh_cleaning.clean(*mesh_cleaning.drop_cavities(*parts))
+    assert len(cleaned[0]) == len(vertices) and len(cleaned[1]) == len(faces)
+    assert trimesh.Trimesh(*cleaned).volume == pytest.approx(trimesh.Trimesh(vertices, faces).volume)
+    for nothing in (parts[1][:0], inner[1][:, ::-1] + len(sphere(3)[0])):
+        vertices, faces = mesh_cleaning.keep_outer_parts(parts[0], nothing)
+        assert len(faces) == 0
+
+
+def test_winding_of_many_parts_agrees_after_it_was_random():
+    random = np.random.default_rng(0)
+    vertices, faces = together(*(sphere(1, center=(3 * k, 0, 0)) for k in range(30)))
+    turned = random.random(len(faces)) < 0.5
+    wound = mesh_cleaning.wind_outward(vertices, np.where(turned[:, None], faces[:, ::-1], faces))
+    mesh = assert_closed(vertices, wound)
+    assert mesh.volume == pytest.approx(30 * trimesh.Trimesh(*sphere(1)).volume)
+
+
+def test_an_open_mesh_is_simplified_too():
+    vertices, faces = sphere(5)
+    cut = faces[vertices[faces][:, :, 2].max(1) < 0.5]
+    simple_vertices, simple_faces = mesh_cleaning.simplify(vertices, cut, 2000)
+    assert abs(len(simple_faces) - 2000) <= 40
+    radii = np.linalg.norm(simple_vertices, axis=1)
+    assert (np.abs(radii - 1) < 0.01).sum() >= len(radii) - 1  # but for the middle of the hole, which is short enough now to be closed
+
+
 def test_a_hole_that_is_too_long_stays_open():
     vertices, faces = sphere(3)
     open_mesh = vertices, faces[vertices[faces][:, :, 2].max(1) < 0]

@@ -98,13 +98,14 @@ def _unwrap_solid(vertices, faces, normals, areas, resolution, padding) -> UVLay
     scale = CHECKS_A_TEXEL * resolution * np.sqrt(CHECK_FILL / areas.sum())
     for turn in (1, 1j):  # rows, then columns
         labels = _split_until_single(triangles * (turn * scale), labels, pairs, half_edges, heights)
+    known_scale = None
     for _ in range(MAX_SPLITS):
         labels = uv_charts.connected_regions(pairs, labels)
         corners, _, chart = uv_flatten.chart_vertices(faces, labels)
         positions = np.empty(len(chart), np.complex128)
         positions[corners] = triangles
         starts = np.flatnonzero(np.diff(chart, prepend=-1))
-        positions = uv_packing.pack(positions, corners, labels, starts, areas, resolution, padding)
+        positions, known_scale = uv_packing.pack(positions, corners, labels, starts, areas, resolution, padding, known_scale)
         split = _split_until_single(positions[corners], labels, pairs, half_edges, heights)
         if split.max() == labels.max():
             break

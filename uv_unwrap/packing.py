@@ -14,7 +14,7 @@ ANGLES = 48  # that are tried for the smallest box, within a quarter turn
 FILL = 0.93  # share of the texture that the first try covers, with half of the cells at borders
 COARSE_LOSS = 1.02  # by which a finer grid lets charts be larger
 TRIES, MAX_SCALES = 3, 24  # of scales: at least so many if none fills the texture, and at most so many if none fits
-FEW = 40  # charts, for which several orders are tried
+FEW, MANY = 40, 1000  # charts: several orders are tried for few, fewer scales for many
 TINY = 3  # cells a side of charts that are placed all at once where they are many
 TURNED = 40  # largest charts that are tried in all four turns
 FULL = 0.975  # share of the height that must be used for the search to stop
@@ -75,8 +75,10 @@ class Charts:
         sums = np.bincount(np.concatenate([y0 + x0, y1 + x1]), minlength=height * width)
         sums -= np.bincount(np.concatenate([y0 + x1, y1 + x0]), minlength=height * width)
         covered = (sums.reshape(height, width).cumsum(0).cumsum(1) > 0).astype(np.uint8)
-        masks = (covered[: size[k, 1], left[k] : left[k] + size[k, 0]] for k in range(len(size)))
-        return [np.ascontiguousarray(mask[: np.flatnonzero(mask.any(1))[-1] + 1, : np.flatnonzero(mask.any(0))[-1] + 1]) for mask in masks]
+        right, top = np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
+        np.maximum.at(right, chart, x1)
+        np.maximum.at(top, chart, y1 // width)
+        return [np.ascontiguousarray(covered[:h, x:w]) for x, w, h in zip(left.tolist(), right.tolist(), top.tolist(), strict=False)]
 
 
 def _rows_of_cells(triangles: np.ndarray, low: np.ndarray, high: np.ndarray, reach: float) -> tuple[np.ndarray, ...]:
@@ -134,7 +136,7 @@ def place(masks: list[np.ndarray], order: np.ndarray, width: int) -> tuple[int, 
         x_middle, y_middle = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
         h, w = upright.shape
         middles = (y_middle, w - 1 - x_middle, h - 1 - y_middle, x_middle)
-        for turn in range(1 if upright.size == 1 else 4 if rank < TURNED else 2):
+        for turn in range(1 if upright.size == 1 else 4 if rank < TURNED else 1 if count > MANY else 2):
             mask = _turned(upright, turn)
             h, w = mask.shape
             if w > width:
@@ -200,19 +202,27 @@ def _orders(masks: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def pack(
-    flat: np.ndarray, corners: np.ndarray, labels: np.ndarray, starts: np.ndarray, areas: np.ndarray, resolution: int, padding: float
-) -> np.ndarray:
-    """Positions [T] in texels, 0 to `resolution` on both axes, of charts that lie `padding` texels apart.
+    flat: np.ndarray,
+    corners: np.ndarray,
+    labels: np.ndarray,
+    starts: np.ndarray,
+    areas: np.ndarray,
+    resolution: int,
+    padding: float,
+    known_scale: float | None = None,
+) -> tuple[np.ndarray, float]:
+    """Positions [T] in texels, 0 to `resolution` on both axes, of charts that lie `padding` texels apart; and their scale.
 
     flat [T] positions (all charts at the same scale), the vertices of chart c from `starts[c]` on; corners [F,3] and labels
-    [F] and areas [F] of the faces. Where there are too many charts for the padding, it is halved until they fit.
+    [F] and areas [F] of the faces. Where there are too many charts for the padding, it is halved until they fit. A
+    `known_scale`, at which nearly the same charts fitted, saves the search for the largest: the first that fits is taken.
     """
     flat = turn_to_small_boxes(flat, starts)
     counts = np.diff(np.append(starts, len(flat)))
     sizes = np.stack([np.maximum.reduceat(flat.real, starts), np.maximum.reduceat(flat.imag, starts)], axis=1)
     charts = Charts(flat[corners], labels, sizes)
     grid, margin = min(GRID, resolution), padding / 2
-    while (packed := _pack_at_best_scale(charts, areas, resolution, grid, margin)) is None:
+    while (packed := _pack_at_best_scale(charts, areas, resolution, grid, margin, known_scale)) is None:
         grid, margin = 2 * grid, margin / 2
     scale, masks, places, turns = packed
     cell = resolution / grid
@@ -223,7 +233,7 @@ def pack(
     wide, high = np.repeat(boxes[:, 0], counts), np.repeat(boxes[:, 1], counts)
     x, y = positions.real, positions.imag
     turned = np.select([turn == 0, turn == 1, turn == 2], [x + 1j * y, y + 1j * (wide - x), wide - x + 1j * (high - y)], high - y + 1j * x)
-    return turned + np.repeat(places[:, 0] + 1j * places[:, 1], counts) * cell
+    return turned + np.repeat(places[:, 0] + 1j * places[:, 1], counts) * cell, scale
 
 
 def _first_scale(charts: Charts, areas: np.ndarray, resolution: int, cell: float, margin: float) -> float | None:
@@ -237,37 +247,45 @@ def _first_scale(charts: Charts, areas: np.ndarray, resolution: int, cell: float
     return 2 * room / (perimeters + np.sqrt(perimeters**2 + 4 * area * room))
 
 
-def _pack_at_best_scale(charts: Charts, areas: np.ndarray, resolution: int, grid: int, margin: float):
-    """(scale, masks, places, turns) of the largest scale found at which charts fit, or None where they fit at none."""
+def _pack_at_best_scale(charts: Charts, areas: np.ndarray, resolution: int, grid: int, margin: float, known_scale: float | None):
+    """(scale, masks, places, turns) of the largest scale found at which charts fit, or None where they fit at none.
+
+    A known scale is the first to be tried, and the first that fits is taken.
+    """
     longest = max(float(charts.sizes.max()), 1e-300)
     limit = (resolution - 2 * margin) * (1 - 1e-6) / longest
     scale = _first_scale(charts, areas, resolution, resolution / grid, margin)
     if scale is None:
         return None
-    scale = min(scale, limit)
-    # A grid of half as many cells tells the best order, and the scale nearly.
-    coarse = max(grid // 2, 1)
-    masks = charts.masks(scale, resolution / coarse, margin)
-    orders = _orders(masks)[: 3 if len(masks) <= FEW else 1]
-    tried = [(placed[0], order) for order in orders if (placed := place(masks, order, coarse)) is not None]
-    if not tried:
-        tried = [(coarse, orders[0])]
-    height, order = min(tried, key=lambda pair: pair[0])
-    scale = min(scale * COARSE_LOSS * np.sqrt(coarse / height), limit)
+    order = None
+    if known_scale is not None and len(charts.sizes) > FEW:
+        scale = min(known_scale, limit)
+    else:
+        scale, order = _coarse_scale(charts, min(scale, limit), limit, resolution, max(grid // 2, 1), margin)
     best = None
+    tries = TRIES if len(charts.sizes) < MANY else TRIES - 1
     for attempt in range(MAX_SCALES):
         masks = charts.masks(scale, resolution / grid, margin)
-        placed = place(masks, order, grid)
+        placed = place(masks, _orders(masks)[0] if order is None else order, grid)
         if placed is None:
             scale *= 0.9
             continue
         height = placed[0]
         if height <= grid and (best is None or scale > best[0]):
             best = scale, masks, *placed[1:]
-        if best is not None and (attempt + 1 >= TRIES or (height <= grid and height >= FULL * grid)):
+        if best is not None and (order is None or attempt + 1 >= tries or (height <= grid and height >= FULL * grid)):
             break
         following = min(scale * np.sqrt(grid / height) * (1 if height <= grid else 0.998), limit)
         if best is not None and following <= best[0]:
             break
         scale = following
     return best
+
+
+def _coarse_scale(charts: Charts, scale: float, limit: float, resolution: int, grid: int, margin: float) -> tuple[float, np.ndarray]:
+    """A grid of half as many cells tells the best order, and the scale nearly."""
+    masks = charts.masks(scale, resolution / grid, margin)
+    orders = _orders(masks)[: 3 if len(masks) <= FEW else 1]
+    tried = [(placed[0], order) for order in orders if (placed := place(masks, order, grid)) is not None]
+    height, order = min(tried, key=lambda pair: pair[0], default=(grid, orders[0]))
+    return min(scale * COARSE_LOSS * np.sqrt(grid / height), limit), order
