@@ -76,9 +76,10 @@ def ladder_table(rows: dict[str, dict]) -> list[str]:
         first = next((row["it_s"] for row in own.values() if "it_s" in row), None)
         lines += head("option", "it/s", "times the first", "peak GiB", "set-up s")
         for key, row in own.items():
-            cells = failed(row, 4)
-            if "error" not in row:
-                cells = [number(row["it_s"]), number(row["it_s"] / first), number(row["peak_gib"]), number(row["setup_s"])]
+            if "error" in row:
+                lines.append(row_of(key, *failed(row, 4)))
+                continue
+            cells = [number(row["it_s"]), number(row["it_s"] / first), number(row["peak_gib"]), number(row["setup_s"])]
             lines.append(row_of(key, *cells))
         lines.append("")
     return lines
