@@ -109,9 +109,9 @@ class GraphedFunction(_Graphs):
 class GraphedStep(_Graphs):
     """Repeats `function(*tensors) -> tensor`, a whole step of an optimiser: loss, gradients, update of parameters in place.
 
-    Every call does one step. On a GPU the first ones after a start or a `reset` run as they are and the rest are replayed, so
-    the step must not wait for the device, and whatever it changes must stay at its place in memory: call `reset` when it does
-    not. Gradients must be None before the step and be dropped in it.
+    Every call does one step. On a GPU the first ones with inputs of their shapes run as they are and the rest are replayed, so the
+    step must not wait for the device, and whatever it changes must stay at its place in memory: call `reset` when it does not.
+    Gradients must be None before the step and be dropped in it.
     """
 
     def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
@@ -131,7 +131,6 @@ class GraphedStep(_Graphs):
         return self._captured[key].replay(inputs)
 
     def reset(self) -> None:
-        """Forget the graphs: something that the step works on has moved."""
+        """Capture anew: something that the step works on has moved."""
         self._captured.clear()
-        self._calls.clear()
         self._pool = None  # a pool ends with the last of its graphs

@@ -16,9 +16,9 @@ namespace {
 
 constexpr int kThreads = 256;        // where samples are cut into slices, about: a CTA is whole pixels
 constexpr int kMaxThreads = 1024;
-constexpr int kMaxSlices = 128;      // of a sample, each summed by one CTA
+constexpr int kMaxSlices = 64;       // of a sample, each summed by one CTA
 constexpr int kPixelsPerThread = 4;  // at least, before a sample is cut further
-constexpr int kWantedCtas = 1024;    // enough for every GPU of today to be busy
+constexpr int kWantedCtas = 512;     // enough for every GPU of today to be busy
 
 struct Plan {
   int lanes;   // threads that cover the channels of one pixel
@@ -44,7 +44,7 @@ __device__ __forceinline__ void slice_of(int64_t pixels, int64_t& begin, int64_t
 
 // partial [N, slices, groups, 2]: sum and sum of squares.
 template <typename T>
-__global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* x, const T* offset, float* partial, GroupNormShape shape, Plan plan) {
+__global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* __restrict__ x, const T* __restrict__ offset, float* __restrict__ partial, GroupNormShape shape, Plan plan) {
   constexpr int kWidth = Lanes<T>::kWidth;
   extern __shared__ float shared[];  // [2, rows, C]
   const int lane = threadIdx.x % plan.lanes, row = threadIdx.x / plan.lanes;
@@ -61,6 +61,7 @@ __global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* x, const T* o
   }
   int64_t begin, end;
   slice_of(shape.pixels, begin, end);
+#pragma unroll 4
   for (int64_t p = begin + row; p < end; p += plan.rows) {
     const Vector<T> vector = load_vector(sample + p * shape.channels + lane * kWidth);
 #pragma unroll
@@ -94,7 +95,8 @@ __global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* x, const T* o
 
 template <typename T>
 __global__ void __launch_bounds__(kMaxThreads)
-    normalise_kernel(const T* x, const T* offset, const T* weight, const T* bias, T* out, const float* partial, GroupNormShape shape, Plan plan) {
+    normalise_kernel(const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ weight, const T* __restrict__ bias,
+                     T* __restrict__ out, const float* __restrict__ partial, GroupNormShape shape, Plan plan) {
   constexpr int kWidth = Lanes<T>::kWidth;
   extern __shared__ float shared[];  // mean and reciprocal deviation of every group: [groups, 2]
   const int group_width = shape.channels / shape.groups;
@@ -125,6 +127,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
   int64_t begin, end;
   slice_of(shape.pixels, begin, end);
+#pragma unroll 4
   for (int64_t p = begin + row; p < end; p += plan.rows) {
     const int64_t at = start + p * shape.channels + lane * kWidth;
     Vector<T> vector = load_vector(x + at);
