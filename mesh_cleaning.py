@@ -147,6 +147,7 @@ def _is_large(vertices: np.ndarray, faces: np.ndarray, parts: np.ndarray) -> np.
     return (sizes >= MIN_PART_FACES * sizes[largest]) & (diagonals >= MIN_PART_DIAGONAL * diagonals[largest])
 
 
+@profiler.function
 def keep_outer_parts(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
     """A closed manifold that is wound outward (as marching cubes makes) without the walls of hollows and without small parts."""
     if len(faces) == 0:

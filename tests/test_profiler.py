@@ -22,10 +22,10 @@ PHASES = {"load", "prior", "fit", "mesh", "video"}
 FUNCTIONS = {
     "distillation.sir.repair",
     "guidance.samplers.ddim_sample",
-    "distillation.sir.fit",
+    "distillation.sir.Fitter.fit",
     "gs_renderer.GaussianModel.render",
     "gaussian_mesh.extract_mesh",
-    "mesh_cleaning.clean",
+    "mesh_cleaning.keep_outer_parts",
     "texture_bake.bake",
     "mesh_io.write_obj",
 }
