@@ -18,6 +18,14 @@ namespace {
 constexpr int kPixels = kTile * kTile;
 constexpr int kColumns = kTile / kLanes;           // blocks along a row of a tile
 constexpr size_t kHitsAtOnce = size_t{1} << 22;    // of the backward pass: 160 MiB
+constexpr int kAhead = 8;                          // splats fetched before their turn: lists visit them in no order of memory
+
+inline void fetch_ahead(const Splat& splat) {
+#if defined(__GNUC__)
+  __builtin_prefetch(&splat);
+  __builtin_prefetch(reinterpret_cast<const char*>(&splat + 1) - 1);  // it may lie across two cache lines
+#endif
+}
 
 // f(i) for i in [0, count), a few at a time to whichever thread is free: the middle of a picture costs more than its rim.
 template <class F>
@@ -35,17 +43,18 @@ void share_out(int64_t count, F f) {
 struct TileLists {
   std::vector<int> first;        // [tiles + 1] into `splat`
   std::vector<int> splat;        // [hits]
-  std::vector<int> first_hit;    // [N + 1] into `hit`
-  std::vector<int> hit;          // [hits] where in `splat` a Gaussian stands, tile by tile
+  std::vector<int> first_slot;   // [N + 1] where the slots of a Gaussian begin, one for each tile that blends it
+  std::vector<int> slot;         // [hits] slot of each entry of `splat`
 };
 
-TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bool with_hits) {
+TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bool with_slots) {
   const int across = tiles_along(in.width), down = tiles_along(in.height);
   TileLists lists;
   lists.first.assign(static_cast<size_t>(across) * down + 1, 0);
   std::vector<int> touched;  // tile indices, splat by splat
   std::vector<std::pair<int, int>> count;
   for (int rank = 0; rank < in.gaussians && order[rank] >= 0; ++rank) {
+    if (rank + kAhead < in.gaussians && order[rank + kAhead] >= 0) fetch_ahead(splats[order[rank + kAhead]]);
     const Splat& s = splats[order[rank]];
     const TileRect rect = visible_tiles(s, in.width, in.height);
     const size_t before = touched.size();
@@ -63,18 +72,18 @@ TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bo
   std::partial_sum(lists.first.begin(), lists.first.end(), lists.first.begin());
   std::vector<int> next(lists.first.begin(), lists.first.end() - 1);
   lists.splat.resize(touched.size());
-  if (with_hits) {
-    lists.hit.resize(touched.size());
-    lists.first_hit.assign(in.gaussians + 1, 0);
-    for (const auto& [n, hits] : count) lists.first_hit[n + 1] = hits;
-    std::partial_sum(lists.first_hit.begin(), lists.first_hit.end(), lists.first_hit.begin());
+  if (with_slots) {
+    lists.slot.resize(touched.size());
+    lists.first_slot.assign(in.gaussians + 1, 0);
+    for (const auto& [n, hits] : count) lists.first_slot[n + 1] = hits;
+    std::partial_sum(lists.first_slot.begin(), lists.first_slot.end(), lists.first_slot.begin());
   }
   size_t read = 0;
   for (const auto& [n, hits] : count) {
     for (int i = 0; i < hits; ++i) {
       const int place = next[touched[read++]]++;
       lists.splat[place] = n;
-      if (with_hits) lists.hit[lists.first_hit[n] + i] = place;
+      if (with_slots) lists.slot[place] = lists.first_slot[n] + i;
     }
   }
   return lists;
@@ -172,6 +181,7 @@ void blend_tile(const Inputs& in, const Splat* splats, const int* first, const i
   alignas(32) float sums[4][kPixels] = {};  // red, green, blue, depth
   const Lanes x[kColumns] = {counting_from(left), counting_from(left + kLanes)};
   for (const int* hit = first; hit != last && transmittance.going; ++hit) {
+    if (hit + kAhead < last) fetch_ahead(splats[hit[kAhead]]);
     const Splat& s = splats[*hit];
     for (uint32_t blocks = reached_blocks(s, left, top) & transmittance.going; blocks; blocks &= blocks - 1) {
       const int block = std::countr_zero(blocks), i = pixel_of(block);
@@ -230,11 +240,12 @@ struct alignas(32) TileGradients {
 // Front to back again, with the same transmittances as the forward pass. A weight's gradient is what the splat adds,
 // less what it takes from all behind it: v_alpha_i = T_i q_i - behind_i / (1 - alpha_i).
 void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top,
-                         const Images& images, const ImageGradients& v_images, SplatGradient* out) {
+                         const Images& images, const ImageGradients& v_images, const int* slot, SplatGradient* v_slots) {
   Transmittance transmittance(left, top, in.width, in.height);
   TileGradients v(in, images, v_images, view, left, top);
   const Lanes x[kColumns] = {counting_from(left), counting_from(left + kLanes)};
-  for (const int* hit = first; hit != last && transmittance.going; ++hit, ++out) {
+  for (const int* hit = first; hit != last && transmittance.going; ++hit, ++slot) {
+    if (hit + kAhead < last) fetch_ahead(splats[hit[kAhead]]);
     const Splat& s = splats[*hit];
     const Lanes zero = lanes(0.f);
     Lanes red = zero, green = zero, blue = zero, depth = zero;
@@ -265,6 +276,7 @@ void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first
       mxy += v_power_x * dy;
       myy += v_power * (dy * dy);
     }
+    SplatGradient* out = v_slots + *slot;
     const float sx = sum_lanes(mx), sy = sum_lanes(my);
     out->x = -(s.a * sx + s.b * sy);
     out->y = -(s.b * sx + s.c * sy);
@@ -314,7 +326,7 @@ void forward_cpu(const Inputs& in, const State& state, const Images& images) {
   });
 }
 
-// Every tile writes the gradients of its own hits, and every Gaussian adds up its hits tile by tile, so the result does
+// Every tile writes the gradients of its own hits into their slots, and every Gaussian adds up its slots, so the result does
 // not depend on the number of threads. As many views at a time as keep the memory of the hits within bounds.
 void backward_cpu(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images, const InputGradients& out) {
   const int64_t count = in.gaussians;
@@ -324,8 +336,8 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
     for (int64_t view = begin; view < end; ++view) lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, true);
   });
   std::vector<SplatGradient> v_splats(in.views * count);
-  std::vector<SplatGradient> v_hits;
-  std::vector<size_t> start(in.views);  // of a view's hits in v_hits
+  std::vector<SplatGradient> v_slots;
+  std::vector<size_t> start(in.views);  // of a view's slots in v_slots
   for (int64_t first_view = 0, last_view; first_view < in.views; first_view = last_view) {
     size_t hits = 0;
     for (last_view = first_view; last_view < in.views; ++last_view) {
@@ -333,21 +345,21 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
       start[last_view] = hits;
       hits += lists[last_view].splat.size();
     }
-    v_hits.assign(hits, SplatGradient{});
+    v_slots.assign(hits, SplatGradient{});
     share_out((last_view - first_view) * tiles, [&](int64_t i) {
       const int view = static_cast<int>(first_view + i / tiles), tile = static_cast<int>(i % tiles);
       const TileLists& list = lists[view];
       const int first = list.first[tile], last = list.first[tile + 1], left = tile % across * kTile, top = tile / across * kTile;
       blend_tile_backward(in, state.splats + view * count, list.splat.data() + first, list.splat.data() + last, view, left, top, images, v_images,
-                          v_hits.data() + start[view] + first);
+                          list.slot.data() + first, v_slots.data() + start[view]);
     });
     at::parallel_for(first_view * count, last_view * count, 256, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const TileLists& list = lists[i / count];
-        const SplatGradient* parts = v_hits.data() + start[i / count];
+        const SplatGradient* parts = v_slots.data() + start[i / count];
         float* sum = reinterpret_cast<float*>(&v_splats[i]);
-        for (int hit = list.first_hit[i % count]; hit < list.first_hit[i % count + 1]; ++hit) {
-          const float* part = reinterpret_cast<const float*>(parts + list.hit[hit]);
+        for (int slot = list.first_slot[i % count]; slot < list.first_slot[i % count + 1]; ++slot) {
+          const float* part = reinterpret_cast<const float*>(parts + slot);
           for (int k = 0; k < kGradients; ++k) sum[k] += part[k];
         }
       }
