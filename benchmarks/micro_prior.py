@@ -1,6 +1,6 @@
 """Milliseconds of one evaluation of the micro prior: four views of 128x128, with guidance (two branches) and without (one).
 
-python -m benchmarks.micro_prior [--repeats 20] [--out FILE.json]
+python -m benchmarks.micro_prior [--repeats 20] [--precision auto] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from kernels import extension
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     extension.load()  # its allocator settings are part of what runs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prior = MicroPrior.load(device=device)
+    prior = MicroPrior.load(device=device, precision=args.precision)
     cameras = turntable(prior.views, width=prior.resolution, height=prior.resolution, device=device)
     condition = prior.condition(torch.rand(4, prior.resolution, prior.resolution))
     latents = torch.randn(prior.latent_shape(prior.views), device=device)
     header = environment(device)
     print(describe(header))
-    print(f"micro prior, {prior.views} views of {prior.resolution}x{prior.resolution}, {args.repeats} repeats")
+    print(f"micro prior, {prior.views} views of {prior.resolution}x{prior.resolution}, {prior.dtype}, {args.repeats} repeats")
     rows = []
     for label, scale in (("guided", 2.0), ("conditional", 1.0), ("unconditional", None)):
 

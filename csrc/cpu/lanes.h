@@ -35,8 +35,12 @@ inline uint32_t bits(LaneMask mask) {
 }
 // The smaller and the larger of a and b, b where a is not a number.
 #if defined(__AVX__)
-inline Lanes smaller_lanes(Lanes a, Lanes b) { return reinterpret_cast<Lanes>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b))); }
-inline Lanes larger_lanes(Lanes a, Lanes b) { return reinterpret_cast<Lanes>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b))); }
+inline Lanes smaller_lanes(Lanes a, Lanes b) {
+  return reinterpret_cast<Lanes>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline Lanes larger_lanes(Lanes a, Lanes b) {
+  return reinterpret_cast<Lanes>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
 inline Lanes sqrt_lanes(Lanes a) { return reinterpret_cast<Lanes>(_mm256_sqrt_ps(reinterpret_cast<__m256>(a))); }
 #else
 inline Lanes smaller_lanes(Lanes a, Lanes b) { return select(a < b, a, b); }
