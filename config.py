@@ -68,7 +68,7 @@ class Config:
 
     prior: str = _choice("micro", tuple(PRIORS), f"diffusion prior: {', '.join(PRIORS)}")
     prior_path: str | None = _text("weights of the prior: a folder or owner/name@revision; default: those that ship or were downloaded")
-    precision: str = _choice("auto", PRECISIONS, "of the published priors; auto: float16 on a GPU, float32 on the CPU")
+    precision: str = _choice("auto", PRECISIONS, "of the prior; auto: what is fast and good enough on this device")
     prior_memory: float | None = dataclasses.field(
         default=None, metadata={"about": "GiB that one call of a published prior may take; default: what is free", "range": (0.01, 1e4)}
     )

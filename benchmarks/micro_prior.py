@@ -1,6 +1,6 @@
 """Milliseconds of one evaluation of the micro prior: four views of 128x128, with guidance (two branches) and without (one).
 
-python -m benchmarks.micro_prior [--repeats 20] [--out FILE.json]
+python -m benchmarks.micro_prior [--repeats 20] [--precision auto] [--out FILE.json]
 
 Times are of whole calls after 3 that are not counted (benchmarks/timing.py). Before that the guided result is compared with the one put
 together from the two branches alone.
@@ -27,17 +27,18 @@ LARGEST_ERROR = 1e-2  # relative L2; on a GPU convolutions may round to TF32, wh
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     extension.load()  # its allocator settings are part of what runs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prior = MicroPrior.load(device=device)
+    prior = MicroPrior.load(device=device, precision=args.precision)
     cameras = turntable(prior.views, width=prior.resolution, height=prior.resolution, device=device)
     condition = prior.condition(torch.rand(4, prior.resolution, prior.resolution))
     latents = torch.randn(prior.latent_shape(prior.views), device=device)
     header = environment(device)
     print(describe(header))
-    print(f"micro prior, {prior.views} views of {prior.resolution}x{prior.resolution}, {args.repeats} repeats")
+    print(f"micro prior, {prior.views} views of {prior.resolution}x{prior.resolution}, {prior.dtype}, {args.repeats} repeats")
     rows = []
 
     def predict(scale: float | None) -> Tensor:

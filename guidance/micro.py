@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import profiler
 from cam_utils import FOV_Y, RADIUS, Cameras
 from guidance.base import Prior, classifier_free
 from guidance.checkpoints import load_into, load_sharded
 from guidance.schedule import NoiseSchedule
-from micro_prior.network import PATCH, MultiViewNetwork, NetworkConfig, ReferenceCache, camera_features, pixel_rays
+from micro_prior.network import PATCH, Attention, Conv3x3, MultiViewNetwork, NetworkConfig, ReferenceCache, camera_features, pixel_rays
 from micro_prior.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -59,20 +59,26 @@ class MicroPrior(Prior):
     shared_elevation = True
     accepts = frozenset({"image", "prompt"})
 
-    def __init__(self, network: MultiViewNetwork, vocabulary: Vocabulary):
+    def __init__(self, network: MultiViewNetwork, vocabulary: Vocabulary, dtype: torch.dtype = torch.float32):
+        """dtype: bfloat16 multiplies in it, as training did, and adds up in float32; the shipped weights are exact in either."""
         super().__init__()
         self.network = network.eval().requires_grad_(False)
+        self.dtype = dtype
+        for module in network.modules():
+            if isinstance(module, (nn.Linear, Conv3x3, Attention)):  # what autocast would convert again in each call
+                module.to(dtype)
         self.vocabulary = vocabulary
         self.resolution = network.config.resolution
         self.device = next(network.parameters()).device
         self.schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)
 
     @classmethod
-    def load(cls, path: Path | str | None = None, device: torch.device | str = "cpu") -> MicroPrior:
-        """Read config.json and the weights of a folder (default: the shipped one).
+    def load(cls, path: Path | str | None = None, device: torch.device | str = "cpu", precision: str = "float32") -> MicroPrior:
+        """Read config.json and the weights of a folder (default: the shipped one). precision: see `choose_dtype`.
 
         Raises FileNotFoundError or ValueError in one line for a folder that is not a whole, matching checkpoint.
         """
+        dtype = choose_dtype(torch.device(device), precision)
         folder = Path(path) if path else WEIGHTS
         try:
             stored = json.loads((folder / "config.json").read_text())
@@ -84,7 +90,7 @@ class MicroPrior(Prior):
             raise ValueError(f"{folder / 'config.json'}: not a micro prior's configuration ({error!r})") from error
         network = MultiViewNetwork(config)
         load_into(network, load_sharded(folder), folder)
-        return cls(network.to(device), vocabulary)
+        return cls(network.to(device), vocabulary, dtype)
 
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, 3, self.resolution, self.resolution
@@ -113,7 +119,11 @@ class MicroPrior(Prior):
         if picture is None:
             picture = torch.ones(1, 3, self.resolution, self.resolution, device=self.device)
         camera = camera_features(zero, up, is_reference=True, known=present, present=present)
-        return self.network.encode_reference(picture, pixel_rays(zero, up, RADIUS, tan_half(), side), camera, tokens)
+        with self._autocast():
+            return self.network.encode_reference(picture, pixel_rays(zero, up, RADIUS, tan_half(), side), camera, tokens)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     @torch.no_grad()
     @profiler.function
@@ -150,7 +160,8 @@ class MicroPrior(Prior):
         camera = camera_features(azimuth, up, is_reference=False, known=torch.ones_like(up), present=present)
         log_snr = torch.full((len(noisy),), self.schedule.log_snr(t), device=self.device)
         grouped = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache) if groups > 1 else cache
-        clean = self.network.denoise(noisy, log_snr, rays, camera, grouped)
+        with self._autocast():
+            clean = self.network.denoise(noisy, log_snr, rays, camera, grouped)
         if not guided:
             return clean.flatten(0, 1)
         conditional, null = clean.chunk(2)
@@ -162,6 +173,22 @@ class MicroPrior(Prior):
         clean = self.predict_clean(latents, t, cameras, condition, guidance_scale)
         alpha = self.schedule.alpha(t)
         return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
+
+
+def choose_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """What the micro prior multiplies in. auto: bfloat16 on a CPU with AVX-512's products of it, float32 elsewhere.
+
+    On other CPUs bfloat16 is many times slower than float32; on a GPU the network's time is launches. Raises ValueError
+    for float16, which the network was not trained in, and for bfloat16 on a GPU.
+    """
+    if precision == "auto":
+        has_products = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if has_products else torch.float32
+    if precision == "bfloat16" and device.type == "cpu":
+        return torch.bfloat16
+    if precision != "float32":
+        raise ValueError(f"precision={precision}: the micro prior computes in float32, or in bfloat16 on the CPU; pass precision=auto")
+    return torch.float32
 
 
 def tan_half() -> float:

@@ -159,6 +159,11 @@ class Attention(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention on [B, tokens, heads, d]."""
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        # PyTorch's fused kernel is no faster in bfloat16 than in float32; plain products take two thirds of its time.
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1, dtype=torch.bfloat16)
+        return (weights @ value).transpose(1, 2)
     return F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value))).transpose(1, 2)
 
 

@@ -376,9 +376,9 @@ def test_compiled_steps_match_plain_ones(bf16):
 def test_ways_to_execute_give_the_gradient_of_the_cpu(options):
     """The gradient as a whole: bf16 rounds to 8 bits, so its direction is held to a cosine only."""
     x0, noise, t = to_signed(spheres(4)), torch.randn(4, 1, 8, 8, 8), torch.tensor([1, 4, 7, 9])
-    vectors = []
+    vectors, network = [], lively(VoxelUNet(TINY))
     for device, own in (("cpu", {}), ("cuda", options)):
-        network = lively(VoxelUNet(TINY)).to(device)
+        network = network.to(device)
         loss = Denoiser(network, SCHEDULE.make(), **own).losses(x0.to(device), t.to(device), noise.to(device)).mean()
         vectors.append(torch.cat([g.flatten().cpu() for g in torch.autograd.grad(loss, list(network.parameters()))]))
     assert float(torch.cosine_similarity(*vectors, dim=0)) > (0.99 if "bf16" in options else 0.99999)

@@ -1,5 +1,5 @@
-// Gaussian rasteriser on the CPU. Tiles of 16x16 pixels in parallel; eight pixels of a row at a time, and only those
-// rows and columns that a splat's ellipse reaches.
+// Gaussian rasteriser on the CPU. Tiles of 16x16 pixels in parallel; in a tile, blocks of eight pixels at a time, and only
+// those that a splat's ellipse reaches.
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -16,8 +16,15 @@ namespace md::raster {
 namespace {
 
 constexpr int kPixels = kTile * kTile;
-constexpr int kColumns = kTile / kLanes;           // blocks along a row of a tile
 constexpr size_t kHitsAtOnce = size_t{1} << 22;    // of the backward pass: 160 MiB
+constexpr int kAhead = 8;                          // splats fetched before their turn: lists visit them in no order of memory
+
+inline void fetch_ahead(const Splat& splat) {
+#if defined(__GNUC__)
+  __builtin_prefetch(&splat);
+  __builtin_prefetch(reinterpret_cast<const char*>(&splat + 1) - 1);  // it may lie across two cache lines
+#endif
+}
 
 // f(i) for i in [0, count), a few at a time to whichever thread is free: the middle of a picture costs more than its rim.
 template <class F>
@@ -35,17 +42,18 @@ void share_out(int64_t count, F f) {
 struct TileLists {
   std::vector<int> first;        // [tiles + 1] into `splat`
   std::vector<int> splat;        // [hits]
-  std::vector<int> first_hit;    // [N + 1] into `hit`
-  std::vector<int> hit;          // [hits] where in `splat` a Gaussian stands, tile by tile
+  std::vector<int> first_slot;   // [N + 1] where the slots of a Gaussian begin, one for each tile that blends it
+  std::vector<int> slot;         // [hits] slot of each entry of `splat`
 };
 
-TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bool with_hits) {
+TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bool with_slots) {
   const int across = tiles_along(in.width), down = tiles_along(in.height);
   TileLists lists;
   lists.first.assign(static_cast<size_t>(across) * down + 1, 0);
   std::vector<int> touched;  // tile indices, splat by splat
   std::vector<std::pair<int, int>> count;
   for (int rank = 0; rank < in.gaussians && order[rank] >= 0; ++rank) {
+    if (rank + kAhead < in.gaussians && order[rank + kAhead] >= 0) fetch_ahead(splats[order[rank + kAhead]]);
     const Splat& s = splats[order[rank]];
     const TileRect rect = visible_tiles(s, in.width, in.height);
     const size_t before = touched.size();
@@ -63,18 +71,18 @@ TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bo
   std::partial_sum(lists.first.begin(), lists.first.end(), lists.first.begin());
   std::vector<int> next(lists.first.begin(), lists.first.end() - 1);
   lists.splat.resize(touched.size());
-  if (with_hits) {
-    lists.hit.resize(touched.size());
-    lists.first_hit.assign(in.gaussians + 1, 0);
-    for (const auto& [n, hits] : count) lists.first_hit[n + 1] = hits;
-    std::partial_sum(lists.first_hit.begin(), lists.first_hit.end(), lists.first_hit.begin());
+  if (with_slots) {
+    lists.slot.resize(touched.size());
+    lists.first_slot.assign(in.gaussians + 1, 0);
+    for (const auto& [n, hits] : count) lists.first_slot[n + 1] = hits;
+    std::partial_sum(lists.first_slot.begin(), lists.first_slot.end(), lists.first_slot.begin());
   }
   size_t read = 0;
   for (const auto& [n, hits] : count) {
     for (int i = 0; i < hits; ++i) {
       const int place = next[touched[read++]]++;
       lists.splat[place] = n;
-      if (with_hits) lists.hit[lists.first_hit[n] + i] = place;
+      if (with_slots) lists.slot[place] = lists.first_slot[n] + i;
     }
   }
   return lists;
@@ -92,92 +100,121 @@ void sort_by_depth(const Splat* splats, const int* radii, int count, int* order)
   std::fill(order + keys.size(), order + count, -1);
 }
 
-inline Lanes counting_from(int first) {
-  alignas(32) float x[kLanes];
-  for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(first + i);
-  return load_lanes(x);
+// The pixels of a tile lie in strips of four columns, row after row, so that any kLanes of them in a row of memory are a
+// block of four columns: splats are round, and a block that is nearly square holds fewer pixels that they miss. A block is
+// named by its strip and its first row: strip * kTile + row, its bit in a mask and a quarter of its place in memory.
+constexpr int kStrip = 4, kStrips = kTile / kStrip;
+constexpr int kBlockRows = kLanes / kStrip;
+using Blocks = uint64_t;
+static_assert(kStrips * kTile == 64 && kLanes % kStrip == 0 && kTile % kLanes == 0);
+
+inline int strip_of(int block) { return block / kTile; }
+inline int first_pixel(int block) { return block * kStrip; }
+inline int pixel_at(int row, int column) { return (column / kStrip * kTile + row) * kStrip + column % kStrip; }
+inline int block_at(int row, int strip) { return strip * kTile + row / kBlockRows * kBlockRows; }
+
+template <class F>
+inline Lanes each_lane(F f) {
+  alignas(4 * kLanes) float values[kLanes];
+  for (int i = 0; i < kLanes; ++i) values[i] = static_cast<float>(f(i));
+  return load_lanes(values);
 }
 
-// A tile is 32 blocks of eight pixels of a row: block b is row b % 16, columns from b / 16 * 8.
-static_assert(kTile == 2 * kLanes);
-inline int row_of(int block) { return block % kTile; }
-inline int column_of(int block) { return block / kTile; }
-inline int pixel_of(int block) { return row_of(block) * kTile + column_of(block) * kLanes; }
+// Where the pixels of a tile's blocks are in the picture.
+struct PixelCentres {
+  Lanes x[kStrips], y[kTile / kBlockRows];
 
-// The blocks that a splat may reach, as bits. In row y the ellipse a dx^2 + 2 b dx dy + c dy^2 = reach is the interval
-// |x - middle| <= half with half^2 = (a reach - det dy^2) / a^2; a block is reached if its nearest point is inside.
-inline uint32_t reached_blocks(const Splat& s, int left, int top) {
+  PixelCentres(int left, int top) {
+    for (int strip = 0; strip < kStrips; ++strip) x[strip] = each_lane([&](int i) { return left + strip * kStrip + i % kStrip; });
+    for (int rows = 0; rows < kTile / kBlockRows; ++rows) y[rows] = each_lane([&](int i) { return top + rows * kBlockRows + i / kStrip; });
+  }
+  Lanes x_of(int block) const { return x[strip_of(block)]; }
+  Lanes y_of(int block) const { return y[block % kTile / kBlockRows]; }
+};
+
+// The blocks that a splat may reach. In row y the ellipse a dx^2 + 2 b dx dy + c dy^2 = reach is the interval
+// |x - middle| <= half with half^2 = (a reach - det dy^2) / a^2, which is negative where there is none.
+inline Blocks reached_blocks(const Splat& s, int left, int top) {
   const float determinant = inverse_determinant(s), inverse_a = 1.f / s.a;
   // A little more than the exact reach, since the pixels decide in their own rounding.
   const float widest = s.reach * inverse_a * 1.0001f + 1e-3f, narrowing = determinant * inverse_a * inverse_a, slope = s.b * inverse_a;
-  uint32_t reached = 0;
+  Blocks rows_reached = 0;
   for (int rows = 0; rows < kTile; rows += kLanes) {
-    const Lanes dy = counting_from(top + rows) - s.y;
-    const Lanes half_squared = widest - dy * dy * narrowing;
+    const Lanes dy = each_lane([&](int i) { return top + rows + i; }) - s.y;
+    const Lanes half = sqrt_lanes(widest - dy * dy * narrowing) + 1e-3f;
     const Lanes middle = (s.x - static_cast<float>(left)) - dy * slope;
-    for (int column = 0; column < kColumns; ++column) {
-      const Lanes first = lanes(static_cast<float>(column * kLanes)), last = first + static_cast<float>(kLanes - 1);
-      const Lanes nearest = select(middle < first, first, select(middle > last, last, middle));
-      const Lanes off = nearest - middle;
-      reached |= bits(off * off <= half_squared) << (column * kTile + rows);
+    const Lanes first = middle - half, last = middle + half;
+    for (int strip = 0; strip < kStrips; ++strip) {
+      const float begin = static_cast<float>(strip * kStrip), end = begin + (kStrip - 1);
+      rows_reached |= static_cast<Blocks>(bits((first <= end) & (last >= begin))) << (strip * kTile + rows);
     }
   }
-  return reached;
+  Blocks first_rows = 0;  // of all blocks
+  for (int row = 0; row < 64; row += kBlockRows) first_rows |= Blocks{1} << row;
+  for (int shift = 1; shift < kBlockRows; shift *= 2) rows_reached |= rows_reached >> shift;
+  return rows_reached & first_rows;
 }
 
 struct Coverage {
-  Lanes dx;       // offset of the splat's centre from the pixels
+  Lanes dx, dy;   // offset of the splat's centre from the pixels
   Lanes uncapped; // opacity * exp(power)
   Lanes alpha;    // 0 where the splat is not seen
   LaneMask seen;
 };
 
-inline Coverage cover(const Splat& s, Lanes x, float dy) {
+inline Coverage cover(const Splat& s, Lanes x, Lanes y) {
   Coverage c;
   c.dx = s.x - x;
-  const Lanes power = (c.dx * c.dx * s.a + s.c * dy * dy) * -0.5f - c.dx * (s.b * dy);
+  c.dy = s.y - y;
+  const Lanes power = (c.dx * c.dx * s.a + c.dy * s.c * c.dy) * -0.5f - c.dx * (c.dy * s.b);
   // Below -80 the result is far under the cut of any opacity, and the exponential's scaling would leave its range.
-  c.uncapped = s.opacity * exp_lanes(select(power > -80.f, power, lanes(-80.f)));
+  c.uncapped = s.opacity * exp_lanes(larger_lanes(power, lanes(-80.f)));
   c.seen = (power <= 0.f) & (c.uncapped >= kMinAlpha);
-  c.alpha = select(c.uncapped < kMaxAlpha, c.uncapped, lanes(kMaxAlpha));
+  c.alpha = smaller_lanes(c.uncapped, lanes(kMaxAlpha));
   return c;
 }
 
 // Transmittance of the pixels of a tile. Finished ones are marked by a minus sign, those outside the picture by 0.
-struct alignas(32) Transmittance {
+struct alignas(4 * kLanes) Transmittance {
   float value[kPixels];
-  uint32_t going = 0;  // blocks with pixels that are not finished
+  Blocks going = 0;  // blocks with pixels that are not finished
 
   Transmittance(int left, int top, int width, int height) {
-    for (int i = 0; i < kPixels; ++i) value[i] = left + i % kTile < width && top + i / kTile < height ? 1.f : 0.f;
-    for (int block = 0; block < kPixels / kLanes; ++block) going |= static_cast<uint32_t>(value[pixel_of(block)] > 0.f) << block;
+    for (int row = 0; row < kTile; ++row) {
+      for (int column = 0; column < kTile; ++column) {
+        const bool inside = left + column < width && top + row < height;
+        value[pixel_at(row, column)] = inside ? 1.f : 0.f;
+        if (inside) going |= Blocks{1} << block_at(row, column / kStrip);
+      }
+    }
   }
 
   // Weights of a splat that covers `c` at a block's pixels; moves their transmittance on.
   Lanes blend(const Coverage& c, int block, Lanes& before, LaneMask& taken) {
-    const int i = pixel_of(block);
+    const int i = first_pixel(block);
     before = load_lanes(value + i);
     const LaneMask reached = c.seen & (before > 0.f);
     const Lanes after = before * (1.f - c.alpha);
     taken = reached & (after >= kMinTransmittance);
     const Lanes left_over = select(taken, after, select(reached, -before, before));
     store_lanes(value + i, left_over);
-    if (!any(left_over > 0.f)) going &= ~(1u << block);
+    if (!any(left_over > 0.f)) going &= ~(Blocks{1} << block);
     return select(taken, c.alpha * before, lanes(0.f));
   }
 };
 
 void blend_tile(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top, const Images& images) {
   Transmittance transmittance(left, top, in.width, in.height);
-  alignas(32) float sums[4][kPixels] = {};  // red, green, blue, depth
-  const Lanes x[kColumns] = {counting_from(left), counting_from(left + kLanes)};
+  alignas(4 * kLanes) float sums[4][kPixels] = {};  // red, green, blue, depth
+  const PixelCentres centres(left, top);
   for (const int* hit = first; hit != last && transmittance.going; ++hit) {
+    if (hit + kAhead < last) fetch_ahead(splats[hit[kAhead]]);
     const Splat& s = splats[*hit];
-    for (uint32_t blocks = reached_blocks(s, left, top) & transmittance.going; blocks; blocks &= blocks - 1) {
-      const int block = std::countr_zero(blocks), i = pixel_of(block);
+    for (Blocks blocks = reached_blocks(s, left, top) & transmittance.going; blocks; blocks &= blocks - 1) {
+      const int block = std::countr_zero(blocks), i = first_pixel(block);
       Lanes before;
       LaneMask taken;
-      const Lanes weight = transmittance.blend(cover(s, x[column_of(block)], s.y - static_cast<float>(top + row_of(block))), block, before, taken);
+      const Lanes weight = transmittance.blend(cover(s, centres.x_of(block), centres.y_of(block)), block, before, taken);
       store_lanes(sums[0] + i, load_lanes(sums[0] + i) + weight * s.red);
       store_lanes(sums[1] + i, load_lanes(sums[1] + i) + weight * s.green);
       store_lanes(sums[2] + i, load_lanes(sums[2] + i) + weight * s.blue);
@@ -189,7 +226,7 @@ void blend_tile(const Inputs& in, const Splat* splats, const int* first, const i
   for (int row = 0; row < std::min(kTile, in.height - top); ++row) {
     const int64_t at = static_cast<int64_t>(top + row) * in.width + left;
     for (int column = 0; column < std::min(kTile, in.width - left); ++column) {
-      const int i = row * kTile + column;
+      const int i = pixel_at(row, column);
       const float left_over = fabsf(transmittance.value[i]);
       for (int channel = 0; channel < 3; ++channel) {
         images.image[(3 * view + channel) * plane + at + column] = sums[channel][i] + left_over * background[channel];
@@ -201,7 +238,7 @@ void blend_tile(const Inputs& in, const Splat* splats, const int* first, const i
 }
 
 // Loss gradients of a tile's pixels, 0 outside the picture, and what they make of the blended result.
-struct alignas(32) TileGradients {
+struct alignas(4 * kLanes) TileGradients {
   float red[kPixels] = {}, green[kPixels] = {}, blue[kPixels] = {}, depth[kPixels] = {}, alpha[kPixels] = {};
   // Sum over the splats still to come (and the background) of weight * (gradient . channels).
   float behind[kPixels] = {};
@@ -210,7 +247,7 @@ struct alignas(32) TileGradients {
     const int64_t plane = static_cast<int64_t>(in.width) * in.height;
     for (int row = 0; row < std::min(kTile, in.height - top); ++row) {
       for (int column = 0; column < std::min(kTile, in.width - left); ++column) {
-        const int i = row * kTile + column;
+        const int i = pixel_at(row, column);
         const int64_t at = static_cast<int64_t>(top + row) * in.width + left + column, single = view * plane + at, triple = 3 * view * plane + at;
         float sum = 0.f;
         if (v.image) {
@@ -230,19 +267,19 @@ struct alignas(32) TileGradients {
 // Front to back again, with the same transmittances as the forward pass. A weight's gradient is what the splat adds,
 // less what it takes from all behind it: v_alpha_i = T_i q_i - behind_i / (1 - alpha_i).
 void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top,
-                         const Images& images, const ImageGradients& v_images, SplatGradient* out) {
+                         const Images& images, const ImageGradients& v_images, const int* slot, SplatGradient* v_slots) {
   Transmittance transmittance(left, top, in.width, in.height);
   TileGradients v(in, images, v_images, view, left, top);
-  const Lanes x[kColumns] = {counting_from(left), counting_from(left + kLanes)};
-  for (const int* hit = first; hit != last && transmittance.going; ++hit, ++out) {
+  const PixelCentres centres(left, top);
+  for (const int* hit = first; hit != last && transmittance.going; ++hit, ++slot) {
+    if (hit + kAhead < last) fetch_ahead(splats[hit[kAhead]]);
     const Splat& s = splats[*hit];
     const Lanes zero = lanes(0.f);
     Lanes red = zero, green = zero, blue = zero, depth = zero;
     Lanes m = zero, mx = zero, my = zero, mxx = zero, mxy = zero, myy = zero;  // moments of the gradient of the power
-    for (uint32_t blocks = reached_blocks(s, left, top) & transmittance.going; blocks; blocks &= blocks - 1) {
-      const int block = std::countr_zero(blocks), i = pixel_of(block);
-      const float dy = s.y - static_cast<float>(top + row_of(block));
-      const Coverage c = cover(s, x[column_of(block)], dy);
+    for (Blocks blocks = reached_blocks(s, left, top) & transmittance.going; blocks; blocks &= blocks - 1) {
+      const int block = std::countr_zero(blocks), i = first_pixel(block);
+      const Coverage c = cover(s, centres.x_of(block), centres.y_of(block));
       Lanes before;
       LaneMask taken;
       const Lanes weight = transmittance.blend(c, block, before, taken);
@@ -260,11 +297,13 @@ void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first
       const Lanes v_power_x = v_power * c.dx;
       m += v_power;
       mx += v_power_x;
-      my += v_power * dy;
+      const Lanes v_power_y = v_power * c.dy;
+      my += v_power_y;
       mxx += v_power_x * c.dx;
-      mxy += v_power_x * dy;
-      myy += v_power * (dy * dy);
+      mxy += v_power_x * c.dy;
+      myy += v_power_y * c.dy;
     }
+    SplatGradient* out = v_slots + *slot;
     const float sx = sum_lanes(mx), sy = sum_lanes(my);
     out->x = -(s.a * sx + s.b * sy);
     out->y = -(s.b * sx + s.c * sy);
@@ -314,7 +353,7 @@ void forward_cpu(const Inputs& in, const State& state, const Images& images) {
   });
 }
 
-// Every tile writes the gradients of its own hits, and every Gaussian adds up its hits tile by tile, so the result does
+// Every tile writes the gradients of its own hits into their slots, and every Gaussian adds up its slots, so the result does
 // not depend on the number of threads. As many views at a time as keep the memory of the hits within bounds.
 void backward_cpu(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images, const InputGradients& out) {
   const int64_t count = in.gaussians;
@@ -324,8 +363,8 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
     for (int64_t view = begin; view < end; ++view) lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, true);
   });
   std::vector<SplatGradient> v_splats(in.views * count);
-  std::vector<SplatGradient> v_hits;
-  std::vector<size_t> start(in.views);  // of a view's hits in v_hits
+  std::vector<SplatGradient> v_slots;
+  std::vector<size_t> start(in.views);  // of a view's slots in v_slots
   for (int64_t first_view = 0, last_view; first_view < in.views; first_view = last_view) {
     size_t hits = 0;
     for (last_view = first_view; last_view < in.views; ++last_view) {
@@ -333,21 +372,21 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
       start[last_view] = hits;
       hits += lists[last_view].splat.size();
     }
-    v_hits.assign(hits, SplatGradient{});
+    v_slots.assign(hits, SplatGradient{});
     share_out((last_view - first_view) * tiles, [&](int64_t i) {
       const int view = static_cast<int>(first_view + i / tiles), tile = static_cast<int>(i % tiles);
       const TileLists& list = lists[view];
       const int first = list.first[tile], last = list.first[tile + 1], left = tile % across * kTile, top = tile / across * kTile;
       blend_tile_backward(in, state.splats + view * count, list.splat.data() + first, list.splat.data() + last, view, left, top, images, v_images,
-                          v_hits.data() + start[view] + first);
+                          list.slot.data() + first, v_slots.data() + start[view]);
     });
     at::parallel_for(first_view * count, last_view * count, 256, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const TileLists& list = lists[i / count];
-        const SplatGradient* parts = v_hits.data() + start[i / count];
+        const SplatGradient* parts = v_slots.data() + start[i / count];
         float* sum = reinterpret_cast<float*>(&v_splats[i]);
-        for (int hit = list.first_hit[i % count]; hit < list.first_hit[i % count + 1]; ++hit) {
-          const float* part = reinterpret_cast<const float*>(parts + list.hit[hit]);
+        for (int slot = list.first_slot[i % count]; slot < list.first_slot[i % count + 1]; ++slot) {
+          const float* part = reinterpret_cast<const float*>(parts + slot);
           for (int k = 0; k < kGradients; ++k) sum[k] += part[k];
         }
       }

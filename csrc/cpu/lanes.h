@@ -33,6 +33,23 @@ inline uint32_t bits(LaneMask mask) {
   return r;
 #endif
 }
+// The smaller and the larger of a and b, b where a is not a number.
+#if defined(__AVX__)
+inline Lanes smaller_lanes(Lanes a, Lanes b) {
+  return reinterpret_cast<Lanes>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline Lanes larger_lanes(Lanes a, Lanes b) {
+  return reinterpret_cast<Lanes>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline Lanes sqrt_lanes(Lanes a) { return reinterpret_cast<Lanes>(_mm256_sqrt_ps(reinterpret_cast<__m256>(a))); }
+#else
+inline Lanes smaller_lanes(Lanes a, Lanes b) { return select(a < b, a, b); }
+inline Lanes larger_lanes(Lanes a, Lanes b) { return select(a > b, a, b); }
+inline Lanes sqrt_lanes(Lanes a) {
+  for (int i = 0; i < kLanes; ++i) a[i] = std::sqrt(a[i]);
+  return a;
+}
+#endif
 // 2^n for whole numbers n in [-126, 127], given n + 1.5 * 2^23.
 inline Lanes power_of_two(Lanes shifted) { return reinterpret_cast<Lanes>((reinterpret_cast<LaneMask>(shifted) + 127) << 23); }
 
@@ -96,6 +113,11 @@ inline uint32_t bits(LaneMask mask) {
   for (int i = 0; i < kLanes; ++i) r |= static_cast<uint32_t>(mask.v[i] & 1) << i;
   return r;
 }
+inline Lanes smaller_lanes(Lanes a, Lanes b) { return select(a < b, a, b); }
+inline Lanes larger_lanes(Lanes a, Lanes b) { return select(a > b, a, b); }
+inline Lanes sqrt_lanes(Lanes a) {
+  return each([&](int i) { return std::sqrt(a.v[i]); });
+}
 inline Lanes power_of_two(Lanes shifted) {
   return each([&](int i) { return std::bit_cast<float>((std::bit_cast<int32_t>(shifted.v[i]) + 127) << 23); });
 }
@@ -119,7 +141,16 @@ inline Lanes fused(Lanes a, Lanes b, Lanes c) {
 #endif
 }
 
-inline float sum_lanes(Lanes v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
+inline float sum_lanes(Lanes v) {
+#if defined(__AVX__) && !defined(MD_PLAIN_LANES)
+  const __m256 all = reinterpret_cast<__m256>(v);
+  const __m128 quarters = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+  const __m128 pairs = _mm_add_ps(quarters, _mm_movehdup_ps(quarters));
+  return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)));
+#else
+  return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
+#endif
+}
 
 // exp(x) for x in [-87, 0], to 2e-7 relative. Splits x into n log 2 + r with |r| <= log(2) / 2; Taylor to r^6 / 6!.
 inline Lanes exp_lanes(Lanes x) {
