@@ -86,18 +86,20 @@ def ladder_table(rows: dict[str, dict]) -> list[str]:
 
 
 def full_table(full: dict[str, dict], timesteps: int) -> list[str]:
-    goal = full["float32"]["val_loss"]
+    """How soon each run was at the loss that the float32 run ended with, which the latter may have met before its end."""
+    plain = full["float32"]
+    goal = plain["val_loss"]
+    plain_s = reached(plain["curve"], goal)[0]
     lines = [f"## To the plain run's final validation loss, {goal:.4f} (T={timesteps}, uniform)", ""]
-    lines += [f"Answering the training set's mean always costs {full['float32']['mean_loss']:.4f}.", ""]
+    lines += [f"Answering the training set's mean always costs {plain['mean_loss']:.4f}.", ""]
     lines += head("run", "it/s", "peak GiB", "steps", "final loss", "s to that loss", "updates to it", "speed-up")
-    for key, row in full.items():
+    for key, row in sorted(full.items(), key=lambda item: item[1].get("it_s", math.inf)):
         if "error" in row:
             lines.append(row_of(key, *failed(row, 7)))
             continue
         hit = reached(row["curve"], goal)
-        speed_up = full["float32"]["seconds"] / hit[0] if hit else None
         cells = [number(row["it_s"]), number(row["peak_gib"]), str(row["steps"]), f"{row['val_loss']:.4f}"]
-        lines.append(row_of(key, *cells, number(hit and hit[0]), number(hit and hit[1]), number(speed_up)))
+        lines.append(row_of(key, *cells, number(hit and hit[0]), number(hit and hit[1]), number(hit and plain_s / hit[0])))
     return [*lines, ""]
 
 
@@ -107,6 +109,18 @@ def spread(values: list[float | None], digits: int = 3) -> str:
     if len(known) < 2:
         return number(known[0] if known else None, digits)
     return f"{number(sum(known) / len(known), digits)} ({number(min(known), digits)} to {number(max(known), digits)})"
+
+
+def hit_cell(hits: list[list[float] | None]) -> str:
+    """Seconds of what `reached` found, and how many of the seeds they are of if others did not get there."""
+    known = [hit[0] for hit in hits if hit]
+    return spread(known) + (f", {len(known)} of {len(hits)}" if 0 < len(known) < len(hits) else "")
+
+
+def set_cells(rows: list[dict], sampled: int) -> list[str]:
+    """MMD and 1-NNA, which say nothing about samples that are all empty."""
+    seen = [row for row in rows if row["empty"] < sampled]
+    return [spread([1000 * row["mmd"] for row in seen]), spread([row["one_nna"] for row in seen])]
 
 
 def strategy_table(own: dict[str, dict], timesteps: int, sampled: int, sampling_steps: int) -> list[str]:
@@ -142,9 +156,9 @@ def strategy_table(own: dict[str, dict], timesteps: int, sampled: int, sampling_
         hits = [reached(row["curve"], goal) for row in rows]
         cells = [str(len(rows)), spread([row["it_s"] for row in rows[:1]]), spread([row["steps"] for row in rows], 4)]
         cells += [number(rows[0]["peak_gib"]), spread([row["val_loss"] for row in rows])]
-        cells += [spread([at_steps(row["curve"], equal) for row in rows]), spread([hit and hit[0] for hit in hits])]
+        cells += [spread([at_steps(row["curve"], equal) for row in rows]), hit_cell(hits)]
         cells += [spread([row[name] for row in rows]) for name in ("sphere_iou", "empty")]
-        cells += [spread([1000 * row["mmd"] for row in rows]), spread([row["one_nna"] for row in rows])]
+        cells += set_cells(rows, sampled)
         lines.append(row_of(title, *cells))
         if "trained_levels_only" in rows[0]:
             only_trained[title] = rows[0]["trained_levels_only"]
@@ -152,7 +166,7 @@ def strategy_table(own: dict[str, dict], timesteps: int, sampled: int, sampling_
         lines += ["", "Visiting only the timesteps that were trained on:", ""]
         lines += head("strategy", "sphere IoU", "empty", "MMD x1000", "1-NNA")
         for title, row in only_trained.items():
-            lines.append(row_of(title, number(row["sphere_iou"]), str(row["empty"]), number(1000 * row["mmd"]), number(row["one_nna"])))
+            lines.append(row_of(title, number(row["sphere_iou"]), str(row["empty"]), *set_cells([row], sampled)))
     return [*lines, ""]
 
 
@@ -165,7 +179,7 @@ def level_table(rows: dict[str, dict]) -> list[str]:
     ]
     lines.append("")
     for title, row in rows.items():
-        lines.append(f"`{title}`, validation loss: " + ", ".join(f"{loss:.4f} ({steps} steps)" for _, steps, loss in row["curve"]) + ".")
+        lines.append(f"- `{title}`, validation loss: " + ", ".join(f"{loss:.4f} ({steps} steps)" for _, steps, loss in row["curve"]) + ".")
     return [*lines, ""]
 
 
@@ -178,13 +192,17 @@ def percent(shares: list[float]) -> str:
 
 def sphere_table(rows: dict[str, dict], preset: dict) -> list[str]:
     lines = [f"## Samples of longer runs on spheres (T={preset['long']}, batch {preset['batch']}, {preset['sampled']} samples)", ""]
-    lines += ["Sphere IoU: with the nearest sphere of the distribution, which is continuous. Filled: 10th, 50th and 90th percentile.", ""]
-    titles = ("run and sampler", "sphere IoU", "median", "share at 0.9 or above", "empty", "filled %", "MMD x1000", "COV", "1-NNA")
+    lines += [
+        "Sphere IoU: with the nearest sphere of the distribution, which is continuous; nearest: IoU with the nearest training grid. "
+        "Filled: 10th, 50th and 90th percentile.",
+        "",
+    ]
+    titles = ("run and sampler", "sphere IoU", "median", "share >= 0.9", "nearest", "empty", "filled %", "MMD x1000", "COV", "1-NNA")
     lines += head(*titles)
     for name, row in rows.items():
         for key in SAMPLERS:
             judged = row[key]
-            cells = [f"{judged[value]:.3f}" for value in ("sphere_iou", "sphere_iou_median", "share_above_0.9")]
+            cells = [f"{judged[value]:.3f}" for value in ("sphere_iou", "sphere_iou_median", "share_above_0.9", "nearest_iou")]
             cells += [str(judged["empty"]), percent(judged["fills"]), number(1000 * judged["mmd"])]
             cells += [f"{judged['cov']:.2f}", f"{judged['one_nna']:.2f}"]
             lines.append(row_of(f"{name}, {row['steps']} steps, {number(row['seconds'])} s: {key.replace('_', ' ')}", *cells))
@@ -200,7 +218,8 @@ def object_table(row: dict) -> list[str]:
         judged = row[key]
         cells = [str(judged["empty"]), percent(judged["fills"]), f"{judged['nearest_iou']:.3f}", number(1000 * judged["mmd"])]
         lines.append(row_of(key.replace("_", " "), *cells, f"{judged['cov']:.2f}", f"{judged['one_nna']:.2f}"))
-    lines += ["", f"Filled, training objects: {percent(row[SAMPLERS[0]]['fills_training'])} %.", ""]
+    shares = f"training objects {percent(row[SAMPLERS[0]]['fills_training'])} %, held-out ones {percent(row['fills_held_out'])} %"
+    lines += ["", f"Filled: 10th, 50th and 90th percentile; {shares}.", ""]
     return lines + level_table({"objects": row})
 
 

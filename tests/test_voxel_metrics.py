@@ -222,8 +222,20 @@ def test_benchmark_reads_curves():
     assert reached(curve, 0.5) == [1.0, 10] and reached(curve, 0.05) is None
     assert reached(curve, 0.2 / math.sqrt(2)) == pytest.approx([2.5, 25])
     assert at_steps(curve, 15) == pytest.approx(math.sqrt(0.08)) and at_steps(curve, 5) is None and at_steps(curve, 31) is None
-    row = {"it_s": 10.0, "peak_gib": 1.0, "seconds": 3.0, "steps": 30, "val_loss": 0.1, "curve": curve}
+    row = {"it_s": 10.0, "peak_gib": 1.0, "steps": 30, "val_loss": 0.1, "mean_loss": 0.27, "curve": curve}
     preset = {"size": 16, "shapes": 4, "batch": 2, "long": 100, "sampled": 8}
-    faster = row | {"curve": [[1.0, 60, 0.1]], "seconds": 1.0}
-    text = table({"machine": "M", "torch": "2", "preset": preset, "rows": {"full: float32": row, "full: best": faster}}, 50)
-    assert "| best | 10 | 1 | 0.10000 | 1 | 60 | 3 |" in text
+    faster = row | {"it_s": 60.0, "curve": [[1.0, 60, 0.1]], "steps": 60}
+    broken = {"error": "RuntimeError: no\nmore of it"}
+    rows = {"full: best": faster, "full: float32": row, "full: none": broken}
+    lines = table({"machine": "M", "torch": "2", "preset": preset, "rows": rows}).splitlines()
+    first = lines.index("| float32 | 10 | 1 | 30 | 0.1000 | 3 | 30 | 1 |")
+    assert lines[first + 1 : first + 3] == ["| best | 60 | 1 | 60 | 0.1000 | 1 | 60 | 3 |", "| none | RuntimeError: no |  |  |  |  |  |  |"]
+
+
+def test_a_run_that_meets_its_final_loss_early_is_compared_by_that_time():
+    from benchmarks.voxel_diffusion_report import full_table
+
+    common = {"it_s": 10.0, "peak_gib": 1.0, "steps": 40, "mean_loss": 0.27}
+    plain = common | {"val_loss": 0.2, "curve": [[2.0, 20, 0.2], [4.0, 40, 0.2]]}
+    faster = common | {"val_loss": 0.2, "curve": [[1.0, 20, 0.2]]}
+    assert full_table({"float32": plain, "faster": faster}, 1000)[-2].endswith("| 1 | 20 | 2 |")
