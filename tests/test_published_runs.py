@@ -197,3 +197,15 @@ def test_the_suffix_reaches_the_prior_and_not_the_record(tmp_path, tiny_checkpoi
     assert main.main(["--quiet", "device=cpu", "save_path=a", f"outdir={tmp_path}", *words, *FEW_ROUNDS, "total_steps=1"]) == 0
     assert seen == ["a red car, 3d asset"]
     assert json.loads((tmp_path / "a.json").read_text())["config"]["prompt"] == "a red car"
+
+
+def test_the_fast_schedule_is_image_sai_in_fewer_calls():
+    """Other rounds, everything else alike; as many optimiser steps, so that the Gaussians are fitted as long."""
+    plain, fast = (load_config(CONFIGS / f"{name}.yaml", []) for name in ("image_sai", "image_sai_fast"))
+    schedule = {"eta", "inv_r", "denoise_steps", "total_steps", "init_steps", "steps_min", "steps_max"}
+    differing = {key for key in vars(plain) if getattr(plain, key) != getattr(fast, key)}
+    assert differing == schedule
+    rounds, fewer = (plan_rounds(NoiseSchedule.scaled_linear(), **main.select(config, main.PLAN_KEYS)) for config in (plain, fast))
+    calls, fewer_calls = (sum(turn.network_calls for turn in turns) for turns in (rounds, fewer))
+    assert 5 * fewer_calls < calls
+    assert sum(len(turn.steps) for turn in fewer) >= sum(len(turn.steps) for turn in rounds)
