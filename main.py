@@ -197,6 +197,7 @@ def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
                 rounds=progress.rounds_done,
                 optimiser_steps=progress.fit_steps,
                 prior_evaluations=progress.evaluations,
+                prior_precision=str(job.prior.dtype).removeprefix("torch."),
                 gaussians=len(job.model),
                 input_view_psnr_db=input_view_psnr(job.model, job.reference),
                 no_mesh=no_mesh,

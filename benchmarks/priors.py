@@ -111,20 +111,27 @@ def benchmark(name: str, parts: Parts, repeats: int, compiled: bool, tiny: bool)
             rows[label]["bytes_per_latent_pixel"] = rows[label]["mib"] * 2**20 / (latents_of_call * unit)
             print(f"{name:>16} {'':<34} {rows[label]['bytes_per_latent_pixel']:9.0f} bytes per latent pixel and byte of the data type")
 
-    prior.call.enabled = False
+    graphs = (prior.call, prior.call_encoder, prior.call_decoder)
+    for graph in graphs:
+        graph.enabled = False
     with FlopCounterMode(display=False) as counter:
         plain = guided()
     plain_null = unconditional()
     tflop = counter.get_total_flops() / 1e12
     row("guided, eager", guided, tflop)
     per_latent("guided, eager", 2 * views // prior.views * prior.frames)
+    coders = {f"encode {views} pictures": lambda: prior.encode(pictures), f"decode {views} pictures": lambda: prior.decode(latents)}
+    for label, function in coders.items():
+        row(f"{label}, eager", function)
+        per_latent(f"{label}, eager", views)
     if device.type == "cuda":
-        prior.call.enabled = True
+        made = {label: function() for label, function in coders.items()}
+        for graph in graphs:
+            graph.enabled = True
         row("guided, CUDA graph", guided, tflop, plain)
         row("unconditional, CUDA graph", unconditional, tflop / 2, plain_null)
-    row(f"encode {views} pictures", lambda: prior.encode(pictures))
-    row(f"decode {views} pictures", lambda: prior.decode(latents))
-    per_latent(f"decode {views} pictures", views)
+        for label, function in coders.items():
+            row(f"{label}, CUDA graph", function, expected=made[label])
     row("condition", lambda: prior.condition(picture, prompt))
     if device.type == "cuda":  # the same network as it is published
         configs = configurations(name, tiny)

@@ -44,6 +44,7 @@ class Prior(abc.ABC):
     schedule: NoiseSchedule
     accepts: frozenset[str]  # of "image" and "prompt"
     device: torch.device
+    dtype: torch.dtype = torch.float32  # in which it multiplies
 
     def __init__(self) -> None:
         self.evaluations = 0  # network branches evaluated so far; a guided call is two

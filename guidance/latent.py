@@ -90,8 +90,8 @@ class LatentPrior(Prior):
                 if module is not None:
                     for_inference(module)
         self.call = GraphedFunction(self._network)
-        self._moments = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
-        self._pictures = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
+        self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
+        self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
         self._last: tuple[Cameras | None, object] = (None, None)
 
     @abc.abstractmethod
@@ -115,7 +115,7 @@ class LatentPrior(Prior):
         """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""
         parts = []
         for part in images.split(self.max_pictures):
-            mean, log_variance = self._moments((part * 2 - 1).to(self.device, self.dtype)).float().chunk(2, dim=1)
+            mean, log_variance = self.call_encoder((part * 2 - 1).to(self.device, self.dtype)).float().chunk(2, dim=1)
             if generator is not None:
                 deviation = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
                 mean = mean + deviation * normal(mean.shape, generator, self.device)
@@ -124,7 +124,7 @@ class LatentPrior(Prior):
 
     @profiler.function
     def decode(self, latents: Tensor) -> Tensor:
-        parts = (self._pictures(part.to(self.dtype) / self.scaling) for part in latents.split(self.max_pictures))
+        parts = (self.call_decoder(part.to(self.dtype) / self.scaling) for part in latents.split(self.max_pictures))
         return torch.cat([part.float() for part in parts]) * 0.5 + 0.5
 
     @torch.no_grad()
