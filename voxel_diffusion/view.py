@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from files import atomic_write
+from kernels.marching_cubes import marching_cubes
 from media import to_bytes, write_sheet
 from mesh import Mesh
 from mesh_io import write_glb
@@ -26,15 +28,13 @@ def isosurface(grid: Tensor) -> Mesh:
 
     The grid is blurred a little against steps; parts too thin for that keep their own level. Raises ValueError for an empty grid.
     """
-    import mcubes
-
     if not bool(filled(grid).any()):
         raise ValueError("the grid is empty, so it has no surface")
     field = smooth(grid[None].float())[0]
     if not bool((field > THRESHOLD).any()):
         field = grid.float()
     size = grid.shape[0]
-    vertices, faces = mcubes.marching_cubes(np.pad(field.double().cpu().numpy(), 2), THRESHOLD)
+    vertices, faces = (part.cpu().numpy() for part in marching_cubes(functional.pad(field, [2] * 6) - THRESHOLD))
     vertices = (vertices - 2 + 0.5 - size / 2) * (MESH_SIDE / size)
     return Mesh(vertices, faces, np.broadcast_to(np.array(COLOR, np.float32), vertices.shape))
 
