@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from kernels import extension
+
 WARM_UPS = 2  # plain calls before capture, in which libraries pick algorithms and optimisers make their state
 
 
@@ -111,12 +113,14 @@ class GraphedStep(_Graphs):
 
     Every call does one step. On a GPU the first ones with inputs of their shapes run as they are and the rest are replayed, so the
     step must not wait for the device, and whatever it changes must stay at its place in memory: call `reset` when it does not.
-    Gradients must be None before the step and be dropped in it.
+    Gradients must be None before the step and be dropped in it. Without this project's CUDA kernels nothing is captured, since
+    their plain-PyTorch twins wait for the device.
     """
 
     def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
         super().__init__(function)
         self.device = device
+        self.enabled = extension.available(device)
         self._calls: dict[tuple, int] = {}
 
     def __call__(self, *inputs: Tensor) -> Tensor:

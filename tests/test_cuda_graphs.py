@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import DEVICES
 
-from cuda_graphs import WARM_UPS, GraphedFunction
+from cuda_graphs import WARM_UPS, GraphedFunction, GraphedStep
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -33,6 +33,18 @@ def test_replayed_calls_give_what_the_function_gives(device):
     before = len(calls)
     torch.testing.assert_close(graphed(a, b), (a @ b).relu() + 1)
     assert len(calls) == before + 1
+
+
+def test_steps_without_cuda_kernels_are_not_captured(monkeypatch):
+    """Their twins wait for the device, which a capture cannot."""
+    monkeypatch.setattr("kernels.extension.available", lambda device: torch.device(device).type == "cpu")
+    assert not GraphedStep(lambda: torch.zeros(()), torch.device("cuda")).enabled
+
+
+def test_steps_on_the_cpu_are_the_function():
+    total = torch.zeros(())
+    step = GraphedStep(total.add_, torch.device("cpu"))
+    assert [float(step(torch.tensor(value))) for value in (1.0, 2.0, 4.0)] == [1, 3, 7]
 
 
 @pytest.mark.gpu
