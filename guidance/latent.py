@@ -38,7 +38,7 @@ class Parts:
 
     device: torch.device
     dtype: torch.dtype
-    memory: int | None = None  # bytes that one call may take beyond the weights; None: what is free
+    memory: int | None = None  # bytes that one call may take beyond the weights; None: a quarter of what is free
 
     @classmethod
     def choose(cls, device: torch.device | str, precision: str = "auto", memory_gib: float | None = None) -> Parts:
@@ -68,7 +68,7 @@ class LatentPrior(Prior):
     """Noise prediction on the latents of Stable Diffusion's autoencoder, with classifier-free guidance."""
 
     def __init__(self, network: nn.Module, autoencoder: nn.Module | None, side: int, memory: int | None = None):
-        """side: latent pixels a side that the network was trained with; memory: bytes of one call (None: what is free)."""
+        """side: latent pixels a side that the network was trained with; memory: bytes of one call (None: a quarter of what is free)."""
         super().__init__()
         self.network, self.autoencoder, self.side = network, autoencoder, side
         weight = next(network.parameters())
@@ -81,7 +81,8 @@ class LatentPrior(Prior):
             downscale = 2 ** (len(config.block_out_channels) - 1)
         self.resolution = side * downscale
         if memory is None:
-            memory = int(0.8 * torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else CPU_MEMORY
+            # The graphs of network, encoder and decoder keep what their calls take, so each may take a quarter.
+            memory = torch.cuda.mem_get_info(self.device)[0] // 4 if self.device.type == "cuda" else CPU_MEMORY
         pixels = side**2 * self.dtype.itemsize
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
