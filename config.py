@@ -70,7 +70,8 @@ class Config:
     prior_path: str | None = _text("weights of the prior: a folder or owner/name@revision; default: those that ship or were downloaded")
     precision: str = _choice("auto", PRECISIONS, "of the prior; auto: what is fast and good enough on this device")
     prior_memory: float | None = dataclasses.field(
-        default=None, metadata={"about": "GiB that one call of a published prior may take; default: a quarter of what is free", "range": (0.01, 1e4)}
+        default=None,
+        metadata={"about": "GiB that one call of a published prior may take; default: a quarter of what is free", "range": (0.01, 1e4)},
     )
     cfg: float = _number(3.0, 0, 100, "guidance scale; 1 evaluates the conditional branch only")
     denoise_steps: int = _number(20, 1, 999, "levels of the full sampling grid")

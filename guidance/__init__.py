@@ -13,7 +13,7 @@ def load_prior(
     """The prior called `name`, with the weights at `path` (None: the ones that ship or its public checkpoint).
 
     precision: auto (float16 on a GPU, float32 on the CPU), float32, float16 or bfloat16; memory_gib: what one network call
-    may take beyond the weights (None: what is free). The micro prior has its own choice (see `guidance.micro.choose_dtype`)
+    may take beyond the weights (None: a quarter of what is free). The micro prior has its own choice (see `guidance.micro.choose_dtype`)
     and does not look at memory_gib.
     Raises ValueError for a name that is not in PRIORS, FileNotFoundError or ValueError for weights that do not load.
     """
