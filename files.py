@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+PROBES = 100  # trials of a folder that goes missing again and again
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -35,15 +37,25 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def try_writing(path: str | Path) -> None:
-    """Try whether a file could be written at `path`, folders included; leaves nothing. Raises OSError if not."""
+    """Try whether a file could be written at `path`, folders included; leaves nothing. Raises OSError if not.
+
+    Several programs may try the same folder at once.
+    """
     path = Path(path)
-    probe = path.with_name(f".{path.name}.probe")
+    probe = path.with_name(f".{uuid.uuid4().hex}.probe")
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    probe.touch()
+    for attempts_left in reversed(range(PROBES)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            break
+        except FileNotFoundError:  # another program has just removed the folder that it had made for its own trial
+            if not attempts_left:
+                raise
     probe.unlink()
     for folder in missing:
-        folder.rmdir()
+        with contextlib.suppress(OSError):  # by now another program's
+            folder.rmdir()
 
 
 def one_line(error: Exception) -> str:

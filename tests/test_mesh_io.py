@@ -3,6 +3,7 @@
 import errno
 import json
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import imageio_ffmpeg
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from files import atomic_write, one_line
+from files import atomic_write, one_line, try_writing
 from media import to_bytes, write_sheet, write_video
 from mesh import Mesh
 from mesh_io import linear_to_srgb, read_mesh, srgb_to_linear, texture_path, write_glb, write_obj
@@ -214,6 +215,16 @@ def test_arrays_that_do_not_fit_are_refused(textured):
 
 
 # ---- Writing whole or not at all ----
+
+
+def test_many_may_try_one_folder_at_once(tmp_path):
+    """Each makes the folder and takes it away again, also while another is about to write in it."""
+    with ThreadPoolExecutor(8) as pool:
+        for trial in [pool.submit(try_writing, tmp_path / "new" / "folder" / "a.ply") for _ in range(400)]:
+            trial.result()
+    with pytest.raises(OSError):
+        (tmp_path / "file").touch()
+        try_writing(tmp_path / "file" / "a.ply")
 
 
 def test_atomic_write_renames_and_makes_the_folder(tmp_path):
