@@ -182,7 +182,8 @@ def choose_dtype(device: torch.device, precision: str) -> torch.dtype:
     for float16, which the network was not trained in, and for bfloat16 on a GPU.
     """
     if precision == "auto":
-        has_products = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # no public name tells; some versions may lack this one
+        has_products = device.type == "cpu" and supported()
         return torch.bfloat16 if has_products else torch.float32
     if precision == "bfloat16" and device.type == "cpu":
         return torch.bfloat16

@@ -85,7 +85,7 @@ def test_imagedream_equals_the_reference(parity, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_channels_last_equals_the_reference_and_keeps_the_keys(parity, device):
+def test_the_form_for_inference_equals_the_reference_and_keeps_the_keys(parity, device):
     network, tensors = golden(parity, "mvdream")
     keys = list(network.state_dict())
     network, inputs = for_inference(network.to(device)), {key: tensor.to(device) for key, tensor in tensors.items()}

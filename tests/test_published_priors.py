@@ -154,7 +154,7 @@ def test_attention_to_one_token_is_as_good_as_computed(parity):
     assert_close(noise, golden["unet.out.eps"], 1e-5)
 
 
-def test_channels_last_networks_of_the_library_give_the_same(parity, tiny_checkpoint):
+def test_networks_for_inference_give_the_same(parity, tiny_checkpoint):
     golden, _ = tensors_and_notes(parity("priors/zero123_sir_io.safetensors"))
     network = for_inference(zero123_prior(parity, "zero123_xl").network)
     layouts = []

@@ -36,15 +36,7 @@ void count_cpu(const Grid& grid, const int8_t* table, const Counts& counts) {
 }
 
 void write_cpu(const Grid& grid, const int8_t* table, const Output& output) {
-  for_each_point(grid, [&](const Place& place, int64_t point) {
-    const unsigned cuts = output.cuts[point];
-    if (cuts != 0) write_vertices(grid, place, point, cuts, output.vertices + 3 * int64_t{output.vertices_until[point] - bit_count(cuts)});
-    const int32_t first_face = point > 0 ? output.faces_until[point - 1] : 0;
-    const int count = output.faces_until[point] - first_face;
-    if (count == 0) return;
-    const int8_t* row = table + case_of(grid, place, point) * 3 * kMaxFaces;
-    write_faces(grid, point, row, count, output.cuts, output.vertices_until, output.faces + 3 * int64_t{first_face});
-  });
+  for_each_point(grid, [&](const Place& place, int64_t point) { write_point(grid, place, point, table, output); });
 }
 
 }  // namespace md::marching_cubes

@@ -22,14 +22,7 @@ __global__ void __launch_bounds__(kThreads) count_kernel(Grid grid, const int8_t
 __global__ void __launch_bounds__(kThreads) write_kernel(Grid grid, const int8_t* table, Output output) {
   const int64_t point = point_of_thread();
   if (point >= grid.points()) return;
-  const Place place = place_of(grid, point);
-  const unsigned cuts = output.cuts[point];
-  if (cuts != 0) write_vertices(grid, place, point, cuts, output.vertices + 3 * int64_t{output.vertices_until[point] - bit_count(cuts)});
-  const int32_t first_face = point > 0 ? output.faces_until[point - 1] : 0;
-  const int count = output.faces_until[point] - first_face;
-  if (count == 0) return;
-  const int8_t* row = table + case_of(grid, place, point) * 3 * kMaxFaces;
-  write_faces(grid, point, row, count, output.cuts, output.vertices_until, output.faces + 3 * int64_t{first_face});
+  write_point(grid, place_of(grid, point), point, table, output);
 }
 
 unsigned blocks_for(const Grid& grid) { return static_cast<unsigned>((grid.points() + kThreads - 1) / kThreads); }
