@@ -78,6 +78,19 @@ def test_a_picture_becomes_files_that_others_read(tmp_path, picture, prior):
     assert Image.open(out / "a_views.png").size == (4 * 32 + 12, 2 * 32 + 4)
 
 
+def test_gaussians_grow_and_learning_rates_follow_the_schedule(tmp_path, picture, monkeypatch):
+    """Growth by a threshold that all pass, against none at all; and the rate of every global step before that step."""
+    steps = []
+    update = GaussianModel.update_learning_rate
+    monkeypatch.setattr(GaussianModel, "update_learning_rate", lambda model, step: (steps.append(step), update(model, step)))
+    counts = {}
+    for name, end in (("grown", 20), ("plain", 0)):
+        assert run(tmp_path, f"input={picture}", "densify_grad_threshold=1e-9", f"density_end_iter={end}", name=name) == 0
+        counts[name] = json.loads((tmp_path / "out" / f"{name}.json").read_text())["gaussians"]
+    assert counts["plain"] <= 300 < counts["grown"]
+    assert steps == [*range(2, 14), *range(15, 21), *range(22, 28)] * 2
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path, picture):
     for out, seed in (("one", 5), ("two", 5), ("three", 6)):
         assert run(tmp_path, f"input={picture}", f"seed={seed}", out=out) == 0
