@@ -1,4 +1,4 @@
-// Op group_norm: schema, argument checks, CPU and CUDA.
+// Ops group_norm, group_moments, group_normalise: schemas, argument checks, CPU and CUDA.
 #include "checks.h"
 #include "float_dispatch.h"
 #include "group_norm.h"
@@ -31,6 +31,47 @@ GroupNormShape check_arguments(const at::Tensor& x, const at::Tensor& weight, co
           stride};
 }
 
+GroupNormShape check_moments_arguments(const at::Tensor& x, int64_t groups) {
+  check_float_type(x, "x");
+  check_tensor(x, "x", x.scalar_type(), x.device());
+  check_shape(x, "x", {-1, -1, -1});
+  TORCH_CHECK_VALUE(groups >= 1 && x.size(2) >= 1 && x.size(2) % groups == 0, "groups: expected a divisor of the ", x.size(2), " channels, got ", groups);
+  return {x.size(0), x.size(1), static_cast<int>(x.size(2)), static_cast<int>(groups), 1.0f, false, 0};
+}
+
+at::Tensor empty_moments(const at::Tensor& x, const GroupNormShape& shape) {
+  return at::empty({shape.samples, moment_slices(shape.pixels), shape.groups, kMoments}, x.options().dtype(at::kFloat));
+}
+
+GroupNormShape check_normalise_arguments(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias, double eps,
+                                         bool silu) {
+  check_shape(moments, "moments", {-1, -1, -1, kMoments});
+  const GroupNormShape shape = check_arguments(x, weight, bias, moments.size(2), eps, silu, std::nullopt);
+  check_tensor(moments, "moments", at::kFloat, x.device());
+  check_shape(moments, "moments", {shape.samples, moment_slices(shape.pixels), shape.groups, kMoments});
+  return shape;
+}
+
+at::Tensor group_moments_on_cpu(const at::Tensor& x, int64_t groups) {
+  const GroupNormShape shape = check_moments_arguments(x, groups);
+  at::Tensor moments = empty_moments(x, shape);
+  dispatch_float_types(x.scalar_type(), [&](auto zero) {
+    group_moments_cpu(x.const_data_ptr<decltype(zero)>(), moments.mutable_data_ptr<float>(), shape);
+  });
+  return moments;
+}
+
+at::Tensor group_normalise_on_cpu(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias, double eps, bool silu) {
+  const GroupNormShape shape = check_normalise_arguments(x, moments, weight, bias, eps, silu);
+  at::Tensor out = at::empty_like(x);
+  dispatch_float_types(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    group_normalise_cpu(x.const_data_ptr<T>(), moments.const_data_ptr<float>(), weight.const_data_ptr<T>(), bias.const_data_ptr<T>(),
+                        out.mutable_data_ptr<T>(), shape);
+  });
+  return out;
+}
+
 at::Tensor group_norm_on_cpu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps,
                                bool silu, const std::optional<at::Tensor>& offset) {
   const GroupNormShape shape = check_arguments(x, weight, bias, groups, eps, silu, offset);
@@ -44,12 +85,35 @@ at::Tensor group_norm_on_cpu(const at::Tensor& x, const at::Tensor& weight, cons
 }
 
 #ifdef MD_WITH_CUDA
-at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps,
-                               bool silu, const std::optional<at::Tensor>& offset) {
-  const GroupNormShape shape = check_arguments(x, weight, bias, groups, eps, silu, offset);
+void check_cuda_sizes(const at::Tensor& x, const GroupNormShape& shape) {
   check_vectors(x, "x", shape.channels);
   TORCH_CHECK_VALUE(shape.channels <= kMostChannels, "x: expected at most ", kMostChannels, " channels, got ", shape.channels);
   TORCH_CHECK_VALUE(shape.samples <= 65535, "x: expected at most 65535 samples, got ", shape.samples);
+}
+
+at::Tensor group_moments_on_cuda(const at::Tensor& x, int64_t groups) {
+  const GroupNormShape shape = check_moments_arguments(x, groups);
+  check_cuda_sizes(x, shape);
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor moments = empty_moments(x, shape);
+  C10_CUDA_CHECK(group_moments_cuda(x.const_data_ptr(), nullptr, moments.mutable_data_ptr<float>(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
+  return moments;
+}
+
+at::Tensor group_normalise_on_cuda(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias, double eps, bool silu) {
+  const GroupNormShape shape = check_normalise_arguments(x, moments, weight, bias, eps, silu);
+  check_cuda_sizes(x, shape);
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor out = at::empty_like(x);
+  C10_CUDA_CHECK(group_normalise_cuda(x.const_data_ptr(), nullptr, moments.const_data_ptr<float>(), weight.const_data_ptr(), bias.const_data_ptr(),
+                                      out.mutable_data_ptr(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
+  return out;
+}
+
+at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps,
+                               bool silu, const std::optional<at::Tensor>& offset) {
+  const GroupNormShape shape = check_arguments(x, weight, bias, groups, eps, silu, offset);
+  check_cuda_sizes(x, shape);
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor out = at::empty_like(x);
   at::Tensor scratch = at::empty({group_norm_scratch(shape)}, x.options().dtype(at::kFloat));
@@ -65,10 +129,20 @@ at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, con
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("group_norm(Tensor x, Tensor weight, Tensor bias, int groups, float eps, bool silu, Tensor? offset=None) -> Tensor");
+  m.def("group_moments(Tensor x, int groups) -> Tensor");
+  m.def("group_normalise(Tensor x, Tensor moments, Tensor weight, Tensor bias, float eps, bool silu) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(microdreamer, CPU, m) { m.impl("group_norm", &md::group_norm_on_cpu); }
+TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
+  m.impl("group_norm", &md::group_norm_on_cpu);
+  m.impl("group_moments", &md::group_moments_on_cpu);
+  m.impl("group_normalise", &md::group_normalise_on_cpu);
+}
 
 #ifdef MD_WITH_CUDA
-TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) { m.impl("group_norm", &md::group_norm_on_cuda); }
+TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) {
+  m.impl("group_norm", &md::group_norm_on_cuda);
+  m.impl("group_moments", &md::group_moments_on_cuda);
+  m.impl("group_normalise", &md::group_normalise_on_cuda);
+}
 #endif

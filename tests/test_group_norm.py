@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from conftest import DEVICES, relative_l2
 
 from kernels import extension
-from kernels.group_norm import group_norm, group_norm_reference
+from kernels.group_norm import (
+    group_moments,
+    group_moments_reference,
+    group_norm,
+    group_norm_reference,
+    group_normalise,
+    group_normalise_reference,
+)
 
 pytestmark = pytest.mark.skipif(not extension.load(), reason="the extension is not built")
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}  # rounding of the type, over values of about 1
@@ -51,6 +58,24 @@ def test_an_offset_counts_as_part_of_x(device, dtype, rows):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", [(2, 64, 320, 32), (3, 7, 96, 4), (2, 1, 64, 32), (1, 3001, 64, 8)])
+def test_moments_are_the_twins_and_normalise_like_the_norm(device, dtype, shape):
+    *sizes, groups = shape
+    x, weight, bias = arguments(*sizes, device, dtype, mean=5.0)
+    moments = group_moments(x, groups)
+    exact = group_moments_reference(x.double(), groups)
+    assert moments.dtype == torch.float32 and torch.equal(moments[..., 0].double(), exact[..., 0])
+    assert moments[..., 0].sum(1).eq(x[0].numel() // groups).all()
+    for part in (1, 2):
+        assert relative_l2(moments[..., part].double(), exact[..., part]) < 2e-6
+    out = group_normalise(x, moments, weight, bias, 1e-5, True)
+    exact = [tensor.double() for tensor in (x, weight, bias)]
+    assert out.dtype == dtype and relative_l2(out, group_norm_reference(*exact, groups, 1e-5, True)) < 2 * TOLERANCE[dtype]
+    assert relative_l2(group_normalise_reference(exact[0], moments.double(), *exact[1:], 1e-5, True), out) < 2 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_large_mean_leaves_the_variance_its_digits(device):
     x, weight, bias = arguments(2, 4096, 64, device, mean=3000.0)
     expected = group_norm_reference(x.double(), weight.double(), bias.double(), 32)
@@ -85,6 +110,8 @@ def test_opcheck(device):
     torch.library.opcheck(
         torch.ops.microdreamer.group_norm.default, (x.requires_grad_(), weight, bias, 8, 1e-5, False, x.detach()[:, 0].contiguous())
     )
+    torch.library.opcheck(torch.ops.microdreamer.group_moments.default, (x, 8))
+    torch.library.opcheck(torch.ops.microdreamer.group_normalise.default, (x, group_moments(x.detach(), 8), weight, bias, 1e-5, True))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -109,4 +136,5 @@ def test_wrong_arguments_are_named(device, change, message):
 def test_nothing_is_nothing(device):
     x, weight, bias = arguments(2, 5, 32, device)
     assert group_norm(x[:0], weight, bias, 8).shape == (0, 5, 32)
+    assert group_moments(x[:0], 8).shape == (0, 1, 8, 3)
     assert group_norm(x[:, :0].contiguous(), weight, bias, 8).shape == (2, 0, 32)

@@ -43,8 +43,58 @@ void group_norm_cpu(const T* x, const T* offset, const T* weight, const T* bias,
   });
 }
 
-template void group_norm_cpu(const float*, const float*, const float*, const float*, float*, const GroupNormShape&);
-template void group_norm_cpu(const c10::Half*, const c10::Half*, const c10::Half*, const c10::Half*, c10::Half*, const GroupNormShape&);
-template void group_norm_cpu(const c10::BFloat16*, const c10::BFloat16*, const c10::BFloat16*, const c10::BFloat16*, c10::BFloat16*, const GroupNormShape&);
+template <typename T>
+void group_moments_cpu(const T* x, float* moments, const GroupNormShape& shape) {
+  const int64_t width = shape.channels / shape.groups, slices = moment_slices(shape.pixels), length = (shape.pixels + slices - 1) / slices;
+  at::parallel_for(0, shape.samples * slices, 1, [&](int64_t first, int64_t last) {
+    for (int64_t index = first; index < last; ++index) {
+      const int64_t begin = std::min(shape.pixels, index % slices * length), end = std::min(shape.pixels, begin + length);
+      const T* slice = x + index / slices * shape.pixels * shape.channels;
+      for (int64_t group = 0; group < shape.groups; ++group) {
+        const auto sum_of = [&](auto of) {
+          double sum = 0.0;
+          for (int64_t p = begin; p < end; ++p) {
+            for (int64_t c = group * width; c < (group + 1) * width; ++c) sum += of(static_cast<double>(slice[p * shape.channels + c]));
+          }
+          return sum;
+        };
+        const double count = static_cast<double>((end - begin) * width);
+        const double mean = count > 0.0 ? sum_of([](double value) { return value; }) / count : 0.0;
+        float* out = moments + (index * shape.groups + group) * kMoments;
+        out[0] = static_cast<float>(count);
+        out[1] = static_cast<float>(mean);
+        out[2] = static_cast<float>(sum_of([&](double value) { return (value - mean) * (value - mean); }));
+      }
+    }
+  });
+}
+
+template <typename T>
+void group_normalise_cpu(const T* x, const float* moments, const T* weight, const T* bias, T* out, const GroupNormShape& shape) {
+  const int64_t width = shape.channels / shape.groups, slices = moment_slices(shape.pixels);
+  at::parallel_for(0, shape.samples * shape.groups, 1, [&](int64_t first, int64_t last) {
+    for (int64_t index = first; index < last; ++index) {
+      const int64_t sample = index / shape.groups, group = index % shape.groups;
+      const GroupStatistics of =
+          combine_moments(moments + sample * slices * shape.groups * kMoments, slices, shape.groups, static_cast<int>(group), shape.eps);
+      for (int64_t p = 0; p < shape.pixels; ++p) {
+        for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+          const int64_t at = (sample * shape.pixels + p) * shape.channels + c;
+          const float value = (static_cast<float>(x[at]) - of.mean) * (of.rstd * static_cast<float>(weight[c])) + static_cast<float>(bias[c]);
+          out[at] = static_cast<T>(shape.silu ? silu(value) : value);
+        }
+      }
+    }
+  });
+}
+
+#define INSTANTIATE(T)                                                                          \
+  template void group_norm_cpu(const T*, const T*, const T*, const T*, T*, const GroupNormShape&); \
+  template void group_moments_cpu(const T*, float*, const GroupNormShape&);                     \
+  template void group_normalise_cpu(const T*, const float*, const T*, const T*, T*, const GroupNormShape&);
+INSTANTIATE(float)
+INSTANTIATE(c10::Half)
+INSTANTIATE(c10::BFloat16)
+#undef INSTANTIATE
 
 }  // namespace md

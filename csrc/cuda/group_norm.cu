@@ -2,13 +2,11 @@
 //
 // A group that fits into a CTA's shared memory is read once, by a CTA of its own. Otherwise slices of every sample are summed, then
 // one pass normalises: a thread keeps to one vector of neighbouring channels and walks down the pixels, so that every load and store is a whole
-// coalesced vector whatever the width of a group is. Values are summed less the first value of their group, which keeps the
-// digits of the variance where the mean is large. Sums are added in a fixed order: the same bits every time.
+// coalesced vector whatever the width of a group is. Values are summed less the first of them, which keeps the digits of the variance
+// where the mean is large. Sums are added in a fixed order: the same bits every time.
 #include "group_norm.h"
 
-#include <algorithm>
-
-#include "float_vectors.h"
+#include "group_moments.h"
 
 namespace md {
 
@@ -16,23 +14,20 @@ namespace {
 
 constexpr int kThreads = 256;        // where samples are cut into slices, about: a CTA is whole pixels
 constexpr int kMaxThreads = 1024;
-constexpr int kMaxSlices = 64;       // of a sample, each summed by one CTA
-constexpr int kPixelsPerThread = 4;  // at least, before a sample is cut further
-constexpr int kWantedCtas = 512;     // enough for every GPU of today to be busy
 
 struct Plan {
   int lanes;   // threads that cover the channels of one pixel
   int rows;    // pixels of a CTA at a time
   int slices;  // of a sample
+  int threads() const { return (lanes * rows + kWarpLanes - 1) / kWarpLanes * kWarpLanes; }  // whole warps reduce
 };
 
 Plan plan_for(const GroupNormShape& shape, int width) {
   Plan plan;
   plan.lanes = shape.channels / width;
-  plan.rows = std::max(1, kThreads / plan.lanes);
-  const int64_t useful = (shape.pixels + int64_t{plan.rows} * kPixelsPerThread - 1) / (int64_t{plan.rows} * kPixelsPerThread);
-  const int64_t wanted = (kWantedCtas + shape.samples - 1) / shape.samples;
-  plan.slices = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({useful, wanted, kMaxSlices})));
+  plan.slices = static_cast<int>(moment_slices(shape.pixels));
+  const int64_t length = (shape.pixels + plan.slices - 1) / plan.slices;
+  plan.rows = static_cast<int>(std::clamp<int64_t>(kThreads / plan.lanes, 1, std::max<int64_t>(length, 1)));
   return plan;
 }
 
@@ -42,86 +37,63 @@ __device__ __forceinline__ void slice_of(int64_t pixels, int64_t& begin, int64_t
   end = min(pixels, begin + length);
 }
 
-// partial [N, slices, groups, 2]: sum and sum of squares.
+// blockIdx.x: slice, blockIdx.y: sample. A thread sums its channels' values less the first of them.
 template <typename T>
-__global__ void __launch_bounds__(kMaxThreads) sum_kernel(const T* __restrict__ x, const T* __restrict__ offset, float* __restrict__ partial, GroupNormShape shape, Plan plan) {
+__global__ void __launch_bounds__(kMaxThreads)
+    moments_kernel(const T* __restrict__ x, const T* __restrict__ offset, float* __restrict__ moments, GroupNormShape shape, Plan plan) {
   constexpr int kWidth = Lanes<T>::kWidth;
   extern __shared__ float shared[];  // [2, rows, C]
-  const int lane = threadIdx.x % plan.lanes, row = threadIdx.x / plan.lanes;
-  const int group_width = shape.channels / shape.groups;
+  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes;
   const T* sample = x + int64_t{blockIdx.y} * shape.pixels * shape.channels;
-  float shift[kWidth], sum[kWidth], squares[kWidth];
-  const T* own_offset = offset + int64_t{blockIdx.y} * shape.offset_stride;
-#pragma unroll
-  for (int k = 0; k < kWidth; ++k) {
-    const int channel = lane * kWidth + k, first = channel / group_width * group_width;
-    shift[k] = to_float(sample[first]);
-    if (offset) shift[k] += to_float(own_offset[first]) - to_float(own_offset[channel]);
-    sum[k] = squares[k] = 0.0f;
-  }
   int64_t begin, end;
   slice_of(shape.pixels, begin, end);
+  const auto count_of = [&](int r) { return static_cast<float>(max(int64_t{0}, (end - begin - r + plan.rows - 1) / plan.rows)); };
+  if (row < plan.rows) {
+    float sum[kWidth] = {}, squares[kWidth] = {};
+    Vector<T> first;
+    if (begin + row < end) first = load_vector(sample + (begin + row) * shape.channels + lane * kWidth);
 #pragma unroll 4
-  for (int64_t p = begin + row; p < end; p += plan.rows) {
-    const Vector<T> vector = load_vector(sample + p * shape.channels + lane * kWidth);
+    for (int64_t p = begin + row; p < end; p += plan.rows) {
+      const Vector<T> vector = load_vector(sample + p * shape.channels + lane * kWidth);
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const float value = to_float(vector.values[k]) - shift[k];
-      sum[k] += value;
-      squares[k] += value * value;
-    }
-  }
-  float* sums = shared;
-  float* all_squares = shared + plan.rows * shape.channels;
-#pragma unroll
-  for (int k = 0; k < kWidth; ++k) {
-    sums[row * shape.channels + lane * kWidth + k] = sum[k];
-    all_squares[row * shape.channels + lane * kWidth + k] = squares[k];
-  }
-  __syncthreads();
-  for (int group = threadIdx.x; group < shape.groups; group += blockDim.x) {
-    float group_sum = 0.0f, group_squares = 0.0f;
-    for (int r = 0; r < plan.rows; ++r) {
-      for (int c = group * group_width; c < (group + 1) * group_width; ++c) {
-        group_sum += sums[r * shape.channels + c];
-        group_squares += all_squares[r * shape.channels + c];
+      for (int k = 0; k < kWidth; ++k) {
+        const float value = to_float(vector.values[k]) - to_float(first.values[k]);
+        sum[k] += value;
+        squares[k] += value * value;
       }
     }
-    float* out = partial + ((int64_t{blockIdx.y} * plan.slices + blockIdx.x) * shape.groups + group) * 2;
-    out[0] = group_sum;
-    out[1] = group_squares;
+    const float count = count_of(row), part = count > 0.0f ? 1.0f / count : 0.0f;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const int channel = lane * kWidth + k, at = row * shape.channels + channel;
+      const float mean = sum[k] * part;
+      const float added = offset ? to_float(offset[int64_t{blockIdx.y} * shape.offset_stride + channel]) : 0.0f;
+      shared[at] = count > 0.0f ? to_float(first.values[k]) + added + mean : 0.0f;
+      shared[plan.rows * shape.channels + at] = fmaxf(squares[k] - sum[k] * mean, 0.0f);
+    }
   }
+  __syncthreads();
+  write_moments(shared, shared + plan.rows * shape.channels, plan.rows, shape.channels, shape.groups, count_of,
+                moments + (int64_t{blockIdx.y} * plan.slices + blockIdx.x) * shape.groups * kMoments);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kMaxThreads)
     normalise_kernel(const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ weight, const T* __restrict__ bias,
-                     T* __restrict__ out, const float* __restrict__ partial, GroupNormShape shape, Plan plan) {
+                     T* __restrict__ out, const float* __restrict__ moments, GroupNormShape shape, Plan plan) {
   constexpr int kWidth = Lanes<T>::kWidth;
   extern __shared__ float shared[];  // mean and reciprocal deviation of every group: [groups, 2]
   const int group_width = shape.channels / shape.groups;
-  const int64_t start = int64_t{blockIdx.y} * shape.pixels * shape.channels;
-  const T* own_offset = offset + int64_t{blockIdx.y} * shape.offset_stride;
-  for (int group = threadIdx.x; group < shape.groups; group += blockDim.x) {
-    float sum = 0.0f, squares = 0.0f;
-    for (int slice = 0; slice < plan.slices; ++slice) {
-      const float* in = partial + ((int64_t{blockIdx.y} * plan.slices + slice) * shape.groups + group) * 2;
-      sum += in[0];
-      squares += in[1];
-    }
-    const float count = static_cast<float>(shape.pixels) * static_cast<float>(group_width);
-    const float mean = sum / count;
-    const float variance = fmaxf(squares / count - mean * mean, 0.0f);
-    shared[2 * group] = mean + to_float(x[start + group * group_width]) + (offset ? to_float(own_offset[group * group_width]) : 0.0f);
-    shared[2 * group + 1] = rsqrtf(variance + shape.eps);
-  }
+  load_statistics(moments + int64_t{blockIdx.y} * plan.slices * shape.groups * kMoments, plan.slices, shape.groups, 0, shape.groups, shape.eps, shared);
   __syncthreads();
-  const int lane = threadIdx.x % plan.lanes, row = threadIdx.x / plan.lanes;
+  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes;
+  if (row >= plan.rows) return;
+  const int64_t start = int64_t{blockIdx.y} * shape.pixels * shape.channels;
   float mean[kWidth], scale[kWidth], added[kWidth];  // x * scale + added once the mean is gone
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
     const int channel = lane * kWidth + k;
-    mean[k] = shared[2 * (channel / group_width)] - (offset ? to_float(own_offset[channel]) : 0.0f);
+    mean[k] = shared[2 * (channel / group_width)] - (offset ? to_float(offset[int64_t{blockIdx.y} * shape.offset_stride + channel]) : 0.0f);
     scale[k] = shared[2 * (channel / group_width) + 1] * to_float(weight[channel]);
     added[k] = to_float(bias[channel]);
   }
@@ -134,7 +106,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const float value = (to_float(vector.values[k]) - mean[k]) * scale[k] + added[k];
-      from_float(shape.silu ? silu(value) : value, vector.values[k]);
+      from_float(shape.silu ? silu_for<T>(value) : value, vector.values[k]);
     }
     store_vector(out + at, vector);
   }
@@ -142,9 +114,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 // ---- Groups that fit into shared memory ----
 
-constexpr int kWarp = 32;
 constexpr int kMostGroupBytes = 96 * 1024;  // two CTAs of these and what they need besides fit into an SM of 228 KiB, one into 164 KiB
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Four bytes: one float or two of the smaller types.
 template <typename T>
@@ -155,13 +125,12 @@ union Word {
 };
 
 __device__ float sum_over_block(float value, float* scratch) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  value = sum_over_lanes(value);
   __syncthreads();  // scratch may still be read from the call before
-  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  if (threadIdx.x % kWarpLanes == 0) scratch[threadIdx.x / kWarpLanes] = value;
   __syncthreads();
   float sum = 0.0f;
-  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) sum += scratch[w];
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarpLanes; ++w) sum += scratch[w];
   return sum;
 }
 
@@ -172,6 +141,7 @@ __device__ void for_words(int64_t pixels, int words, int64_t stride, Visit visit
   const int total = static_cast<int>(pixels) * words, threads = static_cast<int>(blockDim.x);
   int pixel = static_cast<int>(threadIdx.x) / words, word = static_cast<int>(threadIdx.x) % words;
   const int pixel_step = threads / words, word_step = threads % words;
+#pragma unroll 4
   for (int i = threadIdx.x; i < total; i += threads) {
     visit(i, pixel * stride + word, word * kPerWord);
     pixel += pixel_step;
@@ -186,15 +156,16 @@ __device__ void for_words(int64_t pixels, int words, int64_t stride, Visit visit
 // blockIdx.x: group, blockIdx.y: sample. Statistics are those of the values as read, the variance from differences to the mean.
 template <typename T>
 __global__ void __launch_bounds__(kMaxThreads)
-    group_kernel(const T* x, const T* offset, const T* weight, const T* bias, T* out, GroupNormShape shape) {
+    group_kernel(const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ weight, const T* __restrict__ bias,
+                 T* __restrict__ out, GroupNormShape shape) {
   constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
   extern __shared__ uint32_t kept[];  // [P, words], then [3, width] floats: offset, scale and bias of the channels
-  __shared__ float scratch[kMaxThreads / kWarp];
+  __shared__ float scratch[kMaxThreads / kWarpLanes];
   const int width = shape.channels / shape.groups, words = width / kPerWord;
   const int first = static_cast<int>(blockIdx.x) * width;
   const int64_t start = (int64_t{blockIdx.y} * shape.pixels * shape.channels + first) / kPerWord, stride = shape.channels / kPerWord;
-  const uint32_t* in = reinterpret_cast<const uint32_t*>(x) + start;
-  uint32_t* to = reinterpret_cast<uint32_t*>(out) + start;
+  const uint32_t* __restrict__ in = reinterpret_cast<const uint32_t*>(x) + start;
+  uint32_t* __restrict__ to = reinterpret_cast<uint32_t*>(out) + start;
   float* added = reinterpret_cast<float*>(kept + shape.pixels * words);
   float* scale = added + width;
   float* shift = scale + width;
@@ -208,7 +179,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   float sum = 0.0f;
   for_words<kPerWord>(shape.pixels, words, stride, [&](int i, int64_t place, int channel) {
     Word<T> word;
-    word.bits = kept[i] = in[place];
+    word.bits = kept[i] = __ldg(in + place);
 #pragma unroll
     for (int k = 0; k < kPerWord; ++k) sum += to_float(word.values[k]) + added[channel + k] - near_mean;
   });
@@ -237,7 +208,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     for (int k = 0; k < kPerWord; ++k) {
       const int c = channel + k;
       const float value = (to_float(word.values[k]) + added[c] - mean) * scale[c] + shift[c];
-      from_float(shape.silu ? silu(value) : value, word.values[k]);
+      from_float(shape.silu ? silu_for<T>(value) : value, word.values[k]);
     }
     to[place] = word.bits;
   });
@@ -268,30 +239,58 @@ cudaError_t launch_groups(const void* x, const void* offset, const void* weight,
 // ----
 
 template <typename T>
+cudaError_t launch_moments(const void* x, const void* offset, float* moments, const GroupNormShape& shape, cudaStream_t stream) {
+  const Plan plan = plan_for(shape, Lanes<T>::kWidth);
+  const dim3 grid(static_cast<unsigned>(plan.slices), static_cast<unsigned>(shape.samples));
+  const size_t shared = sizeof(float) * 2 * plan.rows * shape.channels;
+  moments_kernel<<<grid, plan.threads(), shared, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), moments, shape, plan);
+  return cudaGetLastError();
+}
+
+template <typename T>
+cudaError_t launch_normalise(const void* x, const void* offset, const float* moments, const void* weight, const void* bias, void* out,
+                             const GroupNormShape& shape, cudaStream_t stream) {
+  const Plan plan = plan_for(shape, Lanes<T>::kWidth);
+  const dim3 grid(static_cast<unsigned>(plan.slices), static_cast<unsigned>(shape.samples));
+  const size_t shared = sizeof(float) * 2 * shape.groups;
+  normalise_kernel<<<grid, plan.threads(), shared, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(weight),
+                                                             static_cast<const T*>(bias), static_cast<T*>(out), moments, shape, plan);
+  return cudaGetLastError();
+}
+
+template <typename T>
 cudaError_t launch(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
                    const GroupNormShape& shape, cudaStream_t stream) {
   if (const size_t bytes = group_bytes<T>(shape)) return launch_groups<T>(x, offset, weight, bias, out, shape, bytes, stream);
-  const Plan plan = plan_for(shape, Lanes<T>::kWidth);
-  const dim3 grid(plan.slices, static_cast<unsigned>(shape.samples));
-  const int threads = plan.lanes * plan.rows;
-  const size_t sums = sizeof(float) * 2 * plan.rows * shape.channels;
-  sum_kernel<<<grid, threads, sums, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), scratch, shape, plan);
-  const size_t statistics = sizeof(float) * 2 * shape.groups;
-  normalise_kernel<<<grid, threads, statistics, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(weight),
-                                                          static_cast<const T*>(bias), static_cast<T*>(out), scratch, shape, plan);
-  return cudaGetLastError();
+  const cudaError_t summed = launch_moments<T>(x, offset, scratch, shape, stream);
+  return summed != cudaSuccess ? summed : launch_normalise<T>(x, offset, scratch, weight, bias, out, shape, stream);
+}
+
+// Calls launch(T{}) with the type, unless there is nothing to do.
+template <class Launch>
+cudaError_t dispatch(const GroupNormShape& shape, FloatType type, Launch launch) {
+  if (shape.samples == 0 || shape.pixels == 0) return cudaSuccess;
+  if (type == FloatType::kHalf) return launch(__half{});
+  if (type == FloatType::kBFloat16) return launch(__nv_bfloat16{});
+  return launch(float{});
 }
 
 }  // namespace
 
-int64_t group_norm_scratch(const GroupNormShape& shape) { return shape.samples * kMaxSlices * shape.groups * 2; }
+int64_t group_norm_scratch(const GroupNormShape& shape) { return shape.samples * moment_slices(shape.pixels) * shape.groups * kMoments; }
 
 cudaError_t group_norm_cuda(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
                             const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
-  if (shape.samples == 0 || shape.pixels == 0) return cudaSuccess;
-  if (type == FloatType::kHalf) return launch<__half>(x, offset, weight, bias, out, scratch, shape, stream);
-  if (type == FloatType::kBFloat16) return launch<__nv_bfloat16>(x, offset, weight, bias, out, scratch, shape, stream);
-  return launch<float>(x, offset, weight, bias, out, scratch, shape, stream);
+  return dispatch(shape, type, [&](auto zero) { return launch<decltype(zero)>(x, offset, weight, bias, out, scratch, shape, stream); });
+}
+
+cudaError_t group_moments_cuda(const void* x, const void* offset, float* moments, const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
+  return dispatch(shape, type, [&](auto zero) { return launch_moments<decltype(zero)>(x, offset, moments, shape, stream); });
+}
+
+cudaError_t group_normalise_cuda(const void* x, const void* offset, const float* moments, const void* weight, const void* bias, void* out,
+                                 const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
+  return dispatch(shape, type, [&](auto zero) { return launch_normalise<decltype(zero)>(x, offset, moments, weight, bias, out, shape, stream); });
 }
 
 }  // namespace md

@@ -1,0 +1,263 @@
+// What stands around the products of a Winograd convolution, on the GPU: every value is loaded and stored in vectors of neighbouring channels.
+#include "winograd.h"
+
+#include "group_moments.h"
+
+namespace md::winograd {
+namespace {
+
+constexpr int kThreads = 256;
+
+// ---- Into planes ----
+
+constexpr int kVectors = 8;              // of a pixel, that a block takes: 128 bytes
+constexpr int kTileRows = 2;             // that a block makes, of
+constexpr int kTileColumns = 16;         // tiles at most
+
+// The block's part of the picture with a border of one pixel, normalised once, in shared memory; then a thread makes tiles from it.
+// blockIdx: x tiles, y channels, z sample.
+template <typename T, int kSides>
+__global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x, Norm norm, T* __restrict__ planes, Shape shape) {
+  constexpr int kWidth = Lanes<T>::kWidth;
+  constexpr bool kEnlarged = kSides == kPlacesEnlarged;
+  constexpr int kStep = kEnlarged ? 1 : 2;  // pixels of x from tile to tile
+  constexpr int kBorder = 2;
+  __shared__ uint4 patch[(kStep * kTileRows + kBorder) * (kStep * kTileColumns + kBorder) * kVectors];
+  __shared__ float statistics[2 * (kVectors * kWidth + 1)];
+  const int tiles_across = shape.width / 2, tiles_down = shape.height / 2;
+  const int spans = (tiles_across + kTileColumns - 1) / kTileColumns;
+  const int tile_row = static_cast<int>(blockIdx.x) / spans * kTileRows, tile_column = static_cast<int>(blockIdx.x) % spans * kTileColumns;
+  const int rows = min(kTileRows, tiles_down - tile_row), columns = min(kTileColumns, tiles_across - tile_column);  // of tiles
+  const int height = kStep * tiles_down, width = kStep * tiles_across;                                             // of x
+  const int lane = static_cast<int>(threadIdx.x) % kVectors;
+  const int vector = static_cast<int>(blockIdx.y) * kVectors + lane, channel = vector * kWidth;
+  const bool mine = channel < shape.channels;
+  const int64_t sample = blockIdx.z;
+
+  float scale[kWidth], shift[kWidth];
+  if (norm.moments) {
+    const int group_width = shape.channels / norm.groups, first = static_cast<int>(blockIdx.y) * kVectors * kWidth;
+    const int begin = first / group_width, end = (min(first + kVectors * kWidth, shape.channels) - 1) / group_width + 1;
+    const int slices = static_cast<int>(min(max(int64_t{height} * width / 4, int64_t{1}), kMostSlices));
+    load_statistics(norm.moments + sample * slices * norm.groups * kMoments, slices, norm.groups, begin, end, norm.eps, statistics);
+    __syncthreads();
+    if (mine) {
+      const Vector<T> weight = load_vector(static_cast<const T*>(norm.weight) + channel), bias = load_vector(static_cast<const T*>(norm.bias) + channel);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const float* of = statistics + 2 * ((channel + k) / group_width - begin);
+        scale[k] = of[1] * to_float(weight.values[k]);
+        shift[k] = to_float(bias.values[k]) - of[0] * scale[k];
+      }
+    }
+  }
+
+  const int patch_rows = kStep * rows + kBorder, patch_columns = kStep * columns + kBorder;
+  const int top = kStep * tile_row - 1, left = kStep * tile_column - 1;
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x) / kVectors; i < patch_rows * patch_columns; i += kThreads / kVectors) {
+    const int row = top + i / patch_columns, column = left + i % patch_columns;
+    Vector<T> value;
+    value.bits = make_uint4(0, 0, 0, 0);
+    if (mine && row >= 0 && row < height && column >= 0 && column < width) {
+      value = load_vector(x + ((sample * height + row) * width + column) * shape.channels + channel);
+      if (norm.moments) {
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          const float normed = to_float(value.values[k]) * scale[k] + shift[k];
+          from_float(norm.silu ? silu_for<T>(normed) : normed, value.values[k]);
+        }
+      }
+    }
+    patch[i * kVectors + lane] = value.bits;
+  }
+  __syncthreads();
+  if (!mine) return;
+
+  const int64_t plane = shape.tiles() * shape.channels;
+  for (int i = static_cast<int>(threadIdx.x) / kVectors; i < rows * columns; i += kThreads / kVectors) {
+    const int tile_y = i / columns, tile_x = i % columns;
+    Vector<T> out[kSides][kSides];
+    constexpr int kRead = kStep == 2 ? 4 : 3;
+    Vector<T> read[kRead][kRead];
+#pragma unroll
+    for (int r = 0; r < kRead; ++r) {
+#pragma unroll
+      for (int c = 0; c < kRead; ++c) read[r][c].bits = patch[((kStep * tile_y + r) * patch_columns + kStep * tile_x + c) * kVectors + lane];
+    }
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      float d[4][4], v[4][4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) d[r][c] = to_float(read[kEnlarged ? (r + 1) / 2 : r][kEnlarged ? (c + 1) / 2 : c].values[k]);
+      }
+      transform_patch(d, v);
+#pragma unroll
+      for (int r = 0; r < kSides; ++r) {
+#pragma unroll
+        for (int c = 0; c < kSides; ++c) from_float(v[place(kSides, r)][place(kSides, c)], out[r][c].values[k]);
+      }
+    }
+    T* to = planes + (sample * shape.tiles_per_sample() + int64_t{tile_row + tile_y} * tiles_across + tile_column + tile_x) * shape.channels + channel;
+#pragma unroll
+    for (int r = 0; r < kSides; ++r) {
+#pragma unroll
+      for (int c = 0; c < kSides; ++c) store_vector(to + (r * kSides + c) * plane, out[r][c]);
+    }
+  }
+}
+
+// ---- Out of the products ----
+
+struct Plan {
+  int lanes;   // threads that cover the channels of one tile
+  int rows;    // tiles of a block at a time
+  int slices;  // of a sample's tiles, one a block
+  int threads() const { return (lanes * rows + kWarpLanes - 1) / kWarpLanes * kWarpLanes; }
+};
+
+Plan plan_for(const Shape& shape, int width) {
+  Plan plan;
+  plan.lanes = shape.channels / width;
+  plan.slices = static_cast<int>(moment_slices(static_cast<int64_t>(shape.height) * shape.width));
+  const int64_t length = (shape.tiles_per_sample() + plan.slices - 1) / plan.slices;
+  const int64_t most = std::max(1, kThreads / plan.lanes), turns = (length + most - 1) / most;
+  plan.rows = static_cast<int>((length + turns - 1) / turns);
+  return plan;
+}
+
+// blockIdx.x: slice, blockIdx.y: sample.
+template <typename T, int kSides>
+__global__ void __launch_bounds__(kMostVectors) output_kernel(const T* __restrict__ products, Output output, Shape shape, Plan plan) {
+  constexpr int kWidth = Lanes<T>::kWidth;
+  extern __shared__ float shared[];  // [2, rows, C], where moments are wanted
+  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes, channel = lane * kWidth;
+  const int64_t sample = blockIdx.y, tiles = shape.tiles_per_sample(), plane = shape.tiles() * shape.channels;
+  const int64_t length = (tiles + gridDim.x - 1) / gridDim.x, begin = min(tiles, blockIdx.x * length), end = min(tiles, begin + length);
+  const int tiles_across = shape.width / 2;
+  const auto turns_of = [&](int r) { return max(int64_t{0}, (end - begin - r + plan.rows - 1) / plan.rows); };
+  float mean[kWidth] = {}, spread[kWidth] = {};
+  if (row < plan.rows) {
+    const Vector<T> offset = load_vector(static_cast<const T*>(output.offset) + sample * output.offset_stride + channel);
+    int turn = 0;
+    for (int64_t tile = begin + row; tile < end; tile += plan.rows, ++turn) {
+      const T* from = products + (sample * tiles + tile) * shape.channels + channel;
+      Vector<T> in[kSides][kSides], pixels[2][2];
+#pragma unroll
+      for (int r = 0; r < kSides; ++r) {
+#pragma unroll
+        for (int c = 0; c < kSides; ++c) in[r][c] = load_vector(from + (r * kSides + c) * plane);
+      }
+      const int64_t at = ((sample * shape.height + tile / tiles_across * 2) * shape.width + tile % tiles_across * 2) * shape.channels + channel;
+      const int64_t steps[2] = {static_cast<int64_t>(shape.width) * shape.channels, shape.channels};
+      if (output.residual) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) pixels[r][c] = load_vector(static_cast<const T*>(output.residual) + at + r * steps[0] + c * steps[1]);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        float m[4][4] = {}, y[2][2];
+#pragma unroll
+        for (int r = 0; r < kSides; ++r) {
+#pragma unroll
+          for (int c = 0; c < kSides; ++c) m[place(kSides, r)][place(kSides, c)] = to_float(in[r][c].values[k]);
+        }
+        transform_products(m, y);
+        float sum = 0.0f;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            const float residual = output.residual ? to_float(pixels[r][c].values[k]) : 0.0f;
+            from_float(y[r][c] + to_float(offset.values[k]) + residual, pixels[r][c].values[k]);
+            y[r][c] = to_float(pixels[r][c].values[k]);
+            sum += y[r][c];
+          }
+        }
+        // Four more values with the mean `own`, to 4 * turn of before.
+        const float own = 0.25f * sum, difference = own - mean[k], part = 1.0f / static_cast<float>(turn + 1);
+        mean[k] += difference * part;
+        spread[k] += 4.0f * static_cast<float>(turn) * part * difference * difference;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) spread[k] += (y[r][c] - own) * (y[r][c] - own);
+        }
+      }
+      T* to = static_cast<T*>(output.pictures) + at;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) store_vector(to + r * steps[0] + c * steps[1], pixels[r][c]);
+      }
+    }
+  }
+  if (output.groups == 0) return;
+  if (row < plan.rows) {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      shared[row * shape.channels + channel + k] = mean[k];
+      shared[(plan.rows + row) * shape.channels + channel + k] = spread[k];
+    }
+  }
+  __syncthreads();
+  write_moments(shared, shared + plan.rows * shape.channels, plan.rows, shape.channels, output.groups,
+                [&](int r) { return 4.0f * static_cast<float>(turns_of(r)); },
+                output.moments + (sample * gridDim.x + blockIdx.x) * output.groups * kMoments);
+}
+
+// ----
+
+template <typename T, int kSides>
+void launch_input(const void* x, const Norm& norm, void* planes, const Shape& shape, cudaStream_t stream) {
+  const int channels = kVectors * Lanes<T>::kWidth;
+  const unsigned bands = static_cast<unsigned>((shape.height / 2 + kTileRows - 1) / kTileRows);
+  const unsigned spans = static_cast<unsigned>((shape.width / 2 + kTileColumns - 1) / kTileColumns);
+  const dim3 grid(bands * spans, static_cast<unsigned>((shape.channels + channels - 1) / channels), static_cast<unsigned>(shape.samples));
+  input_kernel<T, kSides><<<grid, kThreads, 0, stream>>>(static_cast<const T*>(x), norm, static_cast<T*>(planes), shape);
+}
+
+template <typename T, int kSides>
+void launch_output(const void* products, const Output& output, const Shape& shape, cudaStream_t stream) {
+  const Plan plan = plan_for(shape, Lanes<T>::kWidth);
+  const dim3 grid(static_cast<unsigned>(plan.slices), static_cast<unsigned>(shape.samples));
+  const size_t shared = output.groups > 0 ? sizeof(float) * 2 * plan.rows * shape.channels : 0;
+  output_kernel<T, kSides><<<grid, plan.threads(), shared, stream>>>(static_cast<const T*>(products), output, shape, plan);
+}
+
+template <class Launch>
+cudaError_t dispatch(const Shape& shape, FloatType type, Launch launch) {
+  if (shape.tiles() == 0) return cudaSuccess;
+  const auto with_sides = [&](auto zero) {
+    if (shape.sides == kPlaces) {
+      launch.template operator()<decltype(zero), kPlaces>();
+    } else {
+      launch.template operator()<decltype(zero), kPlacesEnlarged>();
+    }
+  };
+  if (type == FloatType::kHalf) {
+    with_sides(__half{});
+  } else if (type == FloatType::kBFloat16) {
+    with_sides(__nv_bfloat16{});
+  } else {
+    with_sides(float{});
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t input_cuda(const void* x, const Norm& norm, void* planes, const Shape& shape, FloatType type, cudaStream_t stream) {
+  return dispatch(shape, type, [&]<typename T, int kSides>() { launch_input<T, kSides>(x, norm, planes, shape, stream); });
+}
+
+cudaError_t output_cuda(const void* products, const Output& output, const Shape& shape, FloatType type, cudaStream_t stream) {
+  return dispatch(shape, type, [&]<typename T, int kSides>() { launch_output<T, kSides>(products, output, shape, stream); });
+}
+
+}  // namespace md::winograd
