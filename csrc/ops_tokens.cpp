@@ -46,7 +46,15 @@ TokenShape check_add_layer_norm(const at::Tensor& x, const at::Tensor& residual,
   return shape;
 }
 
-at::Tensor halved(const at::Tensor& x) { return at::empty({x.size(0), x.size(1), x.size(2) / 2}, x.options()); }
+GatedGeluShape check_gated_gelu(const at::Tensor& x, const MaybeTensor& beside) {
+  const TokenShape shape = check_x(x, 2);
+  if (!beside) return {shape.rows, shape.channels, 0};
+  check_tokens(*beside, "beside", x, {x.size(0), x.size(1), -1});
+  TORCH_CHECK_VALUE(beside->size(2) >= 1, "beside: expected channels, got none");
+  return {shape.rows, shape.channels, static_cast<int>(beside->size(2))};
+}
+
+at::Tensor empty_rows(const at::Tensor& x, int width) { return at::empty({x.size(0), x.size(1), width}, x.options()); }
 
 // ---- CPU ----
 
@@ -65,12 +73,12 @@ at::Tensor add_bias_on_cpu(const at::Tensor& x, const at::Tensor& bias, const Ma
   return out;
 }
 
-at::Tensor gated_gelu_on_cpu(const at::Tensor& x) {
-  const TokenShape shape = check_x(x, 2);
-  at::Tensor out = halved(x);
+at::Tensor gated_gelu_on_cpu(const at::Tensor& x, const MaybeTensor& beside) {
+  const GatedGeluShape shape = check_gated_gelu(x, beside);
+  at::Tensor out = empty_rows(x, shape.width());
   dispatch_float_types(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    gated_gelu_cpu(x.const_data_ptr<T>(), out.mutable_data_ptr<T>(), shape);
+    gated_gelu_cpu(x.const_data_ptr<T>(), data<T>(beside), out.mutable_data_ptr<T>(), shape);
   });
   return out;
 }
@@ -115,12 +123,13 @@ at::Tensor add_bias_on_cuda(const at::Tensor& x, const at::Tensor& bias, const M
   return out;
 }
 
-at::Tensor gated_gelu_on_cuda(const at::Tensor& x) {
-  const TokenShape shape = check_x(x, 2);
+at::Tensor gated_gelu_on_cuda(const at::Tensor& x, const MaybeTensor& beside) {
+  const GatedGeluShape shape = check_gated_gelu(x, beside);
   check_vectors(x, "x", shape.channels);
+  if (beside) check_vectors(*beside, "beside", shape.beside);
   const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor out = halved(x);
-  C10_CUDA_CHECK(gated_gelu_cuda(x.const_data_ptr(), out.mutable_data_ptr(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
+  at::Tensor out = empty_rows(x, shape.width());
+  C10_CUDA_CHECK(gated_gelu_cuda(x.const_data_ptr(), data(beside), out.mutable_data_ptr(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
   return out;
 }
 
@@ -165,7 +174,7 @@ std::tuple<at::Tensor, at::Tensor> add_layer_norm_on_cuda(const at::Tensor& x, c
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("add_bias(Tensor x, Tensor bias, Tensor? residual=None) -> Tensor");
-  m.def("gated_gelu(Tensor x) -> Tensor");
+  m.def("gated_gelu(Tensor x, Tensor? beside=None) -> Tensor");
   m.def("layer_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor");
   m.def("add_layer_norm(Tensor x, Tensor residual, Tensor? offset, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)");
 }

@@ -24,9 +24,16 @@ MD_HOST_DEVICE float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70
 template <typename T>
 void add_bias_cpu(const T* x, const T* residual, const T* bias, T* out, const TokenShape& shape);
 
-// x [rows, 2 C] -> x[:, :C] gelu(x[:, C:]) (Shazeer 2020, arXiv 2002.05202, GEGLU).
+// x [rows, 2 C] -> x[:, :C] gelu(x[:, C:]) (Shazeer 2020, arXiv 2002.05202, GEGLU). Where `beside` [rows, B] is not null, a row goes on
+// with it, a one and zeros, kOneAndZeros values.
+constexpr int kOneAndZeros = 8;
+struct GatedGeluShape {
+  int64_t rows;
+  int channels, beside;  // C, B
+  MD_HOST_DEVICE int width() const { return channels + (beside > 0 ? beside + kOneAndZeros : 0); }
+};
 template <typename T>
-void gated_gelu_cpu(const T* x, T* out, const TokenShape& shape);
+void gated_gelu_cpu(const T* x, const T* beside, T* out, const GatedGeluShape& shape);
 
 // sum = x + residual + offset of the token's sample [samples, C], as rounded to T; normed = its layer normalisation (Ba et al. 2016,
 // arXiv 1607.06450). Residual, offset and sum may be null, the latter
@@ -40,7 +47,7 @@ constexpr int kMostRowVectors = 320;
 
 cudaError_t add_bias_cuda(const void* x, const void* residual, const void* bias, void* out, const TokenShape& shape, FloatType type,
                           cudaStream_t stream);
-cudaError_t gated_gelu_cuda(const void* x, void* out, const TokenShape& shape, FloatType type, cudaStream_t stream);
+cudaError_t gated_gelu_cuda(const void* x, const void* beside, void* out, const GatedGeluShape& shape, FloatType type, cudaStream_t stream);
 cudaError_t add_layer_norm_cuda(const void* x, const void* residual, const void* offset, const void* weight, const void* bias, void* sum,
                                 void* normed, const TokenShape& shape, FloatType type, cudaStream_t stream);
 #endif

@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guidance.multiview_unet import KeysValues, MultiViewUNet, ResBlock, Upsample, ViewBlock, ViewTransformer
-from kernels.group_norm import group_norm
+from kernels.group_norm import group_moments, group_norm, group_normalise
 from kernels.tokens import add_bias, add_layer_norm, gated_gelu, layer_norm
+from kernels.winograd import Norm, transform_weights, winograd_input, winograd_output
+
+WINOGRAD_CHANNELS = 320  # in and out, from which on Winograd's fewer products outweigh the larger tensors between them
 
 # ---- Pictures [N,C,H,W] as tokens [N,P,C], without a copy where channels come last ----
 
@@ -25,8 +28,17 @@ def _tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).contiguous()
 
 
-def _picture(tokens: Tensor, height: int, width: int) -> Tensor:
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+def _picture(tokens: Tensor, height: int, width: int, moments: Tensor | None = None) -> Tensor:
+    """`moments`, of the groups that the next norm has, travel with the picture: see `_moments`."""
+    picture = tokens.transpose(1, 2).unflatten(2, (height, width))
+    picture.moments = moments
+    return picture
+
+
+def _moments(picture: Tensor, groups: int) -> Tensor | None:
+    """What `_picture` was given, if it is of as many groups."""
+    moments = getattr(picture, "moments", None)
+    return moments if moments is not None and moments.shape[2] == groups else None
 
 
 # ---- Layers ----
@@ -40,6 +52,9 @@ class ChannelsLastGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """`offset` [N,C] or [1,C] is added to x first."""
         tokens = x.flatten(2).transpose(1, 2)
+        moments = _moments(x, self.num_groups) if offset is None else None
+        if moments is not None:
+            return _picture(group_normalise(tokens, moments, self.weight, self.bias, self.eps, self.silu), *x.shape[2:])
         if tokens.is_contiguous():
             out = group_norm(tokens, self.weight, self.bias, self.num_groups, self.eps, self.silu, offset)
             return out.transpose(1, 2).reshape(x.shape)
@@ -65,8 +80,17 @@ def _add_normalise(norm: nn.LayerNorm, tokens: Tensor, residual: Tensor, offset:
     return add_layer_norm(tokens, residual, norm.weight, norm.bias, norm.eps, offset)
 
 
+def _winograd_weights(layer: nn.Conv2d) -> Tensor | None:
+    """The transformed weights, where `for_inference` decided for them."""
+    return getattr(layer, "winograd", None)
+
+
 def _upsample(convolution: nn.Conv2d, x: Tensor, *_: object, **__: object) -> Tensor:
     """Twice as large, each pixel four times, and a convolution."""
+    weights = _winograd_weights(convolution)
+    if weights is not None:
+        products = torch.bmm(winograd_input(_tokens(x), x.shape[2], enlarged=True), weights)
+        return _picture(winograd_output(products, len(x), 2 * x.shape[2], convolution.bias[None])[0], 2 * x.shape[2], 2 * x.shape[3])
     rows = x.permute(0, 2, 3, 1)
     n, h, w, c = rows.shape
     large = rows[:, :, None, :, None].expand(n, h, 2, w, 2, c).reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
@@ -82,11 +106,20 @@ def _residual_block(
     shortcut: nn.Module | None,
 ) -> Tensor:
     """Norm, SiLU, convolution, twice, and a skip connection; `offset` [N,C] or [1,C]: the first bias and what depends on time."""
-    hidden = _convolve(convolutions[1], norms[1](_convolve(convolutions[0], norms[0](x)), offset))
-    residual = _tokens(x)
-    if isinstance(shortcut, nn.Conv2d):
-        residual = _project(shortcut, residual)
-    return _picture(add_bias(_tokens(hidden), convolutions[1].bias, residual), *hidden.shape[2:])
+    tokens = _tokens(x)
+    residual = _project(shortcut, tokens) if isinstance(shortcut, nn.Conv2d) else tokens
+    height, width = x.shape[2:]
+    weights = [_winograd_weights(layer) for layer in convolutions]
+    if height % 2 or width % 2 or any(weight is None for weight in weights):
+        hidden = _convolve(convolutions[1], norms[1](_convolve(convolutions[0], norms[0](x)), offset))
+        return _picture(add_bias(_tokens(hidden), convolutions[1].bias, residual), height, width)
+    moments = _moments(x, norms[0].num_groups)
+    if moments is None:
+        moments = group_moments(tokens, norms[0].num_groups)
+    for norm, weight, added, skipped in zip(norms, weights, (offset, convolutions[1].bias[None]), (None, residual), strict=True):
+        planes = winograd_input(tokens, height, Norm(moments, norm.weight, norm.bias, norm.eps, norm.silu))
+        tokens, moments = winograd_output(torch.bmm(planes, weight), len(x), height, added, skipped, norms[1].num_groups)
+    return _picture(tokens, height, width, moments)
 
 
 def _attend(qkv: Tensor, heads: int) -> Tensor:
@@ -99,6 +132,26 @@ def _feed_forward(block: nn.Module, tokens: Tensor, normed: Tensor) -> Tensor:
     """tokens + the feed-forward network of their norm."""
     expand, _dropout, contract = block.ff.net
     return tokens + _project(contract, gated_gelu(_project(expand.proj, normed)))
+
+
+def _feed_forward_input(block: nn.Module, tokens: Tensor, normed: Tensor) -> Tensor:
+    """What `_merged_projection` multiplies: the hidden values of the feed-forward network, the tokens and a one."""
+    return gated_gelu(_project(block.ff.net[0].proj, normed), tokens)
+
+
+def _merged_projection(block: nn.Module, projection: nn.Conv2d | nn.Linear) -> Tensor:
+    """The end of the block's feed-forward network, its skip connection and the projection after it as one matrix [O,5C+8]."""
+    contract, last = block.ff.net[2], projection.weight.flatten(1).float()
+    bias = last @ contract.bias.float() + projection.bias.float()
+    parts = [last @ contract.weight.float(), last, F.pad(bias[:, None], (0, 7))]
+    return torch.cat(parts, dim=1).to(projection.weight.dtype).detach()
+
+
+def _add_projected(merged: Tensor, hidden: Tensor, picture: Tensor) -> Tensor:
+    """picture + the projection of `hidden`, in the place of `picture`, which nobody else needs then."""
+    rows, sums = hidden.flatten(0, 1), _tokens(picture).flatten(0, 1)
+    sums = torch.addmm(sums, rows, merged.t()) if torch.is_grad_enabled() else sums.addmm_(rows, merged.t())
+    return _picture(sums.unflatten(0, (len(picture), -1)), *picture.shape[2:])
 
 
 # ---- Small products all at once ----
@@ -175,17 +228,21 @@ def _is_plain_block(block: nn.Module) -> bool:
     )
 
 
+FeedForward = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
 def _transformer_block(
     block: nn.Module,
     qkv: Tensor,
     shared: _SharedInput,
     index: int,
+    feed_forward: FeedForward,
     tokens: Tensor,
     attention_mask: Tensor | None = None,
     encoder_hidden_states: Tensor | None = None,
     **_: object,
 ) -> Tensor:
-    """Forward of a plain BasicTransformerBlock with `qkv`, the stacked weights of its self-attention."""
+    """Forward of a plain BasicTransformerBlock with `qkv`, the stacked weights of its self-attention, up to what `feed_forward` gives."""
     attended = _attend(F.linear(_normalise(block.norm1, tokens), qkv), block.attn1.heads)
     attended = _project(block.attn1.to_out[0], attended)
     if encoder_hidden_states.shape[1] == 1:
@@ -193,7 +250,7 @@ def _transformer_block(
     else:
         tokens, normed = _add_normalise(block.norm2, attended, tokens)
         attended, offset = block.attn2(normed, encoder_hidden_states=encoder_hidden_states), None
-    return _feed_forward(block, *_add_normalise(block.norm3, attended, tokens, offset))
+    return feed_forward(block, *_add_normalise(block.norm3, attended, tokens, offset))
 
 
 def _transformer_in(transformer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
@@ -203,10 +260,15 @@ def _transformer_in(transformer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
 
 
 def _transformer_out(
-    transformer: nn.Module, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
+    merged: Tensor, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
 ) -> Tensor:
-    """The end of diffusers' Transformer2DModel."""
-    return _picture(_project(transformer.proj_out, hidden_states), height, width) + residual
+    """The end of diffusers' Transformer2DModel whose last block ends in `_feed_forward_input`."""
+    return _add_projected(merged, hidden_states, residual)
+
+
+def _is_upsample(module: nn.Module) -> bool:
+    """Whether `_upsample` is to be its forward."""
+    return isinstance(module, Upsample) or (type(module).__name__ == "Upsample2D" and _is_plain_upsample(module))
 
 
 def _quicken_diffusers(network: nn.Module) -> None:
@@ -218,16 +280,21 @@ def _quicken_diffusers(network: nn.Module) -> None:
         block.norm1.silu = block.norm2.silu = True
         knowing = (offsets, timed.index(block)) if block.time_emb_proj is not None else (None, 0)
         block.forward = functools.partial(_resnet_block, block, *knowing)
+    transformers = [module for kind, module in modules if kind == "Transformer2DModel" and module.is_input_continuous]
+    ends = {id(module.transformer_blocks[-1]) for module in transformers}
     blocks = [module for kind, module in modules if kind == "BasicTransformerBlock" and _is_plain_block(module)]
     shared = _token_offsets([block.attn2 for block in blocks]) if blocks else None
     for index, block in enumerate(blocks):
         qkv = _stack([block.attn1.to_q, block.attn1.to_k, block.attn1.to_v])
-        block.forward = functools.partial(_transformer_block, block, qkv, shared, index)
+        feed_forward = _feed_forward_input if id(block) in ends else _feed_forward
+        block.forward = functools.partial(_transformer_block, block, qkv, shared, index, feed_forward)
+    for module in transformers:
+        module._operate_on_continuous_inputs = functools.partial(_transformer_in, module)
+        if (last := module.transformer_blocks[-1]) in blocks:
+            merged = _merged_projection(last, module.proj_out)
+            module._get_output_for_continuous_inputs = functools.partial(_transformer_out, merged)
     for kind, module in modules:
-        if kind == "Transformer2DModel":
-            module._operate_on_continuous_inputs = functools.partial(_transformer_in, module)
-            module._get_output_for_continuous_inputs = functools.partial(_transformer_out, module)
-        elif kind == "Upsample2D" and _is_plain_upsample(module):
+        if kind == "Upsample2D" and _is_plain_upsample(module):
             module.forward = functools.partial(_upsample, module.conv)
         elif isinstance(getattr(module, "conv_norm_out", None), ChannelsLastGroupNorm) and isinstance(module.conv_act, nn.SiLU):
             module.conv_norm_out.silu = True
@@ -242,19 +309,19 @@ def _res_block(block: ResBlock, shared: _SharedInput, index: int, x: Tensor, emb
     return _residual_block(x, norms, convolutions, shared(embedding, index), block.skip_connection)
 
 
-def _view_block(block: ViewBlock, qkv: Tensor, tokens: Tensor, to: KeysValues, num_frames: int) -> Tensor:
+def _view_block(block: ViewBlock, qkv: Tensor, feed_forward: FeedForward, tokens: Tensor, to: KeysValues, num_frames: int) -> Tensor:
     shape = tokens.shape
     tokens = tokens.reshape(-1, num_frames * shape[1], shape[2])
     attended = _project(block.attn1.to_out[0], _attend(F.linear(_normalise(block.norm1, tokens), qkv), block.attn1.heads))
     tokens, normed = (part.reshape(len(to.keys), -1, shape[2]) for part in _add_normalise(block.norm2, attended, tokens))
-    return _feed_forward(block, *_add_normalise(block.norm3, block.attn2(normed, to), tokens)).reshape(shape)
+    return feed_forward(block, *_add_normalise(block.norm3, block.attn2(normed, to), tokens)).reshape(*shape[:2], -1)
 
 
-def _view_transformer(transformer: ViewTransformer, x: Tensor, to: Sequence[KeysValues], num_frames: int) -> Tensor:
+def _view_transformer(transformer: ViewTransformer, merged: Tensor, x: Tensor, to: Sequence[KeysValues], num_frames: int) -> Tensor:
     tokens = _project(transformer.proj_in, _tokens(transformer.norm(x)))
     for block, keys_values in zip(transformer.transformer_blocks, to, strict=True):
         tokens = block(tokens, keys_values, num_frames)
-    return x + _picture(_project(transformer.proj_out, tokens), *x.shape[2:])
+    return _add_projected(merged, tokens, x)
 
 
 def _quicken_multiview(network: MultiViewUNet) -> None:
@@ -264,11 +331,12 @@ def _quicken_multiview(network: MultiViewUNet) -> None:
         block.in_layers[0].silu = block.out_layers[0].silu = True
         block.forward = functools.partial(_res_block, block, offsets, index)
     for module in network.modules():
-        if isinstance(module, ViewBlock):
-            qkv = _stack([module.attn1.to_q, module.attn1.to_k, module.attn1.to_v])
-            module.forward = functools.partial(_view_block, module, qkv)
-        elif isinstance(module, ViewTransformer):
-            module.forward = functools.partial(_view_transformer, module)
+        if isinstance(module, ViewTransformer):
+            *_, last = module.transformer_blocks
+            for block in module.transformer_blocks:
+                qkv = _stack([block.attn1.to_q, block.attn1.to_k, block.attn1.to_v])
+                block.forward = functools.partial(_view_block, block, qkv, _feed_forward_input if block is last else _feed_forward)
+            module.forward = functools.partial(_view_transformer, module, _merged_projection(last, module.proj_out))
         elif isinstance(module, Upsample):
             module.forward = functools.partial(_upsample, module.conv)
     network.out[0].silu = True
@@ -278,13 +346,30 @@ def _quicken_multiview(network: MultiViewUNet) -> None:
 # ----
 
 
+def _takes_winograd(layer: nn.Module) -> bool:
+    return (
+        isinstance(layer, nn.Conv2d)
+        and (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
+        and layer.bias is not None
+        and min(layer.in_channels, layer.out_channels) >= WINOGRAD_CHANNELS
+    )
+
+
 @torch.no_grad()
-def for_inference(network: nn.Module) -> nn.Module:
-    """Change a U-Net or autoencoder with its weights in place; its state dict stays the same, but is not to be loaded again."""
+def for_inference(network: nn.Module, winograd: bool | None = None) -> nn.Module:
+    """Change a U-Net or autoencoder with its weights in place; its state dict stays the same, but is not to be loaded again.
+
+    `winograd`: 3x3 convolutions of many channels by `kernels.winograd`, whose weights take 1.8 times the memory of theirs, besides
+    them. None: in float16, where it pays and where its rounding does not show.
+    """
     nn.Module.to(network, memory_format=torch.channels_last)
+    winograd = next(network.parameters()).dtype == torch.float16 if winograd is None else winograd
+    enlarging = {id(module.conv) for module in network.modules() if _is_upsample(module)}
     for module in network.modules():
         if type(module) is nn.GroupNorm:
             module.__class__ = ChannelsLastGroupNorm
+        elif winograd and _takes_winograd(module):
+            module.winograd = transform_weights(module.weight, enlarged=id(module) in enlarging)
     if isinstance(network, MultiViewUNet):
         _quicken_multiview(network)
     else:

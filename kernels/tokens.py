@@ -23,11 +23,15 @@ def add_bias(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
     return torch.ops.microdreamer.add_bias(x, bias, residual)
 
 
-def gated_gelu(x: Tensor) -> Tensor:
-    """[N,P,2C] -> [N,P,C]: the first half of the channels times the GELU of the second (Shazeer 2020, arXiv 2002.05202, GEGLU)."""
+def gated_gelu(x: Tensor, beside: Tensor | None = None) -> Tensor:
+    """[N,P,2C] -> [N,P,C]: the first half of the channels times the GELU of the second (Shazeer 2020, arXiv 2002.05202, GEGLU).
+
+    With `beside` [N,P,B] -> [N,P,C+B+8]: then `beside`, a one and seven zeros, for a matrix with a column for each of them to multiply:
+    two linear maps and a bias as one product.
+    """
     if not _compiled(x):
-        return gated_gelu_reference(x)
-    return torch.ops.microdreamer.gated_gelu(x)
+        return gated_gelu_reference(x, beside)
+    return torch.ops.microdreamer.gated_gelu(x, beside)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -56,9 +60,10 @@ def add_bias_reference(x: Tensor, bias: Tensor, residual: Tensor | None = None) 
     return x + bias if residual is None else x + bias + residual
 
 
-def gated_gelu_reference(x: Tensor) -> Tensor:
+def gated_gelu_reference(x: Tensor, beside: Tensor | None = None) -> Tensor:
     value, gate = x.chunk(2, dim=-1)
-    return value * F.gelu(gate)
+    gated = value * F.gelu(gate)
+    return gated if beside is None else torch.cat([gated, beside, F.pad(torch.ones_like(beside[..., :1]), (0, 7))], dim=-1)
 
 
 def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -87,8 +92,8 @@ def _register() -> None:
         return torch.empty_like(x)
 
     @torch.library.register_fake("microdreamer::gated_gelu")
-    def fake_gated_gelu(x):
-        return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
+    def fake_gated_gelu(x, beside=None):
+        return x.new_empty((*x.shape[:-1], x.shape[-1] // 2 + (0 if beside is None else beside.shape[-1] + 8)))
 
     @torch.library.register_fake("microdreamer::layer_norm")
     def fake_layer_norm(x, *_):

@@ -154,9 +154,12 @@ def test_attention_to_one_token_is_as_good_as_computed(parity):
     assert_close(noise, golden["unet.out.eps"], 1e-5)
 
 
-def test_networks_for_inference_give_the_same(parity, tiny_checkpoint):
+@pytest.mark.parametrize("winograd", [False, True])
+def test_networks_for_inference_give_the_same(parity, tiny_checkpoint, monkeypatch, winograd):
+    monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
     golden, _ = tensors_and_notes(parity("priors/zero123_sir_io.safetensors"))
-    network = for_inference(zero123_prior(parity, "zero123_xl").network)
+    network = for_inference(zero123_prior(parity, "zero123_xl").network, winograd)
+    assert any(hasattr(module, "winograd") for module in network.modules()) == winograd
     layouts = []
     for module in network.modules():
         if isinstance(module, ChannelsLastGroupNorm):
@@ -166,8 +169,8 @@ def test_networks_for_inference_give_the_same(parity, tiny_checkpoint):
     assert layouts and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts)
     for name in ("stable_diffusion", "zero123_xl"):  # with linear and with convolutional projections
         plain, changed = (load_prior(name, str(tiny_checkpoint(name))) for _ in range(2))
-        for_inference(changed.network)
-        for_inference(changed.autoencoder)
+        for_inference(changed.network, winograd)
+        for_inference(changed.autoencoder, winograd)
         x, t = torch.randn(3, plain.network.config.in_channels, 8, 8), torch.tensor([1.0, 400, 900])
         states = torch.randn(3, 5 if name == "stable_diffusion" else 1, 32)
         expected, actual = (prior.network(x, t, encoder_hidden_states=states).sample for prior in (plain, changed))

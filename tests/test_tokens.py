@@ -38,6 +38,7 @@ def test_ops_equal_their_twins_in_double(device, dtype, shape):
         (add_bias(x, bias), add_bias_reference(exact[0], exact[3])),
         (add_bias(x, bias, residual), add_bias_reference(exact[0], exact[3], exact[1])),
         (gated_gelu(x), gated_gelu_reference(exact[0])),
+        (gated_gelu(x, residual), gated_gelu_reference(exact[0], exact[1])),
         (layer_norm(x, weight, bias), layer_norm_reference(exact[0], exact[2], exact[3], 1e-5)),
     ]
     for added, exact_added in ((None, None), (offset, exact[4])):
@@ -73,6 +74,7 @@ def test_gradients_are_those_of_the_twins(device):
     for op, twin, arguments in (
         (add_bias, add_bias_reference, lambda x, residual, weight, bias, offset: (x, bias, residual)),
         (gated_gelu, gated_gelu_reference, lambda x, residual, weight, bias, offset: (x,)),
+        (gated_gelu, gated_gelu_reference, lambda x, residual, weight, bias, offset: (x, residual)),
         (layer_norm, lambda *tensors: layer_norm_reference(*tensors, 1e-5), lambda x, residual, weight, bias, offset: (x, weight, bias)),
         (
             lambda x, residual, offset, weight, bias: add_layer_norm(x, residual, weight, bias, 1e-5, offset),
@@ -100,6 +102,7 @@ def test_opcheck(device):
         x.requires_grad_(wants_gradient)
         torch.library.opcheck(ops.add_bias.default, (x, bias, residual))
         torch.library.opcheck(ops.gated_gelu.default, (x,))
+        torch.library.opcheck(ops.gated_gelu.default, (x, residual))
         torch.library.opcheck(ops.layer_norm.default, (x, weight, bias, 1e-5))
         torch.library.opcheck(ops.add_layer_norm.default, (x, residual, offset, weight, bias, 1e-5))
 
@@ -111,6 +114,7 @@ def test_wrong_arguments_are_named(device):
         ("x: expected float32, float16 or bfloat16", lambda: gated_gelu(x.double())),
         ("x: expected a multiple of 2 channels, got 31", lambda: gated_gelu(x[..., :31].contiguous())),
         ("x: expected shape", lambda: add_bias(x[0], bias)),
+        ("beside: expected shape", lambda: gated_gelu(x, residual[:1])),
         ("bias: expected shape", lambda: add_bias(x, bias[:-1])),
         ("residual: expected shape", lambda: add_bias(x, bias, residual[:, :2].contiguous())),
         ("residual: expected a contiguous tensor", lambda: add_bias(x, bias, residual.transpose(0, 1).contiguous().transpose(0, 1))),
@@ -128,3 +132,13 @@ def test_nothing_is_nothing(device):
     empty = x[:, :0].contiguous()
     assert add_bias(empty, bias).shape == (2, 0, 32) and gated_gelu(empty).shape == (2, 0, 16)
     assert add_layer_norm(empty, residual[:, :0].contiguous(), weight, bias)[1].shape == (2, 0, 32)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gated_gelu_with_tokens_beside_it_takes_two_maps_and_a_bias_in_one_product(device):
+    x, beside, *_ = tensors((2, 3, 32), device)
+    generator = torch.Generator().manual_seed(7)
+    first, second, bias = (torch.randn(shape, generator=generator).to(device) for shape in ((24, 16), (24, 32), (24,)))
+    merged = torch.cat([first, second, bias[:, None], torch.randn(24, 7, generator=generator).to(device)], dim=1)
+    expected = gated_gelu(x) @ first.t() + beside @ second.t() + bias
+    assert relative_l2(gated_gelu(x, beside) @ merged.t(), expected) < 1e-6

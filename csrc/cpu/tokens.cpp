@@ -11,9 +11,9 @@ namespace md {
 namespace {
 
 template <class Row>
-void for_rows(const TokenShape& shape, Row row) {
-  const int64_t grain = std::max<int64_t>(1, 16384 / std::max(shape.channels, 1));
-  at::parallel_for(0, shape.rows, grain, [&](int64_t begin, int64_t end) {
+void for_rows(int64_t rows, int channels, Row row) {
+  const int64_t grain = std::max<int64_t>(1, 16384 / std::max(channels, 1));
+  at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) row(r);
   });
 }
@@ -22,7 +22,7 @@ void for_rows(const TokenShape& shape, Row row) {
 
 template <typename T>
 void add_bias_cpu(const T* x, const T* residual, const T* bias, T* out, const TokenShape& shape) {
-  for_rows(shape, [&](int64_t row) {
+  for_rows(shape.rows, shape.channels, [&](int64_t row) {
     for (int c = 0; c < shape.channels; ++c) {
       const int64_t at = row * shape.channels + c;
       out[at] = static_cast<T>(static_cast<float>(x[at]) + static_cast<float>(bias[c]) + (residual ? static_cast<float>(residual[at]) : 0.0f));
@@ -31,19 +31,22 @@ void add_bias_cpu(const T* x, const T* residual, const T* bias, T* out, const To
 }
 
 template <typename T>
-void gated_gelu_cpu(const T* x, T* out, const TokenShape& shape) {
-  for_rows(shape, [&](int64_t row) {
+void gated_gelu_cpu(const T* x, const T* beside, T* out, const GatedGeluShape& shape) {
+  for_rows(shape.rows, shape.channels, [&](int64_t row) {
     const T* value = x + row * 2 * shape.channels;
     const T* gate = value + shape.channels;
-    for (int c = 0; c < shape.channels; ++c) {
-      out[row * shape.channels + c] = static_cast<T>(static_cast<float>(value[c]) * gelu(static_cast<float>(gate[c])));
-    }
+    T* to = out + row * shape.width();
+    for (int c = 0; c < shape.channels; ++c) to[c] = static_cast<T>(static_cast<float>(value[c]) * gelu(static_cast<float>(gate[c])));
+    if (!beside) return;
+    std::copy_n(beside + row * shape.beside, shape.beside, to + shape.channels);
+    std::fill_n(to + shape.channels + shape.beside, kOneAndZeros, static_cast<T>(0.0f));
+    to[shape.channels + shape.beside] = static_cast<T>(1.0f);
   });
 }
 
 template <typename T>
 void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T* weight, const T* bias, T* sum, T* normed, const TokenShape& shape) {
-  for_rows(shape, [&](int64_t row) {
+  for_rows(shape.rows, shape.channels, [&](int64_t row) {
     const T* added = offset ? offset + row / shape.per_sample * shape.offset_stride : nullptr;
     const int64_t start = row * shape.channels;
     const auto value_at = [&](int c) {
@@ -66,7 +69,7 @@ void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T*
 
 #define MD_INSTANTIATE(T)                                                                                     \
   template void add_bias_cpu(const T*, const T*, const T*, T*, const TokenShape&);                            \
-  template void gated_gelu_cpu(const T*, T*, const TokenShape&);                                              \
+  template void gated_gelu_cpu(const T*, const T*, T*, const GatedGeluShape&);                                \
   template void add_layer_norm_cpu(const T*, const T*, const T*, const T*, const T*, T*, T*, const TokenShape&);
 MD_INSTANTIATE(float)
 MD_INSTANTIATE(c10::Half)

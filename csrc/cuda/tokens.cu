@@ -32,15 +32,26 @@ __global__ void __launch_bounds__(kThreads) add_bias_kernel(const T* x, const T*
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gated_gelu_kernel(const T* x, T* out, int64_t vectors, int row_vectors) {
+__global__ void __launch_bounds__(kThreads)
+    gated_gelu_kernel(const T* __restrict__ x, const T* __restrict__ beside, T* __restrict__ out, GatedGeluShape shape) {
   constexpr int kWidth = Lanes<T>::kWidth;
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= vectors) return;
-  const int64_t from = i + i / row_vectors * row_vectors;  // rows of x are twice as long
-  Vector<T> value = load_vector(x + from * kWidth);
-  const Vector<T> gate = load_vector(x + (from + row_vectors) * kWidth);
+  const int row_vectors = shape.width() / kWidth;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x, row = i / row_vectors;
+  if (row >= shape.rows) return;
+  const int channel = static_cast<int>(i % row_vectors) * kWidth;
+  Vector<T> value;
+  if (channel < shape.channels) {
+    const T* from = x + row * 2 * shape.channels + channel;
+    value = load_vector(from);
+    const Vector<T> gate = load_vector(from + shape.channels);
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) from_float(to_float(value.values[k]) * gelu(to_float(gate.values[k])), value.values[k]);
+    for (int k = 0; k < kWidth; ++k) from_float(to_float(value.values[k]) * gelu(to_float(gate.values[k])), value.values[k]);
+  } else if (channel < shape.channels + shape.beside) {
+    value = load_vector(beside + row * shape.beside + channel - shape.channels);
+  } else {
+    value.bits = make_uint4(0, 0, 0, 0);
+    if (channel == shape.channels + shape.beside) from_float(1.0f, value.values[0]);
+  }
   store_vector(out + i * kWidth, value);
 }
 
@@ -145,13 +156,12 @@ cudaError_t add_bias_cuda(const void* x, const void* residual, const void* bias,
   });
 }
 
-cudaError_t gated_gelu_cuda(const void* x, void* out, const TokenShape& shape, FloatType type, cudaStream_t stream) {
+cudaError_t gated_gelu_cuda(const void* x, const void* beside, void* out, const GatedGeluShape& shape, FloatType type, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
   return dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    const int row_vectors = shape.channels / Lanes<T>::kWidth;
-    const int64_t vectors = shape.rows * row_vectors;
-    gated_gelu_kernel<T><<<blocks(vectors, kThreads), kThreads, 0, stream>>>(as<T>(x), static_cast<T*>(out), vectors, row_vectors);
+    const int64_t vectors = shape.rows * (shape.width() / Lanes<T>::kWidth);
+    gated_gelu_kernel<T><<<blocks(vectors, kThreads), kThreads, 0, stream>>>(as<T>(x), as<T>(beside), static_cast<T*>(out), shape);
   });
 }
 
