@@ -20,6 +20,7 @@ import profiler
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras
 from gaussian_mesh import FIELD_BLOCKS, DensityField, extract_fields, extract_mesh
 from kernels.adam import Adam
+from kernels.gaussian_fit import activate_gaussians, clamp_image, record_gradients
 from kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
 from kernels.spherical_harmonics import MAX_DEGREE, color_to_sh, degree_from_coefficients, sh_to_base_color
 
@@ -195,11 +196,12 @@ class GaussianModel(nn.Module):
         means2d = None
         if torch.is_grad_enabled() and self.means.requires_grad:
             means2d = torch.zeros(len(cameras), len(self), 2, device=self.device, requires_grad=True)
+        scales, rotations, opacities = activate_gaussians(self.log_scales, self.quaternions, self.opacity_logits)
         image, alpha, depth, radii = rasterize_gaussians(
             self.means,
-            self.scales,
-            self.rotations,
-            self.opacities,
+            scales,
+            rotations,
+            opacities,
             sh=self.sh,
             world_to_camera=cameras.world_to_camera,
             intrinsics=cameras.intrinsics,
@@ -210,7 +212,7 @@ class GaussianModel(nn.Module):
             means2d_offset=means2d,
             deterministic=deterministic,
         )
-        return Render(image.clamp(0, 1), alpha, depth, radii, means2d)
+        return Render(clamp_image(image), alpha, depth, radii, means2d)
 
     # ---- Optimiser ----
 
@@ -264,9 +266,7 @@ class GaussianModel(nn.Module):
     @profiler.function
     def record_statistics(self, rendering: Render) -> None:
         """After a backward pass: add the screen-space gradients of all views in which a Gaussian shows. Does not wait for the device."""
-        shown = rendering.radii > 0
-        self.gradient_sum += (rendering.means2d.grad.norm(dim=-1) * shown).sum(0)
-        self.gradient_hits += shown.sum(0)
+        record_gradients(rendering.radii, rendering.means2d.grad, self.gradient_sum, self.gradient_hits)
 
     @torch.no_grad()
     @profiler.function
