@@ -19,6 +19,8 @@ import gaussian_ply
 import profiler
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras
 from gaussian_mesh import FIELD_BLOCKS, DensityField, extract_fields, extract_mesh
+from kernels.adam import Adam
+from kernels.gaussian_fit import activate_gaussians, clamp_image, record_gradients
 from kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
 from kernels.spherical_harmonics import MAX_DEGREE, color_to_sh, degree_from_coefficients, sh_to_base_color
 
@@ -73,7 +75,7 @@ class GaussianModel(nn.Module):
     def __init__(self, parameters: dict[str, Tensor]) -> None:
         super().__init__()
         degree_from_coefficients(1 + parameters["sh_rest"].shape[1])
-        self.optimizer: torch.optim.Adam | None = None
+        self.optimizer: Adam | None = None
         self._install(parameters)
 
     def _install(self, parameters: dict[str, Tensor]) -> None:
@@ -194,11 +196,12 @@ class GaussianModel(nn.Module):
         means2d = None
         if torch.is_grad_enabled() and self.means.requires_grad:
             means2d = torch.zeros(len(cameras), len(self), 2, device=self.device, requires_grad=True)
+        scales, rotations, opacities = activate_gaussians(self.log_scales, self.quaternions, self.opacity_logits)
         image, alpha, depth, radii = rasterize_gaussians(
             self.means,
-            self.scales,
-            self.rotations,
-            self.opacities,
+            scales,
+            rotations,
+            opacities,
             sh=self.sh,
             world_to_camera=cameras.world_to_camera,
             intrinsics=cameras.intrinsics,
@@ -209,7 +212,7 @@ class GaussianModel(nn.Module):
             means2d_offset=means2d,
             deterministic=deterministic,
         )
-        return Render(image.clamp(0, 1), alpha, depth, radii, means2d)
+        return Render(clamp_image(image), alpha, depth, radii, means2d)
 
     # ---- Optimiser ----
 
@@ -223,8 +226,8 @@ class GaussianModel(nn.Module):
         opacity_lr: float = 0.05,
         scaling_lr: float = 0.005,
         rotation_lr: float = 0.0005,
-    ) -> torch.optim.Adam:
-        """Fused Adam over all parameters, with one group each; kept as `self.optimizer`.
+    ) -> Adam:
+        """Adam over all parameters, with one group each; kept as `self.optimizer`.
 
         The position rates are multiplied by 10; higher harmonics learn at a twentieth of `feature_lr`. Learning rates are
         tensors on the model's device, so that changing one neither waits for the device nor breaks a captured graph.
@@ -239,8 +242,8 @@ class GaussianModel(nn.Module):
             "opacity_logits": opacity_lr,
         }
         trained = [name for name in PARAMETERS if getattr(self, name).numel()]  # no harmonics above degree 0: nothing to step
-        groups = [{"params": [getattr(self, name)], "name": name, "lr": torch.tensor(rates[name], device=self.device)} for name in trained]
-        self.optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True, capturable=self.device.type == "cuda")
+        groups = [{"params": [getattr(self, name)], "name": name, "lr": rates[name]} for name in trained]
+        self.optimizer = Adam(groups, eps=1e-15)
         return self.optimizer
 
     def position_learning_rate(self, step: int) -> float:
@@ -263,9 +266,7 @@ class GaussianModel(nn.Module):
     @profiler.function
     def record_statistics(self, rendering: Render) -> None:
         """After a backward pass: add the screen-space gradients of all views in which a Gaussian shows. Does not wait for the device."""
-        shown = rendering.radii > 0
-        self.gradient_sum += (rendering.means2d.grad.norm(dim=-1) * shown).sum(0)
-        self.gradient_hits += shown.sum(0)
+        record_gradients(rendering.radii, rendering.means2d.grad, self.gradient_sum, self.gradient_hits)
 
     @torch.no_grad()
     @profiler.function

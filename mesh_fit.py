@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cam_utils import Cameras
 from cuda_graphs import GraphedStep
+from kernels.adam import Adam
 from mesh_renderer import Fragments, MeshModel
 
 QUIET_ERROR = 0.3  # of colours in [0,1]: below, texels move in proportion; Adam's full steps would turn rounding into speckle
@@ -47,7 +48,7 @@ def fit_surface(
     groups = [{"params": [model.color_logits], "lr": texture_lr, "eps": quiet_gradient}]
     if moves:
         groups.append({"params": [model.offsets], "lr": geom_lr, "eps": 1e-15})
-    optimizer = torch.optim.Adam(groups, fused=True, capturable=model.device.type == "cuda")
+    optimizer = Adam(groups)
     still: list[Fragments] = []
     if not moves:
         with torch.no_grad():

@@ -20,6 +20,7 @@ import mesh_cleaning
 import profiler
 from cam_utils import FOV_Y, Cameras, concatenate, orbit_cameras
 from cuda_graphs import GraphedStep
+from kernels.adam import Adam
 from kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
 from mesh import Mesh
 from mesh_renderer import clip_positions
@@ -131,9 +132,7 @@ def refine_vertices(
     colors = torch.from_numpy(mesh.vertex_colors).to(device).clamp(COLOR_MARGIN, 1 - COLOR_MARGIN)
     color_logits = colors.logit().requires_grad_()
     groups = [{"params": [offsets], "lr": settings.offset_lr, "eps": OFFSET_EPS}, {"params": [color_logits], "lr": settings.color_lr}]
-    for group in groups:  # on the device, where a captured step reads them
-        group["lr"] = torch.tensor(group["lr"], device=device)
-    optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
+    optimizer = Adam(groups)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(settings.steps, 1))
     order = torch.rand(settings.steps, count, generator=generator).argsort(1)[:, : settings.views].to(device)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cam_utils import Cameras
 from gaussian_mesh import DensityField
+from kernels.adam import Adam
 from kernels.hash_grid import HashGrid, HashGridSpec
 
 
@@ -64,12 +65,12 @@ class NeuralField(nn.Module):
     def _unit(self, points: Tensor) -> Tensor:
         return ((points - self.start.field.center) * self.start.field.scale + 1) / 2
 
-    def make_optimizer(self, grid_lr: float, network_lr: float) -> torch.optim.Adam:
+    def make_optimizer(self, grid_lr: float, network_lr: float) -> Adam:
         groups = [
             {"params": [self.density_grid.params, self.color_grid.params], "lr": grid_lr},
             {"params": [*self.density_layers, *self.color_layers], "lr": network_lr},
         ]
-        return torch.optim.Adam(groups, eps=1e-15, fused=True)
+        return Adam(groups, eps=1e-15)
 
 
 def _layer(rows: int, columns: int, generator: torch.Generator | None) -> nn.Parameter:

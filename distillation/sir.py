@@ -20,6 +20,7 @@ from cuda_graphs import GraphedStep
 from distillation.schedules import Round
 from guidance.base import Prior
 from guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
+from kernels import gaussian_fit
 
 MAX_ELEVATION = 80  # degrees: no view is drawn closer to the poles
 
@@ -180,13 +181,12 @@ def reconstruction_loss(
 
     The rendering holds the V views and, where there is a reference, its view last.
     """
-    count = len(targets)
-    loss = weight * (rendering.image[:count] - targets).abs().sum() / count
+    weight = weight / len(targets)
     if reference is None:
-        return loss
-    colour = (rendering.image[count:] - reference.image).abs().sum()
-    mask = (rendering.alpha[count:] - reference.mask).square().sum()
-    return loss + ref_loss * colour + ref_mask_loss * mask
+        return gaussian_fit.reconstruction_loss(rendering.image, None, targets, None, None, weight)
+    return gaussian_fit.reconstruction_loss(
+        rendering.image, rendering.alpha, targets, reference.image, reference.mask, weight, ref_loss, ref_mask_loss
+    )
 
 
 class Fitter:
