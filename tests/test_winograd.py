@@ -79,7 +79,7 @@ def moments_agree(ours, theirs):
 @pytest.mark.parametrize("size", SIZES)
 def test_of_an_enlarged_picture_nine_places_are_enough(device, dtype, size):
     x, weight, offset, *_ = tensors(size, device, dtype)
-    samples, height, width = size[:3]
+    samples, height = size[:2]
     large = F.interpolate(pictures(x.double(), height), scale_factor=2, mode="nearest")
     expected = F.conv2d(large, weight.double(), padding=1) + offset[0, :, None, None].double()
     planes = winograd_input(x, height, enlarged=True)
@@ -131,7 +131,7 @@ def test_gradients_are_those_of_the_convolution(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_opcheck(device):
-    x, weight, offset, residual, scale, shift = tensors((2, 4, 6, 16, 16), device)
+    x, _, offset, residual, scale, shift = tensors((2, 4, 6, 16, 16), device)
     planes = winograd_input(x, 4)  # registers
     moments = group_moments(x, 4)
     ops = torch.ops.microdreamer
