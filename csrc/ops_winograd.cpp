@@ -130,8 +130,7 @@ std::tuple<at::Tensor, at::Tensor> winograd_output_on_cuda(const at::Tensor& pro
   check_vectors(offset, "offset", to.shape.channels);
   check_vectors(offset, "offset", to.output.offset_stride);
   if (residual) check_vectors(*residual, "residual", to.shape.channels);
-  const int64_t most = kMostVectors * (kVectorBytes / products.element_size());
-  TORCH_CHECK_VALUE(to.shape.channels <= most, "products: expected at most ", most, " channels, got ", to.shape.channels);
+  TORCH_CHECK_VALUE(to.shape.channels <= kMostChannels, "products: expected at most ", kMostChannels, " channels, got ", to.shape.channels);
   TORCH_CHECK_VALUE(samples <= 65535, "samples: expected at most 65535, got ", samples);
   C10_CUDA_CHECK(output_cuda(products.const_data_ptr(), to.output, to.shape, float_type(products), c10::cuda::getCurrentCUDAStream()));
   return {to.pictures, to.moments};

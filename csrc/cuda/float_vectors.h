@@ -39,4 +39,21 @@ __device__ __forceinline__ void store_vector(T* to, const Vector<T>& vector) {
   *reinterpret_cast<uint4*>(to) = vector.bits;
 }
 
+// Four neighbouring values: for kernels that hold many vectors at once, where whole ones would leave room for few threads.
+constexpr int kFour = 4;
+template <typename T>
+struct alignas(kFour * sizeof(T)) Four {
+  T values[kFour];
+};
+
+template <typename T>
+__device__ __forceinline__ Four<T> load_four(const T* from) {
+  return *reinterpret_cast<const Four<T>*>(from);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_four(T* to, const Four<T>& four) {
+  *reinterpret_cast<Four<T>*>(to) = four;
+}
+
 }  // namespace md

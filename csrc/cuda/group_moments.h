@@ -14,68 +14,72 @@ __device__ __forceinline__ float sum_over_lanes(float value) {
   return value;
 }
 
-// From count, mean and spread (sum of squared differences from the mean) of parts 0 .. number - 1 to those of all, by one whole warp.
-template <class Part>
-__device__ __forceinline__ void combine_parts(int number, Part part, float& count, float& mean, float& spread) {
-  const int lane = threadIdx.x % kWarpLanes;
-  float all = 0.0f, sum = 0.0f, squares = 0.0f, n, m, s;
-  for (int i = lane; i < number; i += kWarpLanes) {
-    part(i, n, m, s);
-    all += n;
-    sum += n * m;
+// Count, mean and spread (sum of squared differences from the mean) of parts, added up relative to a mean near theirs.
+struct MomentSums {
+  float pivot, count = 0.0f, sum = 0.0f, squares = 0.0f;
+
+  __device__ void add(float n, float mean, float spread) {
+    const float difference = mean - pivot;
+    count += n;
+    sum += n * difference;
+    squares += spread + n * difference * difference;
   }
-  count = sum_over_lanes(all);
-  mean = count > 0.0f ? sum_over_lanes(sum) / count : 0.0f;
-  for (int i = lane; i < number; i += kWarpLanes) {
-    part(i, n, m, s);
-    squares += s + n * (m - mean) * (m - mean);
+  // Over `lanes` neighbouring threads, a power of two. By whole warps.
+  __device__ void reduce(int lanes) {
+    for (int step = lanes / 2; step > 0; step /= 2) {
+      count += __shfl_xor_sync(0xffffffffu, count, step);
+      sum += __shfl_xor_sync(0xffffffffu, sum, step);
+      squares += __shfl_xor_sync(0xffffffffu, squares, step);
+    }
   }
-  spread = sum_over_lanes(squares);
+  __device__ float mean() const { return count > 0.0f ? pivot + sum / count : 0.0f; }
+  __device__ float spread() const { return count > 0.0f ? fmaxf(squares - sum * sum / count, 0.0f) : 0.0f; }
+};
+
+// Calls visit(group, lane, lanes) by whole warps for groups begin, ..., as many at a time as the block's threads suffice for; `group` may
+// be end or more.
+template <class Visit>
+__device__ __forceinline__ void for_groups(int begin, int end, Visit visit) {
+  const int threads = static_cast<int>(blockDim.x);
+  int lanes = kWarpLanes;
+  while (lanes > 1 && lanes * (end - begin) > threads) lanes /= 2;
+  for (int first = begin; first < end; first += threads / lanes) visit(first + static_cast<int>(threadIdx.x) / lanes, static_cast<int>(threadIdx.x) % lanes, lanes);
 }
 
 // means, spreads: shared [rows, channels], of count_of(row) values each. Writes moments [groups, 3] of the block's slice. Whole block.
 template <class CountOf>
 __device__ void write_moments(const float* means, const float* spreads, int rows, int channels, int groups, CountOf count_of, float* moments) {
   const int width = channels / groups;
-  for (int group = static_cast<int>(threadIdx.x) / kWarpLanes; group < groups; group += static_cast<int>(blockDim.x) / kWarpLanes) {
-    float count, mean, spread;
-    combine_parts(
-        rows * width,
-        [&](int i, float& n, float& m, float& s) {
-          const int row = i / width, at = row * channels + group * width + i % width;
-          n = count_of(row);
-          m = means[at];
-          s = spreads[at];
-        },
-        count, mean, spread);
-    if (threadIdx.x % kWarpLanes == 0) {
-      float* out = moments + group * kMoments;
-      out[0] = count;
-      out[1] = mean;
-      out[2] = spread;
+  for_groups(0, groups, [&](int group, int lane, int lanes) {
+    MomentSums sums{group < groups ? means[group * width] : 0.0f};
+    for (int row = 0; group < groups && row < rows; ++row) {
+      const float count = count_of(row);
+      for (int c = group * width + lane; c < (group + 1) * width; c += lanes) sums.add(count, means[row * channels + c], spreads[row * channels + c]);
     }
-  }
+    sums.reduce(lanes);
+    if (group >= groups || lane != 0) return;
+    float* out = moments + group * kMoments;
+    out[0] = sums.count;
+    out[1] = sums.mean();
+    out[2] = sums.spread();
+  });
 }
 
 // Shared statistics [end - begin, 2], mean and reciprocal deviation of groups [begin, end), from one sample's moments. Whole block; the
 // caller synchronises.
 __device__ inline void load_statistics(const float* moments, int slices, int groups, int begin, int end, float eps, float* statistics) {
-  for (int group = begin + static_cast<int>(threadIdx.x) / kWarpLanes; group < end; group += static_cast<int>(blockDim.x) / kWarpLanes) {
-    float count, mean, spread;
-    combine_parts(
-        slices,
-        [&](int s, float& n, float& m, float& d) {
-          const float* at = moments + (s * groups + group) * kMoments;
-          n = at[0];
-          m = at[1];
-          d = at[2];
-        },
-        count, mean, spread);
-    if (threadIdx.x % kWarpLanes == 0) {
-      statistics[2 * (group - begin)] = mean;
-      statistics[2 * (group - begin) + 1] = rsqrtf((count > 0.0f ? spread / count : 0.0f) + eps);
+  for_groups(begin, end, [&](int group, int lane, int lanes) {
+    MomentSums sums{group < end ? moments[group * kMoments + 1] : 0.0f};
+#pragma unroll 4
+    for (int slice = lane; slice < slices; slice += lanes) {
+      const float* part = moments + (slice * groups + min(group, end - 1)) * kMoments;
+      sums.add(part[0], part[1], part[2]);
     }
-  }
+    sums.reduce(lanes);
+    if (group >= end || lane != 0) return;
+    statistics[2 * (group - begin)] = sums.mean();
+    statistics[2 * (group - begin) + 1] = rsqrtf((sums.count > 0.0f ? sums.spread() / sums.count : 0.0f) + eps);
+  });
 }
 
 // SiLU, for the smaller types by the fast exponential, whose error is far below their rounding.

@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   const T* sample = x + int64_t{blockIdx.y} * shape.pixels * shape.channels;
   int64_t begin, end;
   slice_of(shape.pixels, begin, end);
-  const auto count_of = [&](int r) { return static_cast<float>(max(int64_t{0}, (end - begin - r + plan.rows - 1) / plan.rows)); };
+  const int own_pixels = static_cast<int>(end - begin);
+  const auto count_of = [&](int r) { return static_cast<float>(max(0, (own_pixels - r + plan.rows - 1) / plan.rows)); };
   if (row < plan.rows) {
     float sum[kWidth] = {}, squares[kWidth] = {};
     Vector<T> first;

@@ -35,8 +35,8 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     gated_gelu_kernel(const T* __restrict__ x, const T* __restrict__ beside, T* __restrict__ out, GatedGeluShape shape) {
   constexpr int kWidth = Lanes<T>::kWidth;
-  const int row_vectors = shape.width() / kWidth;
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x, row = i / row_vectors;
+  const unsigned row_vectors = shape.width() / kWidth, i = blockIdx.x * kThreads + threadIdx.x;  // below 2^32: 64 GiB
+  const int64_t row = i / row_vectors;
   if (row >= shape.rows) return;
   const int channel = static_cast<int>(i % row_vectors) * kWidth;
   Vector<T> value;
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
     value.bits = make_uint4(0, 0, 0, 0);
     if (channel == shape.channels + shape.beside) from_float(1.0f, value.values[0]);
   }
-  store_vector(out + i * kWidth, value);
+  store_vector(out + int64_t{i} * kWidth, value);
 }
 
 __device__ float sum_over_warp(float value) {

@@ -72,21 +72,23 @@ __global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x
     patch[i * kVectors + lane] = value.bits;
   }
   __syncthreads();
-  if (!mine) return;
 
+  constexpr int kLanes = kVectors * kWidth / kFour;  // threads that cover a tile's channels here
+  const int own = static_cast<int>(threadIdx.x) % kLanes * kFour, own_channel = static_cast<int>(blockIdx.y) * kVectors * kWidth + own;
+  if (own_channel >= shape.channels) return;
+  const T* values = reinterpret_cast<const T*>(patch) + own;
   const int64_t plane = shape.tiles() * shape.channels;
-  for (int i = static_cast<int>(threadIdx.x) / kVectors; i < rows * columns; i += kThreads / kVectors) {
+  for (int i = static_cast<int>(threadIdx.x) / kLanes; i < rows * columns; i += kThreads / kLanes) {
     const int tile_y = i / columns, tile_x = i % columns;
-    Vector<T> out[kSides][kSides];
-    constexpr int kRead = kStep == 2 ? 4 : 3;
-    Vector<T> read[kRead][kRead];
+    constexpr int kRead = kEnlarged ? 3 : 4;
+    Four<T> read[kRead][kRead], out[kSides][kSides];
 #pragma unroll
     for (int r = 0; r < kRead; ++r) {
 #pragma unroll
-      for (int c = 0; c < kRead; ++c) read[r][c].bits = patch[((kStep * tile_y + r) * patch_columns + kStep * tile_x + c) * kVectors + lane];
+      for (int c = 0; c < kRead; ++c) read[r][c] = load_four(values + ((kStep * tile_y + r) * patch_columns + kStep * tile_x + c) * kVectors * kWidth);
     }
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
+    for (int k = 0; k < kFour; ++k) {
       float d[4][4], v[4][4];
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
@@ -100,16 +102,18 @@ __global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x
         for (int c = 0; c < kSides; ++c) from_float(v[place(kSides, r)][place(kSides, c)], out[r][c].values[k]);
       }
     }
-    T* to = planes + (sample * shape.tiles_per_sample() + int64_t{tile_row + tile_y} * tiles_across + tile_column + tile_x) * shape.channels + channel;
+    T* to = planes + (sample * shape.tiles_per_sample() + int64_t{tile_row + tile_y} * tiles_across + tile_column + tile_x) * shape.channels + own_channel;
 #pragma unroll
     for (int r = 0; r < kSides; ++r) {
 #pragma unroll
-      for (int c = 0; c < kSides; ++c) store_vector(to + (r * kSides + c) * plane, out[r][c]);
+      for (int c = 0; c < kSides; ++c) store_four(to + (r * kSides + c) * plane, out[r][c]);
     }
   }
 }
 
 // ---- Out of the products ----
+
+constexpr int kOutputThreads = 320;  // of a block, about
 
 struct Plan {
   int lanes;   // threads that cover the channels of one tile
@@ -118,37 +122,37 @@ struct Plan {
   int threads() const { return (lanes * rows + kWarpLanes - 1) / kWarpLanes * kWarpLanes; }
 };
 
-Plan plan_for(const Shape& shape, int width) {
+Plan plan_for(const Shape& shape) {
   Plan plan;
-  plan.lanes = shape.channels / width;
+  plan.lanes = shape.channels / kFour;
   plan.slices = static_cast<int>(moment_slices(static_cast<int64_t>(shape.height) * shape.width));
   const int64_t length = (shape.tiles_per_sample() + plan.slices - 1) / plan.slices;
-  const int64_t most = std::max(1, kThreads / plan.lanes), turns = (length + most - 1) / most;
+  const int64_t most = std::max(1, kOutputThreads / plan.lanes), turns = (length + most - 1) / most;
   plan.rows = static_cast<int>((length + turns - 1) / turns);
   return plan;
 }
 
 // blockIdx.x: slice, blockIdx.y: sample.
 template <typename T, int kSides>
-__global__ void __launch_bounds__(kMostVectors) output_kernel(const T* __restrict__ products, Output output, Shape shape, Plan plan) {
-  constexpr int kWidth = Lanes<T>::kWidth;
+__global__ void __launch_bounds__(kMostFours) output_kernel(const T* __restrict__ products, Output output, Shape shape, Plan plan) {
   extern __shared__ float shared[];  // [2, rows, C], where moments are wanted
-  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes, channel = lane * kWidth;
+  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes, channel = lane * kFour;
   const int64_t sample = blockIdx.y, tiles = shape.tiles_per_sample(), plane = shape.tiles() * shape.channels;
   const int64_t length = (tiles + gridDim.x - 1) / gridDim.x, begin = min(tiles, blockIdx.x * length), end = min(tiles, begin + length);
   const int tiles_across = shape.width / 2;
-  const auto turns_of = [&](int r) { return max(int64_t{0}, (end - begin - r + plan.rows - 1) / plan.rows); };
-  float mean[kWidth] = {}, spread[kWidth] = {};
+  const int own_tiles = static_cast<int>(end - begin);
+  const auto turns_of = [&](int r) { return max(0, (own_tiles - r + plan.rows - 1) / plan.rows); };
+  float mean[kFour] = {}, spread[kFour] = {};
   if (row < plan.rows) {
-    const Vector<T> offset = load_vector(static_cast<const T*>(output.offset) + sample * output.offset_stride + channel);
+    const Four<T> offset = load_four(static_cast<const T*>(output.offset) + sample * output.offset_stride + channel);
     int turn = 0;
     for (int64_t tile = begin + row; tile < end; tile += plan.rows, ++turn) {
       const T* from = products + (sample * tiles + tile) * shape.channels + channel;
-      Vector<T> in[kSides][kSides], pixels[2][2];
+      Four<T> in[kSides][kSides], pixels[2][2];
 #pragma unroll
       for (int r = 0; r < kSides; ++r) {
 #pragma unroll
-        for (int c = 0; c < kSides; ++c) in[r][c] = load_vector(from + (r * kSides + c) * plane);
+        for (int c = 0; c < kSides; ++c) in[r][c] = load_four(from + (r * kSides + c) * plane);
       }
       const int64_t at = ((sample * shape.height + tile / tiles_across * 2) * shape.width + tile % tiles_across * 2) * shape.channels + channel;
       const int64_t steps[2] = {static_cast<int64_t>(shape.width) * shape.channels, shape.channels};
@@ -156,11 +160,11 @@ __global__ void __launch_bounds__(kMostVectors) output_kernel(const T* __restric
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
 #pragma unroll
-          for (int c = 0; c < 2; ++c) pixels[r][c] = load_vector(static_cast<const T*>(output.residual) + at + r * steps[0] + c * steps[1]);
+          for (int c = 0; c < 2; ++c) pixels[r][c] = load_four(static_cast<const T*>(output.residual) + at + r * steps[0] + c * steps[1]);
         }
       }
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
+      for (int k = 0; k < kFour; ++k) {
         float m[4][4] = {}, y[2][2];
 #pragma unroll
         for (int r = 0; r < kSides; ++r) {
@@ -193,14 +197,14 @@ __global__ void __launch_bounds__(kMostVectors) output_kernel(const T* __restric
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
 #pragma unroll
-        for (int c = 0; c < 2; ++c) store_vector(to + r * steps[0] + c * steps[1], pixels[r][c]);
+        for (int c = 0; c < 2; ++c) store_four(to + r * steps[0] + c * steps[1], pixels[r][c]);
       }
     }
   }
   if (output.groups == 0) return;
   if (row < plan.rows) {
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
+    for (int k = 0; k < kFour; ++k) {
       shared[row * shape.channels + channel + k] = mean[k];
       shared[(plan.rows + row) * shape.channels + channel + k] = spread[k];
     }
@@ -224,7 +228,7 @@ void launch_input(const void* x, const Norm& norm, void* planes, const Shape& sh
 
 template <typename T, int kSides>
 void launch_output(const void* products, const Output& output, const Shape& shape, cudaStream_t stream) {
-  const Plan plan = plan_for(shape, Lanes<T>::kWidth);
+  const Plan plan = plan_for(shape);
   const dim3 grid(static_cast<unsigned>(plan.slices), static_cast<unsigned>(shape.samples));
   const size_t shared = output.groups > 0 ? sizeof(float) * 2 * plan.rows * shape.channels : 0;
   output_kernel<T, kSides><<<grid, plan.threads(), shared, stream>>>(static_cast<const T*>(products), output, shape, plan);
