@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import profiler
 from files import atomic_write
+from png_file import encoded_png
 
 SHEET_MARGIN = 4  # px between the pictures of a sheet
 
@@ -76,4 +76,4 @@ def write_sheet(path: str | Path, images: Tensor | Sequence[Tensor], columns: in
         row, column = divmod(index, columns)
         sheet[row * pitch_y : row * pitch_y + height, column * pitch_x : column * pitch_x + width] = picture
     with atomic_write(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="PNG")
+        temporary.write_bytes(encoded_png(sheet))
