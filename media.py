@@ -22,7 +22,8 @@ def to_bytes(images: Tensor) -> np.ndarray:
     """Pictures [N,3,H,W] in [0,1] as 8-bit [N,H,W,3]; values outside are clamped."""
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected shape [N,3,H,W], got {list(images.shape)}")
-    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    scaled = images.detach().float().clamp(0, 1).mul_(255).round_()  # a new tensor, then in place: films are large
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 @profiler.function
