@@ -49,7 +49,7 @@ def try_writing(path: str | Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             probe.touch()
             break
-        except FileNotFoundError:  # another program has just removed the folder that it had made for its own trial
+        except (FileNotFoundError, FileExistsError):  # another program has just removed the folder that it had made for its own trial
             if not attempts_left:
                 raise
     probe.unlink()

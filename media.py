@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import profiler
 from files import atomic_write
+from png_file import encoded_png
 
 SHEET_MARGIN = 4  # px between the pictures of a sheet
 
@@ -22,7 +22,8 @@ def to_bytes(images: Tensor) -> np.ndarray:
     """Pictures [N,3,H,W] in [0,1] as 8-bit [N,H,W,3]; values outside are clamped."""
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected shape [N,3,H,W], got {list(images.shape)}")
-    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    scaled = images.detach().float().clamp(0, 1).mul_(255).round_()  # a new tensor, then in place: films are large
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 @profiler.function
@@ -76,4 +77,4 @@ def write_sheet(path: str | Path, images: Tensor | Sequence[Tensor], columns: in
         row, column = divmod(index, columns)
         sheet[row * pitch_y : row * pitch_y + height, column * pitch_x : column * pitch_x + width] = picture
     with atomic_write(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="PNG")
+        temporary.write_bytes(encoded_png(sheet))

@@ -49,11 +49,10 @@ class Mesh:
     @property
     def normals(self) -> np.ndarray:
         """Unit vertex normals [V,3]: those of the faces around, weighted by area; zero where there is no face."""
-        corners = self.vertices[self.faces].astype(np.float64)
-        doubled_areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        sums = np.stack(
-            [np.bincount(self.faces.reshape(-1), np.repeat(doubled_areas[:, axis], 3), len(self.vertices)) for axis in range(3)], axis=1
-        )
+        columns = self.vertices.T.astype(np.float64)
+        a, b, c = columns[:, self.faces.T].swapaxes(0, 1)  # [3,F] each
+        doubled_areas = np.cross(b - a, c - a, axis=0)
+        sums = np.stack([np.bincount(self.faces.reshape(-1), np.repeat(area, 3), len(self.vertices)) for area in doubled_areas], axis=1)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         return (sums / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 

@@ -116,7 +116,8 @@ def face_parts(faces: np.ndarray) -> np.ndarray:
 
 def signed_volumes(vertices: np.ndarray, faces: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Volume enclosed by each part, negative where its faces look inward."""
-    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = ((vertices - vertices.mean(0))[faces[:, k]].T for k in range(3))
+    x, y, z = np.ascontiguousarray((vertices - vertices.mean(0)).T)  # columns are gathered twice as fast as rows
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = ((x[corner], y[corner], z[corner]) for corner in faces.T)
     return np.bincount(parts, ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)) / 6
 
 
@@ -140,9 +141,11 @@ def _is_large(vertices: np.ndarray, faces: np.ndarray, parts: np.ndarray) -> np.
     """Which parts [P] have the least share of the largest part's faces and diagonal."""
     sizes = np.bincount(parts)
     order = np.argsort(parts, kind="stable")
-    corners = vertices[faces[order]].reshape(-1, 3)
+    corners = faces[order].reshape(-1)
     starts = 3 * (np.cumsum(sizes) - sizes)
-    diagonals = np.linalg.norm(np.maximum.reduceat(corners, starts) - np.minimum.reduceat(corners, starts), axis=1)
+    columns = [column[corners] for column in vertices.T]
+    sides = [np.maximum.reduceat(column, starts) - np.minimum.reduceat(column, starts) for column in columns]
+    diagonals = np.linalg.norm(np.stack(sides, axis=1), axis=1)
     largest = diagonals.argmax()
     return (sizes >= MIN_PART_FACES * sizes[largest]) & (diagonals >= MIN_PART_DIAGONAL * diagonals[largest])
 
@@ -152,15 +155,15 @@ def keep_outer_parts(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
     """A closed manifold that is wound outward (as marching cubes makes) without the walls of hollows and without small parts."""
     if len(faces) == 0:
         return vertices, faces
-    links = sparse.coo_matrix(
-        (np.ones(2 * len(faces), bool), (faces[:, [0, 0]].T.reshape(-1), faces[:, 1:].T.reshape(-1))), (len(vertices),) * 2
-    )
-    parts = csgraph.connected_components(links, directed=False)[1][faces[:, 0]]
-    faces, parts = (rows[signed_volumes(vertices, faces, parts)[parts] > 0] for rows in (faces, parts))
+    corners = faces.astype(np.int32)  # what SciPy indexes with; of other integers it makes copies at each step
+    links = np.ones(2 * len(faces), bool), (np.repeat(corners[:, 0], 2), corners[:, 1:].reshape(-1))
+    parts = csgraph.connected_components(sparse.csr_matrix(links, (len(vertices),) * 2), directed=False)[1][faces[:, 0]]
+    looks_out = signed_volumes(vertices, faces, parts)[parts] > 0
+    faces, parts = faces.compress(looks_out, axis=0), parts[looks_out]
     if len(faces) == 0:
         return drop_unused_vertices(vertices, faces)
     parts = (np.cumsum(np.bincount(parts) > 0) - 1)[parts]  # numbers without gaps
-    return drop_unused_vertices(vertices, faces[_is_large(vertices, faces, parts)[parts]])
+    return drop_unused_vertices(vertices, faces.compress(_is_large(vertices, faces, parts)[parts], axis=0))
 
 
 def wind_outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -236,10 +239,11 @@ def fill_holes(vertices: np.ndarray, faces: np.ndarray, max_edges: int) -> Array
 
 
 def smooth(vertices: np.ndarray, faces: np.ndarray, steps: int, shrink: float = 0.5, grow: float = -0.53) -> np.ndarray:
-    """Taubin smoothing ("Curve and surface smoothing without shrinkage", 1995): vertices after `steps` pairs of passes."""
-    edges = half_edges(faces)
-    pairs = np.concatenate([edges, edges[:, ::-1]])
-    neighbours = sparse.coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (len(vertices),) * 2).tocsr()
+    """Taubin smoothing ("Curve and surface smoothing without shrinkage", 1995) of a closed mesh: vertices after `steps` pairs of passes."""
+    corners = faces.astype(np.int32)  # what SciPy indexes with
+    # Each edge is there in both directions, as the faces at it run along it in opposite ways.
+    edges = np.ones(3 * len(faces)), (corners.reshape(-1), np.roll(corners, -1, axis=1).reshape(-1))
+    neighbours = sparse.csr_matrix(edges, (len(vertices),) * 2)
     neighbours.data[:] = 1  # an edge counts once, however many faces it has
     degrees = np.maximum(np.asarray(neighbours.sum(1)), 1)
     for _ in range(steps):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 import profiler
 from files import atomic_write
+from kernels.number_lines import number_lines
 from mesh import Mesh
+from png_file import encoded_png
 
 _FLOAT, _UINT32 = 5126, 5125  # glTF component types
 _ARRAY, _ELEMENT_ARRAY = 34962, 34963  # glTF buffer targets
@@ -49,14 +51,14 @@ def write_obj(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     path = _with_suffix(path, ".obj")
     material = path.with_suffix(".mtl")
     name = "albedo" if mesh.has_texture else "vertex_colors"
-    parts = [f"mtllib {material.name}\n"]
+    parts = [f"mtllib {material.name}\n".encode()]
     if mesh.has_texture:
         corners = np.stack([mesh.faces, mesh.uv_faces, mesh.faces], axis=-1).reshape(-1, 9) + 1
         parts += [
             _lines("v %.7g %.7g %.7g\n", mesh.vertices),
             _lines("vt %.7g %.7g\n", mesh.uvs),
             _lines("vn %.5g %.5g %.5g\n", mesh.normals),
-            f"usemtl {name}\n",
+            f"usemtl {name}\n".encode(),
             _lines("f %d/%d/%d %d/%d/%d %d/%d/%d\n", corners),
         ]
     else:
@@ -74,7 +76,7 @@ def write_obj(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     with atomic_write(material) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(parts), encoding="utf-8")
+        temporary.write_bytes(b"".join(parts))
 
 
 def _with_suffix(path: str | Path, suffix: str) -> Path:
@@ -84,8 +86,8 @@ def _with_suffix(path: str | Path, suffix: str) -> Path:
     return path
 
 
-def _lines(template: str, rows: np.ndarray) -> str:
-    return (template * len(rows)) % tuple(rows.reshape(-1).tolist())
+def _lines(template: str, rows: np.ndarray) -> bytes:
+    return number_lines(template, torch.from_numpy(rows))
 
 
 def _vertex_colors(mesh: Mesh) -> np.ndarray:
@@ -94,9 +96,7 @@ def _vertex_colors(mesh: Mesh) -> np.ndarray:
 
 def encoded_texture(mesh: Mesh) -> bytes:
     """The texture as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(np.clip(mesh.texture, 0, 1) * 255).astype(np.uint8)).save(buffer, format="PNG", compress_level=4)
-    return buffer.getvalue()
+    return encoded_png(np.rint(np.clip(mesh.texture, 0, 1) * 255).astype(np.uint8))
 
 
 # ---- GLB ----

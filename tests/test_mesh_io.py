@@ -290,7 +290,9 @@ def test_sheet_lays_pictures_out_row_by_row(tmp_path):
 
 
 def test_bytes_are_clamped_and_rounded():
-    assert to_bytes(torch.tensor([-1.0, 0.5, 2.0]).reshape(1, 3, 1, 1)).tolist() == [[[[0, 128, 255]]]]
+    images = torch.tensor([-1.0, 0.5, 2.0]).reshape(1, 3, 1, 1)
+    assert to_bytes(images).tolist() == [[[[0, 128, 255]]]]
+    assert images.reshape(-1).tolist() == [-1.0, 0.5, 2.0]  # its own pictures stay as they are
 
 
 def test_bad_media_are_refused(tmp_path):

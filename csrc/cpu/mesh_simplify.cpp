@@ -10,10 +10,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <queue>
+#include <utility>
 
 namespace md::mesh_simplify {
 
@@ -26,6 +27,7 @@ constexpr double kStay = 1e-5;       // weight of distances along the surface ag
 constexpr double kMostTurn = 0.2;    // least cosine between a face's normals before and after
 constexpr double kThinnest = 0.02;   // least height of a face as a share of its longest edge, unless it was thinner before
 constexpr int32_t kGone = -1;
+constexpr int64_t kGrain = 8192;     // half-edges or vertices of one piece of parallel work
 
 struct Vec {
   double x, y, z;
@@ -80,10 +82,73 @@ bool least_point(const Quadric& q, Vec* point) {
 struct Candidate {
   double cost;
   int32_t edge;
-  uint32_t stamp;  // of the edge when the cost was computed
-  bool operator<(const Candidate& other) const {  // the queue's top is its largest
-    return cost != other.cost ? cost > other.cost : edge > other.edge;
+  bool operator<(const Candidate& other) const { return cost != other.cost ? cost < other.cost : edge < other.edge; }
+};
+
+// Edges by cost, each at most once: a heap of four children a node, which knows where every edge is, so that new costs leave no old
+// ones behind. `places` [3F] is shared by queues of different edges.
+class Queue {
+ public:
+  Queue(std::vector<Candidate> candidates, std::vector<int32_t>& places) : heap_(std::move(candidates)), places_(places) {
+    for (size_t k = 0; k < heap_.size(); ++k) places_[heap_[k].edge] = static_cast<int32_t>(k);
+    for (size_t parents = (heap_.size() + kChildren - 2) / kChildren; parents-- > 0;) sink(parents, heap_[parents]);
   }
+
+  ~Queue() {
+    for (const Candidate& candidate : heap_) places_[candidate.edge] = kGone;
+  }
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+
+  bool empty() const { return heap_.empty(); }
+
+  // Takes out the edge of least cost.
+  int32_t pop() {
+    const int32_t edge = heap_.front().edge;
+    places_[edge] = kGone;
+    const Candidate last = heap_.back();
+    heap_.pop_back();
+    if (!heap_.empty()) sink(0, last);
+    return edge;
+  }
+
+  // Puts an edge in, or gives it another cost.
+  void set(const Candidate& candidate) {
+    size_t k = places_[candidate.edge];
+    if (places_[candidate.edge] == kGone) {
+      k = heap_.size();
+      heap_.push_back(candidate);
+    } else if (heap_[k] < candidate) {
+      return sink(k, candidate);
+    }
+    for (; k > 0 && candidate < heap_[(k - 1) / kChildren]; k = (k - 1) / kChildren) put(k, heap_[(k - 1) / kChildren]);
+    put(k, candidate);
+  }
+
+ private:
+  static constexpr size_t kChildren = 4;
+
+  void put(size_t k, const Candidate& candidate) {
+    heap_[k] = candidate;
+    places_[candidate.edge] = static_cast<int32_t>(k);
+  }
+
+  // Puts a candidate at k or as far below as it belongs.
+  void sink(size_t k, const Candidate candidate) {
+    for (;;) {
+      const size_t first = kChildren * k + 1, end = std::min(first + kChildren, heap_.size());
+      if (first >= end) break;
+      size_t least = first;
+      for (size_t child = first + 1; child < end; ++child) least = heap_[child] < heap_[least] ? child : least;
+      if (!(heap_[least] < candidate)) break;
+      put(k, heap_[least]);
+      k = least;
+    }
+    put(k, candidate);
+  }
+
+  std::vector<Candidate> heap_;
+  std::vector<int32_t>& places_;
 };
 
 // Half-edge 3 f + k runs from corner k of face f to the next.
@@ -93,45 +158,57 @@ int32_t previous_of(int32_t h) { return h % 3 == 0 ? h + 2 : h - 1; }
 // The opposite of every half-edge, found among those that leave its end; empty where some have none or several, or a vertex has
 // several fans of faces.
 std::vector<int32_t> opposites(const std::vector<int32_t>& start, int64_t vertex_count) {
+  struct Leaving {
+    int32_t half_edge, end;
+  };
   const auto count = static_cast<int32_t>(start.size());
-  std::vector<int32_t> bucket(vertex_count + 1, 0), leaving(count), opposite(count, kGone);
+  std::vector<int32_t> bucket(vertex_count + 1, 0), opposite(count);
+  std::vector<Leaving> leaving(count);
   for (const int32_t v : start) ++bucket[v + 1];
   std::partial_sum(bucket.begin(), bucket.end(), bucket.begin());
   std::vector<int32_t> filled(bucket.begin(), bucket.end() - 1);
-  for (int32_t h = 0; h < count; ++h) leaving[filled[start[h]]++] = h;
-  for (int32_t h = 0; h < count; ++h) {
-    const int32_t from = start[h], to = start[next_of(h)];
-    if (from == to) return {};
-    int32_t found = kGone;
-    for (int32_t i = bucket[to]; i < bucket[to + 1]; ++i) {
-      if (start[next_of(leaving[i])] != from) continue;
-      if (found != kGone) return {};
-      found = leaving[i];
+  for (int32_t h = 0; h < count; ++h) leaving[filled[start[h]]++] = {h, start[next_of(h)]};
+  std::atomic<bool> closed = true;
+  at::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
+    for (auto h = static_cast<int32_t>(begin); h < end; ++h) {
+      const int32_t from = start[h], to = start[next_of(h)];
+      int32_t found = kGone, number = 0;
+      for (int32_t i = bucket[to]; i < bucket[to + 1]; ++i) {
+        if (leaving[i].end == from) found = leaving[i].half_edge, ++number;
+      }
+      if (from == to || number != 1) closed = false;
+      opposite[h] = found;
     }
-    if (found == kGone) return {};
-    opposite[h] = found;
-  }
+  });
+  if (!closed) return {};
   // With one opposite each, a half-edge that another one repeats would be the opposite of two.
-  for (int32_t h = 0; h < count; ++h) {
-    if (opposite[opposite[h]] != h) return {};
-  }
-  for (int64_t v = 0; v < vertex_count; ++v) {
-    const int32_t corners = bucket[v + 1] - bucket[v];
-    if (corners == 0) continue;
-    int32_t h = leaving[bucket[v]], fan = 0;
-    do {
-      ++fan;
-      h = opposite[previous_of(h)];
-    } while (h != leaving[bucket[v]]);
-    if (fan != corners) return {};
-  }
+  at::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
+    for (auto h = static_cast<int32_t>(begin); h < end; ++h) {
+      if (opposite[opposite[h]] != h) closed = false;
+    }
+  });
+  if (!closed) return {};
+  at::parallel_for(0, vertex_count, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t v = begin; v < end; ++v) {
+      const int32_t corners = bucket[v + 1] - bucket[v];
+      if (corners == 0) continue;
+      const int32_t first = leaving[bucket[v]].half_edge;
+      int32_t h = first, fan = 0;
+      do {
+        ++fan;
+        h = opposite[previous_of(h)];
+      } while (h != first);
+      if (fan != corners) closed = false;
+    }
+  });
+  if (!closed) return {};
   return opposite;
 }
 
 class Surface {
  public:
   Surface(const double* vertices, int64_t vertex_count, const int64_t* faces, int64_t face_count)
-      : points_(vertex_count), quadrics_(vertex_count), start_(3 * face_count), leaving_(vertex_count, kGone), stamps_(3 * face_count, 0) {
+      : points_(vertex_count), quadrics_(vertex_count), start_(3 * face_count), leaving_(vertex_count, kGone), places_(3 * face_count, kGone) {
     Vec low{vertices[0], vertices[1], vertices[2]}, high = low;
     for (int64_t v = 0; v < vertex_count; ++v) {
       const Vec p{vertices[3 * v], vertices[3 * v + 1], vertices[3 * v + 2]};
@@ -325,16 +402,16 @@ class Surface {
   // Collapses some of the edges, those of a block or of the whole, until `most` faces are gone; returns how many are.
   int64_t collapse(const std::vector<int32_t>& edges, int part, int64_t most, bool careful) {
     Vec place{};
-    std::vector<Candidate> candidates;
-    candidates.reserve(edges.size());
-    for (const int32_t h : edges) candidates.push_back({cost_of(h, &place), h, stamps_[h]});
-    std::priority_queue<Candidate> queue(std::less<Candidate>(), std::move(candidates));
+    std::vector<Candidate> candidates(edges.size());
+    at::parallel_for(0, static_cast<int64_t>(edges.size()), kGrain, [&](int64_t begin, int64_t end) {
+      Vec unused{};
+      for (int64_t k = begin; k < end; ++k) candidates[k] = {cost_of(edges[k], &unused), edges[k]};
+    });
+    Queue queue(std::move(candidates), places_);
     int64_t removed = 0;
     while (removed < most && !queue.empty()) {
-      const Candidate best = queue.top();
-      queue.pop();
-      const int32_t h = best.edge;
-      if (start_[h] == kGone || opposite_[h] < h || stamps_[h] != best.stamp) continue;
+      const int32_t h = queue.pop();
+      if (start_[h] == kGone || opposite_[h] < h) continue;  // went with a face, or goes by its opposite's name since
       const int32_t a = start_[h], b = end_of(h);
       if (!is_within(a, part) || !is_within(b, part) || !keeps_manifold(h)) continue;
       cost_of(h, &place);
@@ -343,8 +420,7 @@ class Surface {
       removed += 2;
       around(a, [&](int32_t to) {
         const int32_t edge = edge_of(to);
-        ++stamps_[edge];
-        if (part == kWhole || part_[end_of(to)] == part) queue.push({cost_of(edge, &place), edge, stamps_[edge]});
+        if (part == kWhole || part_[end_of(to)] == part) queue.set({cost_of(edge, &place), edge});
         return true;
       });
     }
@@ -356,7 +432,7 @@ class Surface {
   std::vector<int32_t> start_;     // [3F] the vertex that a half-edge leaves; kGone where its face is gone
   std::vector<int32_t> opposite_;  // [3F]
   std::vector<int32_t> leaving_;   // [V] one of the half-edges that leave a vertex
-  std::vector<uint32_t> stamps_;   // [3F] rises with every change of an edge's cost, at its smaller half-edge
+  std::vector<int32_t> places_;    // [3F] of an edge in its queue, at its smaller half-edge; kGone where it is in none
   std::vector<int8_t> part_;       // [V]
   Vec middle_{};
   double size_ = 1;
