@@ -276,8 +276,7 @@ def test_two_hundred_thousand_faces():
 
 def test_pairs_are_across_plain_edges_only():
     faces = np.array([[0, 1, 2], [2, 1, 3], [1, 2, 4], [0, 2, 5], [1, 0, 6], [0, 1, 7], [0, 5, 8]])
-    half_edges = uv_charts.edge_pairs(faces)
-    pairs = uv_charts.face_pairs(np.random.default_rng(0).standard_normal((9, 3)), faces, half_edges)
+    pairs = uv_charts.face_pairs(np.random.default_rng(0).standard_normal((9, 3)), faces)
     # 1-2 has three faces and so has 0-1; faces 3 and 6 wind edge 0-5 both the same way or not: 5->0 and 0->5.
     found = {tuple(sorted(pair)) for pair in zip(pairs.one.tolist(), pairs.other.tolist(), strict=True)}
     assert found == {(0, 3), (3, 6)}

@@ -19,9 +19,23 @@ MIN_AREA_RATIO = 0.02  # of a face's area when flat and in space; below, it coun
 
 def chart_vertices(faces: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Corners [F,3], and for every chart vertex its vertex [T] and its chart [T]; those of a chart follow each other."""
-    vertex_count = int(faces.max(initial=0)) + 1
-    keys, corners = np.unique((labels[:, None] * vertex_count + faces).reshape(-1), return_inverse=True)
-    return corners.reshape(-1, 3), keys % vertex_count, keys // vertex_count
+    vertex_count = int(faces.max(initial=-1)) + 1
+    # Most vertices are in one chart: they need no sorting of all corners, only those with a further chart do.
+    main = np.full(vertex_count, -1)
+    main[faces] = labels[:, None]
+    used = np.flatnonzero(main >= 0)
+    further = main[faces] != labels[:, None]
+    keys, inverse = np.unique((labels[:, None] * vertex_count + faces)[further], return_inverse=True)
+    keys = np.concatenate([main[used] * vertex_count + used, keys])
+    order = np.argsort(keys)
+    rank = np.empty(len(keys), np.int64)
+    rank[order] = np.arange(len(keys))
+    of_vertex = np.zeros(vertex_count, np.int64)
+    of_vertex[used] = rank[: len(used)]
+    corners = of_vertex[faces]
+    corners[further] = rank[len(used) + inverse]
+    chart, vertex = np.divmod(keys[order], max(vertex_count, 1))
+    return corners, vertex, chart
 
 
 def signed_areas(triangles: np.ndarray) -> np.ndarray:
