@@ -49,7 +49,9 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, method: str = "charts", reso
         return UVLayout(np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int32))
     if method == "xatlas":
         return _unwrap_with_xatlas(vertices, faces, resolution, padding)
-    size = float(np.ptp(vertices[faces.reshape(-1)], axis=0).max())
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    size = float(np.ptp(vertices[used], axis=0).max())
     if size > 0:
         vertices = (vertices - vertices[faces[0, 0]]) / size
     edges = vertices[np.roll(faces, -1, axis=1)] - vertices[faces]

@@ -30,6 +30,7 @@ class FacePairs(NamedTuple):
     other: np.ndarray  # [P]
     lengths: np.ndarray  # [P], of the shared edges
     half_edges: tuple[np.ndarray, np.ndarray]  # [P],[P], as of `edge_pairs`: the shared edge, as `one` and as `other` winds it
+    single: np.ndarray  # half-edges that are in no pair
 
 
 def edge_pairs(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +56,10 @@ def face_pairs(vertices: np.ndarray, faces: np.ndarray) -> FacePairs:
     count = max(len(faces), 1)
     corner, face = one // count, one % count
     edges = vertices[faces[face, (corner + 1) % 3]] - vertices[faces[face, corner]]
-    return FacePairs(face, other % count, np.sqrt(np.einsum("ij,ij->i", edges, edges)), (one, other))
+    is_single = np.ones(faces.size, bool)
+    is_single[one] = is_single[other] = False
+    lengths = np.sqrt(np.einsum("ij,ij->i", edges, edges))
+    return FacePairs(face, other % count, lengths, (one, other), np.flatnonzero(is_single))
 
 
 def border(pairs: FacePairs, labels: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
@@ -63,11 +67,9 @@ def border(pairs: FacePairs, labels: np.ndarray, of: np.ndarray | None = None) -
 
     `of` [F] chooses faces; None: all.
     """
-    at_border = np.tile(np.ones(len(labels), bool) if of is None else of, 3)
-    inner = labels[pairs.one] == labels[pairs.other]
-    for half_edges in pairs.half_edges:
-        at_border[half_edges[inner]] = False
-    return np.flatnonzero(at_border)
+    between = labels[pairs.one] != labels[pairs.other]
+    half_edges = np.concatenate([pairs.single, *(paired[between] for paired in pairs.half_edges)])
+    return half_edges if of is None else half_edges[of[half_edges % len(labels)]]
 
 
 def neighbours(pairs: FacePairs, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,13 +98,14 @@ def _sum_rows(labels: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
 
 def smoothed_normals(pairs: FacePairs, area_normals: np.ndarray, steps: int) -> np.ndarray:
     """Unit normals [F,3] of the surface with its small features blurred: `steps` means over face and neighbours."""
-    count = len(area_normals)
-    rows = np.concatenate([pairs.one, pairs.other, np.arange(count)])
-    columns = np.concatenate([pairs.other, pairs.one, np.arange(count)])
-    neighbours = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), (count, count))
+    near, _ = neighbours(pairs, len(area_normals))
+    own = np.arange(len(area_normals))
+    columns = np.stack([own, *near], axis=1)
+    weights = np.concatenate([np.ones((len(own), 1)), columns[:, 1:] != own[:, None]], axis=1)
+    neighbourhoods = sparse.csr_matrix((weights.reshape(-1), columns.reshape(-1), np.arange(0, weights.size + 1, 4)))
     normals = area_normals
     for _ in range(steps):
-        normals = neighbours @ normals
+        normals = neighbourhoods @ normals
     return _unit(normals)
 
 
@@ -133,14 +136,13 @@ def _common_means(one, other, sums, totals, histograms, bin_directions) -> np.nd
     return common
 
 
-def merge_regions(pairs: FacePairs, regions: np.ndarray, area_normals: np.ndarray) -> np.ndarray:
-    """Region numbers [F] after merging neighbours that one direction sees together.
+def merge_regions(pairs: FacePairs, regions: np.ndarray, area_normals: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    """Region numbers [F] after merging neighbours that one direction sees together; `bins` [F] as of `direction_bins`.
 
     In every round the pairs that merge are those that are each other's best: the ones with the longest common border
     for the smaller one's whole border.
     """
     areas = np.sqrt(np.einsum("ij,ij->i", area_normals, area_normals))
-    bins = direction_bins(area_normals)
     bin_count = 6 * NORMAL_BINS**2
     bin_directions = _unit(_sum_rows(bins, _unit(area_normals), bin_count))
     count = int(regions.max(initial=-1)) + 1
@@ -187,7 +189,8 @@ def merge_regions(pairs: FacePairs, regions: np.ndarray, area_normals: np.ndarra
         means[grown[one] | grown[other]] = np.nan
         apart = one != other
         one, other, lengths, means = one[apart], other[apart], lengths[apart], means[apart]
-    return np.unique(target[regions], return_inverse=True)[1]
+    is_left = target == np.arange(count)
+    return (np.cumsum(is_left) - 1)[target][regions]
 
 
 def move_borders(pairs: FacePairs, labels: np.ndarray, normals: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -228,7 +231,8 @@ def cut_into_charts(pairs: FacePairs, area_normals: np.ndarray) -> np.ndarray:
     normals = smoothed_normals(pairs, area_normals, SMOOTHING_STEPS)
     labels = np.abs(normals).argmax(1)
     labels = 2 * labels + (np.take_along_axis(normals, labels[:, None], 1)[:, 0] < 0)
-    regions = merge_regions(pairs, connected_regions(pairs.one, pairs.other, labels), area_normals)
+    bins = direction_bins(area_normals)
+    regions = merge_regions(pairs, connected_regions(pairs.one, pairs.other, labels), area_normals, bins)
     directions = chart_directions(regions, area_normals)
     regions = connected_regions(pairs.one, pairs.other, move_borders(pairs, regions, normals, directions))
-    return merge_regions(pairs, regions, area_normals)
+    return merge_regions(pairs, regions, area_normals, bins)

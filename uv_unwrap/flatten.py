@@ -82,17 +82,15 @@ def relax(flat: np.ndarray, corners: np.ndarray, points: np.ndarray, areas: np.n
     pulls = pulls + pulls.T
     diagonal = np.asarray(pulls.sum(1)).reshape(-1)
     pulls = pulls.astype(np.complex128)
-    weighted = edges * weights
-    against = weighted.conj()
-    corner = corners.T.reshape(-1)
-    corner_0, corner_1, corner_2 = corner.reshape(3, -1)
+    weighted = (edges * weights).conj()
+    # Times the positions, each face's rotation, but for its length; its adjoint times these, what pulls at the positions.
+    shares = np.stack([weighted[1] - weighted[2], weighted[2] - weighted[0], weighted[0] - weighted[1]], axis=1)
+    turns = sparse.csr_matrix((shares.reshape(-1), corners.reshape(-1), np.arange(0, corners.size + 1, 3)), (len(corners), count))
+    forces = turns.conj().T
     for _ in range(RELAXATIONS):
-        u0, u1, u2 = flat[corner_0], flat[corner_1], flat[corner_2]
-        turn = (u2 - u1) * against[0] + (u0 - u2) * against[1] + (u1 - u0) * against[2]
+        turn = turns @ flat
         turn /= np.maximum(np.abs(turn), 1e-300)
-        turned = weighted * turn
-        forces = np.concatenate([turned[1] - turned[2], turned[2] - turned[0], turned[0] - turned[1]])
-        right = np.bincount(corner, forces.real, count) + 1j * np.bincount(corner, forces.imag, count)
+        right = forces @ turn
         residual = right - (diagonal * flat - pulls @ flat)
         step = residual / diagonal
         product = _inner(residual, step)

@@ -40,6 +40,22 @@ def _crossings(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return edge, row, a.real + (row + 0.5 - a.imag) / (b.imag - a.imag) * (b.real - a.real)
 
 
+class Lines:
+    """Numbers for lines, the rows of charts: offset[chart] + row; those of all rows between the lowest, low[chart], and the highest.
+
+    chart [N] and row [N] name lines of `count` charts. Where a chart has none, its `high` is below its `low`.
+    """
+
+    def __init__(self, chart: np.ndarray, row: np.ndarray, count: int) -> None:
+        self.low = np.full(count, int(row.max(initial=0)) + 1)
+        self.high = np.full(count, int(row.min(initial=0)) - 1)
+        np.minimum.at(self.low, chart, row)
+        np.maximum.at(self.high, chart, row)
+        rows = np.maximum(self.high - self.low + 1, 0)
+        self.offset = np.cumsum(rows) - rows - self.low
+        self.count = int(rows.sum())
+
+
 def double_spans(triangles: np.ndarray, labels: np.ndarray, border: np.ndarray) -> Spans:
     """Where charts cover a row's centre line at least twice, sorted by chart and row.
 
@@ -48,11 +64,14 @@ def double_spans(triangles: np.ndarray, labels: np.ndarray, border: np.ndarray) 
     corner, face = np.divmod(border, len(triangles))
     start, end = triangles[face, corner], triangles[face, (corner + 1) % 3]
     edge, row, x = _crossings(start, end)
+    chart = labels[face[edge]]
+    lines = Lines(chart, row, int(labels.max()) + 1)
+    line = lines.offset[chart] + row
+    many = np.flatnonzero((np.bincount(line) > 2)[line])  # where two borders cross a line, between them is one layer
+    edge, row, x, chart, line = edge[many], row[many], x[many], chart[many], line[many]
     if len(edge) == 0:
         return Spans(edge, row, x, x)
-    chart = labels[face[edge]]
-    # Sorted by chart, row and x through one number, which tells places apart that are CONTACT apart for any count of charts.
-    line = chart * (int(np.ptp(row)) + 1) + (row - row.min())
+    # Sorted by line and x through one number, which tells places apart that are CONTACT apart for any count of charts.
     order = np.argsort(line + (x - x.min()) * (0.5 / max(float(np.ptp(x)), CONTACT)))
     x = x[order]
     winding = np.cumsum(np.where(end.imag < start.imag, 1, -1)[edge[order]])  # 0 again at the end of each row
@@ -74,25 +93,23 @@ def _chords(low: np.ndarray, middle: np.ndarray, high: np.ndarray, row: np.ndarr
 def involved_faces(triangles: np.ndarray, labels: np.ndarray, doubles: Spans) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (face, double span) that meet, for `doubles` sorted by chart and row."""
     charts = int(labels.max()) + 1
-    left, right, low, high = np.full((4, charts), np.inf)
-    for bound, values in ((left, doubles.left), (right, -doubles.right), (low, doubles.row), (high, -doubles.row)):
-        np.minimum.at(bound, doubles.chart, values)
+    lines = Lines(doubles.chart, doubles.row, charts)
+    left, right = np.full(charts, np.inf), np.full(charts, -np.inf)
+    np.minimum.at(left, doubles.chart, doubles.left)
+    np.maximum.at(right, doubles.chart, doubles.right)
     # Faces whose boxes meet the box of their chart's double spans, and the rows of that box that they cover.
-    near = np.flatnonzero(np.isfinite(low)[labels])
+    near = np.flatnonzero((lines.low <= lines.high)[labels])
     chart = labels[near]
     x, y = triangles[near].real, triangles[near].imag
-    first = np.ceil(np.maximum(y.min(1) - 0.5, low[chart])).astype(np.int64)
-    end = np.ceil(np.minimum(y.max(1) - 0.5, 1 - high[chart])).astype(np.int64)
-    meets = (first < end) & (x.max(1) >= left[chart]) & (x.min(1) <= -right[chart])
+    first = np.maximum(np.ceil(y.min(1) - 0.5).astype(np.int64), lines.low[chart])
+    end = np.minimum(np.ceil(y.max(1) - 0.5).astype(np.int64), lines.high[chart] + 1)
+    meets = (first < end) & (x.max(1) >= left[chart]) & (x.min(1) <= right[chart])
     near, chart, first, end = near[meets], chart[meets], first[meets], end[meets]
     by_height = np.take_along_axis(triangles[near], y[meets].argsort(1), 1)
-    # All rows of all those boxes have a number; `begin` tells where the doubles of one begin.
-    rows = np.where(np.isfinite(low), 1 - high - low, 0).astype(np.int64)
-    offset = np.cumsum(rows) - rows - np.where(np.isfinite(low), low, 0).astype(np.int64)
-    begin = np.concatenate([[0], np.cumsum(np.bincount(offset[doubles.chart] + doubles.row, minlength=int(rows.sum())))])
+    begin = np.append(0, np.cumsum(np.bincount(lines.offset[doubles.chart] + doubles.row, minlength=lines.count)))
     face, row = _start_numbers(end - first)
     row += first[face]
-    line = offset[chart][face] + row
+    line = lines.offset[chart][face] + row
     counts = begin[line + 1] - begin[line]
     crossed = counts > 0
     face, row, line, counts = face[crossed], row[crossed], line[crossed], counts[crossed]
