@@ -197,7 +197,7 @@ def move_borders(pairs: FacePairs, labels: np.ndarray, normals: np.ndarray, dire
     """Labels [F] after faces at borders took the label of the neighbour that suits them best, counting how many agree."""
     count = len(labels)
     near, lengths = neighbours(pairs, count)
-    around = np.maximum(lengths.sum(0), 1e-300)
+    border_shares = lengths / np.maximum(lengths.sum(0), 1e-300)
     for step in range(BORDER_STEPS):
         at_border = np.flatnonzero((labels[near] != labels).any(0))
         if step % 2:  # neighbours that swap labels for ever stand still in turn
@@ -205,13 +205,12 @@ def move_borders(pairs: FacePairs, labels: np.ndarray, normals: np.ndarray, dire
         if len(at_border) == 0:
             continue
         # Candidates: the own label and those of the neighbours.
-        own = labels[at_border]
-        candidates = np.concatenate([own[None], labels[near[:, at_border]]])
-        borders = lengths[:, at_border]
+        own, around = labels[at_border], labels[near[:, at_border]]
+        normal, shares = normals[at_border], BORDER_PULL * border_shares[:, at_border]
         best, best_suits = own, np.full(len(own), -np.inf)
-        for label in candidates:
-            agreeing = np.einsum("ij,ij->j", borders, candidates[1:] == label)
-            suits = np.einsum("ij,ij->i", normals[at_border], directions[label]) + BORDER_PULL * agreeing / around[at_border]
+        for label in (own, *around):
+            agreeing = sum(share * (other == label) for share, other in zip(shares, around, strict=True))
+            suits = np.einsum("ij,ij->i", normal, directions[label]) + agreeing
             better = suits > best_suits
             best, best_suits = np.where(better, label, best), np.where(better, suits, best_suits)
         labels = labels.copy()

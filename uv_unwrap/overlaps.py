@@ -80,6 +80,16 @@ def double_spans(triangles: np.ndarray, labels: np.ndarray, border: np.ndarray) 
     return Spans(chart[where], row[where], x[found], x[found + 1])
 
 
+def _by_height(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three complex arrays, sorted by their imaginary parts, place by place."""
+    swap = a.imag > b.imag
+    a, b = np.where(swap, b, a), np.where(swap, a, b)
+    swap = b.imag > c.imag
+    b, c = np.where(swap, c, b), np.where(swap, b, c)
+    swap = a.imag > b.imag
+    return np.where(swap, b, a), np.where(swap, a, b), c
+
+
 def _chords(low: np.ndarray, middle: np.ndarray, high: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Left and right ends [S] of the centre lines of rows [S] in triangles whose corners [S], by height, they run between."""
     y = row + 0.5
@@ -100,12 +110,14 @@ def involved_faces(triangles: np.ndarray, labels: np.ndarray, doubles: Spans) ->
     # Faces whose boxes meet the box of their chart's double spans, and the rows of that box that they cover.
     near = np.flatnonzero((lines.low <= lines.high)[labels])
     chart = labels[near]
-    x, y = triangles[near].real, triangles[near].imag
-    first = np.maximum(np.ceil(y.min(1) - 0.5).astype(np.int64), lines.low[chart])
-    end = np.minimum(np.ceil(y.max(1) - 0.5).astype(np.int64), lines.high[chart] + 1)
-    meets = (first < end) & (x.max(1) >= left[chart]) & (x.min(1) <= right[chart])
+    low, middle, high = _by_height(*triangles[near].T)
+    first = np.maximum(np.ceil(low.imag - 0.5).astype(np.int64), lines.low[chart])
+    end = np.minimum(np.ceil(high.imag - 0.5).astype(np.int64), lines.high[chart] + 1)
+    on_left = np.minimum(np.minimum(low.real, middle.real), high.real)
+    on_right = np.maximum(np.maximum(low.real, middle.real), high.real)
+    meets = np.flatnonzero((first < end) & (on_right >= left[chart]) & (on_left <= right[chart]))
     near, chart, first, end = near[meets], chart[meets], first[meets], end[meets]
-    by_height = np.take_along_axis(triangles[near], y[meets].argsort(1), 1)
+    low, middle, high = low[meets], middle[meets], high[meets]
     begin = np.append(0, np.cumsum(np.bincount(lines.offset[doubles.chart] + doubles.row, minlength=lines.count)))
     face, row = _start_numbers(end - first)
     row += first[face]
@@ -113,7 +125,7 @@ def involved_faces(triangles: np.ndarray, labels: np.ndarray, doubles: Spans) ->
     counts = begin[line + 1] - begin[line]
     crossed = counts > 0
     face, row, line, counts = face[crossed], row[crossed], line[crossed], counts[crossed]
-    span_left, span_right = _chords(*by_height[face].T, row)
+    span_left, span_right = _chords(low[face], middle[face], high[face], row)
     span, double = _start_numbers(counts)
     double += begin[line][span]
     shared = np.minimum(span_right[span], doubles.right[double]) - np.maximum(span_left[span], doubles.left[double])
