@@ -41,12 +41,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> place_masks(const at::Tensor& cel
   check_tensor(occupied, "occupied", at::kByte, at::kCPU);
   check_shape(occupied, "occupied", {-1, -1});
   const int64_t count = left.size(0), width = occupied.size(1);
-  const Masks masks{cells.const_data_ptr<uint8_t>(),  cells.size(1),                   left.const_data_ptr<int64_t>(),
-                    sizes.const_data_ptr<int64_t>(), turns.const_data_ptr<int64_t>(), count};
+  TORCH_CHECK_VALUE(width >= 1, "occupied: expected a strip of 1 cell or more, got ", width);
+  const Masks masks{cells.const_data_ptr<uint8_t>(),
+                    cells.size(1),
+                    left.const_data_ptr<int64_t>(),
+                    sizes.const_data_ptr<int64_t>(),
+                    turns.const_data_ptr<int64_t>(),
+                    count};
   check_masks(masks, cells.size(0), width);
   const Placement found = place(masks, occupied.const_data_ptr<uint8_t>(), occupied.size(0), width);
   const at::Tensor places = at::empty({count, 2}, left.options()), taken = at::empty({count}, left.options());
-  const at::Tensor filled = at::empty({width > 0 ? static_cast<int64_t>(found.occupied.size()) / width : occupied.size(0), width}, occupied.options());
+  const at::Tensor filled = at::empty({static_cast<int64_t>(found.occupied.size()) / width, width}, occupied.options());
   std::copy(found.places.begin(), found.places.end(), places.mutable_data_ptr<int64_t>());
   std::copy(found.turns.begin(), found.turns.end(), taken.mutable_data_ptr<int64_t>());
   std::copy(found.occupied.begin(), found.occupied.end(), filled.mutable_data_ptr<uint8_t>());

@@ -24,7 +24,7 @@ class Spans(NamedTuple):
     right: np.ndarray
 
 
-def _start_numbers(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For `counts` [N] things of each of N owners, one owner after the other: the owner, and the number among its own."""
     owner = np.repeat(np.arange(len(counts)), counts)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -34,7 +34,7 @@ def _crossings(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """(edge, row, x) where edges [E] cross the centre lines (at row + 1/2) of rows."""
     low, high = np.minimum(start.imag, end.imag), np.maximum(start.imag, end.imag)
     first, last = np.ceil(low - 0.5).astype(np.int64), np.ceil(high - 0.5).astype(np.int64)
-    edge, row = _start_numbers(last - first)
+    edge, row = _numbered(last - first)
     row += first[edge]
     a, b = start[edge], end[edge]
     return edge, row, a.real + (row + 0.5 - a.imag) / (b.imag - a.imag) * (b.real - a.real)
@@ -67,7 +67,7 @@ def double_spans(triangles: np.ndarray, labels: np.ndarray, border: np.ndarray) 
     chart = labels[face[edge]]
     lines = Lines(chart, row, int(labels.max()) + 1)
     line = lines.offset[chart] + row
-    many = np.flatnonzero((np.bincount(line) > 2)[line])  # where two borders cross a line, between them is one layer
+    many = np.flatnonzero((np.bincount(line) > 2)[line])  # two borders of a chart have one layer between them
     edge, row, x, chart, line = edge[many], row[many], x[many], chart[many], line[many]
     if len(edge) == 0:
         return Spans(edge, row, x, x)
@@ -101,7 +101,7 @@ def _chords(low: np.ndarray, middle: np.ndarray, high: np.ndarray, row: np.ndarr
 
 
 def involved_faces(triangles: np.ndarray, labels: np.ndarray, doubles: Spans) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (face, double span) that meet, for `doubles` sorted by chart and row."""
+    """Pairs (face [N], double span [N]) that meet, for `doubles` sorted by chart and row."""
     charts = int(labels.max()) + 1
     lines = Lines(doubles.chart, doubles.row, charts)
     left, right = np.full(charts, np.inf), np.full(charts, -np.inf)
@@ -118,15 +118,16 @@ def involved_faces(triangles: np.ndarray, labels: np.ndarray, doubles: Spans) ->
     meets = np.flatnonzero((first < end) & (on_right >= left[chart]) & (on_left <= right[chart]))
     near, chart, first, end = near[meets], chart[meets], first[meets], end[meets]
     low, middle, high = low[meets], middle[meets], high[meets]
+    # Double spans of a line have numbers from begin[line] to begin[line + 1].
     begin = np.append(0, np.cumsum(np.bincount(lines.offset[doubles.chart] + doubles.row, minlength=lines.count)))
-    face, row = _start_numbers(end - first)
+    face, row = _numbered(end - first)
     row += first[face]
     line = lines.offset[chart][face] + row
     counts = begin[line + 1] - begin[line]
     crossed = counts > 0
     face, row, line, counts = face[crossed], row[crossed], line[crossed], counts[crossed]
     span_left, span_right = _chords(low[face], middle[face], high[face], row)
-    span, double = _start_numbers(counts)
+    span, double = _numbered(counts)
     double += begin[line][span]
     shared = np.minimum(span_right[span], doubles.right[double]) - np.maximum(span_left[span], doubles.left[double])
     hit = shared > CONTACT / 2

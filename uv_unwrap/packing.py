@@ -1,7 +1,7 @@
 """Packing of flat charts into a square texture: turned to small boxes, placed largest first, at the largest scale that fits.
 
 Charts are placed on a grid of square cells, several texels a side, by the cells that they touch (with half of the padding
-around), so that they nest into each other's bays and holes. Positions are complex numbers.
+around), so that they nest into each other's bays and holes. Positions are complex numbers, half-edges as in `charts.edge_pairs`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_RECTANGLE = 3  # cells a side: larger faces are drawn row by row, smaller on
 def turn_to_small_boxes(triangles: np.ndarray, labels: np.ndarray, border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Faces [F,3] after turning each chart so that its box is small and stands at the origin, and the sizes [C,2] of these.
 
-    labels [F] are the charts of the faces; `border` half-edges, as of `overlaps.border`, of all charts.
+    labels [F] are the charts of the faces; `border` holds the half-edges at the borders of all charts.
     """
     corner, face = np.divmod(border, len(triangles))
     order = np.argsort(labels[face], kind="stable")
@@ -218,7 +218,7 @@ def pack(
 ) -> tuple[np.ndarray, Packing]:
     """Faces [F,3] in texels, 0 to `resolution` on both axes, of charts that lie `padding` texels apart; and how they are packed.
 
-    triangles [F,3], all charts at the same scale; labels [F] and areas [F] of the faces; `border` half-edges of all charts. Where
+    triangles [F,3], all charts at the same scale; labels [F] and areas [F] of the faces; `border` the charts' half-edges. Where
     there are too many charts for the padding, it is halved until they fit. A `known_scale`, at which nearly the same charts fitted,
     saves the search for the largest: the first that fits is taken.
     """
