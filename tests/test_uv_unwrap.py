@@ -5,6 +5,7 @@ import pytest
 import trimesh
 from scipy import ndimage
 
+import uv_unwrap
 from evaluation import uv_quality
 from kernels import extension
 from uv_unwrap import charts as uv_charts
@@ -372,7 +373,7 @@ def test_charts_are_added_where_a_packing_left_room():
     np.testing.assert_allclose(lengths[::2], 2 * packing.scale)
     fitting, rounds = packed[:2] * 0.25, 0
     all_faces = [packed]
-    while (added := uv_packing.add(fitting, np.zeros(2, int), packing)) is not None:
+    while rounds <= 50 and (added := uv_packing.add(fitting, np.zeros(2, int), packing)) is not None:
         rounds += 1
         faces, packing = added
         np.testing.assert_allclose(np.abs(faces[:, 1] - faces[:, 0]), np.abs(fitting[:, 1] - fitting[:, 0]))
@@ -419,6 +420,31 @@ def test_overlaps_of_squares_and_the_faces_at_them():
             if np.all(inside, axis=0).any():
                 expected.add((face, span))
     assert set(zip(faces.tolist(), spans.tolist(), strict=True)) == expected and len(faces) == len(expected)
+
+
+def test_splitting_ends_where_no_chart_covers_itself():
+    vertices, faces = spiral()
+    triangles = (vertices[:, 0] - 1j * vertices[:, 1])[faces] * 40  # counter-clockwise
+    pairs = uv_charts.face_pairs(vertices, faces)
+    one = np.zeros(len(faces), np.int64)
+    assert len(uv_overlaps.double_spans(triangles, one, uv_charts.border(pairs, one)).chart) > 0
+    labels = uv_unwrap._split_until_single(triangles, one, pairs, vertices[faces].mean(1)[:, 2])
+    assert len(uv_overlaps.double_spans(triangles, labels, uv_charts.border(pairs, labels)).chart) == 0
+    assert 3 <= len(np.unique(labels)) <= 20
+
+
+def test_one_direction_sees_what_was_merged():
+    vertices, faces = sphere(3)
+    vertices = vertices * (1 + 0.06 * np.random.default_rng(0).standard_normal((len(vertices), 1)))
+    normals = np.cross(*(vertices[faces[:, k]] - vertices[faces[:, 0]] for k in (1, 2))) / 2
+    pairs = uv_charts.face_pairs(vertices, faces)
+    regions = np.arange(len(faces))
+    merged = uv_charts.merge_regions(pairs, regions, normals, uv_charts.direction_bins(normals))
+    assert len(np.unique(merged)) == merged.max() + 1 < len(faces) / 20
+    assert uv_charts.connected_regions(pairs.one, pairs.other, merged).max() == merged.max()
+    areas = np.linalg.norm(normals, axis=1)
+    sums = np.stack([np.bincount(merged, column) for column in normals.T], axis=1)
+    assert (np.linalg.norm(sums, axis=1) / np.bincount(merged, areas)).min() > uv_charts.MIN_MEAN_COSINE
 
 
 def test_chart_vertices_are_numbered_by_chart_then_vertex():
