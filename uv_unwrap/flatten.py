@@ -19,9 +19,23 @@ MIN_AREA_RATIO = 0.02  # of a face's area when flat and in space; below, it coun
 
 def chart_vertices(faces: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Corners [F,3], and for every chart vertex its vertex [T] and its chart [T]; those of a chart follow each other."""
-    vertex_count = int(faces.max(initial=0)) + 1
-    keys, corners = np.unique((labels[:, None] * vertex_count + faces).reshape(-1), return_inverse=True)
-    return corners.reshape(-1, 3), keys % vertex_count, keys // vertex_count
+    vertex_count = int(faces.max(initial=-1)) + 1
+    # Most vertices are in one chart: they need no sorting of all corners, only those with a further chart do.
+    main = np.full(vertex_count, -1)
+    main[faces] = labels[:, None]
+    used = np.flatnonzero(main >= 0)
+    further = main[faces] != labels[:, None]
+    keys, inverse = np.unique((labels[:, None] * vertex_count + faces)[further], return_inverse=True)
+    keys = np.concatenate([main[used] * vertex_count + used, keys])
+    order = np.argsort(keys)
+    rank = np.empty(len(keys), np.int64)
+    rank[order] = np.arange(len(keys))
+    of_vertex = np.zeros(vertex_count, np.int64)
+    of_vertex[used] = rank[: len(used)]
+    corners = of_vertex[faces]
+    corners[further] = rank[len(used) + inverse]
+    chart, vertex = np.divmod(keys[order], max(vertex_count, 1))
+    return corners, vertex, chart
 
 
 def signed_areas(triangles: np.ndarray) -> np.ndarray:
@@ -68,17 +82,15 @@ def relax(flat: np.ndarray, corners: np.ndarray, points: np.ndarray, areas: np.n
     pulls = pulls + pulls.T
     diagonal = np.asarray(pulls.sum(1)).reshape(-1)
     pulls = pulls.astype(np.complex128)
-    weighted = edges * weights
-    against = weighted.conj()
-    corner = corners.T.reshape(-1)
-    corner_0, corner_1, corner_2 = corner.reshape(3, -1)
+    weighted = (edges * weights).conj()
+    # Times the positions, each face's rotation, but for its length; its adjoint times these, what pulls at the positions.
+    shares = np.stack([weighted[1] - weighted[2], weighted[2] - weighted[0], weighted[0] - weighted[1]], axis=1)
+    turns = sparse.csr_matrix((shares.reshape(-1), corners.reshape(-1), np.arange(0, corners.size + 1, 3)), (len(corners), count))
+    forces = turns.conj().T
     for _ in range(RELAXATIONS):
-        u0, u1, u2 = flat[corner_0], flat[corner_1], flat[corner_2]
-        turn = (u2 - u1) * against[0] + (u0 - u2) * against[1] + (u1 - u0) * against[2]
+        turn = turns @ flat
         turn /= np.maximum(np.abs(turn), 1e-300)
-        turned = weighted * turn
-        forces = np.concatenate([turned[1] - turned[2], turned[2] - turned[0], turned[0] - turned[1]])
-        right = np.bincount(corner, forces.real, count) + 1j * np.bincount(corner, forces.imag, count)
+        right = forces @ turn
         residual = right - (diagonal * flat - pulls @ flat)
         step = residual / diagonal
         product = _inner(residual, step)

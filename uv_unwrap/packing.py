@@ -1,13 +1,17 @@
 """Packing of flat charts into a square texture: turned to small boxes, placed largest first, at the largest scale that fits.
 
 Charts are placed on a grid of square cells, several texels a side, by the cells that they touch (with half of the padding
-around), so that they nest into each other's bays and holes. Positions are complex numbers.
+around), so that they nest into each other's bays and holes. Positions are complex numbers, half-edges as in `charts.edge_pairs`.
 """
 
 from __future__ import annotations
 
-import cv2
+from typing import NamedTuple
+
 import numpy as np
+import torch
+
+from kernels.mask_placement import place_masks
 
 GRID = 192  # cells a side, or as many as there are texels
 ANGLES = 48  # that are tried for the smallest box, within a quarter turn
@@ -21,18 +25,44 @@ FULL = 0.975  # share of the height that must be used for the search to stop
 MAX_RECTANGLE = 3  # cells a side: larger faces are drawn row by row, smaller ones as their boxes
 
 
-def turn_to_small_boxes(flat: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Positions [T] after turning each chart, vertices from `starts` [C] on, so that its box is small and stands at the origin."""
+def turn_to_small_boxes(triangles: np.ndarray, labels: np.ndarray, border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Faces [F,3] after turning each chart so that its box is small and stands at the origin, and the sizes [C,2] of these.
+
+    labels [F] are the charts of the faces; `border` holds the half-edges at the borders of all charts.
+    """
+    corner, face = np.divmod(border, len(triangles))
+    order = np.argsort(labels[face], kind="stable")
+    chart = labels[face][order]
+    starts = np.flatnonzero(np.diff(chart, prepend=-1))
+    points = triangles[face, corner][order]
+    x, y = np.ascontiguousarray(points.real), np.ascontiguousarray(points.imag)
     turns = np.exp(0.5j * np.pi * np.arange(ANGLES) / ANGLES)
-    boxes = []
-    for turn in turns:
-        turned = flat * turn
-        boxes.append([ends.reduceat(part, starts) for part in (turned.real, turned.imag) for ends in (np.minimum, np.maximum)])
-    boxes = np.array(boxes)  # [ANGLES,4,C]
+    boxes = np.empty((ANGLES, 4, len(starts)))
+    for turn, box in zip(turns, boxes, strict=True):
+        across, along = x * turn.real - y * turn.imag, x * turn.imag + y * turn.real
+        np.minimum.reduceat(across, starts, out=box[0])
+        np.maximum.reduceat(across, starts, out=box[1])
+        np.minimum.reduceat(along, starts, out=box[2])
+        np.maximum.reduceat(along, starts, out=box[3])
     best = ((boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])).argmin(0)
-    counts = np.diff(np.append(starts, len(flat)))
-    corner = boxes[best, 0, np.arange(len(starts))] + 1j * boxes[best, 2, np.arange(len(starts))]
-    return flat * np.repeat(turns[best], counts) - np.repeat(corner, counts)
+    left, right, low, high = boxes[best, :, np.arange(len(starts))].T
+    return triangles * turns[best][labels][:, None] - (left + 1j * low)[labels][:, None], np.stack([right - left, high - low], axis=1)
+
+
+class Masks(NamedTuple):
+    """Masks side by side in one array: that of chart c is cells[:h, left[c] : left[c] + w] with (w, h) = sizes[c], lowest row first."""
+
+    cells: np.ndarray  # [R,W] uint8, 0 or 1
+    left: np.ndarray  # [C]
+    sizes: np.ndarray  # [C,2]
+
+    def of(self, chart: int) -> np.ndarray:
+        left, (width, height) = self.left[chart], self.sizes[chart]
+        return self.cells[:height, left : left + width]
+
+    def counts(self) -> np.ndarray:
+        """The number [C] of the cells of each."""
+        return np.add.reduceat(self.cells.sum(0, dtype=np.int64), self.left)
 
 
 class Charts:
@@ -48,8 +78,8 @@ class Charts:
         )
         self.high = np.maximum(np.maximum(x[:, 0], x[:, 1]), x[:, 2]), np.maximum(np.maximum(y[:, 0], y[:, 1]), y[:, 2])
 
-    def masks(self, scale: float, cell: float, margin: float) -> list[np.ndarray]:
-        """For each chart the cells [h,w] uint8 that its faces, times `scale`, touch when they are grown by `margin` on all sides.
+    def masks(self, scale: float, cell: float, margin: float) -> Masks:
+        """For each chart the cells that its faces, times `scale`, touch when they are grown by `margin` on all sides.
 
         The origin of a mask is `margin` below and left of that of the chart.
         """
@@ -78,7 +108,7 @@ class Charts:
         right, top = np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
         np.maximum.at(right, chart, x1)
         np.maximum.at(top, chart, y1 // width)
-        return [np.ascontiguousarray(covered[:h, x:w]) for x, w, h in zip(left.tolist(), right.tolist(), top.tolist(), strict=False)]
+        return Masks(covered, left[:-1], np.stack([right - left[:-1], top], axis=1))
 
 
 def _rows_of_cells(triangles: np.ndarray, low: np.ndarray, high: np.ndarray, reach: float) -> tuple[np.ndarray, ...]:
@@ -110,130 +140,122 @@ def _rows_of_cells(triangles: np.ndarray, low: np.ndarray, high: np.ndarray, rea
     return face[hit], row[hit], first, np.floor(right[hit] + reach).astype(np.int64) + 1
 
 
-_AROUND = np.ones((3, 3), np.uint8)
+def place(masks: Masks, order: np.ndarray, occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Place masks, in `order`, in a strip of cells [R,width] uint8, each where it leaves the strip lowest, in one of four turns.
 
-
-def place(masks: list[np.ndarray], order: np.ndarray, width: int) -> tuple[int, np.ndarray, np.ndarray] | None:
-    """Place masks, in `order`, in a strip of `width` cells, each where its cells lie lowest, in one of four turns.
-
-    Returns the height in cells, the places [C,2] (x, y) and the quarter turns [C], or None where a mask is wider than the strip.
+    Returns the places [C,2] (x, y), the quarter turns [C] and what is occupied afterwards, its last row not empty, or None where a
+    mask is wider than the strip.
     """
-    count = len(masks)
-    places, turns = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
-    longest = max(max(mask.shape) for mask in masks)
-    occupied = np.zeros((2 * width + longest, width), np.uint8)
-    height = floor = 0
-    sides = np.array([max(masks[chart].shape) for chart in order])
-    rest = np.maximum.accumulate(sides[::-1])[::-1] <= TINY  # from where on all charts are tiny
-    for rank, chart in enumerate(order):
-        if rest[rank] and count - rank > FEW:
-            return _place_tiny(masks, order[rank:], sides[rank:], occupied, height, places), places, turns
-        best = None
-        # Most of what was placed before is no smaller than the mask, and meets its outline if it meets the mask.
-        upright = masks[chart]
-        outline = upright - cv2.erode(upright, _AROUND, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        moments = cv2.moments(upright, binaryImage=True)
-        x_middle, y_middle = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
-        h, w = upright.shape
-        middles = (y_middle, w - 1 - x_middle, h - 1 - y_middle, x_middle)
-        for turn in range(1 if upright.size == 1 else 4 if rank < TURNED else 1 if count > MANY else 2):
-            mask = _turned(upright, turn)
-            h, w = mask.shape
-            if w > width:
-                continue
-            x, y = _lowest_place(occupied[floor : height + h], _turned(outline, turn), h, w)
-            if cv2.countNonZero(occupied[floor + y : floor + y + h, x : x + w] & mask):
-                x, y = _lowest_place(occupied[floor : height + h], mask, h, w)
-            key = (max(floor + y + h, height), y + middles[turn], x)
-            if best is None or key < best[0]:
-                best = key, x, floor + y, turn, mask
-        if best is None:
-            return None
-        _, x, y, turn, mask = best
-        h, w = mask.shape
-        occupied[y : y + h, x : x + w] |= mask
-        height = max(height, y + h)
-        if height + longest > len(occupied):
-            occupied = np.concatenate([occupied, np.zeros_like(occupied)])
-        places[chart], turns[chart] = (x, y), turn
-        while floor < height and occupied[floor].all():
-            floor += 1
-    return height, places, turns
+    count, width = len(masks.left), occupied.shape[1]
+    rank = np.arange(count)
+    sizes = masks.sizes[order]
+    turns = np.where(rank < TURNED, 4, 1 if count > MANY else 2)
+    turns[sizes.max(1) == 1] = 1
+    if (np.where(turns > 1, sizes.min(1), sizes[:, 0]) > width).any():
+        return None
+    large = int(np.flatnonzero(np.append(np.inf, sizes.max(1)) > TINY)[-1])  # from there on all are tiny
+    if count - large <= FEW:
+        large = count
+    places, taken = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
+    arguments = masks.cells, masks.left[order[:large]], sizes[:large], turns[:large], occupied
+    found = place_masks(*(torch.from_numpy(np.ascontiguousarray(argument)) for argument in arguments))
+    places[order[:large]], taken[order[:large]], occupied = (tensor.numpy() for tensor in found)
+    if large < count:
+        occupied = _place_tiny(masks, order[large:], occupied, places)
+    return places, taken, occupied[: _height(occupied)]
 
 
-def _place_tiny(masks, charts, sides, occupied, height, places) -> int:
-    """Place charts in the lowest free squares of lattices as wide as their longer sides; fills in `places`, returns the height."""
+def _height(occupied: np.ndarray) -> int:
+    return int(np.append(-1, np.flatnonzero(occupied.any(1)))[-1]) + 1
+
+
+def _place_tiny(masks: Masks, charts: np.ndarray, occupied: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Place charts in the lowest free squares of lattices as wide as their longer sides; fills in `places`, returns what is occupied."""
     width = occupied.shape[1]
+    cells = np.pad(masks.cells, ((0, TINY), (0, TINY)))
+    sides = masks.sizes[charts].max(1)
     for side in range(int(sides.max()), 0, -1):
         own = charts[sides == side]
         columns = width // side
-        more = height + side * (2 + len(own) // columns) - len(occupied)
+        more = _height(occupied) + side * (2 + len(own) // columns) - len(occupied)
         if more > 0:
             occupied = np.concatenate([occupied, np.zeros((more, width), np.uint8)])
         rows = len(occupied) // side
         squares = occupied[: rows * side, : columns * side].reshape(rows, side, columns, side)
         free = np.flatnonzero(~squares.any((1, 3)))[: len(own)]
         places[own] = np.stack([free % columns, free // columns], axis=1) * side
-        for chart, (x, y) in zip(own, places[own], strict=True):
-            h, w = masks[chart].shape
-            occupied[y : y + h, x : x + w] |= masks[chart]
-            height = max(height, int(y) + h)
-    return height
+        # Their masks, and what is beside them, cut off.
+        y, x = np.mgrid[:side, :side].reshape(2, -1, 1)
+        inside = (x < masks.sizes[own, 0]) & (y < masks.sizes[own, 1])
+        filled = cells[np.broadcast_to(y, inside.shape), masks.left[own] + x] * inside
+        occupied[places[own, 1] + y, places[own, 0] + x] = filled
+    return occupied
 
 
-def _turned(mask: np.ndarray, quarters: int) -> np.ndarray:
-    """`np.rot90(mask, quarters)`, contiguous, at a fraction of its overhead."""
-    return np.ascontiguousarray((mask, mask.T[::-1], mask[::-1, ::-1], mask.T[:, ::-1])[quarters])
-
-
-def _lowest_place(occupied: np.ndarray, mask: np.ndarray, height: int, width: int) -> tuple[int, int]:
-    """(x, y) of the lowest, then leftmost place where a mask of that size meets no occupied cell; the top rows are free."""
-    blocked = cv2.dilate(occupied, mask, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    free = blocked[: len(occupied) - height + 1, : occupied.shape[1] - width + 1] == 0
-    y, x = divmod(int(free.argmax()), free.shape[1])
-    return x, y
-
-
-def _orders(masks: list[np.ndarray]) -> list[np.ndarray]:
+def _orders(masks: Masks) -> list[np.ndarray]:
     """Orders worth trying: by cells, by the shorter side, by half of the box's border; largest first."""
-    cells = np.array([cv2.countNonZero(mask) for mask in masks])
-    sides = np.array([mask.shape for mask in masks])
-    return [np.lexsort((-cells, -size)) for size in (cells, sides.min(1), sides.sum(1))]
+    cells = masks.counts()
+    return [np.lexsort((-cells, -size)) for size in (cells, masks.sizes.min(1), masks.sizes.sum(1))]
+
+
+class Packing(NamedTuple):
+    """Where charts lie: on a grid of square cells, `cell` texels a side, at `scale` and with `margin` texels around."""
+
+    scale: float
+    cell: float
+    margin: float
+    occupied: np.ndarray  # [R,G] uint8, rows from the lowest up, at most as many as there are columns
 
 
 def pack(
-    flat: np.ndarray,
-    corners: np.ndarray,
+    triangles: np.ndarray,
     labels: np.ndarray,
-    starts: np.ndarray,
+    border: np.ndarray,
     areas: np.ndarray,
     resolution: int,
     padding: float,
     known_scale: float | None = None,
-) -> tuple[np.ndarray, float]:
-    """Positions [T] in texels, 0 to `resolution` on both axes, of charts that lie `padding` texels apart; and their scale.
+) -> tuple[np.ndarray, Packing]:
+    """Faces [F,3] in texels, 0 to `resolution` on both axes, of charts that lie `padding` texels apart; and how they are packed.
 
-    flat [T] positions (all charts at the same scale), the vertices of chart c from `starts[c]` on; corners [F,3] and labels
-    [F] and areas [F] of the faces. Where there are too many charts for the padding, it is halved until they fit. A
-    `known_scale`, at which nearly the same charts fitted, saves the search for the largest: the first that fits is taken.
+    triangles [F,3], all charts at the same scale; labels [F] and areas [F] of the faces; `border` the charts' half-edges. Where
+    there are too many charts for the padding, it is halved until they fit. A `known_scale`, at which nearly the same charts fitted,
+    saves the search for the largest: the first that fits is taken.
     """
-    flat = turn_to_small_boxes(flat, starts)
-    counts = np.diff(np.append(starts, len(flat)))
-    sizes = np.stack([np.maximum.reduceat(flat.real, starts), np.maximum.reduceat(flat.imag, starts)], axis=1)
-    charts = Charts(flat[corners], labels, sizes)
+    triangles, sizes = turn_to_small_boxes(triangles, labels, border)
+    charts = Charts(triangles, labels, sizes)
     grid, margin = min(GRID, resolution), padding / 2
     while (packed := _pack_at_best_scale(charts, areas, resolution, grid, margin, known_scale)) is None:
         grid, margin = 2 * grid, margin / 2
-    scale, masks, places, turns = packed
-    cell = resolution / grid
+    scale, masks, (places, turns, occupied) = packed
+    packing = Packing(scale, resolution / grid, margin, occupied)
+    return _placed(charts, packing, masks, places, turns), packing
+
+
+def add(triangles: np.ndarray, labels: np.ndarray, packing: Packing) -> tuple[np.ndarray, Packing] | None:
+    """Faces [F,3] in texels of further charts, placed in what a packing left free, and the packing with them; None where they do not fit.
+
+    triangles [F,3] in texels; labels [F] the faces' charts.
+    """
+    triangles, sizes = turn_to_small_boxes(triangles / packing.scale, labels, np.arange(triangles.size))
+    charts = Charts(triangles, labels, sizes)
+    masks = charts.masks(packing.scale, packing.cell, packing.margin)
+    placed = place(masks, _orders(masks)[0], packing.occupied)
+    if placed is None or len(placed[2]) > packing.occupied.shape[1]:
+        return None
+    packing = packing._replace(occupied=placed[2])
+    return _placed(charts, packing, masks, *placed[:2]), packing
+
+
+def _placed(charts: Charts, packing: Packing, masks: Masks, places: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Faces [F,3] in texels of charts whose masks are at `places` [C,2] in cells, after quarter turns [C]."""
     # A mask turned k times by a quarter: its cells (x, y) go to (y, w - 1 - x), as by turning its box clockwise.
-    boxes = np.array([mask.shape[::-1] for mask in masks]) * cell
-    positions = flat * scale + (1 + 1j) * margin
-    turn = np.repeat(turns, counts)
-    wide, high = np.repeat(boxes[:, 0], counts), np.repeat(boxes[:, 1], counts)
-    x, y = positions.real, positions.imag
-    turned = np.select([turn == 0, turn == 1, turn == 2], [x + 1j * y, y + 1j * (wide - x), wide - x + 1j * (high - y)], high - y + 1j * x)
-    return turned + np.repeat(places[:, 0] + 1j * places[:, 1], counts) * cell, scale
+    wide, high = masks.sizes.T * packing.cell
+    corner = np.select([turns == 0, turns == 1, turns == 2], [0, 1j * wide, wide + 1j * high], high)
+    corner = corner + (places[:, 0] + 1j * places[:, 1]) * packing.cell
+    factor = (-1j) ** turns
+    corner += (1 + 1j) * packing.margin * factor
+    return charts.triangles * (packing.scale * factor)[charts.labels][:, None] + corner[charts.labels][:, None]
 
 
 def _first_scale(charts: Charts, areas: np.ndarray, resolution: int, cell: float, margin: float) -> float | None:
@@ -248,7 +270,7 @@ def _first_scale(charts: Charts, areas: np.ndarray, resolution: int, cell: float
 
 
 def _pack_at_best_scale(charts: Charts, areas: np.ndarray, resolution: int, grid: int, margin: float, known_scale: float | None):
-    """(scale, masks, places, turns) of the largest scale found at which charts fit, or None where they fit at none.
+    """(scale, masks, what `place` gave) of the largest scale found at which charts fit, or None where they fit at none.
 
     A known scale is the first to be tried, and the first that fits is taken.
     """
@@ -266,13 +288,13 @@ def _pack_at_best_scale(charts: Charts, areas: np.ndarray, resolution: int, grid
     tries = TRIES if len(charts.sizes) < MANY else TRIES - 1
     for attempt in range(MAX_SCALES):
         masks = charts.masks(scale, resolution / grid, margin)
-        placed = place(masks, _orders(masks)[0] if order is None else order, grid)
+        placed = place(masks, _orders(masks)[0] if order is None else order, np.zeros((0, grid), np.uint8))
         if placed is None:
             scale *= 0.9
             continue
-        height = placed[0]
+        height = len(placed[2])
         if height <= grid and (best is None or scale > best[0]):
-            best = scale, masks, *placed[1:]
+            best = scale, masks, placed
         if best is not None and (order is None or attempt + 1 >= tries or (height <= grid and height >= FULL * grid)):
             break
         following = min(scale * np.sqrt(grid / height) * (1 if height <= grid else 0.998), limit)
@@ -285,7 +307,8 @@ def _pack_at_best_scale(charts: Charts, areas: np.ndarray, resolution: int, grid
 def _coarse_scale(charts: Charts, scale: float, limit: float, resolution: int, grid: int, margin: float) -> tuple[float, np.ndarray]:
     """A grid of half as many cells tells the best order, and the scale nearly."""
     masks = charts.masks(scale, resolution / grid, margin)
-    orders = _orders(masks)[: 3 if len(masks) <= FEW else 1]
-    tried = [(placed[0], order) for order in orders if (placed := place(masks, order, grid)) is not None]
+    orders = _orders(masks)[: 3 if len(charts.sizes) <= FEW else 1]
+    strip = np.zeros((0, grid), np.uint8)
+    tried = [(len(placed[2]), order) for order in orders if (placed := place(masks, order, strip)) is not None]
     height, order = min(tried, key=lambda pair: pair[0], default=(grid, orders[0]))
     return min(scale * COARSE_LOSS * np.sqrt(grid / height), limit), order
