@@ -26,7 +26,7 @@ struct GroupNormShape {
 // Moments [N, S, groups, 3] float: how many values slice s of a sample's pixels has in a group, their mean, and the sum of their squared
 // differences from it. A slice may be empty.
 constexpr int kMoments = 3;
-constexpr int64_t kMostSlices = 64;
+constexpr int64_t kMostSlices = 32;
 inline int64_t moment_slices(int64_t pixels) { return std::clamp<int64_t>(pixels / 4, 1, kMostSlices); }
 
 MD_HOST_DEVICE float silu(float x) { return x / (1.0f + std::exp(-x)); }

@@ -43,7 +43,7 @@ void output_cpu(const T* products, const Output& output, const Shape& shape);
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
 // The longest row of output_cuda, of whose threads each takes four channels.
-constexpr int kMostFours = 640, kMostChannels = 4 * kMostFours;
+constexpr int kMostFours = 320, kMostChannels = 4 * kMostFours;
 
 cudaError_t input_cuda(const void* x, const Norm& norm, void* planes, const Shape& shape, FloatType type, cudaStream_t stream);
 cudaError_t output_cuda(const void* products, const Output& output, const Shape& shape, FloatType type, cudaStream_t stream);

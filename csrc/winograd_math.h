@@ -28,16 +28,13 @@ MD_HOST_DEVICE void transform_patch(const float d[4][4], float v[4][4]) {
   }
 }
 
-// y = A^T m A of the products m of a tile: its 2x2 pixels.
-MD_HOST_DEVICE void transform_products(const float m[4][4], float y[2][2]) {
-  float rows[2][4];
-  for (int j = 0; j < 4; ++j) {
-    rows[0][j] = m[0][j] + m[1][j] + m[2][j];
-    rows[1][j] = m[1][j] - m[2][j] - m[3][j];
-  }
+// y = A^T m A of the products m of a tile, its 2x2 pixels, from y = 0 column after column of m.
+MD_HOST_DEVICE void add_products(int column, const float m[4], float y[2][2]) {
+  const float sums[2] = {m[0] + m[1] + m[2], m[1] - m[2] - m[3]};
   for (int i = 0; i < 2; ++i) {
-    y[i][0] = rows[i][0] + rows[i][1] + rows[i][2];
-    y[i][1] = rows[i][1] - rows[i][2] - rows[i][3];
+    if (column < 3) y[i][0] += sums[i];
+    if (column == 1) y[i][1] += sums[i];
+    if (column > 1) y[i][1] -= sums[i];
   }
 }
 

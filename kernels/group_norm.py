@@ -16,7 +16,7 @@ from torch import Tensor
 from kernels import extension
 from kernels.twin_gradient import differentiate_by_twin
 
-MOST_SLICES = 64  # as in csrc/group_norm.h
+MOST_SLICES = 32  # as in csrc/group_norm.h
 
 
 def group_norm(

@@ -64,14 +64,15 @@ void output_cpu(const T* products, const Output& output, const Shape& shape) {
       const T* offset = static_cast<const T*>(output.offset) + n * output.offset_stride;
       for (int column = 0; column < half_width; ++column) {
         for (int c = 0; c < channels; ++c) {
-          float m[4][4] = {}, y[2][2];
-          for (int i = 0; i < shape.sides; ++i) {
-            for (int j = 0; j < shape.sides; ++j) {
-              m[place(shape.sides, i)][place(shape.sides, j)] =
+          float y[2][2] = {};
+          for (int j = 0; j < shape.sides; ++j) {
+            float m[4] = {};
+            for (int i = 0; i < shape.sides; ++i) {
+              m[place(shape.sides, i)] =
                   static_cast<float>(products[((i * shape.sides + j) * shape.tiles() + row * half_width + column) * channels + c]);
             }
+            add_products(place(shape.sides, j), m, y);
           }
-          transform_products(m, y);
           for (int i = 0; i < 2; ++i) {
             for (int j = 0; j < 2; ++j) {
               const int64_t at = ((2 * row + i) * shape.width + 2 * column + j) * channels + c;

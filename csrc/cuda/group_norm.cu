@@ -85,11 +85,15 @@ __global__ void __launch_bounds__(kMaxThreads)
   constexpr int kWidth = Lanes<T>::kWidth;
   extern __shared__ float shared[];  // mean and reciprocal deviation of every group: [groups, 2]
   const int group_width = shape.channels / shape.groups;
+  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes;
+  const int64_t start = int64_t{blockIdx.y} * shape.pixels * shape.channels;
+  int64_t begin, end;
+  slice_of(shape.pixels, begin, end);
+  Vector<T> next;  // on its way while the statistics are added up
+  if (row < plan.rows && begin + row < end) next = load_vector(x + start + (begin + row) * shape.channels + lane * kWidth);
   load_statistics(moments + int64_t{blockIdx.y} * plan.slices * shape.groups * kMoments, plan.slices, shape.groups, 0, shape.groups, shape.eps, shared);
   __syncthreads();
-  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes;
   if (row >= plan.rows) return;
-  const int64_t start = int64_t{blockIdx.y} * shape.pixels * shape.channels;
   float mean[kWidth], scale[kWidth], added[kWidth];  // x * scale + added once the mean is gone
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
@@ -98,12 +102,11 @@ __global__ void __launch_bounds__(kMaxThreads)
     scale[k] = shared[2 * (channel / group_width) + 1] * to_float(weight[channel]);
     added[k] = to_float(bias[channel]);
   }
-  int64_t begin, end;
-  slice_of(shape.pixels, begin, end);
 #pragma unroll 4
   for (int64_t p = begin + row; p < end; p += plan.rows) {
     const int64_t at = start + p * shape.channels + lane * kWidth;
-    Vector<T> vector = load_vector(x + at);
+    Vector<T> vector = next;
+    if (p + plan.rows < end) next = load_vector(x + at + int64_t{plan.rows} * shape.channels);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const float value = (to_float(vector.values[k]) - mean[k]) * scale[k] + added[k];

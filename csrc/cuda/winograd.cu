@@ -14,7 +14,8 @@ constexpr int kVectors = 8;              // of a pixel, that a block takes: 128 
 constexpr int kTileRows = 2;             // that a block makes, of
 constexpr int kTileColumns = 16;         // tiles at most
 
-// The block's part of the picture with a border of one pixel, normalised once, in shared memory; then a thread makes tiles from it.
+// The block's part of the picture with a border of one pixel, normalised once, in shared memory; then a thread makes tiles from it. The
+// statistics of the groups are added up while the pixels are on their way.
 // blockIdx: x tiles, y channels, z sample.
 template <typename T, int kSides>
 __global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x, Norm norm, T* __restrict__ planes, Shape shape) {
@@ -34,6 +35,21 @@ __global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x
   const bool mine = channel < shape.channels;
   const int64_t sample = blockIdx.z;
 
+  const int patch_rows = kStep * rows + kBorder, patch_columns = kStep * columns + kBorder;
+  const int top = kStep * tile_row - 1, left = kStep * tile_column - 1;
+  constexpr int kPixels = kThreads / kVectors;  // at a time
+  constexpr int kTurns = ((kStep * kTileRows + kBorder) * (kStep * kTileColumns + kBorder) + kPixels - 1) / kPixels;
+  Vector<T> pixels[kTurns];
+  unsigned inside = 0;  // bits of the turns whose pixel is in the picture
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int i = turn * kPixels + static_cast<int>(threadIdx.x) / kVectors, row = top + i / patch_columns, column = left + i % patch_columns;
+    pixels[turn].bits = make_uint4(0, 0, 0, 0);
+    if (!mine || i >= patch_rows * patch_columns || row < 0 || row >= height || column < 0 || column >= width) continue;
+    pixels[turn] = load_vector(x + ((sample * height + row) * width + column) * shape.channels + channel);
+    inside |= 1u << turn;
+  }
+
   float scale[kWidth], shift[kWidth];
   if (norm.moments) {
     const int group_width = shape.channels / norm.groups, first = static_cast<int>(blockIdx.y) * kVectors * kWidth;
@@ -52,24 +68,18 @@ __global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x
     }
   }
 
-  const int patch_rows = kStep * rows + kBorder, patch_columns = kStep * columns + kBorder;
-  const int top = kStep * tile_row - 1, left = kStep * tile_column - 1;
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x) / kVectors; i < patch_rows * patch_columns; i += kThreads / kVectors) {
-    const int row = top + i / patch_columns, column = left + i % patch_columns;
-    Vector<T> value;
-    value.bits = make_uint4(0, 0, 0, 0);
-    if (mine && row >= 0 && row < height && column >= 0 && column < width) {
-      value = load_vector(x + ((sample * height + row) * width + column) * shape.channels + channel);
-      if (norm.moments) {
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          const float normed = to_float(value.values[k]) * scale[k] + shift[k];
-          from_float(norm.silu ? silu_for<T>(normed) : normed, value.values[k]);
-        }
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int i = turn * kPixels + static_cast<int>(threadIdx.x) / kVectors;
+    if (i >= patch_rows * patch_columns) break;
+    if (norm.moments && (inside >> turn & 1u)) {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const float normed = to_float(pixels[turn].values[k]) * scale[k] + shift[k];
+        from_float(norm.silu ? silu_for<T>(normed) : normed, pixels[turn].values[k]);
       }
     }
-    patch[i * kVectors + lane] = value.bits;
+    patch[i * kVectors + lane] = pixels[turn].bits;
   }
   __syncthreads();
 
@@ -134,19 +144,19 @@ Plan plan_for(const Shape& shape) {
 
 // blockIdx.x: slice, blockIdx.y: sample.
 template <typename T, int kSides>
-__global__ void __launch_bounds__(kMostFours) output_kernel(const T* __restrict__ products, Output output, Shape shape, Plan plan) {
+__global__ void __launch_bounds__(kMostFours, 2) output_kernel(const T* __restrict__ products, Output output, Shape shape, Plan plan) {
   extern __shared__ float shared[];  // [2, rows, C], where moments are wanted
   const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes, channel = lane * kFour;
-  const int64_t sample = blockIdx.y, tiles = shape.tiles_per_sample(), plane = shape.tiles() * shape.channels;
-  const int64_t length = (tiles + gridDim.x - 1) / gridDim.x, begin = min(tiles, blockIdx.x * length), end = min(tiles, begin + length);
-  const int tiles_across = shape.width / 2;
-  const int own_tiles = static_cast<int>(end - begin);
-  const auto turns_of = [&](int r) { return max(0, (own_tiles - r + plan.rows - 1) / plan.rows); };
+  const int64_t sample = blockIdx.y, plane = shape.tiles() * shape.channels;
+  const int tiles = static_cast<int>(shape.tiles_per_sample()), tiles_across = shape.width / 2, slices = static_cast<int>(gridDim.x);
+  const int length = (tiles + slices - 1) / slices, begin = min(tiles, static_cast<int>(blockIdx.x) * length), end = min(tiles, begin + length);
+  const auto turns_of = [&](int r) { return max(0, (end - begin - r + plan.rows - 1) / plan.rows); };
   float mean[kFour] = {}, spread[kFour] = {};
   if (row < plan.rows) {
     const Four<T> offset = load_four(static_cast<const T*>(output.offset) + sample * output.offset_stride + channel);
     int turn = 0;
-    for (int64_t tile = begin + row; tile < end; tile += plan.rows, ++turn) {
+#pragma unroll 1
+    for (int tile = begin + row; tile < end; tile += plan.rows, ++turn) {
       const T* from = products + (sample * tiles + tile) * shape.channels + channel;
       Four<T> in[kSides][kSides], pixels[2][2];
 #pragma unroll
@@ -155,7 +165,7 @@ __global__ void __launch_bounds__(kMostFours) output_kernel(const T* __restrict_
         for (int c = 0; c < kSides; ++c) in[r][c] = load_four(from + (r * kSides + c) * plane);
       }
       const int64_t at = ((sample * shape.height + tile / tiles_across * 2) * shape.width + tile % tiles_across * 2) * shape.channels + channel;
-      const int64_t steps[2] = {static_cast<int64_t>(shape.width) * shape.channels, shape.channels};
+      const int steps[2] = {shape.width * shape.channels, shape.channels};
       if (output.residual) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -163,15 +173,20 @@ __global__ void __launch_bounds__(kMostFours) output_kernel(const T* __restrict_
           for (int c = 0; c < 2; ++c) pixels[r][c] = load_four(static_cast<const T*>(output.residual) + at + r * steps[0] + c * steps[1]);
         }
       }
+      float all[kFour][2][2] = {};
+#pragma unroll
+      for (int c = 0; c < kSides; ++c) {
+#pragma unroll
+        for (int k = 0; k < kFour; ++k) {
+          float m[4] = {};
+#pragma unroll
+          for (int r = 0; r < kSides; ++r) m[place(kSides, r)] = to_float(in[r][c].values[k]);
+          add_products(place(kSides, c), m, all[k]);
+        }
+      }
 #pragma unroll
       for (int k = 0; k < kFour; ++k) {
-        float m[4][4] = {}, y[2][2];
-#pragma unroll
-        for (int r = 0; r < kSides; ++r) {
-#pragma unroll
-          for (int c = 0; c < kSides; ++c) m[place(kSides, r)][place(kSides, c)] = to_float(in[r][c].values[k]);
-        }
-        transform_products(m, y);
+        float(&y)[2][2] = all[k];
         float sum = 0.0f;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
