@@ -27,7 +27,7 @@ struct Grid {
   int across, tiles;       // tiles along a row, and of the whole picture
   int shift;               // a cell is 2^shift tiles square
   int cells_across, cells;
-  int row_bytes;           // of a cell's bits, a multiple of kRanksPerBlock / 8
+  int row_words;           // of a cell's bits, a multiple of kRanksPerBlock / 32
 };
 
 Grid make_grid(const Inputs& in) {
@@ -41,11 +41,9 @@ Grid make_grid(const Inputs& in) {
     grid.cells = grid.cells_across * ((down + size - 1) / size);
     if (grid.cells == 1 || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMaskBits) break;
   }
-  grid.row_bytes = (in.gaussians + kRanksPerBlock - 1) / kRanksPerBlock * (kRanksPerBlock / 8);
+  grid.row_words = (in.gaussians + kRanksPerBlock - 1) / kRanksPerBlock * (kRanksPerBlock / kWarp);
   return grid;
 }
-
-int64_t mask_bytes(const Inputs& in, const Grid& grid) { return static_cast<int64_t>(in.views) * grid.cells * grid.row_bytes; }
 
 // Hands out aligned parts of a workspace; from a null base it only counts.
 class Parts {
@@ -73,17 +71,15 @@ int sorted_bits(int views) {
 struct ForwardParts {
   uint64_t *keys, *keys_sorted;
   int* indices;
-  uint8_t* mask;
   void* sort;
   size_t sort_bytes, total;
 
-  ForwardParts(const Inputs& in, const Grid& grid, void* base) {
+  ForwardParts(const Inputs& in, void* base) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
     keys = parts.take<uint64_t>(count);
     keys_sorted = parts.take<uint64_t>(count);
     indices = parts.take<int>(count);
-    mask = parts.take<uint8_t>(mask_bytes(in, grid));
     sort_bytes = 0;
     cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0, sorted_bits(in.views));
     sort = parts.take<uint8_t>(static_cast<int64_t>(sort_bytes));
@@ -92,16 +88,14 @@ struct ForwardParts {
 };
 
 struct BackwardParts {
-  uint8_t* mask;
   SplatGradient* v_splats;  // [V,N]
   uint32_t* largest;        // [V,N,10] bits of the largest contribution's magnitude; deterministic only
   unsigned long long* sums; // [V,N,10] in units that `largest` fixes; deterministic only
   size_t total;
 
-  BackwardParts(const Inputs& in, const Grid& grid, bool deterministic, void* base) {
+  BackwardParts(const Inputs& in, bool deterministic, void* base) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
-    mask = parts.take<uint8_t>(mask_bytes(in, grid));
     v_splats = parts.take<SplatGradient>(count);
     largest = deterministic ? parts.take<uint32_t>(count * kGradients) : nullptr;
     sums = deterministic ? parts.take<unsigned long long>(count * kGradients) : nullptr;
@@ -133,10 +127,10 @@ __device__ bool in_cell(const Splat& s, const TileRect& rect, int x, int y, int 
 
 // One warp looks at 32 consecutive ranks of a view, and the vote of its lanes on a cell is a word of the cell's bits.
 // Ranks of culled Gaussians are marked -1 in `order`.
-__global__ void __launch_bounds__(kRanksPerBlock) mark_cells(Inputs in, State state, Grid grid, uint32_t* mask) {
+__global__ void __launch_bounds__(kRanksPerBlock) mark_cells(Inputs in, State state, Grid grid) {
   constexpr int kWarps = kRanksPerBlock / kWarp;
   __shared__ uint32_t words[kWarp][kWarps + 1];
-  const int row_words = grid.row_bytes / 4, blocks_per_view = row_words / kWarps;
+  const int blocks_per_view = grid.row_words / kWarps;
   const int view = blockIdx.x / blocks_per_view, block = blockIdx.x % blocks_per_view;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int rank = block * kRanksPerBlock + threadIdx.x;
@@ -167,7 +161,9 @@ __global__ void __launch_bounds__(kRanksPerBlock) mark_cells(Inputs in, State st
     words[lane][warp] = kept;
     __syncthreads();
     const int cell = group + threadIdx.x / kWarps, word = threadIdx.x % kWarps;
-    if (cell < end) mask[(static_cast<int64_t>(view) * grid.cells + cell) * row_words + block * kWarps + word] = words[threadIdx.x / kWarps][word];
+    if (cell < end) {
+      state.marks[(static_cast<int64_t>(view) * grid.cells + cell) * grid.row_words + block * kWarps + word] = words[threadIdx.x / kWarps][word];
+    }
     __syncthreads();
   }
 }
@@ -244,16 +240,17 @@ __device__ int gather(TileShared<kPixels>& shared, const uint8_t* bits, int row_
 // Calls visit(splat, id) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once.
 // is_done(): this thread needs no more; when all of the block agree the walk ends.
 template <int kPixels, class Visit, class Done>
-__device__ void walk(const Inputs& in, const State& state, const Grid& grid, const uint8_t* mask, const Place<kPixels>& place,
-                     TileShared<kPixels>& shared, Visit visit, Done is_done) {
+__device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
+                     Visit visit, Done is_done) {
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
-  const uint8_t* bits = mask + (static_cast<int64_t>(place.view) * grid.cells + cell) * grid.row_bytes;
+  const int row_bytes = 4 * grid.row_words;
+  const uint8_t* bits = reinterpret_cast<const uint8_t*>(state.marks) + (static_cast<int64_t>(place.view) * grid.cells + cell) * row_bytes;
   const float x0 = static_cast<float>(place.box_x), y0 = static_cast<float>(place.box_y);
   const float x1 = x0 + (Shape::kWarpWidth - 1), y1 = y0 + (Shape::kWarpHeight - 1);
-  for (int at = 0; at < grid.row_bytes;) {
-    const int total = gather(shared, bits, grid.row_bytes, at, state.order + first, place.lane, place.warp);
+  for (int at = 0; at < row_bytes;) {
+    const int total = gather(shared, bits, row_bytes, at, state.order + first, place.lane, place.warp);
     for (int batch = 0; batch < total; batch += Shape::kThreads) {
       if (__syncthreads_and(is_done())) return;
       const int mine = batch + threadIdx.x;
@@ -304,7 +301,7 @@ __device__ Coverage cover(const Splat& s, float x, float y) {
 // ---- Forward ----
 
 __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
-    blend_kernel(Inputs in, State state, Grid grid, const uint8_t* mask, Images images) {
+    blend_kernel(Inputs in, State state, Grid grid, Images images) {
   static_assert(kForwardPixels == 1);
   __shared__ TileShared<1> shared;
   const Place<1> place(grid);
@@ -313,7 +310,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
   float transmittance = 1.f, red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
   bool done = !inside;
   walk<1>(
-      in, state, grid, mask, place, shared,
+      in, state, grid, place, shared,
       [&](const Splat& s, int) {
         const Coverage c = cover(s, x, y);
         if (done || !c.seen) return;
@@ -394,7 +391,7 @@ __device__ void contribute(const SumTargets& to, int64_t i, float value) {
 // Front to back again, with the transmittances of the forward pass; see blend_tile_backward in csrc/cpu.
 template <Sum kSum>
 __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
-    blend_backward_kernel(Inputs in, State state, Grid grid, const uint8_t* mask, Images images, ImageGradients v, SumTargets to) {
+    blend_backward_kernel(Inputs in, State state, Grid grid, Images images, ImageGradients v, SumTargets to) {
   constexpr int P = kBackwardPixels;
   __shared__ TileShared<P> shared;
   const Place<P> place(grid);
@@ -420,7 +417,7 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
   const float x = static_cast<float>(place.x);
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   walk<P>(
-      in, state, grid, mask, place, shared,
+      in, state, grid, place, shared,
       [&](const Splat& s, int id) {
         float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
         float m = 0.f, mx = 0.f, my = 0.f, mxx = 0.f, mxy = 0.f, myy = 0.f;
@@ -483,60 +480,58 @@ __global__ void __launch_bounds__(64) gaussian_gradient_kernel(Inputs in, const 
 
 unsigned blocks(int64_t count, int size) { return static_cast<unsigned>((count + size - 1) / size); }
 
-void launch_mark_cells(const Inputs& in, const State& state, const Grid& grid, uint8_t* mask, cudaStream_t stream) {
-  const dim3 shape(static_cast<unsigned>(in.views) * blocks(in.gaussians, kRanksPerBlock), blocks(grid.cells, kCellsPerBlock));
-  mark_cells<<<shape, kRanksPerBlock, 0, stream>>>(in, state, grid, reinterpret_cast<uint32_t*>(mask));
-}
-
 template <Sum kSum>
-void launch_blend_backward(const Inputs& in, const State& state, const Grid& grid, const uint8_t* mask, const Images& images,
-                           const ImageGradients& v_images, const SumTargets& to, cudaStream_t stream) {
+void launch_blend_backward(const Inputs& in, const State& state, const Grid& grid, const Images& images, const ImageGradients& v_images,
+                           const SumTargets& to, cudaStream_t stream) {
   blend_backward_kernel<kSum>
-      <<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kBackwardPixels>::kThreads, 0, stream>>>(in, state, grid, mask, images, v_images, to);
+      <<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kBackwardPixels>::kThreads, 0, stream>>>(in, state, grid, images, v_images, to);
 }
 
 }  // namespace
 
-size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, make_grid(in), nullptr).total; }
+MarksShape marks_shape(const Inputs& in) {
+  const Grid grid = make_grid(in);
+  return {grid.cells, grid.row_words};
+}
+
+size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, nullptr).total; }
 
 cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
   if (in.views == 0) return cudaSuccess;
   const Grid grid = make_grid(in);
-  ForwardParts parts(in, grid, workspace);
+  ForwardParts parts(in, workspace);
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
   if (count > 0) {
     project_kernel<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, state, parts.keys, parts.indices);
     const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
                                                                state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
     if (sorted != cudaSuccess) return sorted;
-    launch_mark_cells(in, state, grid, parts.mask, stream);
+    const dim3 shape(static_cast<unsigned>(in.views) * blocks(in.gaussians, kRanksPerBlock), blocks(grid.cells, kCellsPerBlock));
+    mark_cells<<<shape, kRanksPerBlock, 0, stream>>>(in, state, grid);
   }
-  blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, parts.mask, images);
+  blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
   return cudaGetLastError();
 }
 
-size_t backward_workspace_bytes(const Inputs& in, bool deterministic) {
-  return BackwardParts(in, make_grid(in), deterministic, nullptr).total;
-}
+size_t backward_workspace_bytes(const Inputs& in, bool deterministic) { return BackwardParts(in, deterministic, nullptr).total; }
 
 cudaError_t backward_cuda(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images,
                           const InputGradients& out, bool deterministic, void* workspace, cudaStream_t stream) {
   if (in.gaussians == 0) return cudaSuccess;
   const Grid grid = make_grid(in);
-  BackwardParts parts(in, grid, deterministic, workspace);
+  BackwardParts parts(in, deterministic, workspace);
   const int64_t values = static_cast<int64_t>(in.views) * in.gaussians * kGradients;
   const SumTargets to{reinterpret_cast<float*>(parts.v_splats), parts.largest, parts.sums};
   if (in.views > 0) {
-    launch_mark_cells(in, state, grid, parts.mask, stream);
     if (deterministic) {
       cudaMemsetAsync(parts.largest, 0, values * sizeof(uint32_t), stream);
       cudaMemsetAsync(parts.sums, 0, values * sizeof(unsigned long long), stream);
-      launch_blend_backward<Sum::kLargest>(in, state, grid, parts.mask, images, v_images, to, stream);
-      launch_blend_backward<Sum::kFixed>(in, state, grid, parts.mask, images, v_images, to, stream);
+      launch_blend_backward<Sum::kLargest>(in, state, grid, images, v_images, to, stream);
+      launch_blend_backward<Sum::kFixed>(in, state, grid, images, v_images, to, stream);
       fixed_to_float<<<blocks(values, kBlock), kBlock, 0, stream>>>(values, parts.largest, parts.sums, to.fast);
     } else {
       cudaMemsetAsync(parts.v_splats, 0, values * sizeof(float), stream);
-      launch_blend_backward<Sum::kFast>(in, state, grid, parts.mask, images, v_images, to, stream);
+      launch_blend_backward<Sum::kFast>(in, state, grid, images, v_images, to, stream);
     }
   }
   const unsigned count = blocks(in.gaussians, 64);
