@@ -18,6 +18,7 @@ constexpr int kCellsPerBlock = 128;   // cells that it looks at
 constexpr int kBlock = 256;           // threads of the kernels that go over Gaussians
 constexpr int kForwardPixels = 1;     // pixels a thread
 constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
+constexpr bool kSumInBlock = true;   // a tile's warps add up their gradients before they go to global memory
 constexpr int64_t kMaskBits = int64_t{1} << 28;  // at most 32 MiB of bits, and so many tests; beyond, cells grow
 constexpr uint32_t kNoDepth = 0x7fffffffu;       // sorts behind every depth
 constexpr int kDepthBits = 31;                   // of a positive float
@@ -237,11 +238,13 @@ __device__ int gather(TileShared<kPixels>& shared, const uint8_t* bits, int row_
   return total;
 }
 
-// Calls visit(splat, id) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once.
+// Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
+// shared.splats[i], Gaussian shared.ids[i]. After all warps have been through a batch the whole block calls finish(). There
+// a warp may still read the 32 splats and ids that its own threads brought in; those of others may be the next batch's.
 // is_done(): this thread needs no more; when all of the block agree the walk ends.
-template <int kPixels, class Visit, class Done>
+template <int kPixels, class Visit, class Finish, class Done>
 __device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
-                     Visit visit, Done is_done) {
+                     Visit visit, Finish finish, Done is_done) {
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
@@ -251,8 +254,8 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
   const float x1 = x0 + (Shape::kWarpWidth - 1), y1 = y0 + (Shape::kWarpHeight - 1);
   for (int at = 0; at < row_bytes;) {
     const int total = gather(shared, bits, row_bytes, at, state.order + first, place.lane, place.warp);
+    __syncthreads();
     for (int batch = 0; batch < total; batch += Shape::kThreads) {
-      if (__syncthreads_and(is_done())) return;
       const int mine = batch + threadIdx.x;
       if (mine < total) {
         const int n = shared.list[mine];
@@ -273,12 +276,13 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
           }
         }
         for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) {
-          const int i = group + __ffs(votes) - 1;
-          visit(shared.splats[i], shared.ids[i]);
+          visit(group + __ffs(votes) - 1);
         }
       }
+      const bool all_done = __syncthreads_and(is_done());
+      finish();
+      if (all_done) return;
     }
-    __syncthreads();
   }
 }
 
@@ -311,7 +315,8 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
   bool done = !inside;
   walk<1>(
       in, state, grid, place, shared,
-      [&](const Splat& s, int) {
+      [&](int i) {
+        const Splat& s = shared.splats[i];
         const Coverage c = cover(s, x, y);
         if (done || !c.seen) return;
         const float after = transmittance * (1.f - c.alpha);
@@ -326,7 +331,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
         depth += weight * s.depth;
         transmittance = after;
       },
-      [&] { return done; });
+      [] {}, [&] { return done; });
   if (!inside) return;
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;
@@ -388,12 +393,50 @@ __device__ void contribute(const SumTargets& to, int64_t i, float value) {
   }
 }
 
+// Gradients of a batch's splats, warp by warp. Warps that did not blend a splat leave its row as it is and no bit in `blended`.
+template <int kPixels>
+struct BatchGradients {
+  using Shape = TileShape<kPixels>;
+  static constexpr int kRow = kGradients + 1;  // odd, so that 32 rows at once lie in different banks
+  float rows[Shape::kWarps][Shape::kThreads * kRow];
+  unsigned blended[Shape::kWarps][Shape::kThreads / kWarp];  // zero between batches
+
+  __device__ void clear() {
+    if (threadIdx.x < Shape::kWarps * Shape::kThreads / kWarp) blended[0][threadIdx.x] = 0;
+  }
+
+  // Each warp adds up the rows of its own 32 splats over all warps, in their order, and contributes the sums.
+  template <Sum kSum>
+  __device__ void send(const SumTargets& to, const int* ids, int64_t first, int lane, int warp) {
+    unsigned any = 0;
+    for (int w = 0; w < Shape::kWarps; ++w) any |= blended[w][warp];
+    if (any >> lane & 1) {
+      float sum[kGradients] = {};
+      const int row = (warp * kWarp + lane) * kRow;
+      for (int w = 0; w < Shape::kWarps; ++w) {
+        if (!(blended[w][warp] >> lane & 1)) continue;
+        for (int k = 0; k < kGradients; ++k) sum[k] += rows[w][row + k];
+      }
+      for (int k = 0; k < kGradients; ++k) rows[0][row + k] = sum[k];
+    }
+    __syncwarp();
+    // Neighbouring lanes take neighbouring values, so that a Gaussian's ten leave as one or two memory transactions.
+    for (int value = lane; value < kWarp * kGradients; value += kWarp) {
+      const int splat = value / kGradients, component = value % kGradients, i = warp * kWarp + splat;
+      if (any >> splat & 1) contribute<kSum>(to, (first + ids[i]) * kGradients + component, rows[0][i * kRow + component]);
+    }
+    __syncwarp();
+    if (lane < Shape::kWarps) blended[lane][warp] = 0;
+  }
+};
+
 // Front to back again, with the transmittances of the forward pass; see blend_tile_backward in csrc/cpu.
 template <Sum kSum>
 __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
     blend_backward_kernel(Inputs in, State state, Grid grid, Images images, ImageGradients v, SumTargets to) {
   constexpr int P = kBackwardPixels;
   __shared__ TileShared<P> shared;
+  __shared__ BatchGradients<P> batch_gradients;
   const Place<P> place(grid);
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   // A finished pixel, and one outside the picture, has transmittance 0.
@@ -416,9 +459,11 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
   }
   const float x = static_cast<float>(place.x);
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
+  if constexpr (kSumInBlock) batch_gradients.clear();  // the walk has a barrier before the first visit
   walk<P>(
       in, state, grid, place, shared,
-      [&](const Splat& s, int id) {
+      [&](int i) {
+        const Splat& s = shared.splats[i];
         float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
         float m = 0.f, mx = 0.f, my = 0.f, mxx = 0.f, mxy = 0.f, myy = 0.f;
         bool taken = false;
@@ -454,7 +499,15 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
         float sum;
         int component;
         const bool holds = sum_over_warp(values, place.lane, sum, component);
-        if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + id) * kGradients + component, sum);
+        if constexpr (kSumInBlock) {
+          if (holds && place.lane % 2 == 0) batch_gradients.rows[place.warp][i * BatchGradients<P>::kRow + component] = sum;
+          if (place.lane == 0) batch_gradients.blended[place.warp][i / kWarp] |= 1u << i % kWarp;
+        } else {
+          if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + shared.ids[i]) * kGradients + component, sum);
+        }
+      },
+      [&] {
+        if constexpr (kSumInBlock) batch_gradients.template send<kSum>(to, shared.ids, first, place.lane, place.warp);
       },
       [&] {
         bool done = true;
