@@ -33,8 +33,10 @@ TILE = 16  # px; a splat is seen by the tiles that its bounding square touches
 VIEW_MARGIN = 0.3  # the Jacobian is taken no farther outside the picture than this part of half its extent
 MIN_SPREAD = 0.1  # px^4; keeps the eigenvalue's square root away from zero
 
-# Of csrc/cuda/gaussian_raster.cu: how many bits may say which Gaussian reaches which cell, and how many Gaussians a block marks.
-MARK_BITS = 1 << 28
+# Of csrc/cuda/gaussian_raster.cu: how many bits may say which Gaussian reaches which cell (and how many cells there may be
+# whatever the bits), and how many Gaussians a block marks.
+MARK_BITS = 1 << 31
+CELLS_AS_SPLATS = 384
 RANKS_A_BLOCK = 256
 
 REFERENCE_CHUNK = 1 << 21  # pixel-splat pairs the reference holds at a time
@@ -213,7 +215,7 @@ def _marks_shape(means: Tensor, views: int, width: int, height: int) -> tuple[in
     count, side = means.shape[0], TILE
     while True:
         cells = -(-width // side) * -(-height // side)
-        if cells == 1 or views * cells * count <= MARK_BITS:
+        if cells <= CELLS_AS_SPLATS or views * cells * count <= MARK_BITS:
             return views, cells, -(-count // RANKS_A_BLOCK) * (RANKS_A_BLOCK // 32)
         side *= 2
 

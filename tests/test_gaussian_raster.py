@@ -7,7 +7,7 @@ from conftest import DEVICES, relative_l2
 
 from cam_utils import orbit_cameras
 from kernels import extension
-from kernels.gaussian_raster import rasterize_gaussians
+from kernels.gaussian_raster import _marks_shape, rasterize_gaussians
 from kernels.spherical_harmonics import color_to_sh, sh_basis, sh_to_base_color, sh_to_color
 
 GOLDENS = [
@@ -363,11 +363,12 @@ def test_whole_step_captures_as_a_graph():
 
 @pytest.mark.gpu
 def test_many_gaussians_use_coarse_cells():
-    # Enough that cells of several tiles carry the bits (see kMaskBits in csrc/cuda/gaussian_raster.cu).
+    # Enough that cells of several tiles carry the bits (see kMarkBits in csrc/cuda/gaussian_raster.cu).
     need_compiled("cuda")
-    scene = random_scene(400_000, "cuda", views=1, width=512, height=512)
+    scene = random_scene(600_000, "cuda", views=1, width=1000, height=1020)
+    assert _marks_shape(scene["means"], 1, 1000, 1020)[1] == 32 * 32  # of 63 x 64 tiles
     with torch.no_grad():
-        scene["scales"].mul_(0.05)
+        scene["scales"].mul_(0.03)
     coarse = rasterize_gaussians(**scene, compiled=True)
     host = {name: value.detach().cpu() if isinstance(value, torch.Tensor) else value for name, value in scene.items()}
     exact = rasterize_gaussians(**host, compiled=True)

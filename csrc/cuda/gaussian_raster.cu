@@ -19,7 +19,9 @@ constexpr int kBlock = 256;           // threads of the kernels that go over Gau
 constexpr int kForwardPixels = 1;     // pixels a thread
 constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
 constexpr bool kSumInBlock = true;   // a tile's warps add up their gradients before they go to global memory
-constexpr int64_t kMaskBits = int64_t{1} << 28;  // at most 32 MiB of bits, and so many tests; beyond, cells grow
+// The bits take at most 256 MiB, or as much as the splats themselves if that is more; beyond, cells grow.
+constexpr int64_t kMarkBits = int64_t{1} << 31;
+constexpr int kCellsAsSplats = 8 * sizeof(Splat);
 constexpr uint32_t kNoDepth = 0x7fffffffu;       // sorts behind every depth
 constexpr int kDepthBits = 31;                   // of a positive float
 constexpr int kFixedPointBits = 40;              // leaves 2^22 contributions of the largest size in 63 bits
@@ -40,7 +42,7 @@ Grid make_grid(const Inputs& in) {
     const int size = 1 << grid.shift;
     grid.cells_across = (grid.across + size - 1) / size;
     grid.cells = grid.cells_across * ((down + size - 1) / size);
-    if (grid.cells == 1 || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMaskBits) break;
+    if (grid.cells <= kCellsAsSplats || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMarkBits) break;
   }
   grid.row_words = (in.gaussians + kRanksPerBlock - 1) / kRanksPerBlock * (kRanksPerBlock / kWarp);
   return grid;
