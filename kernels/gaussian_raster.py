@@ -34,10 +34,10 @@ VIEW_MARGIN = 0.3  # the Jacobian is taken no farther outside the picture than t
 MIN_SPREAD = 0.1  # px^4; keeps the eigenvalue's square root away from zero
 
 # Of csrc/cuda/gaussian_raster.cu: how many bits may say which Gaussian reaches which cell (and how many cells there may be
-# whatever the bits), and how many Gaussians a block marks.
+# whatever the bits), and to how many Gaussians a cell's bits are padded.
 MARK_BITS = 1 << 31
 CELLS_AS_SPLATS = 384
-RANKS_A_BLOCK = 256
+RANKS_TOGETHER = 256
 
 REFERENCE_CHUNK = 1 << 21  # pixel-splat pairs the reference holds at a time
 
@@ -216,7 +216,7 @@ def _marks_shape(means: Tensor, views: int, width: int, height: int) -> tuple[in
     while True:
         cells = -(-width // side) * -(-height // side)
         if cells <= CELLS_AS_SPLATS or views * cells * count <= MARK_BITS:
-            return views, cells, -(-count // RANKS_A_BLOCK) * (RANKS_A_BLOCK // 32)
+            return views, cells, -(-count // RANKS_TOGETHER) * (RANKS_TOGETHER // 32)
         side *= 2
 
 

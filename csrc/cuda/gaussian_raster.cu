@@ -13,8 +13,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kRanksPerBlock = 256;   // ranks that a block of mark_cells looks at: one a thread
-constexpr int kCellsPerBlock = 128;   // cells that it looks at
+constexpr int kRanksTogether = 256;   // rows of bits are padded to 32 bytes
 constexpr int kBlock = 256;           // threads of the kernels that go over Gaussians
 constexpr int kForwardPixels = 1;     // pixels a thread
 constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
@@ -30,7 +29,7 @@ struct Grid {
   int across, tiles;       // tiles along a row, and of the whole picture
   int shift;               // a cell is 2^shift tiles square
   int cells_across, cells;
-  int row_words;           // of a cell's bits, a multiple of kRanksPerBlock / 32
+  int row_words;           // of a cell's bits, a multiple of kRanksTogether / kWarp
 };
 
 Grid make_grid(const Inputs& in) {
@@ -44,7 +43,7 @@ Grid make_grid(const Inputs& in) {
     grid.cells = grid.cells_across * ((down + size - 1) / size);
     if (grid.cells <= kCellsAsSplats || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMarkBits) break;
   }
-  grid.row_words = (in.gaussians + kRanksPerBlock - 1) / kRanksPerBlock * (kRanksPerBlock / kWarp);
+  grid.row_words = (in.gaussians + kRanksTogether - 1) / kRanksTogether * (kRanksTogether / kWarp);
   return grid;
 }
 
@@ -121,22 +120,15 @@ __global__ void __launch_bounds__(kBlock) project_kernel(Inputs in, State state,
   indices[i] = n;
 }
 
-__device__ bool in_cell(const Splat& s, const TileRect& rect, int x, int y, int shift) {
-  const int left = x << shift, top = y << shift, right = left + (1 << shift), bottom = top + (1 << shift);
-  if (rect.x0 >= right || rect.x1 <= left || rect.y0 >= bottom || rect.y1 <= top) return false;
-  return ellipse_meets(s, static_cast<float>(left * kTile), static_cast<float>(top * kTile), static_cast<float>(right * kTile - 1),
-                       static_cast<float>(bottom * kTile - 1));
-}
-
-// One warp looks at 32 consecutive ranks of a view, and the vote of its lanes on a cell is a word of the cell's bits.
-// Ranks of culled Gaussians are marked -1 in `order`.
-__global__ void __launch_bounds__(kRanksPerBlock) mark_cells(Inputs in, State state, Grid grid) {
-  constexpr int kWarps = kRanksPerBlock / kWarp;
-  __shared__ uint32_t words[kWarp][kWarps + 1];
-  const int blocks_per_view = grid.row_words / kWarps;
-  const int view = blockIdx.x / blocks_per_view, block = blockIdx.x % blocks_per_view;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int rank = block * kRanksPerBlock + threadIdx.x;
+// One warp marks 32 consecutive ranks of a view: one word of the bits of each cell, which are zero before. It lists every
+// pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes, however unlike the
+// rectangles' sizes are. Ranks of culled Gaussians are marked -1 in `order`.
+__global__ void __launch_bounds__(kBlock) mark_cells(Inputs in, State state, Grid grid) {
+  const int warps_per_view = grid.row_words;
+  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) / kWarp;
+  const int view = static_cast<int>(warp / warps_per_view), word = static_cast<int>(warp % warps_per_view);
+  if (view >= in.views) return;
+  const int lane = threadIdx.x % kWarp, rank = word * kWarp + lane;
   const int64_t first = static_cast<int64_t>(view) * in.gaussians;
   Splat splat{};
   TileRect rect{};
@@ -149,25 +141,42 @@ __global__ void __launch_bounds__(kRanksPerBlock) mark_cells(Inputs in, State st
       state.order[first + rank] = -1;
     }
   }
-  const int begin = blockIdx.y * kCellsPerBlock, end = min(begin + kCellsPerBlock, grid.cells);
-  for (int group = begin; group < end; group += kWarp) {
-    int x = group % grid.cells_across, y = group / grid.cells_across;
-    uint32_t kept = 0;
-    for (int j = 0; j < kWarp; ++j) {
-      const uint32_t word = __ballot_sync(kAllLanes, in_cell(splat, rect, x, y, grid.shift));
-      if (lane == j) kept = word;
-      if (++x == grid.cells_across) {
-        x = 0;
-        ++y;
-      }
+  unsigned across = 0, cells = 0;  // of the splat's rectangle
+  const int cell_x = rect.x0 >> grid.shift, cell_y = rect.y0 >> grid.shift;
+  if (rect.x0 < rect.x1 && rect.y0 < rect.y1) {
+    across = ((rect.x1 - 1) >> grid.shift) + 1 - cell_x;
+    cells = across * (((rect.y1 - 1) >> grid.shift) + 1 - cell_y);
+  }
+  unsigned up_to = cells;  // pairs of this lane's splat and those before it
+  for (int step = 1; step < kWarp; step *= 2) {
+    const unsigned other = __shfl_up_sync(kAllLanes, up_to, step);
+    if (lane >= step) up_to += other;
+  }
+  const unsigned pairs = __shfl_sync(kAllLanes, up_to, kWarp - 1);
+  uint32_t* marks = state.marks + static_cast<int64_t>(view) * grid.cells * grid.row_words + word;
+  const float size = static_cast<float>(kTile << grid.shift);
+  for (unsigned begin = 0; begin < pairs; begin += kWarp) {
+    const unsigned pair = begin + lane;
+    int from = 0;  // the lane whose splat it is: the first with up_to > pair
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      if (__shfl_sync(kAllLanes, up_to, from + step - 1) <= pair) from += step;
     }
-    words[lane][warp] = kept;
-    __syncthreads();
-    const int cell = group + threadIdx.x / kWarps, word = threadIdx.x % kWarps;
-    if (cell < end) {
-      state.marks[(static_cast<int64_t>(view) * grid.cells + cell) * grid.row_words + block * kWarps + word] = words[threadIdx.x / kWarps][word];
-    }
-    __syncthreads();
+    const unsigned at = pair - (__shfl_sync(kAllLanes, up_to, from) - __shfl_sync(kAllLanes, cells, from));
+    const unsigned width = __shfl_sync(kAllLanes, across, from);
+    Splat s{};
+    s.x = __shfl_sync(kAllLanes, splat.x, from);
+    s.y = __shfl_sync(kAllLanes, splat.y, from);
+    s.a = __shfl_sync(kAllLanes, splat.a, from);
+    s.b = __shfl_sync(kAllLanes, splat.b, from);
+    s.c = __shfl_sync(kAllLanes, splat.c, from);
+    s.reach = __shfl_sync(kAllLanes, splat.reach, from);
+    int x = __shfl_sync(kAllLanes, cell_x, from), y = __shfl_sync(kAllLanes, cell_y, from);
+    if (pair >= pairs) break;
+    x += static_cast<int>(at % width);
+    y += static_cast<int>(at / width);
+    const float left = static_cast<float>(x) * size, top = static_cast<float>(y) * size;
+    if (!ellipse_meets(s, left, top, left + (size - 1), top + (size - 1))) continue;
+    atomicOr(marks + static_cast<int64_t>(y * grid.cells_across + x) * grid.row_words, 1u << from);
   }
 }
 
@@ -561,8 +570,9 @@ cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& ima
     const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
                                                                state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
     if (sorted != cudaSuccess) return sorted;
-    const dim3 shape(static_cast<unsigned>(in.views) * blocks(in.gaussians, kRanksPerBlock), blocks(grid.cells, kCellsPerBlock));
-    mark_cells<<<shape, kRanksPerBlock, 0, stream>>>(in, state, grid);
+    const int64_t words = static_cast<int64_t>(in.views) * grid.row_words;
+    cudaMemsetAsync(state.marks, 0, words * grid.cells * sizeof(uint32_t), stream);
+    mark_cells<<<blocks(words * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
   }
   blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
   return cudaGetLastError();
