@@ -2,7 +2,7 @@
 //
 // The Gaussians of all views are sorted once by (view, depth). For every cell of the picture (a tile, or a square of
 // tiles where there are very many Gaussians) one bit per depth rank says whether that Gaussian can be seen in it. A block
-// per tile reads its cell's bits in order, 2048 ranks at a time, and blends what they name. Each warp owns 8 pixels
+// per tile reads its cell's bits in order, a word a thread, and blends what they name. Each warp owns 8 pixels
 // across and a few down, and passes over splats that do not reach those.
 #include <cub/device/device_radix_sort.cuh>
 
@@ -15,6 +15,7 @@ constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kRanksTogether = 256;   // rows of bits are padded to 32 bytes
 constexpr int kBlock = 256;           // threads of the kernels that go over Gaussians
+constexpr int kListed = 1024;         // ranks that a tile's block lists at a time
 constexpr int kForwardPixels = 1;     // pixels a thread
 constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
 constexpr bool kSumInBlock = true;   // a tile's warps add up their gradients before they go to global memory
@@ -194,8 +195,9 @@ struct TileShared {
   using Shape = TileShape<kPixels>;
   Splat splats[Shape::kThreads];
   int ids[Shape::kThreads];
-  int list[Shape::kThreads * 9];  // a step of gather() adds at most 8 a thread to fewer than one a thread
-  int totals[2][Shape::kWarps];
+  int list[kListed];
+  int totals[2][Shape::kWarps], cut;  // of gather()
+  static_assert(kListed >= Shape::kThreads + kWarp, "gather() must get on by a word at least");
 };
 
 // Where a thread stands: the tile, its warp's box of pixels, and its own pixels (x, y), (x, y + 4), ...
@@ -220,15 +222,15 @@ struct Place {
   }
 };
 
-// Extends list[0, total) by Gaussians from the bits at `at`, in order, until a batch is full or the bits are used up.
+// Fills list[0, total) with ranks from the words at `at`, in order, until a batch is full or the words are used up.
 // All threads of the block call it and get the same total; a barrier must pass before the list is read.
 template <int kPixels>
-__device__ int gather(TileShared<kPixels>& shared, const uint8_t* bits, int row_bytes, int& at, const int* order, int lane, int warp) {
+__device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int row_words, int& at, int lane, int warp) {
   using Shape = TileShape<kPixels>;
   int total = 0;
-  for (int turn = 0; at < row_bytes && total < Shape::kThreads; turn ^= 1) {
-    const int byte = at + threadIdx.x;
-    unsigned mine = byte < row_bytes ? bits[byte] : 0u;
+  for (int turn = 0; at < row_words && total < Shape::kThreads; turn ^= 1) {
+    const int index = at + threadIdx.x;
+    uint32_t mine = index < row_words ? words[index] : 0u;
     const int count = __popc(mine);
     int up_to = count;
     for (int step = 1; step < kWarp; step *= 2) {
@@ -237,14 +239,26 @@ __device__ int gather(TileShared<kPixels>& shared, const uint8_t* bits, int row_
     }
     if (lane == kWarp - 1) shared.totals[turn][warp] = up_to;
     __syncthreads();
-    int place = total + up_to - count;
+    int place = total + up_to - count, end = total;
     for (int w = 0; w < Shape::kWarps; ++w) {
       const int all = shared.totals[turn][w];
       if (w < warp) place += all;
-      total += all;
+      end += all;
     }
-    for (; mine; mine &= mine - 1) shared.list[place++] = order[byte * 8 + __ffs(mine) - 1];
-    at += Shape::kThreads;
+    const bool fits = place + count <= kListed;
+    if (end <= kListed) {
+      total = end;
+      at += Shape::kThreads;
+    } else {  // the words from the first that does not fit wait for the next call
+      const int fitting = __syncthreads_count(fits);
+      if (threadIdx.x == fitting) shared.cut = place;
+      __syncthreads();
+      total = shared.cut;
+      at += fitting;
+    }
+    if (fits) {
+      for (; mine; mine &= mine - 1) shared.list[place++] = index * kWarp + __ffs(mine) - 1;
+    }
   }
   return total;
 }
@@ -259,17 +273,16 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
-  const int row_bytes = 4 * grid.row_words;
-  const uint8_t* bits = reinterpret_cast<const uint8_t*>(state.marks) + (static_cast<int64_t>(place.view) * grid.cells + cell) * row_bytes;
+  const uint32_t* words = state.marks + (static_cast<int64_t>(place.view) * grid.cells + cell) * grid.row_words;
   const float x0 = static_cast<float>(place.box_x), y0 = static_cast<float>(place.box_y);
   const float x1 = x0 + (Shape::kWarpWidth - 1), y1 = y0 + (Shape::kWarpHeight - 1);
-  for (int at = 0; at < row_bytes;) {
-    const int total = gather(shared, bits, row_bytes, at, state.order + first, place.lane, place.warp);
+  for (int at = 0; at < grid.row_words;) {
+    const int total = gather(shared, words, grid.row_words, at, place.lane, place.warp);
     __syncthreads();
     for (int batch = 0; batch < total; batch += Shape::kThreads) {
       const int mine = batch + threadIdx.x;
       if (mine < total) {
-        const int n = shared.list[mine];
+        const int n = state.order[first + shared.list[mine]];
         shared.ids[threadIdx.x] = n;
         shared.splats[threadIdx.x] = state.splats[first + n];
       }
