@@ -1,9 +1,9 @@
 // Gaussian rasteriser on CUDA, without a list whose length the host would have to know.
 //
-// The Gaussians of all views are sorted once by (view, depth). For every cell of the picture (a tile, or a square of
-// tiles where there are very many Gaussians) one bit per depth rank says whether that Gaussian can be seen in it. A block
-// per tile reads its cell's bits in order, a word a thread, and blends what they name. Each warp owns 8 pixels
-// across and a few down, and passes over splats that do not reach those.
+// The Gaussians of all views are sorted once by (view, depth), and their splats lie in that order. For every cell of the
+// picture (a tile, or a square of tiles where there are very many Gaussians) one bit per depth rank says whether that
+// Gaussian can be seen in it. A block per tile reads its cell's bits in order, a word a thread, and blends what they name.
+// Each warp owns 8 pixels across and a few down, and passes over splats that do not reach those.
 #include <cub/device/device_radix_sort.cuh>
 
 #include "gaussian_raster.h"
@@ -108,23 +108,21 @@ struct BackwardParts {
 
 // ---- Before the pixels ----
 
-__global__ void __launch_bounds__(kBlock) project_kernel(Inputs in, State state, uint64_t* keys, int* indices) {
+__global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, uint64_t* keys, int* indices) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= static_cast<int64_t>(in.views) * in.gaussians) return;
   const int view = static_cast<int>(i / in.gaussians), n = static_cast<int>(i % in.gaussians);
-  Splat splat;
-  const int radius = make_splat(in, load_camera(in, view), view, n, splat);
-  state.splats[i] = splat;
-  state.radii[i] = radius;
-  const uint32_t depth = radius > 0 ? __float_as_uint(splat.depth) : kNoDepth;
-  keys[i] = static_cast<uint64_t>(view) << kDepthBits | depth;
+  const float* row = in.world_to_camera + 16 * static_cast<int64_t>(view) + 8;
+  const float* mean = in.means + 3 * static_cast<int64_t>(n);
+  const float z = row[0] * mean[0] + row[1] * mean[1] + row[2] * mean[2] + row[3];
+  keys[i] = static_cast<uint64_t>(view) << kDepthBits | (z > kNear ? __float_as_uint(z) : kNoDepth);
   indices[i] = n;
 }
 
-// One warp marks 32 consecutive ranks of a view: one word of the bits of each cell, which are zero before. It lists every
-// pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes, however unlike the
-// rectangles' sizes are. Ranks of culled Gaussians are marked -1 in `order`.
-__global__ void __launch_bounds__(kBlock) mark_cells(Inputs in, State state, Grid grid) {
+// One warp projects 32 consecutive ranks of a view, and marks them: one word of the bits of each cell, which are zero
+// before. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes,
+// however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
+__global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State state, Grid grid) {
   const int warps_per_view = grid.row_words;
   const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) / kWarp;
   const int view = static_cast<int>(warp / warps_per_view), word = static_cast<int>(warp % warps_per_view);
@@ -135,12 +133,10 @@ __global__ void __launch_bounds__(kBlock) mark_cells(Inputs in, State state, Gri
   TileRect rect{};
   if (rank < in.gaussians) {
     const int n = state.order[first + rank];
-    if (n >= 0 && state.radii[first + n] > 0) {
-      splat = state.splats[first + n];
-      rect = visible_tiles(splat, in.width, in.height);
-    } else if (n >= 0) {
-      state.order[first + rank] = -1;
-    }
+    const int radius = make_splat(in, load_camera(in, view), view, n, splat);
+    state.splats[first + rank] = splat;
+    state.radii[first + n] = radius;
+    if (radius > 0) rect = visible_tiles(splat, in.width, in.height);
   }
   unsigned across = 0, cells = 0;  // of the splat's rectangle
   const int cell_x = rect.x0 >> grid.shift, cell_y = rect.y0 >> grid.shift;
@@ -282,9 +278,9 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
     for (int batch = 0; batch < total; batch += Shape::kThreads) {
       const int mine = batch + threadIdx.x;
       if (mine < total) {
-        const int n = state.order[first + shared.list[mine]];
-        shared.ids[threadIdx.x] = n;
-        shared.splats[threadIdx.x] = state.splats[first + n];
+        const int64_t rank = first + shared.list[mine];
+        shared.ids[threadIdx.x] = state.order[rank];
+        shared.splats[threadIdx.x] = state.splats[rank];
       }
       __syncthreads();
       const int count = min(Shape::kThreads, total - batch);
@@ -579,13 +575,13 @@ cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& ima
   ForwardParts parts(in, workspace);
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
   if (count > 0) {
-    project_kernel<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, state, parts.keys, parts.indices);
+    depth_keys<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
     const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
                                                                state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
     if (sorted != cudaSuccess) return sorted;
     const int64_t words = static_cast<int64_t>(in.views) * grid.row_words;
     cudaMemsetAsync(state.marks, 0, words * grid.cells * sizeof(uint32_t), stream);
-    mark_cells<<<blocks(words * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
+    project_and_mark<<<blocks(words * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
   }
   blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
   return cudaGetLastError();
