@@ -24,6 +24,8 @@ constexpr int64_t kMarkBits = int64_t{1} << 31;
 constexpr int kCellsAsSplats = 8 * sizeof(Splat);
 constexpr uint32_t kNoDepth = 0x7fffffffu;       // sorts behind every depth
 constexpr int kDepthBits = 31;                   // of a positive float
+constexpr float kHalfLog2E = 0.72134752044448170f;  // exp(-q / 2) = 2^(-kHalfLog2E q)
+constexpr float kMinLevel = -7.9943534368588579f;   // log2(kMinAlpha)
 constexpr int kFixedPointBits = 40;              // leaves 2^22 contributions of the largest size in 63 bits
 
 struct Grid {
@@ -119,6 +121,17 @@ __global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, uint64_t* keys, 
   indices[i] = n;
 }
 
+// A splat as tiles blend it: conic and reach in units that make the falloff a power of two, and log2 of the opacity, so
+// that alpha = 2^(opacity - (a dx^2 + 2 b dx dy + c dy^2)). ellipse_meets() does not mind the unit.
+__device__ Splat in_powers_of_two(Splat s) {
+  s.a *= kHalfLog2E;
+  s.b *= kHalfLog2E;
+  s.c *= kHalfLog2E;
+  s.reach *= kHalfLog2E;
+  s.opacity = log2f(s.opacity);
+  return s;
+}
+
 // One warp projects 32 consecutive ranks of a view, and marks them: one word of the bits of each cell, which are zero
 // before. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes,
 // however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
@@ -134,7 +147,7 @@ __global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State stat
   if (rank < in.gaussians) {
     const int n = state.order[first + rank];
     const int radius = make_splat(in, load_camera(in, view), view, n, splat);
-    state.splats[first + rank] = splat;
+    state.splats[first + rank] = in_powers_of_two(splat);
     state.radii[first + n] = radius;
     if (radius > 0) rect = visible_tiles(splat, in.width, in.height);
   }
@@ -306,19 +319,25 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
   }
 }
 
+// 2^x for x that is neither tiny nor huge; exp2f() would also care for results too small for a float.
+__device__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 struct Coverage {
-  float dx, dy, uncapped, alpha;
+  float uncapped, alpha;
   bool seen;
 };
 
-__device__ Coverage cover(const Splat& s, float x, float y) {
+// Of the pixel from which the splat's centre is (dx, dy) away.
+__device__ Coverage cover(const Splat& s, float dx, float dy) {
   Coverage c;
-  c.dx = s.x - x;
-  c.dy = s.y - y;
-  const float power = -0.5f * (s.a * c.dx * c.dx + s.c * c.dy * c.dy) - s.b * c.dx * c.dy;
-  c.uncapped = s.opacity * __expf(power);
+  const float level = s.opacity - dx * (s.a * dx + s.b * dy) - dy * (s.b * dx + s.c * dy);
+  c.uncapped = power_of_two(level);
   c.alpha = fminf(kMaxAlpha, c.uncapped);
-  c.seen = power <= 0.f && c.uncapped >= kMinAlpha;
+  c.seen = level <= s.opacity && level >= kMinLevel;
   return c;
 }
 
@@ -337,7 +356,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
       in, state, grid, place, shared,
       [&](int i) {
         const Splat& s = shared.splats[i];
-        const Coverage c = cover(s, x, y);
+        const Coverage c = cover(s, s.x - x, s.y - y);
         if (done || !c.seen) return;
         const float after = transmittance * (1.f - c.alpha);
         if (after < kMinTransmittance) {
@@ -413,7 +432,18 @@ __device__ void contribute(const SumTargets& to, int64_t i, float value) {
   }
 }
 
-// Gradients of a batch's splats, warp by warp. Warps that did not blend a splat leave its row as it is and no bit in `blended`.
+// In place: from the sums (mx, my, mxx, mxy, myy, m) of the gradient of the power times offsets, to (x, y, a, b, c, opacity).
+__device__ void gradients_from_moments(const Splat& s, float v[kGradients]) {
+  const float mx = v[0], my = v[1];
+  v[0] = (s.a * mx + s.b * my) * (-1.f / kHalfLog2E);
+  v[1] = (s.b * mx + s.c * my) * (-1.f / kHalfLog2E);
+  v[2] *= -0.5f;
+  v[3] = -v[3];
+  v[4] *= -0.5f;
+  v[5] *= power_of_two(-s.opacity);
+}
+
+// What the splats of a batch gather from the pixels, warp by warp. Warps that did not blend a splat leave its row as it is and no bit in `blended`.
 template <int kPixels>
 struct BatchGradients {
   using Shape = TileShape<kPixels>;
@@ -427,7 +457,7 @@ struct BatchGradients {
 
   // Each warp adds up the rows of its own 32 splats over all warps, in their order, and contributes the sums.
   template <Sum kSum>
-  __device__ void send(const SumTargets& to, const int* ids, int64_t first, int lane, int warp) {
+  __device__ void send(const SumTargets& to, const TileShared<kPixels>& shared, int64_t first, int lane, int warp) {
     unsigned any = 0;
     for (int w = 0; w < Shape::kWarps; ++w) any |= blended[w][warp];
     if (any >> lane & 1) {
@@ -437,13 +467,14 @@ struct BatchGradients {
         if (!(blended[w][warp] >> lane & 1)) continue;
         for (int k = 0; k < kGradients; ++k) sum[k] += rows[w][row + k];
       }
+      gradients_from_moments(shared.splats[warp * kWarp + lane], sum);
       for (int k = 0; k < kGradients; ++k) rows[0][row + k] = sum[k];
     }
     __syncwarp();
     // Neighbouring lanes take neighbouring values, so that a Gaussian's ten leave as one or two memory transactions.
     for (int value = lane; value < kWarp * kGradients; value += kWarp) {
       const int splat = value / kGradients, component = value % kGradients, i = warp * kWarp + splat;
-      if (any >> splat & 1) contribute<kSum>(to, (first + ids[i]) * kGradients + component, rows[0][i * kRow + component]);
+      if (any >> splat & 1) contribute<kSum>(to, (first + shared.ids[i]) * kGradients + component, rows[0][i * kRow + component]);
     }
     __syncwarp();
     if (lane < Shape::kWarps) blended[lane][warp] = 0;
@@ -484,38 +515,45 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
       in, state, grid, place, shared,
       [&](int i) {
         const Splat& s = shared.splats[i];
-        float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
-        float m = 0.f, mx = 0.f, my = 0.f, mxx = 0.f, mxy = 0.f, myy = 0.f;
-        bool taken = false;
+        const float dx = s.x - x;
+        float alpha[P], uncapped[P], before[P];
+        bool blends[P], any_blends = false;
 #pragma unroll
         for (int p = 0; p < P; ++p) {
-          const Coverage c = cover(s, x, static_cast<float>(place.y + 4 * p));
-          if (!c.seen || !(transmittance[p] > 0.f)) continue;
-          const float before = transmittance[p], after = before * (1.f - c.alpha);
-          if (after < kMinTransmittance) {
-            transmittance[p] = 0.f;
-            continue;
-          }
-          taken = true;
-          transmittance[p] = after;
-          const float weight = before * c.alpha;
-          const float gain = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
+          const Coverage c = cover(s, dx, s.y - static_cast<float>(place.y + 4 * p));
+          const bool reached = c.seen && transmittance[p] > 0.f;
+          const float after = transmittance[p] * (1.f - c.alpha);
+          alpha[p] = c.alpha;
+          uncapped[p] = c.uncapped;
+          before[p] = transmittance[p];
+          blends[p] = reached && after >= kMinTransmittance;
+          any_blends = any_blends || blends[p];
+          transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
+        }
+        if (!__any_sync(kAllLanes, any_blends)) return;
+        // All lanes go on together; where a pixel does not blend the splat its part is 0.
+        float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
+        float m = 0.f, my = 0.f, myy = 0.f;  // moments of the gradient of the power
+#pragma unroll
+        for (int p = 0; p < P; ++p) {
+          const float weight = blends[p] ? before[p] * alpha[p] : 0.f;
+          const float all = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
+          const float gain = blends[p] ? all : 0.f;
           behind[p] -= weight * gain;
-          const float v_power = (before * gain - __fdividef(behind[p], 1.f - c.alpha)) * c.uncapped;  // the cap passes the gradient
+          const float v_alpha_of_splat = before[p] * gain - __fdividef(behind[p], 1.f - alpha[p]);
+          const float v_power = blends[p] ? v_alpha_of_splat * uncapped[p] : 0.f;  // the cap passes the gradient
           red += weight * v_red[p];
           green += weight * v_green[p];
           blue += weight * v_blue[p];
           depth += weight * v_depth[p];
+          const float dy = s.y - static_cast<float>(place.y + 4 * p), along_y = v_power * dy;
           m += v_power;
-          mx += v_power * c.dx;
-          my += v_power * c.dy;
-          mxx += v_power * c.dx * c.dx;
-          mxy += v_power * c.dx * c.dy;
-          myy += v_power * c.dy * c.dy;
+          my += along_y;
+          myy += along_y * dy;
         }
-        if (!__any_sync(kAllLanes, taken)) return;
-        const float values[kGradients] = {-(s.a * mx + s.b * my), -(s.b * mx + s.c * my), -0.5f * mxx, -mxy, -0.5f * myy, __fdividef(m, s.opacity), depth, red,
-                                          green,                  blue};
+        const float mx = m * dx;  // the thread's pixels lie in one column
+        float values[kGradients] = {mx, my, mx * dx, my * dx, myy, m, depth, red, green, blue};
+        if constexpr (!kSumInBlock) gradients_from_moments(s, values);
         float sum;
         int component;
         const bool holds = sum_over_warp(values, place.lane, sum, component);
@@ -527,7 +565,7 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
         }
       },
       [&] {
-        if constexpr (kSumInBlock) batch_gradients.template send<kSum>(to, shared.ids, first, place.lane, place.warp);
+        if constexpr (kSumInBlock) batch_gradients.template send<kSum>(to, shared, first, place.lane, place.warp);
       },
       [&] {
         bool done = true;
