@@ -22,8 +22,9 @@ constexpr bool kSumInBlock = true;   // a tile's warps add up their gradients be
 // The bits take at most 256 MiB, or as much as the splats themselves if that is more; beyond, cells grow.
 constexpr int64_t kMarkBits = int64_t{1} << 31;
 constexpr int kCellsAsSplats = 8 * sizeof(Splat);
-constexpr uint32_t kNoDepth = 0x7fffffffu;       // sorts behind every depth
-constexpr int kDepthBits = 31;                   // of a positive float
+// Positive floats sort as their bits do. From kNear on, 29 bits reach to 3.7e18 (beyond, the order is the input's), and with
+// 3 bits for the view the radix sort needs four passes of eight bits.
+constexpr int kDepthBits = 29;
 constexpr float kHalfLog2E = 0.72134752044448170f;  // exp(-q / 2) = 2^(-kHalfLog2E q)
 constexpr float kMinLevel = -7.9943534368588579f;   // log2(kMinAlpha)
 constexpr int kFixedPointBits = 40;              // leaves 2^22 contributions of the largest size in 63 bits
@@ -117,7 +118,9 @@ __global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, uint64_t* keys, 
   const float* row = in.world_to_camera + 16 * static_cast<int64_t>(view) + 8;
   const float* mean = in.means + 3 * static_cast<int64_t>(n);
   const float z = row[0] * mean[0] + row[1] * mean[1] + row[2] * mean[2] + row[3];
-  keys[i] = static_cast<uint64_t>(view) << kDepthBits | (z > kNear ? __float_as_uint(z) : kNoDepth);
+  // What is nearer, or not a number, comes first and will be culled.
+  const uint32_t depth = __float_as_uint(fmaxf(z, kNear)) - __float_as_uint(kNear);
+  keys[i] = static_cast<uint64_t>(view) << kDepthBits | min(depth, (1u << kDepthBits) - 1);
   indices[i] = n;
 }
 
