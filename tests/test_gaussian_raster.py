@@ -216,9 +216,9 @@ def test_crowded_tiles(device, kind, deterministic):
     rendering, found = gradients(scene, compiled=True, deterministic=deterministic)
     expected_rendering, expected = gradients(in_double(scene), compiled=False)
     for output in ("image", "alpha", "depth"):
-        torch.testing.assert_close(getattr(rendering, output).cpu().double(), getattr(expected_rendering, output), rtol=0, atol=1e-4)
+        torch.testing.assert_close(getattr(rendering, output).cpu().double(), getattr(expected_rendering, output), rtol=0, atol=2e-5)
     for name, value in expected.items():
-        assert relative_l2(found[name], value) < 1e-3, name
+        assert relative_l2(found[name], value) < 1e-4, name
 
 
 @pytest.mark.parametrize("device", DEVICES)
