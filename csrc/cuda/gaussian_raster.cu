@@ -276,12 +276,12 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
 }
 
 // Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
-// shared.splats[i], Gaussian shared.ids[i]. After all warps have been through a batch the whole block calls finish(). There
-// a warp may still read the 32 splats and ids that its own threads brought in; those of others may be the next batch's.
-// is_done(): this thread needs no more; when all of the block agree the walk ends.
-template <int kPixels, class Visit, class Finish, class Done>
+// shared.splats[i], Gaussian shared.ids[i]. A warp that has been through a batch calls settle(); after all have, the whole
+// block calls finish(). There a warp may still read the 32 splats and ids that its own threads brought in; those of others
+// may be the next batch's. is_done(): this thread needs no more; when all of the block agree the walk ends.
+template <int kPixels, class Visit, class Settle, class Finish, class Done>
 __device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
-                     Visit visit, Finish finish, Done is_done) {
+                     Visit visit, Settle settle, Finish finish, Done is_done) {
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
@@ -315,6 +315,7 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
           visit(group + __ffs(votes) - 1);
         }
       }
+      settle();
       const bool all_done = __syncthreads_and(is_done());
       finish();
       if (all_done) return;
@@ -373,7 +374,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
         depth += weight * s.depth;
         transmittance = after;
       },
-      [] {}, [&] { return done; });
+      [] {}, [] {}, [&] { return done; });
   if (!inside) return;
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;
@@ -514,6 +515,25 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
   const float x = static_cast<float>(place.x);
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   if constexpr (kSumInBlock) batch_gradients.clear();  // the walk has a barrier before the first visit
+  // The sum over the warp waits for the arithmetic of the next splat, so that the one hides the other's latency.
+  float waiting[kGradients] = {};
+  int waiting_for = -1;
+  const auto put = [&](float sum, int component, bool holds) {
+    if (waiting_for < 0) return;
+    if constexpr (kSumInBlock) {
+      if (holds && place.lane % 2 == 0) batch_gradients.rows[place.warp][waiting_for * BatchGradients<P>::kRow + component] = sum;
+      if (place.lane == 0) batch_gradients.blended[place.warp][waiting_for / kWarp] |= 1u << waiting_for % kWarp;
+    } else {
+      if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + shared.ids[waiting_for]) * kGradients + component, sum);
+    }
+  };
+  const auto settle = [&] {
+    float sum;
+    int component;
+    const bool holds = sum_over_warp(waiting, place.lane, sum, component);
+    put(sum, component, holds);
+    waiting_for = -1;
+  };
   walk<P>(
       in, state, grid, place, shared,
       [&](int i) {
@@ -534,6 +554,9 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
           transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
         }
         if (!__any_sync(kAllLanes, any_blends)) return;
+        float sum;
+        int component;
+        const bool holds = sum_over_warp(waiting, place.lane, sum, component);
         // All lanes go on together; where a pixel does not blend the splat its part is 0.
         float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
         float m = 0.f, my = 0.f, myy = 0.f;  // moments of the gradient of the power
@@ -555,18 +578,14 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
           myy += along_y * dy;
         }
         const float mx = m * dx;  // the thread's pixels lie in one column
-        float values[kGradients] = {mx, my, mx * dx, my * dx, myy, m, depth, red, green, blue};
-        if constexpr (!kSumInBlock) gradients_from_moments(s, values);
-        float sum;
-        int component;
-        const bool holds = sum_over_warp(values, place.lane, sum, component);
-        if constexpr (kSumInBlock) {
-          if (holds && place.lane % 2 == 0) batch_gradients.rows[place.warp][i * BatchGradients<P>::kRow + component] = sum;
-          if (place.lane == 0) batch_gradients.blended[place.warp][i / kWarp] |= 1u << i % kWarp;
-        } else {
-          if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + shared.ids[i]) * kGradients + component, sum);
-        }
+        put(sum, component, holds);
+        const float values[kGradients] = {mx, my, mx * dx, my * dx, myy, m, depth, red, green, blue};
+#pragma unroll
+        for (int k = 0; k < kGradients; ++k) waiting[k] = values[k];
+        if constexpr (!kSumInBlock) gradients_from_moments(s, waiting);
+        waiting_for = i;
       },
+      settle,
       [&] {
         if constexpr (kSumInBlock) batch_gradients.template send<kSum>(to, shared, first, place.lane, place.warp);
       },
