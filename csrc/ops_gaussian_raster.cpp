@@ -4,6 +4,7 @@
 #include <optional>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -15,8 +16,8 @@ namespace md::raster {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
-using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-using BackwardResult = ForwardResult;
+using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 const float* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr<float>() : nullptr; }
 
@@ -87,6 +88,17 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
   return in;
 }
 
+// Of the tensor behind State::marks, which the CPU does not need.
+std::vector<int64_t> marks_sizes([[maybe_unused]] const Inputs& in, const at::Device& device) {
+  if (device.is_cpu()) return {0};
+#ifdef MD_WITH_CUDA
+  const MarksShape shape = marks_shape(in);
+  return {in.views, shape.cells, shape.words};
+#else
+  return {0};
+#endif
+}
+
 #ifdef MD_WITH_CUDA
 at::Tensor workspace(size_t bytes, const at::Tensor& like) {
   return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
@@ -105,7 +117,9 @@ ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const a
   at::Tensor image = at::empty({views, 3, height, width}, floats), alpha = at::empty({views, 1, height, width}, floats);
   at::Tensor depth = at::empty({views, 1, height, width}, floats), radii = at::empty({views, count}, integers);
   at::Tensor splats = at::empty({views, count, kSplatFloats}, floats), order = at::empty({views, count}, integers);
-  const State state{reinterpret_cast<Splat*>(splats.mutable_data_ptr<float>()), radii.mutable_data_ptr<int>(), order.mutable_data_ptr<int>()};
+  at::Tensor marks = at::empty(marks_sizes(in, means.device()), integers);
+  const State state{reinterpret_cast<Splat*>(splats.mutable_data_ptr<float>()), radii.mutable_data_ptr<int>(), order.mutable_data_ptr<int>(),
+                    reinterpret_cast<uint32_t*>(marks.mutable_data_ptr<int>())};
   const Images images{image.mutable_data_ptr<float>(), alpha.mutable_data_ptr<float>(), depth.mutable_data_ptr<float>()};
   if (means.is_cpu()) {
     const std::pair<const char*, OptionalTensor> named[] = {
@@ -122,13 +136,13 @@ ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const a
     C10_CUDA_CHECK(forward_cuda(in, state, images, scratch.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream()));
   }
 #endif
-  return {image, alpha, depth, radii, splats, order};
+  return {image, alpha, depth, radii, splats, order, marks};
 }
 
 BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_alpha, const OptionalTensor& v_depth, const at::Tensor& image,
                         const at::Tensor& alpha, const at::Tensor& depth, const at::Tensor& radii, const at::Tensor& splats,
-                        const at::Tensor& order, const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations,
-                        const at::Tensor& opacities, const OptionalTensor& colors, const OptionalTensor& sh,
+                        const at::Tensor& order, const at::Tensor& marks, const at::Tensor& means, const at::Tensor& scales,
+                        const at::Tensor& rotations, const at::Tensor& opacities, const OptionalTensor& colors, const OptionalTensor& sh,
                         const OptionalTensor& means2d_offset, const at::Tensor& world_to_camera, const at::Tensor& intrinsics,
                         const OptionalTensor& sh_origin, const at::Tensor& background, int64_t width, int64_t height, double scale_modifier,
                         [[maybe_unused]] bool deterministic) {
@@ -147,12 +161,14 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
   check_shape(radii, "radii", {views, count});
   check_tensor(order, "order", at::kInt, device);
   check_shape(order, "order", {views, count});
+  check_tensor(marks, "marks", at::kInt, device);
+  check_shape(marks, "marks", marks_sizes(in, device));
 
   const at::Tensor v_means = at::empty_like(means), v_scales = at::empty_like(scales), v_rotations = at::empty_like(rotations);
   const at::Tensor v_opacities = at::empty_like(opacities), v_appearance = at::empty_like(colors ? *colors : *sh);
   const at::Tensor v_offset = at::empty({views, count, 2}, means.options());
   const State state{reinterpret_cast<Splat*>(const_cast<float*>(splats.const_data_ptr<float>())), const_cast<int*>(radii.const_data_ptr<int>()),
-                    const_cast<int*>(order.const_data_ptr<int>())};
+                    const_cast<int*>(order.const_data_ptr<int>()), reinterpret_cast<uint32_t*>(const_cast<int*>(marks.const_data_ptr<int>()))};
   const Images images{const_cast<float*>(image.const_data_ptr<float>()), const_cast<float*>(alpha.const_data_ptr<float>()),
                       const_cast<float*>(depth.const_data_ptr<float>())};
   const ImageGradients v_images{pointer(v_image), pointer(v_alpha), pointer(v_depth)};
@@ -175,15 +191,16 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
-  // After the pictures and radii come the state that the backward pass reads: splats [V,N,12] and order [V,N].
+  // After the pictures and radii come the state that the backward pass reads: splats [V,N,12], order [V,N] and marks
+  // [V,cells,words] (CUDA; empty on the CPU).
   m.def(
       "rasterize_gaussians(Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
       "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor? sh_origin, Tensor background, int width, int height, "
       "float scale_modifier, bool deterministic) "
-      "-> (Tensor image, Tensor alpha, Tensor depth, Tensor radii, Tensor splats, Tensor order)");
+      "-> (Tensor image, Tensor alpha, Tensor depth, Tensor radii, Tensor splats, Tensor order, Tensor marks)");
   m.def(
       "rasterize_gaussians_bwd(Tensor? v_image, Tensor? v_alpha, Tensor? v_depth, Tensor image, Tensor alpha, Tensor depth, Tensor radii, "
-      "Tensor splats, Tensor order, Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
+      "Tensor splats, Tensor order, Tensor marks, Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
       "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor? sh_origin, Tensor background, int width, int height, "
       "float scale_modifier, bool deterministic) "
       "-> (Tensor v_means, Tensor v_scales, Tensor v_rotations, Tensor v_opacities, Tensor v_appearance, Tensor v_means2d_offset)");

@@ -33,6 +33,12 @@ TILE = 16  # px; a splat is seen by the tiles that its bounding square touches
 VIEW_MARGIN = 0.3  # the Jacobian is taken no farther outside the picture than this part of half its extent
 MIN_SPREAD = 0.1  # px^4; keeps the eigenvalue's square root away from zero
 
+# Of csrc/cuda/gaussian_raster.cu: how many bits may say which Gaussian reaches which cell (and how many cells there may be
+# whatever the bits), and to how many Gaussians a cell's bits are padded.
+MARK_BITS = 1 << 31
+CELLS_AS_SPLATS = 384
+RANKS_TOGETHER = 256
+
 REFERENCE_CHUNK = 1 << 21  # pixel-splat pairs the reference holds at a time
 
 
@@ -144,7 +150,7 @@ def rasterize_gaussians(
         )
     tensors = (means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, sh_origin, background)
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in tensors]
-    image, alpha, depth, radii, _, _ = torch.ops.microdreamer.rasterize_gaussians(*contiguous, width, height, scale_modifier, deterministic)
+    image, alpha, depth, radii, *_ = torch.ops.microdreamer.rasterize_gaussians(*contiguous, width, height, scale_modifier, deterministic)
     return Rendering(image, alpha, depth, radii)
 
 
@@ -198,11 +204,24 @@ def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views
         means.new_empty((num_views, count), dtype=torch.int32),
         means.new_empty((num_views, count, 12)),
         means.new_empty((num_views, count), dtype=torch.int32),
+        means.new_empty(_marks_shape(means, num_views, width, height), dtype=torch.int32),
     )
 
 
+def _marks_shape(means: Tensor, views: int, width: int, height: int) -> tuple[int, ...]:
+    """Shape of the bits that the CUDA op keeps for its backward pass; make_grid in csrc/cuda/gaussian_raster.cu says what they mean."""
+    if means.device.type != "cuda":
+        return (0,)
+    count, side = means.shape[0], TILE
+    while True:
+        cells = -(-width // side) * -(-height // side)
+        if cells <= CELLS_AS_SPLATS or views * cells * count <= MARK_BITS:
+            return views, cells, -(-count // RANKS_TOGETHER) * (RANKS_TOGETHER // 32)
+        side *= 2
+
+
 def _fake_backward(
-    v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, means, scales, rotations, opacities, colors, sh, *_
+    v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, marks, means, scales, rotations, opacities, colors, sh, *_
 ):
     appearance = colors if sh is None else sh
     like = [torch.empty_like(tensor) for tensor in (means, scales, rotations, opacities, appearance)]
@@ -211,21 +230,21 @@ def _fake_backward(
 
 def _save(ctx, inputs, output) -> None:
     tensors, ctx.settings = inputs[:11], inputs[11:]
-    image, alpha, depth, radii, splats, order = output
-    ctx.mark_non_differentiable(radii, splats, order)
+    image, alpha, depth, radii, splats, order, marks = output
+    ctx.mark_non_differentiable(radii, splats, order, marks)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(image, alpha, depth, radii, splats, order, *tensors)
+    ctx.save_for_backward(image, alpha, depth, radii, splats, order, marks, *tensors)
 
 
 def _backward(ctx, v_image, v_alpha, v_depth, *_):
-    image, alpha, depth, radii, splats, order, *tensors = ctx.saved_tensors
+    image, alpha, depth, radii, splats, order, marks, *tensors = ctx.saved_tensors
     names = ("means", "scales", "rotations", "opacities", "colors", "sh", "offset", "views", "intrinsics", "origin", "background")
     given = dict(zip(names, tensors, strict=True))
     grads = dict.fromkeys(names)
     if any(v is not None for v in (v_image, v_alpha, v_depth)):
         v_image, v_alpha, v_depth = (None if v is None else v.contiguous() for v in (v_image, v_alpha, v_depth))
         results = torch.ops.microdreamer.rasterize_gaussians_bwd(
-            v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, *tensors, *ctx.settings
+            v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, marks, *tensors, *ctx.settings
         )
         grads["means"], grads["scales"], grads["rotations"], grads["opacities"], v_appearance, v_offset = results
         grads["colors" if given["sh"] is None else "sh"] = v_appearance

@@ -7,7 +7,7 @@ from conftest import DEVICES, relative_l2
 
 from cam_utils import orbit_cameras
 from kernels import extension
-from kernels.gaussian_raster import rasterize_gaussians
+from kernels.gaussian_raster import _marks_shape, rasterize_gaussians
 from kernels.spherical_harmonics import color_to_sh, sh_basis, sh_to_base_color, sh_to_color
 
 GOLDENS = [
@@ -179,6 +179,48 @@ def test_picture_sizes(device, size):
         assert relative_l2(found[name], value) < 1e-3, name
 
 
+def crowded_scene(kind, device):
+    """Scenes whose tiles hold more splats than a block takes at a time."""
+    size = {"finished early": (900, 40, 40), "never finished": (1500, 33, 30), "full of everything": (3500, 20, 18)}
+    count, width, height = size.get(kind, (700, 50, 41))
+    scene = random_scene(count, device, views=3 if kind == "half behind the camera" else 1, width=width, height=height, degree=1)
+    with torch.no_grad():
+        if kind == "finished early":
+            scene["opacities"].fill_(0.98)
+            scene["scales"].mul_(2)
+        elif kind == "never finished":
+            scene["opacities"].mul_(0.03)
+        elif kind == "full of everything":  # more than a thousand in one tile, though barely seen
+            scene["opacities"].mul_(0.03)
+            scene["scales"].mul_(3)
+        elif kind == "half behind the camera":
+            scene["world_to_camera"] = scene["world_to_camera"].clone()
+            scene["world_to_camera"][:, 2, 3] -= 1.6
+        elif kind == "large among small":
+            scene["scales"].mul_(0.1)
+            scene["scales"][::50] *= 100
+    return scene
+
+
+KINDS = ["finished early", "never finished", "full of everything", "half behind the camera", "large among small"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_crowded_tiles(device, kind, deterministic):
+    if device == "cpu" and deterministic:
+        pytest.skip("the CPU knows one way")
+    need_compiled(device)
+    scene = crowded_scene(kind, device)
+    rendering, found = gradients(scene, compiled=True, deterministic=deterministic)
+    expected_rendering, expected = gradients(in_double(scene), compiled=False)
+    for output in ("image", "alpha", "depth"):
+        torch.testing.assert_close(getattr(rendering, output).cpu().double(), getattr(expected_rendering, output), rtol=0, atol=2e-5)
+    for name, value in expected.items():
+        assert relative_l2(found[name], value) < 1e-4, name
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
 @pytest.mark.parametrize("case", ["none", "behind"])
@@ -315,10 +357,13 @@ def test_registration(device, degree):
     need_compiled(device)
     scene = random_scene(12, device, width=20, height=9, degree=degree)
     rasterize_gaussians(**scene, compiled=True)  # attaches the fake kernels and autograd
+    torch.library.opcheck(torch.ops.microdreamer.rasterize_gaussians.default, op_arguments(scene))
+
+
+def op_arguments(scene):
     names = ("means", "scales", "rotations", "opacities", "colors", "sh", "means2d_offset", "world_to_camera", "intrinsics", "sh_origin")
-    tensors = [scene.get(name) for name in names]
-    arguments = (*tensors, scene["background"], 20, 9, 1.3, True)
-    torch.library.opcheck(torch.ops.microdreamer.rasterize_gaussians.default, arguments)
+    tensors = [scene.get(name) for name in (*names, "background")]
+    return (*tensors, scene["width"], scene["height"], scene["scale_modifier"], True)
 
 
 def test_compiles_without_graph_breaks():
@@ -363,18 +408,24 @@ def test_whole_step_captures_as_a_graph():
 
 @pytest.mark.gpu
 def test_many_gaussians_use_coarse_cells():
-    # Enough that cells of several tiles carry the bits (see kMaskBits in csrc/cuda/gaussian_raster.cu).
+    # Enough that cells of several tiles carry the bits (see kMarkBits in csrc/cuda/gaussian_raster.cu).
     need_compiled("cuda")
-    scene = random_scene(400_000, "cuda", views=1, width=512, height=512)
+    scene = random_scene(600_000, "cuda", views=1, width=1000, height=1020)
     with torch.no_grad():
-        scene["scales"].mul_(0.05)
-    coarse = rasterize_gaussians(**scene, compiled=True)
+        marks = torch.ops.microdreamer.rasterize_gaussians(*op_arguments(scene))[-1]
+    assert marks.shape == _marks_shape(scene["means"], 1, 1000, 1020)
+    assert marks.shape[1] == 32 * 32  # of 63 x 64 tiles
+    with torch.no_grad():
+        scene["scales"].mul_(0.03)
+    coarse, found = gradients(scene, compiled=True)
     host = {name: value.detach().cpu() if isinstance(value, torch.Tensor) else value for name, value in scene.items()}
-    exact = rasterize_gaussians(**host, compiled=True)
+    exact, expected = gradients(host | {name: host[name].requires_grad_() for name in leaves_of(scene)}, compiled=True)
     # Among 10^7 contributions one or two lie so near the cut at 1/255 that rounding decides; a lost cell would show in many.
     difference = (coarse.image.cpu() - exact.image).abs()
     assert float(difference.max()) < 0.01 and float((difference > 1e-4).float().mean()) < 1e-4
     assert float((coarse.radii.cpu() != exact.radii).float().mean()) < 1e-4  # ceil() of values that differ in rounding
+    for name, value in expected.items():
+        assert relative_l2(found[name], value) < 0.01, name
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 // Gaussian rasteriser on CUDA, without a list whose length the host would have to know.
 //
-// The Gaussians of all views are sorted once by (view, depth). For every cell of the picture (a tile, or a square of
-// tiles where there are very many Gaussians) one bit per depth rank says whether that Gaussian can be seen in it. A block
-// per tile reads its cell's bits in order, 2048 ranks at a time, and blends what they name. Each warp owns 8 pixels
-// across and a few down, and passes over splats that do not reach those.
+// The Gaussians of all views are sorted once by (view, depth), and their splats lie in that order. For every cell of the
+// picture (a tile, or a square of tiles where there are very many Gaussians) one bit per depth rank says whether that
+// Gaussian can be seen in it. A block per tile reads its cell's bits in order, a word a thread, and blends what they name.
+// Each warp owns 8 pixels across and a few down, and passes over splats that do not reach those.
 #include <cub/device/device_radix_sort.cuh>
 
 #include "gaussian_raster.h"
@@ -13,21 +13,27 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kRanksPerBlock = 256;   // ranks that a block of mark_cells looks at: one a thread
-constexpr int kCellsPerBlock = 128;   // cells that it looks at
+constexpr int kRanksTogether = 256;   // rows of bits are padded to 32 bytes
 constexpr int kBlock = 256;           // threads of the kernels that go over Gaussians
+constexpr int kListed = 1024;         // ranks that a tile's block lists at a time
 constexpr int kForwardPixels = 1;     // pixels a thread
 constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
-constexpr int64_t kMaskBits = int64_t{1} << 28;  // at most 32 MiB of bits, and so many tests; beyond, cells grow
-constexpr uint32_t kNoDepth = 0x7fffffffu;       // sorts behind every depth
-constexpr int kDepthBits = 31;                   // of a positive float
+constexpr bool kSumInBlock = true;   // a tile's warps add up their gradients before they go to global memory
+// The bits take at most 256 MiB, or as much as the splats themselves if that is more; beyond, cells grow.
+constexpr int64_t kMarkBits = int64_t{1} << 31;
+constexpr int kCellsAsSplats = 8 * sizeof(Splat);
+// Positive floats sort as their bits do. From kNear on, 29 bits reach to 3.7e18 (beyond, the order is the input's), and with
+// 3 bits for the view the radix sort needs four passes of eight bits.
+constexpr int kDepthBits = 29;
+constexpr float kHalfLog2E = 0.72134752044448170f;  // exp(-q / 2) = 2^(-kHalfLog2E q)
+constexpr float kMinLevel = -7.9943534368588579f;   // log2(kMinAlpha)
 constexpr int kFixedPointBits = 40;              // leaves 2^22 contributions of the largest size in 63 bits
 
 struct Grid {
   int across, tiles;       // tiles along a row, and of the whole picture
   int shift;               // a cell is 2^shift tiles square
   int cells_across, cells;
-  int row_bytes;           // of a cell's bits, a multiple of kRanksPerBlock / 8
+  int row_words;           // of a cell's bits, a multiple of kRanksTogether / kWarp
 };
 
 Grid make_grid(const Inputs& in) {
@@ -39,13 +45,11 @@ Grid make_grid(const Inputs& in) {
     const int size = 1 << grid.shift;
     grid.cells_across = (grid.across + size - 1) / size;
     grid.cells = grid.cells_across * ((down + size - 1) / size);
-    if (grid.cells == 1 || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMaskBits) break;
+    if (grid.cells <= kCellsAsSplats || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMarkBits) break;
   }
-  grid.row_bytes = (in.gaussians + kRanksPerBlock - 1) / kRanksPerBlock * (kRanksPerBlock / 8);
+  grid.row_words = (in.gaussians + kRanksTogether - 1) / kRanksTogether * (kRanksTogether / kWarp);
   return grid;
 }
-
-int64_t mask_bytes(const Inputs& in, const Grid& grid) { return static_cast<int64_t>(in.views) * grid.cells * grid.row_bytes; }
 
 // Hands out aligned parts of a workspace; from a null base it only counts.
 class Parts {
@@ -73,17 +77,15 @@ int sorted_bits(int views) {
 struct ForwardParts {
   uint64_t *keys, *keys_sorted;
   int* indices;
-  uint8_t* mask;
   void* sort;
   size_t sort_bytes, total;
 
-  ForwardParts(const Inputs& in, const Grid& grid, void* base) {
+  ForwardParts(const Inputs& in, void* base) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
     keys = parts.take<uint64_t>(count);
     keys_sorted = parts.take<uint64_t>(count);
     indices = parts.take<int>(count);
-    mask = parts.take<uint8_t>(mask_bytes(in, grid));
     sort_bytes = 0;
     cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0, sorted_bits(in.views));
     sort = parts.take<uint8_t>(static_cast<int64_t>(sort_bytes));
@@ -92,16 +94,14 @@ struct ForwardParts {
 };
 
 struct BackwardParts {
-  uint8_t* mask;
   SplatGradient* v_splats;  // [V,N]
   uint32_t* largest;        // [V,N,10] bits of the largest contribution's magnitude; deterministic only
   unsigned long long* sums; // [V,N,10] in units that `largest` fixes; deterministic only
   size_t total;
 
-  BackwardParts(const Inputs& in, const Grid& grid, bool deterministic, void* base) {
+  BackwardParts(const Inputs& in, bool deterministic, void* base) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
-    mask = parts.take<uint8_t>(mask_bytes(in, grid));
     v_splats = parts.take<SplatGradient>(count);
     largest = deterministic ? parts.take<uint32_t>(count * kGradients) : nullptr;
     sums = deterministic ? parts.take<unsigned long long>(count * kGradients) : nullptr;
@@ -111,64 +111,85 @@ struct BackwardParts {
 
 // ---- Before the pixels ----
 
-__global__ void __launch_bounds__(kBlock) project_kernel(Inputs in, State state, uint64_t* keys, int* indices) {
+__global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, uint64_t* keys, int* indices) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= static_cast<int64_t>(in.views) * in.gaussians) return;
   const int view = static_cast<int>(i / in.gaussians), n = static_cast<int>(i % in.gaussians);
-  Splat splat;
-  const int radius = make_splat(in, load_camera(in, view), view, n, splat);
-  state.splats[i] = splat;
-  state.radii[i] = radius;
-  const uint32_t depth = radius > 0 ? __float_as_uint(splat.depth) : kNoDepth;
-  keys[i] = static_cast<uint64_t>(view) << kDepthBits | depth;
+  const float* row = in.world_to_camera + 16 * static_cast<int64_t>(view) + 8;
+  const float* mean = in.means + 3 * static_cast<int64_t>(n);
+  const float z = row[0] * mean[0] + row[1] * mean[1] + row[2] * mean[2] + row[3];
+  // What is nearer, or not a number, comes first and will be culled.
+  const uint32_t depth = __float_as_uint(fmaxf(z, kNear)) - __float_as_uint(kNear);
+  keys[i] = static_cast<uint64_t>(view) << kDepthBits | min(depth, (1u << kDepthBits) - 1);
   indices[i] = n;
 }
 
-__device__ bool in_cell(const Splat& s, const TileRect& rect, int x, int y, int shift) {
-  const int left = x << shift, top = y << shift, right = left + (1 << shift), bottom = top + (1 << shift);
-  if (rect.x0 >= right || rect.x1 <= left || rect.y0 >= bottom || rect.y1 <= top) return false;
-  return ellipse_meets(s, static_cast<float>(left * kTile), static_cast<float>(top * kTile), static_cast<float>(right * kTile - 1),
-                       static_cast<float>(bottom * kTile - 1));
+// A splat as tiles blend it: conic and reach in units that make the falloff a power of two, and log2 of the opacity, so
+// that alpha = 2^(opacity - (a dx^2 + 2 b dx dy + c dy^2)). ellipse_meets() does not mind the unit.
+__device__ Splat in_powers_of_two(Splat s) {
+  s.a *= kHalfLog2E;
+  s.b *= kHalfLog2E;
+  s.c *= kHalfLog2E;
+  s.reach *= kHalfLog2E;
+  s.opacity = log2f(s.opacity);
+  return s;
 }
 
-// One warp looks at 32 consecutive ranks of a view, and the vote of its lanes on a cell is a word of the cell's bits.
-// Ranks of culled Gaussians are marked -1 in `order`.
-__global__ void __launch_bounds__(kRanksPerBlock) mark_cells(Inputs in, State state, Grid grid, uint32_t* mask) {
-  constexpr int kWarps = kRanksPerBlock / kWarp;
-  __shared__ uint32_t words[kWarp][kWarps + 1];
-  const int row_words = grid.row_bytes / 4, blocks_per_view = row_words / kWarps;
-  const int view = blockIdx.x / blocks_per_view, block = blockIdx.x % blocks_per_view;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int rank = block * kRanksPerBlock + threadIdx.x;
+// One warp projects 32 consecutive ranks of a view, and marks them: one word of the bits of each cell, which are zero
+// before. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes,
+// however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
+__global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State state, Grid grid) {
+  const int warps_per_view = grid.row_words;
+  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) / kWarp;
+  const int view = static_cast<int>(warp / warps_per_view), word = static_cast<int>(warp % warps_per_view);
+  if (view >= in.views) return;
+  const int lane = threadIdx.x % kWarp, rank = word * kWarp + lane;
   const int64_t first = static_cast<int64_t>(view) * in.gaussians;
   Splat splat{};
   TileRect rect{};
   if (rank < in.gaussians) {
     const int n = state.order[first + rank];
-    if (n >= 0 && state.radii[first + n] > 0) {
-      splat = state.splats[first + n];
-      rect = visible_tiles(splat, in.width, in.height);
-    } else if (n >= 0) {
-      state.order[first + rank] = -1;
-    }
+    const int radius = make_splat(in, load_camera(in, view), view, n, splat);
+    state.splats[first + rank] = in_powers_of_two(splat);
+    state.radii[first + n] = radius;
+    if (radius > 0) rect = visible_tiles(splat, in.width, in.height);
   }
-  const int begin = blockIdx.y * kCellsPerBlock, end = min(begin + kCellsPerBlock, grid.cells);
-  for (int group = begin; group < end; group += kWarp) {
-    int x = group % grid.cells_across, y = group / grid.cells_across;
-    uint32_t kept = 0;
-    for (int j = 0; j < kWarp; ++j) {
-      const uint32_t word = __ballot_sync(kAllLanes, in_cell(splat, rect, x, y, grid.shift));
-      if (lane == j) kept = word;
-      if (++x == grid.cells_across) {
-        x = 0;
-        ++y;
-      }
+  unsigned across = 0, cells = 0;  // of the splat's rectangle
+  const int cell_x = rect.x0 >> grid.shift, cell_y = rect.y0 >> grid.shift;
+  if (rect.x0 < rect.x1 && rect.y0 < rect.y1) {
+    across = ((rect.x1 - 1) >> grid.shift) + 1 - cell_x;
+    cells = across * (((rect.y1 - 1) >> grid.shift) + 1 - cell_y);
+  }
+  unsigned up_to = cells;  // pairs of this lane's splat and those before it
+  for (int step = 1; step < kWarp; step *= 2) {
+    const unsigned other = __shfl_up_sync(kAllLanes, up_to, step);
+    if (lane >= step) up_to += other;
+  }
+  const unsigned pairs = __shfl_sync(kAllLanes, up_to, kWarp - 1);
+  uint32_t* marks = state.marks + static_cast<int64_t>(view) * grid.cells * grid.row_words + word;
+  const float size = static_cast<float>(kTile << grid.shift);
+  for (unsigned begin = 0; begin < pairs; begin += kWarp) {
+    const unsigned pair = begin + lane;
+    int from = 0;  // the lane whose splat it is: the first with up_to > pair
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      if (__shfl_sync(kAllLanes, up_to, from + step - 1) <= pair) from += step;
     }
-    words[lane][warp] = kept;
-    __syncthreads();
-    const int cell = group + threadIdx.x / kWarps, word = threadIdx.x % kWarps;
-    if (cell < end) mask[(static_cast<int64_t>(view) * grid.cells + cell) * row_words + block * kWarps + word] = words[threadIdx.x / kWarps][word];
-    __syncthreads();
+    const unsigned at = pair - (__shfl_sync(kAllLanes, up_to, from) - __shfl_sync(kAllLanes, cells, from));
+    const unsigned width = __shfl_sync(kAllLanes, across, from);
+    Splat s{};
+    s.x = __shfl_sync(kAllLanes, splat.x, from);
+    s.y = __shfl_sync(kAllLanes, splat.y, from);
+    s.a = __shfl_sync(kAllLanes, splat.a, from);
+    s.b = __shfl_sync(kAllLanes, splat.b, from);
+    s.c = __shfl_sync(kAllLanes, splat.c, from);
+    s.reach = __shfl_sync(kAllLanes, splat.reach, from);
+    int x = __shfl_sync(kAllLanes, cell_x, from), y = __shfl_sync(kAllLanes, cell_y, from);
+    if (pair >= pairs) break;
+    x += static_cast<int>(at % width);
+    y += static_cast<int>(at / width);
+    const float left = static_cast<float>(x) * size, top = static_cast<float>(y) * size;
+    if (!ellipse_meets(s, left, top, left + (size - 1), top + (size - 1))) continue;
+    atomicOr(marks + static_cast<int64_t>(y * grid.cells_across + x) * grid.row_words, 1u << from);
   }
 }
 
@@ -186,8 +207,9 @@ struct TileShared {
   using Shape = TileShape<kPixels>;
   Splat splats[Shape::kThreads];
   int ids[Shape::kThreads];
-  int list[Shape::kThreads * 9];  // a step of gather() adds at most 8 a thread to fewer than one a thread
-  int totals[2][Shape::kWarps];
+  int list[kListed];
+  int totals[2][Shape::kWarps], cut;  // of gather()
+  static_assert(kListed >= Shape::kThreads + kWarp, "gather() must get on by a word at least");
 };
 
 // Where a thread stands: the tile, its warp's box of pixels, and its own pixels (x, y), (x, y + 4), ...
@@ -212,15 +234,15 @@ struct Place {
   }
 };
 
-// Extends list[0, total) by Gaussians from the bits at `at`, in order, until a batch is full or the bits are used up.
+// Fills list[0, total) with ranks from the words at `at`, in order, until a batch is full or the words are used up.
 // All threads of the block call it and get the same total; a barrier must pass before the list is read.
 template <int kPixels>
-__device__ int gather(TileShared<kPixels>& shared, const uint8_t* bits, int row_bytes, int& at, const int* order, int lane, int warp) {
+__device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int row_words, int& at, int lane, int warp) {
   using Shape = TileShape<kPixels>;
   int total = 0;
-  for (int turn = 0; at < row_bytes && total < Shape::kThreads; turn ^= 1) {
-    const int byte = at + threadIdx.x;
-    unsigned mine = byte < row_bytes ? bits[byte] : 0u;
+  for (int turn = 0; at < row_words && total < Shape::kThreads; turn ^= 1) {
+    const int index = at + threadIdx.x;
+    uint32_t mine = index < row_words ? words[index] : 0u;
     const int count = __popc(mine);
     int up_to = count;
     for (int step = 1; step < kWarp; step *= 2) {
@@ -229,38 +251,52 @@ __device__ int gather(TileShared<kPixels>& shared, const uint8_t* bits, int row_
     }
     if (lane == kWarp - 1) shared.totals[turn][warp] = up_to;
     __syncthreads();
-    int place = total + up_to - count;
+    int place = total + up_to - count, end = total;
     for (int w = 0; w < Shape::kWarps; ++w) {
       const int all = shared.totals[turn][w];
       if (w < warp) place += all;
-      total += all;
+      end += all;
     }
-    for (; mine; mine &= mine - 1) shared.list[place++] = order[byte * 8 + __ffs(mine) - 1];
-    at += Shape::kThreads;
+    const bool fits = place + count <= kListed;
+    if (end <= kListed) {
+      total = end;
+      at += Shape::kThreads;
+    } else {  // the words from the first that does not fit wait for the next call
+      const int fitting = __syncthreads_count(fits);
+      if (threadIdx.x == fitting) shared.cut = place;
+      __syncthreads();
+      total = shared.cut;
+      at += fitting;
+    }
+    if (fits) {
+      for (; mine; mine &= mine - 1) shared.list[place++] = index * kWarp + __ffs(mine) - 1;
+    }
   }
   return total;
 }
 
-// Calls visit(splat, id) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once.
-// is_done(): this thread needs no more; when all of the block agree the walk ends.
-template <int kPixels, class Visit, class Done>
-__device__ void walk(const Inputs& in, const State& state, const Grid& grid, const uint8_t* mask, const Place<kPixels>& place,
-                     TileShared<kPixels>& shared, Visit visit, Done is_done) {
+// Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
+// shared.splats[i], Gaussian shared.ids[i]. A warp that has been through a batch calls settle(); after all have, the whole
+// block calls finish(). There a warp may still read the 32 splats and ids that its own threads brought in; those of others
+// may be the next batch's. is_done(): this thread needs no more; when all of the block agree the walk ends.
+template <int kPixels, class Visit, class Settle, class Finish, class Done>
+__device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
+                     Visit visit, Settle settle, Finish finish, Done is_done) {
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
-  const uint8_t* bits = mask + (static_cast<int64_t>(place.view) * grid.cells + cell) * grid.row_bytes;
+  const uint32_t* words = state.marks + (static_cast<int64_t>(place.view) * grid.cells + cell) * grid.row_words;
   const float x0 = static_cast<float>(place.box_x), y0 = static_cast<float>(place.box_y);
   const float x1 = x0 + (Shape::kWarpWidth - 1), y1 = y0 + (Shape::kWarpHeight - 1);
-  for (int at = 0; at < grid.row_bytes;) {
-    const int total = gather(shared, bits, grid.row_bytes, at, state.order + first, place.lane, place.warp);
+  for (int at = 0; at < grid.row_words;) {
+    const int total = gather(shared, words, grid.row_words, at, place.lane, place.warp);
+    __syncthreads();
     for (int batch = 0; batch < total; batch += Shape::kThreads) {
-      if (__syncthreads_and(is_done())) return;
       const int mine = batch + threadIdx.x;
       if (mine < total) {
-        const int n = shared.list[mine];
-        shared.ids[threadIdx.x] = n;
-        shared.splats[threadIdx.x] = state.splats[first + n];
+        const int64_t rank = first + shared.list[mine];
+        shared.ids[threadIdx.x] = state.order[rank];
+        shared.splats[threadIdx.x] = state.splats[rank];
       }
       __syncthreads();
       const int count = min(Shape::kThreads, total - batch);
@@ -276,35 +312,43 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
           }
         }
         for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) {
-          const int i = group + __ffs(votes) - 1;
-          visit(shared.splats[i], shared.ids[i]);
+          visit(group + __ffs(votes) - 1);
         }
       }
+      settle();
+      const bool all_done = __syncthreads_and(is_done());
+      finish();
+      if (all_done) return;
     }
-    __syncthreads();
   }
 }
 
+// 2^x for x that is neither tiny nor huge; exp2f() would also care for results too small for a float.
+__device__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 struct Coverage {
-  float dx, dy, uncapped, alpha;
+  float uncapped, alpha;
   bool seen;
 };
 
-__device__ Coverage cover(const Splat& s, float x, float y) {
+// Of the pixel from which the splat's centre is (dx, dy) away.
+__device__ Coverage cover(const Splat& s, float dx, float dy) {
   Coverage c;
-  c.dx = s.x - x;
-  c.dy = s.y - y;
-  const float power = -0.5f * (s.a * c.dx * c.dx + s.c * c.dy * c.dy) - s.b * c.dx * c.dy;
-  c.uncapped = s.opacity * __expf(power);
+  const float level = s.opacity - dx * (s.a * dx + s.b * dy) - dy * (s.b * dx + s.c * dy);
+  c.uncapped = power_of_two(level);
   c.alpha = fminf(kMaxAlpha, c.uncapped);
-  c.seen = power <= 0.f && c.uncapped >= kMinAlpha;
+  c.seen = level <= s.opacity && level >= kMinLevel;
   return c;
 }
 
 // ---- Forward ----
 
 __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
-    blend_kernel(Inputs in, State state, Grid grid, const uint8_t* mask, Images images) {
+    blend_kernel(Inputs in, State state, Grid grid, Images images) {
   static_assert(kForwardPixels == 1);
   __shared__ TileShared<1> shared;
   const Place<1> place(grid);
@@ -313,9 +357,10 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
   float transmittance = 1.f, red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
   bool done = !inside;
   walk<1>(
-      in, state, grid, mask, place, shared,
-      [&](const Splat& s, int) {
-        const Coverage c = cover(s, x, y);
+      in, state, grid, place, shared,
+      [&](int i) {
+        const Splat& s = shared.splats[i];
+        const Coverage c = cover(s, s.x - x, s.y - y);
         if (done || !c.seen) return;
         const float after = transmittance * (1.f - c.alpha);
         if (after < kMinTransmittance) {
@@ -329,7 +374,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
         depth += weight * s.depth;
         transmittance = after;
       },
-      [&] { return done; });
+      [] {}, [] {}, [&] { return done; });
   if (!inside) return;
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;
@@ -391,12 +436,62 @@ __device__ void contribute(const SumTargets& to, int64_t i, float value) {
   }
 }
 
+// In place: from the sums (mx, my, mxx, mxy, myy, m) of the gradient of the power times offsets, to (x, y, a, b, c, opacity).
+__device__ void gradients_from_moments(const Splat& s, float v[kGradients]) {
+  const float mx = v[0], my = v[1];
+  v[0] = (s.a * mx + s.b * my) * (-1.f / kHalfLog2E);
+  v[1] = (s.b * mx + s.c * my) * (-1.f / kHalfLog2E);
+  v[2] *= -0.5f;
+  v[3] = -v[3];
+  v[4] *= -0.5f;
+  v[5] *= power_of_two(-s.opacity);
+}
+
+// What the splats of a batch gather from the pixels, warp by warp. Warps that did not blend a splat leave its row as it is and no bit in `blended`.
+template <int kPixels>
+struct BatchGradients {
+  using Shape = TileShape<kPixels>;
+  static constexpr int kRow = kGradients + 1;  // odd, so that 32 rows at once lie in different banks
+  float rows[Shape::kWarps][Shape::kThreads * kRow];
+  unsigned blended[Shape::kWarps][Shape::kThreads / kWarp];  // zero between batches
+
+  __device__ void clear() {
+    if (threadIdx.x < Shape::kWarps * Shape::kThreads / kWarp) blended[0][threadIdx.x] = 0;
+  }
+
+  // Each warp adds up the rows of its own 32 splats over all warps, in their order, and contributes the sums.
+  template <Sum kSum>
+  __device__ void send(const SumTargets& to, const TileShared<kPixels>& shared, int64_t first, int lane, int warp) {
+    unsigned any = 0;
+    for (int w = 0; w < Shape::kWarps; ++w) any |= blended[w][warp];
+    if (any >> lane & 1) {
+      float sum[kGradients] = {};
+      const int row = (warp * kWarp + lane) * kRow;
+      for (int w = 0; w < Shape::kWarps; ++w) {
+        if (!(blended[w][warp] >> lane & 1)) continue;
+        for (int k = 0; k < kGradients; ++k) sum[k] += rows[w][row + k];
+      }
+      gradients_from_moments(shared.splats[warp * kWarp + lane], sum);
+      for (int k = 0; k < kGradients; ++k) rows[0][row + k] = sum[k];
+    }
+    __syncwarp();
+    // Neighbouring lanes take neighbouring values, so that a Gaussian's ten leave as one or two memory transactions.
+    for (int value = lane; value < kWarp * kGradients; value += kWarp) {
+      const int splat = value / kGradients, component = value % kGradients, i = warp * kWarp + splat;
+      if (any >> splat & 1) contribute<kSum>(to, (first + shared.ids[i]) * kGradients + component, rows[0][i * kRow + component]);
+    }
+    __syncwarp();
+    if (lane < Shape::kWarps) blended[lane][warp] = 0;
+  }
+};
+
 // Front to back again, with the transmittances of the forward pass; see blend_tile_backward in csrc/cpu.
 template <Sum kSum>
 __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
-    blend_backward_kernel(Inputs in, State state, Grid grid, const uint8_t* mask, Images images, ImageGradients v, SumTargets to) {
+    blend_backward_kernel(Inputs in, State state, Grid grid, Images images, ImageGradients v, SumTargets to) {
   constexpr int P = kBackwardPixels;
   __shared__ TileShared<P> shared;
+  __shared__ BatchGradients<P> batch_gradients;
   const Place<P> place(grid);
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   // A finished pixel, and one outside the picture, has transmittance 0.
@@ -419,45 +514,80 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
   }
   const float x = static_cast<float>(place.x);
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
+  if constexpr (kSumInBlock) batch_gradients.clear();  // the walk has a barrier before the first visit
+  // The sum over the warp waits for the arithmetic of the next splat, so that the one hides the other's latency.
+  float waiting[kGradients] = {};
+  int waiting_for = -1;
+  const auto put = [&](float sum, int component, bool holds) {
+    if (waiting_for < 0) return;
+    if constexpr (kSumInBlock) {
+      if (holds && place.lane % 2 == 0) batch_gradients.rows[place.warp][waiting_for * BatchGradients<P>::kRow + component] = sum;
+      if (place.lane == 0) batch_gradients.blended[place.warp][waiting_for / kWarp] |= 1u << waiting_for % kWarp;
+    } else {
+      if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + shared.ids[waiting_for]) * kGradients + component, sum);
+    }
+  };
+  const auto settle = [&] {
+    float sum;
+    int component;
+    const bool holds = sum_over_warp(waiting, place.lane, sum, component);
+    put(sum, component, holds);
+    waiting_for = -1;
+  };
   walk<P>(
-      in, state, grid, mask, place, shared,
-      [&](const Splat& s, int id) {
-        float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
-        float m = 0.f, mx = 0.f, my = 0.f, mxx = 0.f, mxy = 0.f, myy = 0.f;
-        bool taken = false;
+      in, state, grid, place, shared,
+      [&](int i) {
+        const Splat& s = shared.splats[i];
+        const float dx = s.x - x;
+        float alpha[P], uncapped[P], before[P];
+        bool blends[P], any_blends = false;
 #pragma unroll
         for (int p = 0; p < P; ++p) {
-          const Coverage c = cover(s, x, static_cast<float>(place.y + 4 * p));
-          if (!c.seen || !(transmittance[p] > 0.f)) continue;
-          const float before = transmittance[p], after = before * (1.f - c.alpha);
-          if (after < kMinTransmittance) {
-            transmittance[p] = 0.f;
-            continue;
-          }
-          taken = true;
-          transmittance[p] = after;
-          const float weight = before * c.alpha;
-          const float gain = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
+          const Coverage c = cover(s, dx, s.y - static_cast<float>(place.y + 4 * p));
+          const bool reached = c.seen && transmittance[p] > 0.f;
+          const float after = transmittance[p] * (1.f - c.alpha);
+          alpha[p] = c.alpha;
+          uncapped[p] = c.uncapped;
+          before[p] = transmittance[p];
+          blends[p] = reached && after >= kMinTransmittance;
+          any_blends = any_blends || blends[p];
+          transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
+        }
+        if (!__any_sync(kAllLanes, any_blends)) return;
+        float sum;
+        int component;
+        const bool holds = sum_over_warp(waiting, place.lane, sum, component);
+        // All lanes go on together; where a pixel does not blend the splat its part is 0.
+        float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
+        float m = 0.f, my = 0.f, myy = 0.f;  // moments of the gradient of the power
+#pragma unroll
+        for (int p = 0; p < P; ++p) {
+          const float weight = blends[p] ? before[p] * alpha[p] : 0.f;
+          const float all = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
+          const float gain = blends[p] ? all : 0.f;
           behind[p] -= weight * gain;
-          const float v_power = (before * gain - __fdividef(behind[p], 1.f - c.alpha)) * c.uncapped;  // the cap passes the gradient
+          const float v_alpha_of_splat = before[p] * gain - __fdividef(behind[p], 1.f - alpha[p]);
+          const float v_power = blends[p] ? v_alpha_of_splat * uncapped[p] : 0.f;  // the cap passes the gradient
           red += weight * v_red[p];
           green += weight * v_green[p];
           blue += weight * v_blue[p];
           depth += weight * v_depth[p];
+          const float dy = s.y - static_cast<float>(place.y + 4 * p), along_y = v_power * dy;
           m += v_power;
-          mx += v_power * c.dx;
-          my += v_power * c.dy;
-          mxx += v_power * c.dx * c.dx;
-          mxy += v_power * c.dx * c.dy;
-          myy += v_power * c.dy * c.dy;
+          my += along_y;
+          myy += along_y * dy;
         }
-        if (!__any_sync(kAllLanes, taken)) return;
-        const float values[kGradients] = {-(s.a * mx + s.b * my), -(s.b * mx + s.c * my), -0.5f * mxx, -mxy, -0.5f * myy, __fdividef(m, s.opacity), depth, red,
-                                          green,                  blue};
-        float sum;
-        int component;
-        const bool holds = sum_over_warp(values, place.lane, sum, component);
-        if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + id) * kGradients + component, sum);
+        const float mx = m * dx;  // the thread's pixels lie in one column
+        put(sum, component, holds);
+        const float values[kGradients] = {mx, my, mx * dx, my * dx, myy, m, depth, red, green, blue};
+#pragma unroll
+        for (int k = 0; k < kGradients; ++k) waiting[k] = values[k];
+        if constexpr (!kSumInBlock) gradients_from_moments(s, waiting);
+        waiting_for = i;
+      },
+      settle,
+      [&] {
+        if constexpr (kSumInBlock) batch_gradients.template send<kSum>(to, shared, first, place.lane, place.warp);
       },
       [&] {
         bool done = true;
@@ -483,60 +613,59 @@ __global__ void __launch_bounds__(64) gaussian_gradient_kernel(Inputs in, const 
 
 unsigned blocks(int64_t count, int size) { return static_cast<unsigned>((count + size - 1) / size); }
 
-void launch_mark_cells(const Inputs& in, const State& state, const Grid& grid, uint8_t* mask, cudaStream_t stream) {
-  const dim3 shape(static_cast<unsigned>(in.views) * blocks(in.gaussians, kRanksPerBlock), blocks(grid.cells, kCellsPerBlock));
-  mark_cells<<<shape, kRanksPerBlock, 0, stream>>>(in, state, grid, reinterpret_cast<uint32_t*>(mask));
-}
-
 template <Sum kSum>
-void launch_blend_backward(const Inputs& in, const State& state, const Grid& grid, const uint8_t* mask, const Images& images,
-                           const ImageGradients& v_images, const SumTargets& to, cudaStream_t stream) {
+void launch_blend_backward(const Inputs& in, const State& state, const Grid& grid, const Images& images, const ImageGradients& v_images,
+                           const SumTargets& to, cudaStream_t stream) {
   blend_backward_kernel<kSum>
-      <<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kBackwardPixels>::kThreads, 0, stream>>>(in, state, grid, mask, images, v_images, to);
+      <<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kBackwardPixels>::kThreads, 0, stream>>>(in, state, grid, images, v_images, to);
 }
 
 }  // namespace
 
-size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, make_grid(in), nullptr).total; }
+MarksShape marks_shape(const Inputs& in) {
+  const Grid grid = make_grid(in);
+  return {grid.cells, grid.row_words};
+}
+
+size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, nullptr).total; }
 
 cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
   if (in.views == 0) return cudaSuccess;
   const Grid grid = make_grid(in);
-  ForwardParts parts(in, grid, workspace);
+  ForwardParts parts(in, workspace);
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
   if (count > 0) {
-    project_kernel<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, state, parts.keys, parts.indices);
+    depth_keys<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
     const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
                                                                state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
     if (sorted != cudaSuccess) return sorted;
-    launch_mark_cells(in, state, grid, parts.mask, stream);
+    const int64_t words = static_cast<int64_t>(in.views) * grid.row_words;
+    cudaMemsetAsync(state.marks, 0, words * grid.cells * sizeof(uint32_t), stream);
+    project_and_mark<<<blocks(words * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
   }
-  blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, parts.mask, images);
+  blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
   return cudaGetLastError();
 }
 
-size_t backward_workspace_bytes(const Inputs& in, bool deterministic) {
-  return BackwardParts(in, make_grid(in), deterministic, nullptr).total;
-}
+size_t backward_workspace_bytes(const Inputs& in, bool deterministic) { return BackwardParts(in, deterministic, nullptr).total; }
 
 cudaError_t backward_cuda(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images,
                           const InputGradients& out, bool deterministic, void* workspace, cudaStream_t stream) {
   if (in.gaussians == 0) return cudaSuccess;
   const Grid grid = make_grid(in);
-  BackwardParts parts(in, grid, deterministic, workspace);
+  BackwardParts parts(in, deterministic, workspace);
   const int64_t values = static_cast<int64_t>(in.views) * in.gaussians * kGradients;
   const SumTargets to{reinterpret_cast<float*>(parts.v_splats), parts.largest, parts.sums};
   if (in.views > 0) {
-    launch_mark_cells(in, state, grid, parts.mask, stream);
     if (deterministic) {
       cudaMemsetAsync(parts.largest, 0, values * sizeof(uint32_t), stream);
       cudaMemsetAsync(parts.sums, 0, values * sizeof(unsigned long long), stream);
-      launch_blend_backward<Sum::kLargest>(in, state, grid, parts.mask, images, v_images, to, stream);
-      launch_blend_backward<Sum::kFixed>(in, state, grid, parts.mask, images, v_images, to, stream);
+      launch_blend_backward<Sum::kLargest>(in, state, grid, images, v_images, to, stream);
+      launch_blend_backward<Sum::kFixed>(in, state, grid, images, v_images, to, stream);
       fixed_to_float<<<blocks(values, kBlock), kBlock, 0, stream>>>(values, parts.largest, parts.sums, to.fast);
     } else {
       cudaMemsetAsync(parts.v_splats, 0, values * sizeof(float), stream);
-      launch_blend_backward<Sum::kFast>(in, state, grid, parts.mask, images, v_images, to, stream);
+      launch_blend_backward<Sum::kFast>(in, state, grid, images, v_images, to, stream);
     }
   }
   const unsigned count = blocks(in.gaussians, 64);
