@@ -24,10 +24,12 @@ struct GroupNormShape {
 };
 
 // Moments [N, S, groups, 3] float: how many values slice s of a sample's pixels has in a group, their mean, and the sum of their squared
-// differences from it. A slice may be empty.
+// differences from it. A slice may be empty. Few pixels are cut into as many slices as keep a GPU busy and are soon added up again.
 constexpr int kMoments = 3;
-constexpr int64_t kMostSlices = 32;
-inline int64_t moment_slices(int64_t pixels) { return std::clamp<int64_t>(pixels / 4, 1, kMostSlices); }
+MD_HOST_DEVICE int64_t moment_slices(int64_t pixels) {
+  if (pixels < 8192) return pixels < 8 ? 1 : pixels < 128 ? pixels / 4 : 32;
+  return pixels < 32768 ? pixels / 256 : 128;
+}
 
 MD_HOST_DEVICE float silu(float x) { return x / (1.0f + std::exp(-x)); }
 

@@ -16,8 +16,6 @@ from torch import Tensor
 from kernels import extension
 from kernels.twin_gradient import differentiate_by_twin
 
-MOST_SLICES = 32  # as in csrc/group_norm.h
-
 
 def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5, silu: bool = False, offset: Tensor | None = None
@@ -48,8 +46,8 @@ def group_normalise(x: Tensor, moments: Tensor, weight: Tensor, bias: Tensor, ep
 
 
 def moment_slices(pixels: int) -> int:
-    """Into how many slices `group_moments` cuts this many pixels."""
-    return min(max(pixels // 4, 1), MOST_SLICES)
+    """Into how many slices `group_moments` cuts this many pixels, as in csrc/group_norm.h."""
+    return min(max(pixels // 4, 1), 32) if pixels < 8192 else min(pixels // 256, 128)
 
 
 # ---- Plain-PyTorch twins ----

@@ -18,7 +18,6 @@ constexpr int kBlock = 256;           // threads of the kernels that go over Gau
 constexpr int kListed = 1024;         // ranks that a tile's block lists at a time
 constexpr int kForwardPixels = 1;     // pixels a thread
 constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
-constexpr bool kSumInBlock = true;   // a tile's warps add up their gradients before they go to global memory
 // The bits take at most 256 MiB, or as much as the splats themselves if that is more; beyond, cells grow.
 constexpr int64_t kMarkBits = int64_t{1} << 31;
 constexpr int kCellsAsSplats = 8 * sizeof(Splat);
@@ -276,12 +275,10 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
 }
 
 // Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
-// shared.splats[i], Gaussian shared.ids[i]. A warp that has been through a batch calls settle(); after all have, the whole
-// block calls finish(). There a warp may still read the 32 splats and ids that its own threads brought in; those of others
-// may be the next batch's. is_done(): this thread needs no more; when all of the block agree the walk ends.
-template <int kPixels, class Visit, class Settle, class Finish, class Done>
+// shared.splats[i], Gaussian shared.ids[i]. is_done(): this thread needs no more; when all of the block agree the walk ends.
+template <int kPixels, class Visit, class Done>
 __device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
-                     Visit visit, Settle settle, Finish finish, Done is_done) {
+                     Visit visit, Done is_done) {
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
@@ -315,10 +312,7 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
           visit(group + __ffs(votes) - 1);
         }
       }
-      settle();
-      const bool all_done = __syncthreads_and(is_done());
-      finish();
-      if (all_done) return;
+      if (__syncthreads_and(is_done())) return;
     }
   }
 }
@@ -374,7 +368,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
         depth += weight * s.depth;
         transmittance = after;
       },
-      [] {}, [] {}, [&] { return done; });
+      [&] { return done; });
   if (!inside) return;
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;
@@ -447,51 +441,12 @@ __device__ void gradients_from_moments(const Splat& s, float v[kGradients]) {
   v[5] *= power_of_two(-s.opacity);
 }
 
-// What the splats of a batch gather from the pixels, warp by warp. Warps that did not blend a splat leave its row as it is and no bit in `blended`.
-template <int kPixels>
-struct BatchGradients {
-  using Shape = TileShape<kPixels>;
-  static constexpr int kRow = kGradients + 1;  // odd, so that 32 rows at once lie in different banks
-  float rows[Shape::kWarps][Shape::kThreads * kRow];
-  unsigned blended[Shape::kWarps][Shape::kThreads / kWarp];  // zero between batches
-
-  __device__ void clear() {
-    if (threadIdx.x < Shape::kWarps * Shape::kThreads / kWarp) blended[0][threadIdx.x] = 0;
-  }
-
-  // Each warp adds up the rows of its own 32 splats over all warps, in their order, and contributes the sums.
-  template <Sum kSum>
-  __device__ void send(const SumTargets& to, const TileShared<kPixels>& shared, int64_t first, int lane, int warp) {
-    unsigned any = 0;
-    for (int w = 0; w < Shape::kWarps; ++w) any |= blended[w][warp];
-    if (any >> lane & 1) {
-      float sum[kGradients] = {};
-      const int row = (warp * kWarp + lane) * kRow;
-      for (int w = 0; w < Shape::kWarps; ++w) {
-        if (!(blended[w][warp] >> lane & 1)) continue;
-        for (int k = 0; k < kGradients; ++k) sum[k] += rows[w][row + k];
-      }
-      gradients_from_moments(shared.splats[warp * kWarp + lane], sum);
-      for (int k = 0; k < kGradients; ++k) rows[0][row + k] = sum[k];
-    }
-    __syncwarp();
-    // Neighbouring lanes take neighbouring values, so that a Gaussian's ten leave as one or two memory transactions.
-    for (int value = lane; value < kWarp * kGradients; value += kWarp) {
-      const int splat = value / kGradients, component = value % kGradients, i = warp * kWarp + splat;
-      if (any >> splat & 1) contribute<kSum>(to, (first + shared.ids[i]) * kGradients + component, rows[0][i * kRow + component]);
-    }
-    __syncwarp();
-    if (lane < Shape::kWarps) blended[lane][warp] = 0;
-  }
-};
-
 // Front to back again, with the transmittances of the forward pass; see blend_tile_backward in csrc/cpu.
 template <Sum kSum>
 __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
     blend_backward_kernel(Inputs in, State state, Grid grid, Images images, ImageGradients v, SumTargets to) {
   constexpr int P = kBackwardPixels;
   __shared__ TileShared<P> shared;
-  __shared__ BatchGradients<P> batch_gradients;
   const Place<P> place(grid);
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   // A finished pixel, and one outside the picture, has transmittance 0.
@@ -514,26 +469,6 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
   }
   const float x = static_cast<float>(place.x);
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
-  if constexpr (kSumInBlock) batch_gradients.clear();  // the walk has a barrier before the first visit
-  // The sum over the warp waits for the arithmetic of the next splat, so that the one hides the other's latency.
-  float waiting[kGradients] = {};
-  int waiting_for = -1;
-  const auto put = [&](float sum, int component, bool holds) {
-    if (waiting_for < 0) return;
-    if constexpr (kSumInBlock) {
-      if (holds && place.lane % 2 == 0) batch_gradients.rows[place.warp][waiting_for * BatchGradients<P>::kRow + component] = sum;
-      if (place.lane == 0) batch_gradients.blended[place.warp][waiting_for / kWarp] |= 1u << waiting_for % kWarp;
-    } else {
-      if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + shared.ids[waiting_for]) * kGradients + component, sum);
-    }
-  };
-  const auto settle = [&] {
-    float sum;
-    int component;
-    const bool holds = sum_over_warp(waiting, place.lane, sum, component);
-    put(sum, component, holds);
-    waiting_for = -1;
-  };
   walk<P>(
       in, state, grid, place, shared,
       [&](int i) {
@@ -554,9 +489,6 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
           transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
         }
         if (!__any_sync(kAllLanes, any_blends)) return;
-        float sum;
-        int component;
-        const bool holds = sum_over_warp(waiting, place.lane, sum, component);
         // All lanes go on together; where a pixel does not blend the splat its part is 0.
         float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
         float m = 0.f, my = 0.f, myy = 0.f;  // moments of the gradient of the power
@@ -578,16 +510,12 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
           myy += along_y * dy;
         }
         const float mx = m * dx;  // the thread's pixels lie in one column
-        put(sum, component, holds);
-        const float values[kGradients] = {mx, my, mx * dx, my * dx, myy, m, depth, red, green, blue};
-#pragma unroll
-        for (int k = 0; k < kGradients; ++k) waiting[k] = values[k];
-        if constexpr (!kSumInBlock) gradients_from_moments(s, waiting);
-        waiting_for = i;
-      },
-      settle,
-      [&] {
-        if constexpr (kSumInBlock) batch_gradients.template send<kSum>(to, shared, first, place.lane, place.warp);
+        float values[kGradients] = {mx, my, mx * dx, my * dx, myy, m, depth, red, green, blue};
+        gradients_from_moments(s, values);
+        float sum;
+        int component;
+        const bool holds = sum_over_warp(values, place.lane, sum, component);
+        if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + shared.ids[i]) * kGradients + component, sum);
       },
       [&] {
         bool done = true;

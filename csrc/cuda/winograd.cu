@@ -11,14 +11,14 @@ constexpr int kThreads = 256;
 // ---- Into planes ----
 
 constexpr int kVectors = 8;              // of a pixel, that a block takes: 128 bytes
-constexpr int kTileRows = 2;             // that a block makes, of
-constexpr int kTileColumns = 16;         // tiles at most
+constexpr int kTileRows = 4;             // that a block makes, of
+constexpr int kTileColumns = 8;          // tiles at most
 
 // The block's part of the picture with a border of one pixel, normalised once, in shared memory; then a thread makes tiles from it. The
 // statistics of the groups are added up while the pixels are on their way.
 // blockIdx: x tiles, y channels, z sample.
 template <typename T, int kSides>
-__global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x, Norm norm, T* __restrict__ planes, Shape shape) {
+__global__ void __launch_bounds__(kThreads, 4) input_kernel(const T* __restrict__ x, Norm norm, T* __restrict__ planes, Shape shape) {
   constexpr int kWidth = Lanes<T>::kWidth;
   constexpr bool kEnlarged = kSides == kPlacesEnlarged;
   constexpr int kStep = kEnlarged ? 1 : 2;  // pixels of x from tile to tile
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x
   if (norm.moments) {
     const int group_width = shape.channels / norm.groups, first = static_cast<int>(blockIdx.y) * kVectors * kWidth;
     const int begin = first / group_width, end = (min(first + kVectors * kWidth, shape.channels) - 1) / group_width + 1;
-    const int slices = static_cast<int>(min(max(int64_t{height} * width / 4, int64_t{1}), kMostSlices));
+    const int slices = static_cast<int>(moment_slices(int64_t{height} * width));
     load_statistics(norm.moments + sample * slices * norm.groups * kMoments, slices, norm.groups, begin, end, norm.eps, statistics);
     __syncthreads();
     if (mine) {
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) input_kernel(const T* __restrict__ x
 
 // ---- Out of the products ----
 
-constexpr int kOutputThreads = 320;  // of a block, about
+constexpr int kOutputThreads = 160;  // of a block, about
 
 struct Plan {
   int lanes;   // threads that cover the channels of one tile
