@@ -32,7 +32,7 @@ def group_norm(
 
 
 def group_moments(x: Tensor, groups: int) -> Tensor:
-    """[N,S,groups,3] float32: of each group's values in S slices of the pixels, their number, mean and summed squared differences from it."""
+    """[N,S,groups,3] float32: of a group's values in S slices of the pixels the number, the mean and the squared differences' sum."""
     if not _compiled(x):
         return group_moments_reference(x, groups)
     return torch.ops.microdreamer.group_moments(x, groups)
