@@ -20,6 +20,7 @@ from kernels.tokens import add_bias, add_layer_norm, gated_gelu, layer_norm
 from kernels.winograd import Norm, transform_weights, winograd_input, winograd_output
 
 WINOGRAD_CHANNELS = 320  # in and out, from which on Winograd's fewer products outweigh the larger tensors between them
+WINOGRAD_SHARE = 0.25  # of the memory that is free, at most, for the transformed weights
 
 # ---- Pictures [N,C,H,W] as tokens [N,P,C], without a copy where channels come last ----
 
@@ -355,15 +356,23 @@ def _takes_winograd(layer: nn.Module) -> bool:
     )
 
 
+def _winograd_pays(network: nn.Module) -> bool:
+    weight = next(network.parameters())
+    if weight.dtype != torch.float16 or weight.device.type != "cuda":
+        return False
+    wanted = sum(16 / 9 * module.weight.nbytes for module in network.modules() if _takes_winograd(module))
+    return wanted <= WINOGRAD_SHARE * torch.cuda.mem_get_info(weight.device)[0]
+
+
 @torch.no_grad()
 def for_inference(network: nn.Module, winograd: bool | None = None) -> nn.Module:
     """Change a U-Net or autoencoder with its weights in place; its state dict stays the same, but is not to be loaded again.
 
     `winograd`: 3x3 convolutions of many channels by `kernels.winograd`, whose weights take 1.8 times the memory of theirs, besides
-    them. None: in float16, where it pays and where its rounding does not show.
+    them. None: in float16 on a GPU with enough memory, where it pays and where its rounding does not show.
     """
     nn.Module.to(network, memory_format=torch.channels_last)
-    winograd = next(network.parameters()).dtype == torch.float16 if winograd is None else winograd
+    winograd = _winograd_pays(network) if winograd is None else winograd
     enlarging = {id(module.conv) for module in network.modules() if _is_upsample(module)}
     for module in network.modules():
         if type(module) is nn.GroupNorm:

@@ -26,7 +26,7 @@ LOG_VARIANCES = (-30.0, 20.0)  # of the autoencoder's posterior, as it was train
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # Memory of one call beyond the weights, in bytes per latent pixel and byte of the data type. The tensors of the full-size networks
-# take half of it (8 000 and 49 000); the rest is for the libraries' workspaces. benchmarks/priors.py measures both.
+# take 8 400 and 61 000 of it; the rest is for the libraries' workspaces. benchmarks/priors.py measures both.
 NETWORK_BYTES = 16_000
 AUTOENCODER_BYTES = 100_000
 CPU_MEMORY = 8 * 2**30  # bytes a call may take on the CPU unless told
@@ -80,16 +80,16 @@ class LatentPrior(Prior):
             self.scaling, self.channels = config.scaling_factor, config.latent_channels
             downscale = 2 ** (len(config.block_out_channels) - 1)
         self.resolution = side * downscale
+        if self.device.type == "cuda":
+            for module in (network, autoencoder):
+                if module is not None:
+                    for_inference(module)
         if memory is None:
             # The graphs of network, encoder and decoder keep what their calls take, so each may take a quarter.
             memory = torch.cuda.mem_get_info(self.device)[0] // 4 if self.device.type == "cuda" else CPU_MEMORY
         pixels = side**2 * self.dtype.itemsize
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
-        if self.device.type == "cuda":
-            for module in (network, autoencoder):
-                if module is not None:
-                    for_inference(module)
         self.call = GraphedFunction(self._network)
         self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
         self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)

@@ -27,6 +27,7 @@ from benchmarks import (
     stages,
     texture,
     uv_unwrap,
+    winograd,
 )
 from benchmarks.log_plot import COLORS, Panel, ticks, write_plots
 from benchmarks.timing import (
@@ -44,6 +45,7 @@ from benchmarks.timing import (
 from config import Config
 from kernels import extension
 from kernels.gaussian_field import extract_fields
+from kernels.winograd import transform_weights
 from scripts import benchmark_all
 
 
@@ -153,6 +155,16 @@ def test_busy_time_leaves_out_the_host():
     if busy is None:
         pytest.skip("the profiler sees no kernels here (CUPTI is missing)")
     assert 0.01 < busy < 50 <= time_calls(call, "cuda", repeats=2, warm_up=1).median
+
+
+def test_direct_and_winograd_layers_are_one_layer(monkeypatch, tmp_path):
+    document = run(monkeypatch, tmp_path, winograd, "--device", "cpu", "--layers", "4x64x32", "--samples", "2", "--repeats", "1")
+    (row,) = document["rows"]
+    assert max(row["errors"].values()) < 1e-6 and row["direct"]["median_us"] > 0
+    weight = torch.randn(32, 64, 3, 3)
+    monkeypatch.setattr(winograd, "transform_weights", lambda _: transform_weights(weight))
+    with pytest.raises(SystemExit, match="winograd: differs from float32"):
+        run(monkeypatch, tmp_path, winograd, "--device", "cpu", "--layers", "4x64x32", "--samples", "2", "--repeats", "1")
 
 
 # ---- Plots ----

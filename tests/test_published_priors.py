@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES
+from conftest import DEVICES, relative_l2
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -281,6 +281,40 @@ def test_transparent_parts_become_white():
     rgba[0], rgba[3, :4] = 1, 1
     white = on_white(rgba, 8)[0]
     assert white[:, 0, 0].tolist() == [1, 0, 0] and white[:, 7, 7].tolist() == [1, 1, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["stable_diffusion", "zero123_xl", "mvdream"])
+def test_half_precision_with_winograd_is_near_float32(tiny_checkpoint, monkeypatch, name):
+    monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    path, draw = str(tiny_checkpoint(name)), torch.Generator().manual_seed(0)
+    exact, half = load_prior(name, path), load_prior(name, path, device="cuda")
+    assert any(hasattr(module, "winograd") for module in half.network.modules())
+    cameras = orbit_cameras(0, [0, 90, 180, 270])
+    latents, pictures = torch.randn(exact.latent_shape(4), generator=draw), torch.rand(4, 3, 64, 64, generator=draw)
+    found = []
+    for prior in (exact, half):
+        picture, prompt = (
+            (torch.ones(4, 64, 64) / 2 if "image" in prior.accepts else None),
+            ("a cat" if "prompt" in prior.accepts else None),
+        )
+        condition, views = prior.condition(picture, prompt), cameras.to(prior.device)
+        x = latents.to(prior.device)
+        once, again = (prior.predict_noise(x, 500, views, condition, 3.0) for _ in range(2))
+        assert torch.equal(once, again)
+        found.append((once, prior.encode(pictures.to(prior.device)), prior.decode(x)))
+    for expected, actual in zip(*found, strict=True):
+        assert relative_l2(actual, expected) < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_winograd_waits_for_free_memory(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda *_: (1000, 1000))
+    network = load_prior("mvdream", str(tiny_checkpoint("mvdream")), device="cuda").network
+    assert not any(hasattr(module, "winograd") for module in network.modules())
 
 
 def test_half_precision_is_for_graphics_cards():
