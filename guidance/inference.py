@@ -20,6 +20,7 @@ from kernels.tokens import add_bias, add_layer_norm, gated_gelu, layer_norm
 from kernels.winograd import Norm, transform_weights, winograd_input, winograd_output
 
 WINOGRAD_CHANNELS = 320  # in and out, from which on Winograd's fewer products outweigh the larger tensors between them
+WINOGRAD_SIDE = 8  # pixels a side of the result; of smaller ones the products only read their weights, which are fewer untransformed
 WINOGRAD_SHARE = 0.25  # of the memory that is free, at most, for the transformed weights
 
 # ---- Pictures [N,C,H,W] as tokens [N,P,C], without a copy where channels come last ----
@@ -81,17 +82,32 @@ def _add_normalise(norm: nn.LayerNorm, tokens: Tensor, residual: Tensor, offset:
     return add_layer_norm(tokens, residual, norm.weight, norm.bias, norm.eps, offset)
 
 
-def _winograd_weights(layer: nn.Conv2d) -> Tensor | None:
-    """The transformed weights, where `for_inference` decided for them."""
-    return getattr(layer, "winograd", None)
+class _Winograd:
+    """The weights of a convolution for Winograd's filtering, transformed when they are first wanted."""
+
+    def __init__(self, layer: nn.Conv2d, enlarged: bool) -> None:
+        self.layer, self.enlarged = layer, enlarged
+
+    @functools.cached_property
+    def weights(self) -> Tensor:
+        return transform_weights(self.layer.weight.detach(), self.enlarged)
+
+
+def _winograd_weights(layer: nn.Conv2d, height: int, width: int) -> Tensor | None:
+    """The transformed weights, where `for_inference` decided for them and a result of this size is worth it."""
+    winograd: _Winograd | None = getattr(layer, "winograd", None)
+    if winograd is None or height % 2 or width % 2 or min(height, width) < WINOGRAD_SIDE:
+        return None
+    return winograd.weights
 
 
 def _upsample(convolution: nn.Conv2d, x: Tensor, *_: object, **__: object) -> Tensor:
     """Twice as large, each pixel four times, and a convolution."""
-    weights = _winograd_weights(convolution)
+    height, width = 2 * x.shape[2], 2 * x.shape[3]
+    weights = _winograd_weights(convolution, height, width)
     if weights is not None:
         products = torch.bmm(winograd_input(_tokens(x), x.shape[2], enlarged=True), weights)
-        return _picture(winograd_output(products, len(x), 2 * x.shape[2], convolution.bias[None])[0], 2 * x.shape[2], 2 * x.shape[3])
+        return _picture(winograd_output(products, len(x), height, convolution.bias[None])[0], height, width)
     rows = x.permute(0, 2, 3, 1)
     n, h, w, c = rows.shape
     large = rows[:, :, None, :, None].expand(n, h, 2, w, 2, c).reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
@@ -110,8 +126,8 @@ def _residual_block(
     tokens = _tokens(x)
     residual = _project(shortcut, tokens) if isinstance(shortcut, nn.Conv2d) else tokens
     height, width = x.shape[2:]
-    weights = [_winograd_weights(layer) for layer in convolutions]
-    if height % 2 or width % 2 or any(weight is None for weight in weights):
+    weights = [_winograd_weights(layer, height, width) for layer in convolutions]
+    if any(weight is None for weight in weights):
         hidden = _convolve(convolutions[1], norms[1](_convolve(convolutions[0], norms[0](x)), offset))
         return _picture(add_bias(_tokens(hidden), convolutions[1].bias, residual), height, width)
     moments = _moments(x, norms[0].num_groups)
@@ -378,7 +394,7 @@ def for_inference(network: nn.Module, winograd: bool | None = None) -> nn.Module
         if type(module) is nn.GroupNorm:
             module.__class__ = ChannelsLastGroupNorm
         elif winograd and _takes_winograd(module):
-            module.winograd = transform_weights(module.weight, enlarged=id(module) in enlarging)
+            module.winograd = _Winograd(module, enlarged=id(module) in enlarging)
     if isinstance(network, MultiViewUNet):
         _quicken_multiview(network)
     else:

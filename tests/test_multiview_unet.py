@@ -88,6 +88,7 @@ def test_imagedream_equals_the_reference(parity, device):
 @pytest.mark.parametrize("winograd", [False, True])
 def test_the_form_for_inference_equals_the_reference_and_keeps_the_keys(parity, device, monkeypatch, winograd):
     monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr("guidance.inference.WINOGRAD_SIDE", 2)
     network, tensors = golden(parity, "mvdream")
     keys = list(network.state_dict())
     network, inputs = for_inference(network.to(device), winograd), {key: tensor.to(device) for key, tensor in tensors.items()}

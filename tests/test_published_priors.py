@@ -157,6 +157,7 @@ def test_attention_to_one_token_is_as_good_as_computed(parity):
 @pytest.mark.parametrize("winograd", [False, True])
 def test_networks_for_inference_give_the_same(parity, tiny_checkpoint, monkeypatch, winograd):
     monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr("guidance.inference.WINOGRAD_SIDE", 2)
     golden, _ = tensors_and_notes(parity("priors/zero123_sir_io.safetensors"))
     network = for_inference(zero123_prior(parity, "zero123_xl").network, winograd)
     assert any(hasattr(module, "winograd") for module in network.modules()) == winograd
@@ -283,11 +284,21 @@ def test_transparent_parts_become_white():
     assert white[:, 0, 0].tolist() == [1, 0, 0] and white[:, 7, 7].tolist() == [1, 1, 1]
 
 
+def test_winograd_weights_are_made_where_pictures_are_large_enough(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    network = for_inference(load_prior("stable_diffusion", str(tiny_checkpoint("stable_diffusion"))).network, winograd=True)
+    network(torch.randn(1, 4, 8, 8), torch.tensor([500.0]), encoder_hidden_states=torch.randn(1, 5, 32))
+    made = {name for name, module in network.named_modules() if "weights" in vars(getattr(module, "winograd", None) or object)}
+    assert {"down_blocks.0.resnets.0.conv2", "up_blocks.2.upsamplers.0.conv", "up_blocks.3.resnets.0.conv1"} <= made
+    assert "mid_block.resnets.0.conv1" not in made and not any("winograd" in key for key in network.state_dict())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["stable_diffusion", "zero123_xl", "mvdream"])
 def test_half_precision_with_winograd_is_near_float32(tiny_checkpoint, monkeypatch, name):
     monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr("guidance.inference.WINOGRAD_SIDE", 2)
     path, draw = str(tiny_checkpoint(name)), torch.Generator().manual_seed(0)
     exact, half = load_prior(name, path), load_prior(name, path, device="cuda")
     assert any(hasattr(module, "winograd") for module in half.network.modules())
@@ -312,6 +323,7 @@ def test_half_precision_with_winograd_is_near_float32(tiny_checkpoint, monkeypat
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_winograd_waits_for_free_memory(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr("guidance.inference.WINOGRAD_SIDE", 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda *_: (1000, 1000))
     network = load_prior("mvdream", str(tiny_checkpoint("mvdream")), device="cuda").network
     assert not any(hasattr(module, "winograd") for module in network.modules())
