@@ -47,7 +47,7 @@ class Adam(torch.optim.Adam):
         moving = [(parameter, group) for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
         if not moving:
             return
-        if not _compiled(moving[0][0]):
+        if not extension.use_compiled(moving[0][0].device, register=_register):
             super().step()
             return
         parameters = [parameter for parameter, _ in moving]
@@ -68,12 +68,6 @@ class Adam(torch.optim.Adam):
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         return state
-
-
-def _compiled(parameter: Tensor) -> bool:
-    if takes := extension.use_compiled(parameter.device):
-        _register()
-    return takes
 
 
 @functools.cache

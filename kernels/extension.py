@@ -42,11 +42,12 @@ def _say_once(message: str) -> None:
     log.warning(message)
 
 
-def use_compiled(device: torch.device | str, switch: str | None = None) -> bool:
+def use_compiled(device: torch.device | str, switch: str | None = None, register: Callable[[], None] | None = None) -> bool:
     """Compiled kernel or plain PyTorch for tensors on `device`?
 
     `switch` names an environment variable, read at every call: unset takes the compiled kernel where there is one,
-    `0` the plain-PyTorch twin, `1` the compiled kernel or a RuntimeError. Any other value is a ValueError.
+    `0` the plain-PyTorch twin, `1` the compiled kernel or a RuntimeError. Any other value is a ValueError. `register` is called
+    before a compiled kernel is chosen: what attaches shapes and gradients to the ops, which must do so once.
     """
     value = os.environ.get(switch, "") if switch else ""
     if value not in ("", "0", "1"):
@@ -54,6 +55,8 @@ def use_compiled(device: torch.device | str, switch: str | None = None) -> bool:
     if value == "0":
         return False
     if available(device):
+        if register:
+            register()
         return True
     kind = torch.device(device).type
     if value == "1":

@@ -16,7 +16,7 @@ from kernels import extension
 
 def activate_gaussians(log_scales: Tensor, quaternions: Tensor, opacity_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[N,3], [N,4], [N] -> scales [N,3], unit quaternions [N,4] (zero for one shorter than 1e-12), opacities [N]. Differentiable."""
-    if not _compiled(log_scales):
+    if not extension.use_compiled(log_scales.device, register=_register):
         return activate_gaussians_reference(log_scales, quaternions, opacity_logits)
     return torch.ops.microdreamer.activate_gaussians(log_scales, quaternions, opacity_logits)
 
@@ -41,7 +41,7 @@ def reconstruction_loss(
     image [V+R,3,H,W] with alpha [V+R,1,H,W]; targets [V,3,H,W]; reference [R,3,H,W] and its mask [R,1,H,W] are compared with the
     last R views. Without a reference alpha and mask are None as well. Differentiable with respect to image and alpha.
     """
-    if not _compiled(image):
+    if not extension.use_compiled(image.device, register=_register):
         return reconstruction_loss_reference(image, alpha, targets, reference, mask, weight, reference_weight, mask_weight)
     tensors = [None if tensor is None else tensor.contiguous() for tensor in (image, alpha, targets, reference, mask)]
     return torch.ops.microdreamer.reconstruction_loss(*tensors, weight, reference_weight, mask_weight)
@@ -50,7 +50,7 @@ def reconstruction_loss(
 @torch.no_grad()
 def record_gradients(radii: Tensor, v_means2d: Tensor, gradient_sum: Tensor, gradient_hits: Tensor) -> None:
     """Add to gradient_sum [N] the lengths of v_means2d [V,N,2] where radii [V,N] (int32) is above 0, to gradient_hits [N] how often."""
-    if not _compiled(radii):
+    if not extension.use_compiled(radii.device, register=_register):
         record_gradients_reference(radii, v_means2d, gradient_sum, gradient_hits)
         return
     torch.ops.microdreamer.record_gradients(radii, v_means2d.contiguous(), gradient_sum, gradient_hits)
@@ -101,12 +101,6 @@ def record_gradients_reference(radii: Tensor, v_means2d: Tensor, gradient_sum: T
 
 
 # ---- Shapes and gradients of the ops ----
-
-
-def _compiled(tensor: Tensor) -> bool:
-    if takes := extension.use_compiled(tensor.device):
-        _register()
-    return takes
 
 
 @functools.cache

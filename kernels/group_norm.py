@@ -26,21 +26,21 @@ def group_norm(
     channels of a sample gets mean 0 and variance 1 over its P pixels (Wu and He 2018, arXiv 1803.08494, equation 1, in float32),
     then its channels' weights and biases, then `silu`.
     """
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return group_norm_reference(x, weight, bias, groups, eps, silu, offset)
     return torch.ops.microdreamer.group_norm(x, weight, bias, groups, eps, silu, offset)
 
 
 def group_moments(x: Tensor, groups: int) -> Tensor:
     """[N,S,groups,3] float32: of a group's values in S slices of the pixels the number, the mean and the squared differences' sum."""
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return group_moments_reference(x, groups)
     return torch.ops.microdreamer.group_moments(x, groups)
 
 
 def group_normalise(x: Tensor, moments: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, silu: bool = False) -> Tensor:
     """`group_norm` of x [N,P,C] by the moments of its groups."""
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return group_normalise_reference(x, moments, weight, bias, eps, silu)
     return torch.ops.microdreamer.group_normalise(x, moments, weight, bias, eps, silu)
 
@@ -83,12 +83,6 @@ def group_normalise_reference(x: Tensor, moments: Tensor, weight: Tensor, bias: 
     scale = rstd.repeat_interleave(width, dim=1)[:, None] * weight
     out = (x - whole[:, 0].repeat_interleave(width, dim=1)[:, None]) * scale + bias
     return (F.silu(out) if silu else out).to(x.dtype)
-
-
-def _compiled(x: Tensor) -> bool:
-    if takes := extension.use_compiled(x.device):
-        _register()
-    return takes
 
 
 @functools.cache

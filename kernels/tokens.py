@@ -18,7 +18,7 @@ from kernels.twin_gradient import differentiate_by_twin
 
 def add_bias(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
     """x [N,P,C] + bias [C] (+ residual [N,P,C])."""
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return add_bias_reference(x, bias, residual)
     return torch.ops.microdreamer.add_bias(x, bias, residual)
 
@@ -29,7 +29,7 @@ def gated_gelu(x: Tensor, beside: Tensor | None = None) -> Tensor:
     With `beside` [N,P,B] -> [N,P,C+B+8]: then `beside`, a one and seven zeros, for a matrix with a column for each of them to multiply:
     two linear maps and a bias as one product.
     """
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return gated_gelu_reference(x, beside)
     return torch.ops.microdreamer.gated_gelu(x, beside)
 
@@ -39,7 +39,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
     On a GPU a row is at most 5120 bytes.
     """
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return layer_norm_reference(x, weight, bias, eps)
     return torch.ops.microdreamer.layer_norm(x, weight, bias, eps)
 
@@ -48,7 +48,7 @@ def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, offset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """x + residual [N,P,C] (+ offset [N,C] of the sample, whose rows may be parts of longer ones), and the `layer_norm` of that."""
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return add_layer_norm_reference(x, residual, offset, weight, bias, eps)
     return torch.ops.microdreamer.add_layer_norm(x, residual, offset, weight, bias, eps)
 
@@ -75,12 +75,6 @@ def add_layer_norm_reference(
 ) -> tuple[Tensor, Tensor]:
     total = x + residual if offset is None else x + residual + offset[:, None]
     return total, layer_norm_reference(total, weight, bias, eps)
-
-
-def _compiled(x: Tensor) -> bool:
-    if takes := extension.use_compiled(x.device):
-        _register()
-    return takes
 
 
 @functools.cache

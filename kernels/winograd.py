@@ -51,7 +51,7 @@ def transform_weights(weight: Tensor, enlarged: bool = False) -> Tensor:
 def winograd_input(x: Tensor, height: int, norm: Norm | None = None, enlarged: bool = False) -> Tensor:
     """Planes of x [N,P,C] after its normalisation, or of x enlarged to twice its height and width."""
     moments, weight, bias, eps, silu = norm or (None, None, None, 1e-5, False)
-    if not _compiled(x):
+    if not extension.use_compiled(x.device, register=_register):
         return winograd_input_reference(x, height, enlarged, moments, weight, bias, eps, silu)
     return torch.ops.microdreamer.winograd_input(x, height, enlarged, moments, weight, bias, eps, silu)
 
@@ -63,7 +63,7 @@ def winograd_output(
 
     Also their moments (`kernels.group_norm.group_moments`), for `groups` groups.
     """
-    if not _compiled(products):
+    if not extension.use_compiled(products.device, register=_register):
         return winograd_output_reference(products, samples, height, offset, residual, groups)
     return torch.ops.microdreamer.winograd_output(products, samples, height, offset, residual, groups)
 
@@ -100,12 +100,6 @@ def winograd_output_reference(
     out = torch.einsum("ij,jknabc,lk->naiblc", transform, tiles, transform).flatten(3, 4).flatten(1, 3) + offset[:, None]
     out = (out if residual is None else out + residual).contiguous()
     return out, group_moments_reference(out, groups)
-
-
-def _compiled(x: Tensor) -> bool:
-    if takes := extension.use_compiled(x.device):
-        _register()
-    return takes
 
 
 @functools.cache

@@ -10,9 +10,8 @@ constexpr int kThreads = 256;
 
 // ---- Into planes ----
 
-constexpr int kVectors = 8;              // of a pixel, that a block takes: 128 bytes
-constexpr int kTileRows = 4;             // that a block makes, of
-constexpr int kTileColumns = 8;          // tiles at most
+// A block makes this many rows and columns of tiles at most, of this many vectors of channels (128 bytes of every pixel).
+constexpr int kTileRows = 4, kTileColumns = 8, kVectors = 8;
 
 // The block's part of the picture with a border of one pixel, normalised once, in shared memory; then a thread makes tiles from it. The
 // statistics of the groups are added up while the pixels are on their way.
