@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 import subprocess
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import profiler
 from files import atomic_write
-from png_file import encoded_png
 
 SHEET_MARGIN = 4  # px between the pictures of a sheet
 
@@ -54,6 +56,13 @@ def write_video(path: str | Path, frames: Tensor, fps: int = 30) -> None:
         if result.returncode != 0:
             first_line = (result.stderr.decode(errors="replace").splitlines() or [f"exit code {result.returncode}"])[0]
             raise OSError(f"{path}: ffmpeg could not write the video ({first_line}); check free space and permissions")
+
+
+def encoded_png(picture: np.ndarray) -> bytes:
+    """The PNG file of a picture [H,W,3] (uint8). Deflate looks for runs alone: as small as at level 4, in two thirds of the time."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    return buffer.getvalue()
 
 
 def write_sheet(path: str | Path, images: Tensor | Sequence[Tensor], columns: int) -> None:

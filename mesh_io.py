@@ -13,8 +13,8 @@ from PIL import Image
 import profiler
 from files import atomic_write
 from kernels.number_lines import number_lines
+from media import encoded_png
 from mesh import Mesh
-from png_file import encoded_png
 
 _FLOAT, _UINT32 = 5126, 5125  # glTF component types
 _ARRAY, _ELEMENT_ARRAY = 34962, 34963  # glTF buffer targets

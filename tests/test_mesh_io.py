@@ -1,6 +1,7 @@
 """Mesh files, films, sheets, and writing whole or not at all."""
 
 import errno
+import io
 import json
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import trimesh
 from PIL import Image
 
 from files import atomic_write, one_line, try_writing
-from media import to_bytes, write_sheet, write_video
+from media import encoded_png, to_bytes, write_sheet, write_video
 from mesh import Mesh
 from mesh_io import linear_to_srgb, read_mesh, srgb_to_linear, texture_path, write_glb, write_obj
 
@@ -277,6 +278,18 @@ def test_video_has_all_frames_and_even_sizes(tmp_path):
     assert meta["codec"] == "h264" and meta["pix_fmt"].startswith("yuv420p") and meta["fps"] == 24 and len(pictures) == 12
     assert pictures[0].max() < 40 and pictures[-1][..., 0].min() > 200 and pictures[-1][..., 1:].max() < 60
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_png_files_are_whole_and_as_small_as_at_level_4():
+    y, x = np.mgrid[:256, :256] / 256 - 0.5
+    noise = np.random.default_rng(0).normal(0, 1.5, (256, 256, 3))
+    shade = 128 + 80 * np.sin(9 * x[..., None] + [0, 1, 2]) * np.cos(7 * y[..., None]) + noise
+    picture = np.where((x**2 + y**2 < 0.16)[..., None], shade, 255).astype(np.uint8)
+    data, buffer = encoded_png(picture), io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), picture)
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=4)
+    assert len(data) < 1.02 * len(buffer.getvalue())
 
 
 def test_sheet_lays_pictures_out_row_by_row(tmp_path):
