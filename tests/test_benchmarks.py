@@ -157,6 +157,28 @@ def test_busy_time_leaves_out_the_host():
     assert 0.01 < busy < 50 <= time_calls(call, "cuda", repeats=2, warm_up=1).median
 
 
+def test_busy_time_adds_up_what_a_trace_tells_of_the_gpu(monkeypatch):
+    class Profile:
+        def __init__(self, activities):
+            assert activities == [torch.profiler.ProfilerActivity.CUDA]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def export_chrome_trace(self, path):
+            kinds = {"kernel": 2000.0, "gpu_memcpy": 500.0, "gpu_memset": 500.0, "cpu_op": 7000.0, "cuda_runtime": 9000.0}
+            events = [{"cat": kind, "dur": dur} for kind, dur in kinds.items()] + [{"ph": "M"}]
+            Path(path).write_text(json.dumps({"traceEvents": events}))
+
+    calls = []
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert busy_milliseconds(lambda: calls.append(1), repeats=3) == 1.0 and len(calls) == 4
+
+
 def test_direct_and_winograd_layers_are_one_layer(monkeypatch, tmp_path):
     document = run(monkeypatch, tmp_path, winograd, "--device", "cpu", "--layers", "4x64x32", "--samples", "2", "--repeats", "1")
     (row,) = document["rows"]
