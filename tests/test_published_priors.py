@@ -293,6 +293,19 @@ def test_winograd_weights_are_made_where_pictures_are_large_enough(tiny_checkpoi
     assert "mid_block.resnets.0.conv1" not in made and not any("winograd" in key for key in network.state_dict())
 
 
+def test_winograd_in_half_precision_rounds_little_more_than_direct_convolutions(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr("guidance.inference.WINOGRAD_SIDE", 2)
+    exact, direct, winograd = (load_prior("stable_diffusion", str(tiny_checkpoint("stable_diffusion"))).network for _ in range(3))
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([20.0, 800.0]), torch.randn(2, 5, 32)
+    expected = exact(inputs[0], inputs[1], encoder_hidden_states=inputs[2]).sample
+    errors = []
+    for network, wanted in ((direct, False), (winograd, True)):
+        x, t, states = (tensor.half() for tensor in inputs)
+        errors.append(relative_l2(for_inference(network.half(), wanted)(x, t, encoder_hidden_states=states).sample, expected))
+    assert errors[0] != errors[1] < 1.5 * errors[0] < 0.01
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["stable_diffusion", "zero123_xl", "mvdream"])
