@@ -7,12 +7,10 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 import profiler
 from files import atomic_write
-from kernels.number_lines import number_lines
 from media import encoded_png
 from mesh import Mesh
 
@@ -87,7 +85,8 @@ def _with_suffix(path: str | Path, suffix: str) -> Path:
 
 
 def _lines(template: str, rows: np.ndarray) -> bytes:
-    return number_lines(template, torch.from_numpy(rows))
+    """`template % row` for every row [R,C]; one call of `%` is many times as fast as one a row."""
+    return (template * len(rows) % tuple(rows.reshape(-1).tolist())).encode()
 
 
 def _vertex_colors(mesh: Mesh) -> np.ndarray:
