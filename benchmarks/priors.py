@@ -6,7 +6,8 @@ A guided evaluation is one call of the network on both halves of guidance. Each 
 channels last), then without the one and the other; before a way is timed, its noise is compared with that of the plain calls (relative
 L2: 0.05 in half precision, 1e-3 in float32, guided at scale 3, which magnifies rounding). Times are of whole calls
 (benchmarks/timing.py) after 3 that are not counted, memory is what a call takes beyond what was there. TFLOP are counted by PyTorch from
-the shapes of products and convolutions; the rate beside them tells how far a call is from the card's 800 TFLOP/s or so.
+the shapes of products and convolutions - by Winograd's filtering what is multiplied, which is less than a direct convolution's; the
+rate beside them tells how far a call is from the card's 800 TFLOP/s or so.
 """
 
 from __future__ import annotations
