@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEVICES, relative_l2
+from mesh_scenes import BOTH, GOLDEN, clip_positions, need_compiled, random_triangles, sphere
 
 from kernels import extension
 from kernels.mesh_raster import (
@@ -14,49 +15,6 @@ from kernels.mesh_raster import (
     mesh_topology,
     rasterize,
 )
-
-GOLDEN = "kernels/nvdiffrast_icosphere_128x128.npz"
-BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
-
-
-def need_compiled(device, compiled=True):
-    if compiled and not extension.available(device):
-        pytest.skip("the extension is not built")
-
-
-def sphere(rows, bump=0.1, dtype=torch.float32):
-    """Vertices [V,3] and faces [F,3] of a closed bumpy sphere: one vertex at each pole, 2 `rows` a ring."""
-    columns = 2 * rows
-    theta = torch.arange(1, rows, dtype=torch.float64)[:, None] * torch.pi / rows
-    phi = torch.arange(columns, dtype=torch.float64)[None] * 2 * torch.pi / columns
-    radius = 1 + bump * torch.sin(5 * theta) * torch.sin(7 * phi)
-    ring = radius[..., None] * torch.stack([theta.sin() * phi.cos(), theta.cos().expand_as(radius), theta.sin() * phi.sin()], -1)
-    vertices = torch.cat([torch.tensor([[0.0, 1.0, 0.0]]).double(), ring.reshape(-1, 3), torch.tensor([[0.0, -1.0, 0.0]]).double()])
-    at = 1 + torch.arange((rows - 1) * columns).reshape(rows - 1, columns)
-    a, b, c, d = at[:-1], at[1:], at[1:].roll(-1, 1), at[:-1].roll(-1, 1)
-    body = torch.stack([torch.stack([a, b, c], -1), torch.stack([a, c, d], -1)], 2).reshape(-1, 3)
-    last = len(vertices) - 1
-    top = torch.stack([torch.zeros(columns).long(), at[0], at[0].roll(-1)], -1)
-    bottom = torch.stack([torch.full((columns,), last), at[-1].roll(-1), at[-1]], -1)
-    return vertices.to(dtype), torch.cat([top, body, bottom]).int()
-
-
-def clip_positions(vertices, angles, distance=3.0, near=0.1, far=10.0, focal=2.5):
-    """Clip-space positions [B,V,4] of vertices seen from a circle around the origin."""
-    angles = torch.as_tensor(angles, dtype=vertices.dtype)
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    x, y, z = vertices.unbind(-1)
-    depth = distance + sin * x + cos * z
-    clip_z = (far + near) / (far - near) * depth - 2 * far * near / (far - near)
-    return torch.stack([focal * (cos * x - sin * z), focal * y + 0 * depth, clip_z, depth], -1)
-
-
-def random_triangles(pictures=2, vertices=30, faces=40, seed=0):
-    """Triangles about the eye: many cross or lie behind its plane."""
-    draw = torch.Generator().manual_seed(seed)
-    pos = torch.randn(pictures, vertices, 4, generator=draw) + torch.tensor([0.0, 0.0, 0.0, 0.8])
-    return pos, torch.randint(0, vertices, (faces, 3), generator=draw, dtype=torch.int32)
-
 
 # ---- Goldens ----
 
@@ -116,24 +74,6 @@ def test_golden_interpolation(parity, compiled, device):
     grads = torch.autograd.grad((texc * weight("texc")).sum() + (texc_da * weight("texd")).sum(), [uv, rast, rast_db])
     for found, name in zip(grads, ("grad_uv__interp_da", "grad_rast__interp_da", "grad_db__interp_da"), strict=True):
         assert relative_l2(found, tensor(name)) < 1e-3, name
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@BOTH
-@pytest.mark.parametrize("what", ["color", "mask"])
-def test_golden_antialiasing(parity, what, compiled, device):
-    need_compiled(device, compiled)
-    data = np.load(parity(GOLDEN))
-    rast, tri = torch.tensor(data["rast"], device=device), torch.tensor(data["tri"], device=device)
-    pos = torch.tensor(data["pos_clip"], device=device, requires_grad=True)
-    color = torch.tensor(data["aa_in"], device=device) if what == "color" else (rast[..., 3:] > 0).float()
-    color.requires_grad_()
-    out = antialias(color, rast, pos, tri, compiled=compiled)
-    torch.testing.assert_close(out, torch.tensor(data[f"aa_{what}"], device=device), rtol=0, atol=1e-4)
-    weight = torch.tensor(data["weight_col_q"], device=device)[..., : color.shape[-1]] / 64
-    v_color, v_pos = torch.autograd.grad((out * weight).sum(), [color, pos])
-    assert relative_l2(v_color, torch.tensor(data[f"grad_{what}__aa"])) < 1e-3
-    assert relative_l2(v_pos, torch.tensor(data["grad_pos__aa" if what == "color" else "grad_pos__aamask"])) < 1e-3
 
 
 # ---- Against float64 ----
@@ -514,47 +454,6 @@ def test_bad_arguments_are_named():
         antialias(rast[:, :4], rast, pos, tri)
     with pytest.raises(ValueError, match="topology: expected that of tri"):
         antialias(rast, rast, pos, tri, Topology(tri[:4]))
-
-
-# ---- Topology ----
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_topology_of_a_closed_mesh_and_of_an_open_one(device):
-    tri = sphere(5)[1]
-    opposite = mesh_topology(tri.to(device)).opposite.cpu()
-    edges = {}
-    for face, corners in enumerate(tri.tolist()):
-        for k in range(3):
-            edges.setdefault(frozenset((corners[(k + 1) % 3], corners[(k + 2) % 3])), []).append((face, k, corners[k]))
-    assert all(len(users) == 2 for users in edges.values())
-    for (face, k, third), (other_face, other_k, other_third) in edges.values():
-        assert opposite[face, k] == other_third and opposite[other_face, other_k] == third
-    quad = torch.tensor([[0, 1, 2], [2, 3, 0]], dtype=torch.int32, device=device)
-    assert mesh_topology(quad).opposite.tolist() == [[-1, 3, -1], [-1, 1, -1]]
-    fan = torch.tensor([[0, 1, 2], [1, 0, 3], [0, 1, 4]], dtype=torch.int32, device=device)  # three at one edge, in turn
-    assert mesh_topology(fan).opposite[:, 2].tolist() == [3, 4, 2]
-    assert mesh_topology(torch.tensor([[0, 0, 1]], dtype=torch.int32, device=device)).opposite.tolist() == [[0, 0, -1]]
-    assert mesh_topology(tri[:0].to(device)).opposite.shape == (0, 3)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@BOTH
-def test_antialiased_coverage_moves_with_the_edge(compiled, device):
-    # A half-plane whose border leaves the vertical by a little: the row sums are the area, and their gradient the border's.
-    need_compiled(device, compiled)
-    tri = torch.tensor([[0, 1, 2], [0, 2, 3]], dtype=torch.int32, device=device)
-    for border in (0.013, 0.21, -0.402):
-        edge = torch.tensor(border, device=device, requires_grad=True)
-        one = torch.ones((), device=device)
-        left, zero = -3 * one, 0 * one
-        corner = [(left, -3 * one), (edge - 0.03, -3 * one), (edge + 0.03, 3 * one), (left, 3 * one)]
-        pos = torch.stack([torch.stack([x, y, zero, one]) for x, y in corner])[None]
-        rast, _ = rasterize(pos, tri, 16, 16, compiled=compiled)
-        smooth = antialias((rast[..., 3:] > 0).float(), rast, pos, tri, compiled=compiled)
-        area = smooth.sum() * (2 / 16) ** 2
-        assert abs(float(area.detach()) - 2 * (border + 1)) < 2e-3
-        assert abs(float(torch.autograd.grad(area, edge)[0]) - 2) < 2e-3
 
 
 # ---- Registration, graphs, scale ----

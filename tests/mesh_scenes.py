@@ -1,0 +1,48 @@
+"""What the tests of the mesh rasteriser look at, and the golden file that they share."""
+
+import pytest
+import torch
+
+from kernels import extension
+
+GOLDEN = "kernels/nvdiffrast_icosphere_128x128.npz"
+BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
+
+
+def need_compiled(device, compiled=True):
+    if compiled and not extension.available(device):
+        pytest.skip("the extension is not built")
+
+
+def sphere(rows, bump=0.1, dtype=torch.float32):
+    """Vertices [V,3] and faces [F,3] of a closed bumpy sphere: one vertex at each pole, 2 `rows` a ring."""
+    columns = 2 * rows
+    theta = torch.arange(1, rows, dtype=torch.float64)[:, None] * torch.pi / rows
+    phi = torch.arange(columns, dtype=torch.float64)[None] * 2 * torch.pi / columns
+    radius = 1 + bump * torch.sin(5 * theta) * torch.sin(7 * phi)
+    ring = radius[..., None] * torch.stack([theta.sin() * phi.cos(), theta.cos().expand_as(radius), theta.sin() * phi.sin()], -1)
+    vertices = torch.cat([torch.tensor([[0.0, 1.0, 0.0]]).double(), ring.reshape(-1, 3), torch.tensor([[0.0, -1.0, 0.0]]).double()])
+    at = 1 + torch.arange((rows - 1) * columns).reshape(rows - 1, columns)
+    a, b, c, d = at[:-1], at[1:], at[1:].roll(-1, 1), at[:-1].roll(-1, 1)
+    body = torch.stack([torch.stack([a, b, c], -1), torch.stack([a, c, d], -1)], 2).reshape(-1, 3)
+    last = len(vertices) - 1
+    top = torch.stack([torch.zeros(columns).long(), at[0], at[0].roll(-1)], -1)
+    bottom = torch.stack([torch.full((columns,), last), at[-1].roll(-1), at[-1]], -1)
+    return vertices.to(dtype), torch.cat([top, body, bottom]).int()
+
+
+def clip_positions(vertices, angles, distance=3.0, near=0.1, far=10.0, focal=2.5):
+    """Clip-space positions [B,V,4] of vertices seen from a circle around the origin."""
+    angles = torch.as_tensor(angles, dtype=vertices.dtype)
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    x, y, z = vertices.unbind(-1)
+    depth = distance + sin * x + cos * z
+    clip_z = (far + near) / (far - near) * depth - 2 * far * near / (far - near)
+    return torch.stack([focal * (cos * x - sin * z), focal * y + 0 * depth, clip_z, depth], -1)
+
+
+def random_triangles(pictures=2, vertices=30, faces=40, seed=0):
+    """Triangles about the eye: many cross or lie behind its plane."""
+    draw = torch.Generator().manual_seed(seed)
+    pos = torch.randn(pictures, vertices, 4, generator=draw) + torch.tensor([0.0, 0.0, 0.0, 0.8])
+    return pos, torch.randint(0, vertices, (faces, 3), generator=draw, dtype=torch.int32)
