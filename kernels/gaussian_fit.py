@@ -22,7 +22,7 @@ def activate_gaussians(log_scales: Tensor, quaternions: Tensor, opacity_logits: 
 
 
 def clamp_image(image: Tensor) -> Tensor:
-    """`image` limited to [0,1], which stops the gradient outside: `clamp`, whose own backward pass makes six passes over the pictures."""
+    """`image` limited to [0,1], which stops the gradient outside: as `clamp`, whose own backward pass goes over the pictures more often."""
     return _ClampImage.apply(image)
 
 

@@ -39,6 +39,14 @@ __device__ __forceinline__ void store_vector(T* to, const Vector<T>& vector) {
   *reinterpret_cast<uint4*>(to) = vector.bits;
 }
 
+// Calls launch(T{}) with the C++ type of `type`, and returns what it returns.
+template <class Launch>
+auto dispatch_type(FloatType type, Launch launch) {
+  if (type == FloatType::kHalf) return launch(__half{});
+  if (type == FloatType::kBFloat16) return launch(__nv_bfloat16{});
+  return launch(float{});
+}
+
 // Four neighbouring values: for kernels that hold many vectors at once, where whole ones would leave room for few threads.
 constexpr int kFour = 4;
 template <typename T>

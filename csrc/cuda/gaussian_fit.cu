@@ -1,12 +1,12 @@
 // A fitting step's small work on the GPU: a thread per Gaussian, or per value of the pictures.
 #include "gaussian_fit.h"
 
+#include "warps.h"
+
 namespace md::fit {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 unsigned blocks(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
 
@@ -28,8 +28,7 @@ __global__ void __launch_bounds__(kThreads) record_kernel(Statistics in) {
 template <int kCount>
 __device__ float sum_over_block(float value) {
   __shared__ float sums[kCount / kWarp];
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  value = sum_over_warp(value);
   if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
   __syncthreads();
   value = 0.0f;

@@ -3,16 +3,9 @@
 
 #include "float_vectors.h"
 #include "group_norm.h"
+#include "warps.h"
 
 namespace md {
-
-constexpr int kWarpLanes = 32;
-
-__device__ __forceinline__ float sum_over_lanes(float value) {
-#pragma unroll
-  for (int step = kWarpLanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
 
 // Count, mean and spread (sum of squared differences from the mean) of parts, added up relative to a mean near theirs.
 struct MomentSums {
@@ -27,9 +20,9 @@ struct MomentSums {
   // Over `lanes` neighbouring threads, a power of two. By whole warps.
   __device__ void reduce(int lanes) {
     for (int step = lanes / 2; step > 0; step /= 2) {
-      count += __shfl_xor_sync(0xffffffffu, count, step);
-      sum += __shfl_xor_sync(0xffffffffu, sum, step);
-      squares += __shfl_xor_sync(0xffffffffu, squares, step);
+      count += __shfl_xor_sync(kAllLanes, count, step);
+      sum += __shfl_xor_sync(kAllLanes, sum, step);
+      squares += __shfl_xor_sync(kAllLanes, squares, step);
     }
   }
   __device__ float mean() const { return count > 0.0f ? pivot + sum / count : 0.0f; }
@@ -41,7 +34,7 @@ struct MomentSums {
 template <class Visit>
 __device__ __forceinline__ void for_groups(int begin, int end, Visit visit) {
   const int threads = static_cast<int>(blockDim.x);
-  int lanes = kWarpLanes;
+  int lanes = kWarp;
   while (lanes > 1 && lanes * (end - begin) > threads) lanes /= 2;
   for (int first = begin; first < end; first += threads / lanes) visit(first + static_cast<int>(threadIdx.x) / lanes, static_cast<int>(threadIdx.x) % lanes, lanes);
 }

@@ -19,7 +19,7 @@ struct Plan {
   int lanes;   // threads that cover the channels of one pixel
   int rows;    // pixels of a CTA at a time
   int slices;  // of a sample
-  int threads() const { return (lanes * rows + kWarpLanes - 1) / kWarpLanes * kWarpLanes; }  // whole warps reduce
+  int threads() const { return (lanes * rows + kWarp - 1) / kWarp * kWarp; }  // whole warps reduce
 };
 
 Plan plan_for(const GroupNormShape& shape, int width) {
@@ -129,12 +129,12 @@ union Word {
 };
 
 __device__ float sum_over_block(float value, float* scratch) {
-  value = sum_over_lanes(value);
+  value = sum_over_warp(value);
   __syncthreads();  // scratch may still be read from the call before
-  if (threadIdx.x % kWarpLanes == 0) scratch[threadIdx.x / kWarpLanes] = value;
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();
   float sum = 0.0f;
-  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarpLanes; ++w) sum += scratch[w];
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) sum += scratch[w];
   return sum;
 }
 
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kMaxThreads)
                  T* __restrict__ out, GroupNormShape shape) {
   constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
   extern __shared__ uint32_t kept[];  // [P, words], then [3, width] floats: offset, scale and bias of the channels
-  __shared__ float scratch[kMaxThreads / kWarpLanes];
+  __shared__ float scratch[kMaxThreads / kWarp];
   const int width = shape.channels / shape.groups, words = width / kPerWord;
   const int first = static_cast<int>(blockIdx.x) * width;
   const int64_t start = (int64_t{blockIdx.y} * shape.pixels * shape.channels + first) / kPerWord, stride = shape.channels / kPerWord;
@@ -274,9 +274,7 @@ cudaError_t launch(const void* x, const void* offset, const void* weight, const 
 template <class Launch>
 cudaError_t dispatch(const GroupNormShape& shape, FloatType type, Launch launch) {
   if (shape.samples == 0 || shape.pixels == 0) return cudaSuccess;
-  if (type == FloatType::kHalf) return launch(__half{});
-  if (type == FloatType::kBFloat16) return launch(__nv_bfloat16{});
-  return launch(float{});
+  return dispatch_type(type, launch);
 }
 
 }  // namespace

@@ -4,14 +4,13 @@
 #include <algorithm>
 
 #include "float_vectors.h"
+#include "warps.h"
 
 namespace md {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
 constexpr int kRowsPerBlock = kThreads / kWarp;  // of add_layer_norm: a warp takes a row
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) add_bias_kernel(const T* x, const T* residual, const T* bias, T* out, int64_t vectors, int row_vectors) {
@@ -53,12 +52,6 @@ __global__ void __launch_bounds__(kThreads)
     if (channel == shape.channels + shape.beside) from_float(1.0f, value.values[0]);
   }
   store_vector(out + int64_t{i} * kWidth, value);
-}
-
-__device__ float sum_over_warp(float value) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
-  return value;
 }
 
 // kVectors: of a row, in the registers of each lane. Without a residual there is no offset and no sum.
@@ -118,19 +111,6 @@ __global__ void __launch_bounds__(kThreads)
 
 unsigned blocks(int64_t count, int size) { return static_cast<unsigned>((count + size - 1) / size); }
 
-// Calls launch(T{}) with the type.
-template <class Launch>
-cudaError_t dispatch(FloatType type, Launch launch) {
-  if (type == FloatType::kHalf) {
-    launch(__half{});
-  } else if (type == FloatType::kBFloat16) {
-    launch(__nv_bfloat16{});
-  } else {
-    launch(float{});
-  }
-  return cudaGetLastError();
-}
-
 template <typename T>
 const T* as(const void* pointer) {
   return static_cast<const T*>(pointer);
@@ -148,27 +128,29 @@ void launch_add_layer_norm(const void* x, const void* residual, const void* offs
 cudaError_t add_bias_cuda(const void* x, const void* residual, const void* bias, void* out, const TokenShape& shape, FloatType type,
                           cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
-  return dispatch(type, [&](auto zero) {
+  dispatch_type(type, [&](auto zero) {
     using T = decltype(zero);
     const int row_vectors = shape.channels / Lanes<T>::kWidth;
     const int64_t vectors = shape.rows * row_vectors;
     add_bias_kernel<T><<<blocks(vectors, kThreads), kThreads, 0, stream>>>(as<T>(x), as<T>(residual), as<T>(bias), static_cast<T*>(out), vectors, row_vectors);
   });
+  return cudaGetLastError();
 }
 
 cudaError_t gated_gelu_cuda(const void* x, const void* beside, void* out, const GatedGeluShape& shape, FloatType type, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
-  return dispatch(type, [&](auto zero) {
+  dispatch_type(type, [&](auto zero) {
     using T = decltype(zero);
     const int64_t vectors = shape.rows * (shape.width() / Lanes<T>::kWidth);
     gated_gelu_kernel<T><<<blocks(vectors, kThreads), kThreads, 0, stream>>>(as<T>(x), as<T>(beside), static_cast<T*>(out), shape);
   });
+  return cudaGetLastError();
 }
 
 cudaError_t add_layer_norm_cuda(const void* x, const void* residual, const void* offset, const void* weight, const void* bias, void* sum,
                                 void* normed, const TokenShape& shape, FloatType type, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
-  return dispatch(type, [&](auto zero) {
+  dispatch_type(type, [&](auto zero) {
     using T = decltype(zero);
     const int lane_vectors = (shape.channels / Lanes<T>::kWidth + kWarp - 1) / kWarp;
     if (lane_vectors <= 1) return launch_add_layer_norm<T, 1>(x, residual, offset, weight, bias, sum, normed, shape, stream);
@@ -177,6 +159,7 @@ cudaError_t add_layer_norm_cuda(const void* x, const void* residual, const void*
     if (lane_vectors <= 5) return launch_add_layer_norm<T, 5>(x, residual, offset, weight, bias, sum, normed, shape, stream);
     return launch_add_layer_norm<T, kMostRowVectors / kWarp>(x, residual, offset, weight, bias, sum, normed, shape, stream);
   });
+  return cudaGetLastError();
 }
 
 }  // namespace md

@@ -128,7 +128,7 @@ struct Plan {
   int lanes;   // threads that cover the channels of one tile
   int rows;    // tiles of a block at a time
   int slices;  // of a sample's tiles, one a block
-  int threads() const { return (lanes * rows + kWarpLanes - 1) / kWarpLanes * kWarpLanes; }
+  int threads() const { return (lanes * rows + kWarp - 1) / kWarp * kWarp; }
 };
 
 Plan plan_for(const Shape& shape) {
@@ -258,13 +258,7 @@ cudaError_t dispatch(const Shape& shape, FloatType type, Launch launch) {
       launch.template operator()<decltype(zero), kPlacesEnlarged>();
     }
   };
-  if (type == FloatType::kHalf) {
-    with_sides(__half{});
-  } else if (type == FloatType::kBFloat16) {
-    with_sides(__nv_bfloat16{});
-  } else {
-    with_sides(float{});
-  }
+  dispatch_type(type, with_sides);
   return cudaGetLastError();
 }
 
