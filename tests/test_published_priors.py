@@ -154,10 +154,15 @@ def test_attention_to_one_token_is_as_good_as_computed(parity):
     assert_close(noise, golden["unet.out.eps"], 1e-5)
 
 
-@pytest.mark.parametrize("winograd", [False, True])
-def test_networks_for_inference_give_the_same(parity, tiny_checkpoint, monkeypatch, winograd):
+@pytest.fixture(params=[False, True], ids=["direct", "winograd"])
+def winograd(request, monkeypatch):
+    """Whether networks for inference convolve by Winograd's filtering, with miniatures large enough for it."""
     monkeypatch.setattr("guidance.inference.WINOGRAD_CHANNELS", 1)
     monkeypatch.setattr("guidance.inference.WINOGRAD_SIDE", 2)
+    return request.param
+
+
+def test_the_form_for_inference_equals_the_reference(parity, winograd):
     golden, _ = tensors_and_notes(parity("priors/zero123_sir_io.safetensors"))
     network = for_inference(zero123_prior(parity, "zero123_xl").network, winograd)
     assert any(hasattr(module, "winograd") for module in network.modules()) == winograd
@@ -168,17 +173,30 @@ def test_networks_for_inference_give_the_same(parity, tiny_checkpoint, monkeypat
     noise = network(golden["unet.in.x"], golden["unet.in.t"], encoder_hidden_states=golden["unet.in.tokens"]).sample
     assert_close(noise, golden["unet.out.eps"], 1e-5)
     assert layouts and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts)
-    for name in ("stable_diffusion", "zero123_xl"):  # with linear and with convolutional projections
-        plain, changed = (load_prior(name, str(tiny_checkpoint(name))) for _ in range(2))
-        for_inference(changed.network, winograd)
-        for_inference(changed.autoencoder, winograd)
-        x, t = torch.randn(3, plain.network.config.in_channels, 8, 8), torch.tensor([1.0, 400, 900])
-        states = torch.randn(3, 5 if name == "stable_diffusion" else 1, 32)
-        expected, actual = (prior.network(x, t, encoder_hidden_states=states).sample for prior in (plain, changed))
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "zero123_xl"])  # with linear and with convolutional projections
+def test_the_form_for_inference_gives_the_same(tiny_checkpoint, winograd, name):
+    plain, changed = (load_prior(name, str(tiny_checkpoint(name))) for _ in range(2))
+    for_inference(changed.network, winograd)
+    for_inference(changed.autoencoder, winograd)
+    x, t = torch.randn(3, plain.network.config.in_channels, 8, 8), torch.tensor([1.0, 400, 900])
+    states = torch.randn(3, 5 if name == "stable_diffusion" else 1, 32)
+    expected, actual = (prior.network(x, t, encoder_hidden_states=states).sample for prior in (plain, changed))
+    assert_close(actual, expected, 1e-5)
+    pictures = torch.rand(2, 3, 64, 64)
+    assert_close(changed.encode(pictures), plain.encode(pictures), 1e-5)
+    assert_close(changed.decode(plain.encode(pictures)), plain.decode(plain.encode(pictures)), 1e-5)
+
+
+def test_the_form_for_inference_of_many_views_gives_the_same(tiny_checkpoint, winograd):
+    plain, changed = (load_prior("mvdream", str(tiny_checkpoint("mvdream"))) for _ in range(2))
+    for_inference(changed.network, winograd)
+    cameras, latents = orbit_cameras(0, [0, 90, 180, 270]), torch.randn(plain.latent_shape(4))
+    condition = plain.condition(None, "a cat")
+    for level in (1, 400, 900):
+        expected, actual = (prior.predict_noise(latents, level, cameras, condition, 1.0) for prior in (plain, changed))
         assert_close(actual, expected, 1e-5)
-        pictures = torch.rand(2, 3, 64, 64)
-        assert_close(changed.encode(pictures), plain.encode(pictures), 1e-5)
-        assert_close(changed.decode(plain.encode(pictures)), plain.decode(plain.encode(pictures)), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["mvdream", "imagedream"])
