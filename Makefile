@@ -24,7 +24,7 @@ test: $(READY)
 	@$(VENV)/bin/python -m pytest -m "not slow and not gpu"
 
 voxels: $(READY)
-	@$(VENV)/bin/python -m voxel_diffusion.demo
+	@$(VENV)/bin/python -m microdreamer.voxel_diffusion.demo
 
 setup: $(READY)
 
@@ -40,8 +40,8 @@ $(READY): $(SOURCES)
 	@$(PIP) install setuptools wheel ninja $(if $(TORCH),"$(TORCH)")
 	@echo "installing the dependencies and building the kernels (minutes the first time)"
 	@$(PIP) install --no-build-isolation -e ".[dev]"
-	@$(VENV)/bin/python -m kernels.extension || true
+	@$(VENV)/bin/python -m microdreamer.kernels.extension || true
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build kernels/_C*.so *.egg-info
+	rm -rf $(VENV) build microdreamer/kernels/_C*.so *.egg-info

@@ -34,7 +34,7 @@ set DISTUTILS_USE_SDK=1
 
 "%PYTHON%" setup.py --quiet build_ext --inplace
 if errorlevel 1 exit /b 1
-"%PYTHON%" -m kernels.extension
+"%PYTHON%" -m microdreamer.kernels.extension
 exit /b %errorlevel%
 
 :find_python

@@ -21,4 +21,4 @@ command -v "${CXX:-c++}" > /dev/null || fail "no C++ compiler (${CXX:-c++}) was 
 
 cd "$here"
 "$python" setup.py --quiet build_ext --inplace
-"$python" -m kernels.extension
+"$python" -m microdreamer.kernels.extension

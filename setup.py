@@ -1,4 +1,4 @@
-"""Builds csrc/ into kernels/_C: CPU kernels wherever a C++ compiler is found, CUDA kernels when nvcc and a CUDA PyTorch are there.
+"""Builds csrc/ into microdreamer/kernels/_C: CPU kernels where there is a C++ compiler, CUDA kernels where nvcc and a CUDA PyTorch are.
 
 Environment: USE_CUDA=0/1 skips or demands the CUDA part, TORCH_CUDA_ARCH_LIST names the architectures (default: this machine's),
 PORTABLE=1 leaves out -march=native, DEBUG=1 builds with -g -O0.
@@ -52,7 +52,7 @@ def extension_arguments() -> dict:
             os.environ["TORCH_CUDA_ARCH_LIST"] = f"{major}.{minor}"
         sources += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*.cu"))
         extension = CUDAExtension(
-            "kernels._C",
+            "microdreamer.kernels._C",
             sources,
             include_dirs=include_dirs,
             define_macros=[("MD_WITH_CUDA", None)],
@@ -60,7 +60,7 @@ def extension_arguments() -> dict:
         )
         say(f"building for CPU and CUDA {torch.version.cuda}")
     else:
-        extension = CppExtension("kernels._C", sources, include_dirs=include_dirs, extra_compile_args=host_flags)
+        extension = CppExtension("microdreamer.kernels._C", sources, include_dirs=include_dirs, extra_compile_args=host_flags)
         reason = "USE_CUDA=0" if wanted == "0" else "a CPU build of PyTorch" if torch.version.cuda is None else "no nvcc"
         say(f"building for CPU only ({reason})")
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=shutil.which("ninja") is not None)}}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Timing, bytes_per_millisecond, describe, environment, switched, time_calls, write_json
-from kernels import extension
-from kernels.gaussian_field import extract_fields, extract_fields_python
+from microdreamer.kernels import extension
+from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_python
 
 NUM_BLOCKS = 16
 RELAX_RATIO = 1.5

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.timing import Timing, describe, environment, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
-from distillation import sir
-from gs_renderer import GaussianModel, Render
+from microdreamer.distillation import sir
+from microdreamer.gaussians.model import GaussianModel, Render
 
 BANDWIDTH = 4.3e12  # bytes a second that an H200 copies at
 CHECKED_STEPS, TOLERANCE = 5, 1e-3  # steps whose losses must agree to this share

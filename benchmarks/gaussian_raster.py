@@ -24,8 +24,8 @@ from torch import Tensor
 
 from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
-from kernels import extension
-from kernels.gaussian_raster import rasterize_gaussians
+from microdreamer.kernels import extension
+from microdreamer.kernels.gaussian_raster import rasterize_gaussians
 
 
 def ball_of_gaussians(count: int, device: str, seed: int = 0) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import bytes_per_millisecond, describe, environment, time_calls, write_json
-from kernels import extension
-from kernels.hash_grid import HashGridSpec, hash_grid_encode
+from microdreamer.kernels import extension
+from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode
 
 GRIDS = {
     "geometry": HashGridSpec(16, 2, 19, 16, 1.447269237440378),  # of the text-to-3D fields

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from files import atomic_write
+from microdreamer.core.files import atomic_write
 
 Point = tuple[float, float]
 

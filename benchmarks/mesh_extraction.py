@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import gaussian_mesh
-import gaussian_surface
-import mesh_cleaning
-import mesh_io
 from benchmarks.timing import Timing, describe, environment, time_calls, write_json
-from gs_renderer import GaussianModel
-from kernels import extension
-from kernels.marching_cubes import marching_cubes, marching_cubes_python, table_on
-from kernels.solid_grid import fill_voids, signed_distance, signed_distance_python
-from mesh import Mesh
-from texture_bake import bake, unwrapped
+from microdreamer.gaussians import extraction as gaussian_mesh
+from microdreamer.gaussians import surface as gaussian_surface
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.kernels import extension
+from microdreamer.kernels.marching_cubes import marching_cubes, marching_cubes_python, table_on
+from microdreamer.kernels.solid_grid import fill_voids, signed_distance, signed_distance_python
+from microdreamer.meshes import cleaning as mesh_cleaning
+from microdreamer.meshes import files as mesh_io
+from microdreamer.meshes.baking import bake, unwrapped
+from microdreamer.meshes.mesh import Mesh
 
 SMOOTHING_STEPS = 3  # as of extract_mesh
 

@@ -18,10 +18,10 @@ from benchmarks.mesh_raster import check as check_raster
 from benchmarks.texture import check as check_texture
 from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import turntable
-from kernels import extension
-from mesh import Mesh
-from mesh_fit import Target, fit_surface
-from mesh_renderer import MeshModel
+from microdreamer.kernels import extension
+from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.model import MeshModel
+from microdreamer.meshes.texture_fit import Target, fit_surface
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import captured, describe, environment, time_calls, write_json
-from kernels import extension
-from kernels.mesh_raster import antialias, interpolate, mesh_topology, rasterize
-from kernels.texture import build_mips, texture
+from microdreamer.kernels import extension
+from microdreamer.kernels.mesh_raster import antialias, interpolate, mesh_topology, rasterize
+from microdreamer.kernels.texture import build_mips, texture
 
 CHANNELS = 3  # of the picture that is antialiased
 

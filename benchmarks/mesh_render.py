@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import orbit_cameras
-from shapes.packed import load_packed
-from shapes.render import random_lights, render_views
+from microdreamer.shapes.packed import load_packed
+from microdreamer.shapes.render import random_lights, render_views
 
 LARGEST_SHARE_OF_DIFFERENT_BYTES = 1e-3  # those of samples on an edge
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import turntable
-from guidance.base import classifier_free
-from guidance.micro import MicroPrior
-from kernels import extension
+from microdreamer.guidance.base import classifier_free
+from microdreamer.guidance.micro.prior import MicroPrior
+from microdreamer.kernels import extension
 
 GUIDANCE = 2.0
 LARGEST_ERROR = 1e-2  # relative L2; on a GPU convolutions may round to TF32, which guidance magnifies

@@ -22,14 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import describe, environment, peak_mib, time_calls, write_json
 from cam_utils import orbit_cameras
-from guidance.base import PRECISIONS
-from guidance.imagedream import ImageDreamPrior
-from guidance.latent import LatentPrior, Parts
-from guidance.mvdream import MVDreamPrior
-from guidance.published_configs import configurations
-from guidance.stable_diffusion import StableDiffusionPrior
-from guidance.text import TextEncoder
-from guidance.zero123 import Zero123Prior, skip_single_token_attention
+from microdreamer.guidance.base import PRECISIONS
+from microdreamer.guidance.published.configs import configurations
+from microdreamer.guidance.published.imagedream import ImageDreamPrior
+from microdreamer.guidance.published.latent import LatentPrior, Parts
+from microdreamer.guidance.published.mvdream import MVDreamPrior
+from microdreamer.guidance.published.stable_diffusion import StableDiffusionPrior
+from microdreamer.guidance.published.text import TextEncoder
+from microdreamer.guidance.published.zero123 import Zero123Prior, skip_single_token_attention
 from scripts.make_random_checkpoint import random_module
 
 VIEWS = {"zero123_xl": 6, "stable_zero123": 6, "mvdream": 4, "imagedream": 4, "stable_diffusion": 4}  # of one round

@@ -28,7 +28,7 @@ import torch
 from benchmarks.gaussian_raster import ball_of_gaussians, checked_twin, difference, gsplat_step, least_bytes, our_step, ring, worst_gradient
 from benchmarks.log_plot import Panel, write_plots
 from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, peak_mib, time_calls, write_json
-from kernels import extension
+from microdreamer.kernels import extension
 
 CENTRE = {"gaussians": 5000, "size": 256, "views": 7}
 VALUES = {

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import torch
 
-import main as stage1
-import main2 as stage2
 from benchmarks.timing import describe, environment, write_json
-from config import Config, UserError, load_config
-from guidance import Prior, load_prior
-from report import choose_device
+from microdreamer.guidance import Prior, load_prior
+from microdreamer.pipeline import reconstruction as stage1
+from microdreamer.pipeline import refinement as stage2
+from microdreamer.pipeline.config import Config, UserError, load_config
+from microdreamer.pipeline.results import choose_device
 
 PICTURE = str(Path(__file__).resolve().parent.parent / "test_data" / "robot_rgba.png")
 NAME = "run"

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Timing, bytes_per_millisecond, captured, describe, environment, time_calls, write_json
-from kernels import extension
-from kernels.texture import FILTERS, build_mips, texture
+from microdreamer.kernels import extension
+from microdreamer.kernels.texture import FILTERS, build_mips, texture
 
 FILTER = "linear-mipmap-linear"
 LARGEST_ERROR = 1e-4  # relative L2, of the comparison with the twin

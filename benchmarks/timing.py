@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 
-from files import atomic_write
-from trace_summary import ON_GPU
+from microdreamer.core.files import atomic_write
+from microdreamer.core.trace_summary import ON_GPU
 
 
 @dataclass(frozen=True)

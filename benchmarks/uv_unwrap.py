@@ -21,13 +21,13 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mesh_cleaning
 from benchmarks.timing import Timing, describe, environment, time_calls, write_json
-from evaluation import uv_quality
-from evaluation.surface import draw_points
-from shapes import procedural
-from shapes.packed import load_packed
-from uv_unwrap import UVLayout, unwrap
+from microdreamer.meshes import cleaning as mesh_cleaning
+from microdreamer.meshes.unwrap import UVLayout, unwrap
+from microdreamer.metrics import uvs as uv_quality
+from microdreamer.metrics.points import draw_points
+from microdreamer.shapes.packed import load_packed
+from microdreamer.shapes.procedural import catalogue as procedural
 
 FAMILIES = ("chair", "animal", "vehicle", "tree", "vessel")
 VOLUME = 160  # points a side

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import captured, describe, environment, time_calls, write_json
-from kernels import extension
-from kernels.group_norm import group_moments, group_norm
-from kernels.tokens import add_bias
-from kernels.winograd import Norm, transform_weights, winograd_input, winograd_output
+from microdreamer.kernels import extension
+from microdreamer.kernels.group_norm import group_moments, group_norm
+from microdreamer.kernels.tokens import add_bias
+from microdreamer.kernels.winograd import Norm, transform_weights, winograd_input, winograd_output
 
 LAYERS = ["32x320x320", "32x960x320", "16x640x640", "16x1920x640", "8x1280x1280", "8x2560x1280", "4x1280x1280"]
 GROUPS = 32

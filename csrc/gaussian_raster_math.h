@@ -6,7 +6,7 @@
 
 namespace md::raster {
 
-// The same constants stand in kernels/gaussian_raster.py, with their meaning.
+// The same constants stand in microdreamer/kernels/gaussian_raster.py, with their meaning.
 constexpr float kNear = 0.2f;
 constexpr float kLowPass = 0.3f;
 constexpr float kMinAlpha = 1.f / 255.f;

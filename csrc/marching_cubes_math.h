@@ -1,4 +1,4 @@
-// Marching cubes, one point and one cube at a time. kernels/marching_cubes.py derives the table and numbers points, corners and edges.
+// Marching cubes, one point and one cube at a time. microdreamer/kernels/marching_cubes.py derives the table and numbers points, corners and edges.
 #pragma once
 
 #include "common.h"

@@ -1,5 +1,5 @@
 // The mesh rasteriser's maths, written once for both compilers and for one pixel or several at a time: edge functions in
-// homogeneous coordinates, barycentrics with their screen derivatives, and the gradients of those. Equations: kernels/mesh_raster.py.
+// homogeneous coordinates, barycentrics with their screen derivatives, and the gradients of those. Equations: microdreamer/kernels/mesh_raster.py.
 #pragma once
 
 #include <type_traits>

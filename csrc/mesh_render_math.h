@@ -12,7 +12,7 @@ constexpr int kMaxLights = 8;
 constexpr float kNearPlane = 0.05f;
 constexpr float kFarthestScreenCoordinate = 1e7f;  // beyond it, float edge functions say nothing
 
-// What the op was given: M packed meshes, B views, L lights a view. Shapes as in kernels/mesh_render.py.
+// What the op was given: M packed meshes, B views, L lights a view. Shapes as in microdreamer/kernels/mesh_render.py.
 struct Inputs {
   const float* vertices;
   const int32_t* faces;

@@ -1,4 +1,4 @@
-// Gaussian rasteriser: schemas, checks, allocation, dispatch. The Python face is kernels/gaussian_raster.py.
+// Gaussian rasteriser: schemas, checks, allocation, dispatch. The Python face is microdreamer/kernels/gaussian_raster.py.
 #include <bit>
 #include <limits>
 #include <optional>

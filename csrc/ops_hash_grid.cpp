@@ -1,4 +1,4 @@
-// Multiresolution hash grid: schemas, checks, allocation, dispatch. The Python face is kernels/hash_grid.py.
+// Multiresolution hash grid: schemas, checks, allocation, dispatch. The Python face is microdreamer/kernels/hash_grid.py.
 #include <cstdint>
 #include <limits>
 #include <tuple>

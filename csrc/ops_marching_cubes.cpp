@@ -1,4 +1,4 @@
-// Marching cubes: schema, checks, allocation, dispatch. The Python face is kernels/marching_cubes.py.
+// Marching cubes: schema, checks, allocation, dispatch. The Python face is microdreamer/kernels/marching_cubes.py.
 #include <limits>
 #include <tuple>
 

@@ -1,4 +1,4 @@
-// Placement of masks, on the CPU: schema, checks, allocation. The Python face is kernels/mask_placement.py.
+// Placement of masks, on the CPU: schema, checks, allocation. The Python face is microdreamer/kernels/mask_placement.py.
 #include <algorithm>
 #include <tuple>
 

@@ -1,4 +1,4 @@
-// Mesh rasteriser: schemas, checks, allocation, dispatch. The Python face is kernels/mesh_raster.py.
+// Mesh rasteriser: schemas, checks, allocation, dispatch. The Python face is microdreamer/kernels/mesh_raster.py.
 #include <optional>
 #include <tuple>
 

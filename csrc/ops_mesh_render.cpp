@@ -1,4 +1,4 @@
-// The op `render_meshes`: schema, checks, allocation, dispatch. Shapes and meaning: kernels/mesh_render.py.
+// The op `render_meshes`: schema, checks, allocation, dispatch. Shapes and meaning: microdreamer/kernels/mesh_render.py.
 #include <algorithm>
 
 #include "checks.h"

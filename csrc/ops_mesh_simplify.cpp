@@ -1,4 +1,4 @@
-// Simplification of closed meshes, on the CPU: schemas, checks, allocation. The Python face is kernels/mesh_simplify.py.
+// Simplification of closed meshes, on the CPU: schemas, checks, allocation. The Python face is microdreamer/kernels/mesh_simplify.py.
 #include <algorithm>
 #include <limits>
 #include <tuple>

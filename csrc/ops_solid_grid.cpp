@@ -1,4 +1,4 @@
-// Signed distances on a grid: schema, checks, allocation, dispatch. The Python face is kernels/solid_grid.py.
+// Signed distances on a grid: schema, checks, allocation, dispatch. The Python face is microdreamer/kernels/solid_grid.py.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/DeviceGuard.h>

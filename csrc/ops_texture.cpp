@@ -1,4 +1,4 @@
-// Texture look-up: schemas, checks, allocation, dispatch. The Python face is kernels/texture.py.
+// Texture look-up: schemas, checks, allocation, dispatch. The Python face is microdreamer/kernels/texture.py.
 #include <algorithm>
 #include <array>
 #include <bit>

@@ -1,4 +1,4 @@
-// Texture look-up: the arithmetic of one pixel, forward and backward, for both compilers. Meaning: kernels/texture.py.
+// Texture look-up: the arithmetic of one pixel, forward and backward, for both compilers. Meaning: microdreamer/kernels/texture.py.
 // Footprints and mip-maps: Laine et al. 2020, section 3.3; sides that are no power of two: Guthe and Heckbert 2005.
 #pragma once
 
@@ -7,9 +7,9 @@
 namespace md::texture {
 
 constexpr int kMaxLevels = 16;
-constexpr int kMaxSide = 1 << (kMaxLevels - 1);  // texels; stands in kernels/texture.py too
+constexpr int kMaxSide = 1 << (kMaxLevels - 1);  // texels; stands in microdreamer/kernels/texture.py too
 
-enum class Filter { kNearest, kLinear, kMipmapped };  // in the order of FILTERS in kernels/texture.py
+enum class Filter { kNearest, kLinear, kMipmapped };  // in the order of FILTERS in microdreamer/kernels/texture.py
 
 MD_HOST_DEVICE int level_side(int side, int level) { return side >> level > 1 ? side >> level : 1; }
 

@@ -116,8 +116,8 @@ def make_files(folder: Path) -> None:
 
 def make_meshes(folder: Path) -> None:
     """The bad meshes that the cases name, and a good one: a cube of quads without texture coordinates."""
-    from mesh import Mesh
-    from mesh_io import write_glb
+    from microdreamer.meshes.files import write_glb
+    from microdreamer.meshes.mesh import Mesh
 
     corners = [f"v {x} {y} {z}" for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]
     quads = ["f 1 2 4 3", "f 5 7 8 6", "f 1 5 6 2", "f 3 4 8 7", "f 1 3 7 5", "f 2 6 8 4"]
@@ -343,7 +343,9 @@ def main() -> int:
     # A server imports the programs once and forks a fresh process for each case.
     processes = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
     if processes.get_start_method() == "forkserver":
-        processes.set_forkserver_preload(["main", "main2", "process"])
+        processes.set_forkserver_preload(
+            ["microdreamer.pipeline.reconstruction", "microdreamer.pipeline.refinement", "microdreamer.pipeline.cutouts"]
+        )
     with tempfile.TemporaryDirectory() as temporary, full_disk(Path(temporary) / "FULL") as full:
         root = Path(temporary)
         files = root / "FILES"

@@ -25,12 +25,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from files import atomic_write, one_line
-from guidance.checkpoints import check_shapes
-from guidance.ldm_keys import Row, apply, map_keys, undo
-from guidance.presets import part_weights
-from guidance.pretrained import build, name_in, read_tensors, weight_files
-from guidance.published_configs import class_of, configurations
+from microdreamer.core.files import atomic_write, one_line
+from microdreamer.guidance.checkpoints import check_shapes
+from microdreamer.guidance.published.configs import class_of, configurations
+from microdreamer.guidance.published.ldm_keys import Row, apply, map_keys, undo
+from microdreamer.guidance.published.presets import part_weights
+from microdreamer.guidance.published.pretrained import build, name_in, read_tensors, weight_files
 from scripts.make_random_checkpoint import weights_name
 
 UNNEEDED = "ldm_unneeded.safetensors"

@@ -20,11 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from files import one_line
-from guidance.checkpoints import check_shapes
-from guidance.presets import PRESETS, Preset, find_checkpoint, missing_parts, part_weights, split_hub_name
-from guidance.pretrained import LEFT_OVER, build, name_in, read_config, read_tensors, weight_files
-from guidance.published_configs import PUBLISHED, class_of
+from microdreamer.core.files import one_line
+from microdreamer.guidance.checkpoints import check_shapes
+from microdreamer.guidance.published.configs import PUBLISHED, class_of
+from microdreamer.guidance.published.presets import PRESETS, Preset, find_checkpoint, missing_parts, part_weights, split_hub_name
+from microdreamer.guidance.published.pretrained import LEFT_OVER, build, name_in, read_config, read_tensors, weight_files
 
 SHA256_DIGITS = 64
 CHUNK = 2**24  # bytes

@@ -16,10 +16,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from cam_utils import turntable
-from files import atomic_write
-from gs_renderer import GaussianModel
-from media import to_bytes
-from report import fitting_distance
+from microdreamer.core.files import atomic_write
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.images.writing import to_bytes
+from microdreamer.pipeline.results import fitting_distance
 
 VIEWS = 6
 LABEL = 16  # px above each strip

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from files import atomic_write
-from guidance.presets import PRESETS
-from guidance.pretrained import build, count_positions
-from guidance.published_configs import class_of, configurations
+from microdreamer.core.files import atomic_write
+from microdreamer.guidance.published.configs import class_of, configurations
+from microdreamer.guidance.published.presets import PRESETS
+from microdreamer.guidance.published.pretrained import build, count_positions
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TYPES = {"float16": torch.float16, "float32": torch.float32}

@@ -16,11 +16,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from cam_utils import FOV_Y, RADIUS, orbit_cameras
-from files import atomic_write
-from gs_renderer import GaussianModel
-from media import to_bytes
-from mesh_io import read_mesh
-from mesh_renderer import MeshModel
+from microdreamer.core.files import atomic_write
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.images.writing import to_bytes
+from microdreamer.meshes.files import read_mesh
+from microdreamer.meshes.model import MeshModel
 
 AZIMUTHS = (0.0, 100.0, 215.0)
 LABEL, GAP = 16, 12  # px above each strip, and between the stages

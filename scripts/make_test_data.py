@@ -22,11 +22,11 @@ from scipy.ndimage import gaussian_filter, zoom
 from torch import Tensor
 
 from cam_utils import RADIUS, orbit_cameras
-from files import atomic_write
-from micro_prior.batches import support_points
-from shapes.packed import PackedMeshes, pack
-from shapes.procedural import generate
-from shapes.render import random_lights, render_views
+from microdreamer.core.files import atomic_write
+from microdreamer.shapes.packed import PackedMeshes, pack
+from microdreamer.shapes.procedural.catalogue import generate
+from microdreamer.shapes.render import random_lights, render_views
+from microdreamer.training.micro_prior.batches import support_points
 
 SIZE = 512
 FIRST_SEED = 1_000_000  # training used the seeds from 0

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from cam_utils import orbit_cameras
-from files import one_line
-from guidance import PRECISIONS, Prior, load_prior
-from guidance.samplers import ddim_sample
-from image_input import load_picture
-from media import write_sheet
-from report import choose_device
+from microdreamer.core.files import one_line
+from microdreamer.guidance import PRECISIONS, Prior, load_prior
+from microdreamer.guidance.samplers import ddim_sample
+from microdreamer.images.writing import write_sheet
+from microdreamer.pipeline.pictures import load_picture
+from microdreamer.pipeline.results import choose_device
 
 SUFFIX = ", 3d asset"  # what MVDream's and ImageDream's captions of 3D objects end with
 # prior: (steps, guidance scale, eta, suffix)

@@ -21,14 +21,14 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from guidance.micro import MicroPrior
-from micro_prior.batches import Bank, draw_batch
-from micro_prior.metrics import score_objects, sides_line
-from micro_prior.network import MultiViewNetwork, NetworkConfig
-from micro_prior.training import TrainingConfig, save_prior, train
-from micro_prior.vocabulary import Vocabulary
-from shapes.packed import PackedMeshes, concatenate, load_folder, load_packed, pack
-from shapes.procedural import generate_many
+from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
+from microdreamer.guidance.micro.prior import MicroPrior
+from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.shapes.packed import PackedMeshes, concatenate, load_folder, load_packed, pack
+from microdreamer.shapes.procedural.catalogue import generate_many
+from microdreamer.training.micro_prior.batches import Bank, draw_batch
+from microdreamer.training.micro_prior.loop import TrainingConfig, save_prior, train
+from microdreamer.training.micro_prior.metrics import score_objects, sides_line
 
 
 def arguments() -> argparse.Namespace:

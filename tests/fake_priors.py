@@ -2,9 +2,9 @@
 
 import torch
 
-from gs_renderer import GaussianModel
-from guidance.base import Prior
-from guidance.schedule import NoiseSchedule
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.guidance.base import Prior
+from microdreamer.guidance.schedule import NoiseSchedule
 
 
 class StubPrior(Prior):

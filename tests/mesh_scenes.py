@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import extension
+from microdreamer.kernels import extension
 
 GOLDEN = "kernels/nvdiffrast_icosphere_128x128.npz"
 BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config import parse_command_line
+from microdreamer.pipeline.config import parse_command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_FILES = ["install_extensions.bat", "run_main.bat"]
@@ -90,7 +90,7 @@ def test_twins_read_the_same_variables_and_run_the_same(name):
     for word in ("PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX", ".venv"):
         assert word in shell and word in batch
     for command in {
-        "install_extensions": ("setup.py --quiet build_ext --inplace", "-m kernels.extension"),
+        "install_extensions": ("setup.py --quiet build_ext --inplace", "-m microdreamer.kernels.extension"),
         "run_main": ("nsys profile --trace=cuda,nvtx", "profiling.mode=nvtx"),
     }[name]:
         assert command in shell and command in batch

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_input import caption_beside, load_picture
+from microdreamer.pipeline.pictures import caption_beside, load_picture
+from microdreamer.shapes.packed import TENSORS, load_packed
 from scripts.make_test_data import make_test_data
-from shapes.packed import TENSORS, load_packed
 
 FOLDER = Path(__file__).resolve().parent.parent / "test_data"
 CUT_OUTS = sorted(FOLDER.glob("*_rgba.png"))

@@ -1,0 +1,117 @@
+"""What renders of a set of Gaussians tell about its surface: points on it, and the colours it shows.
+
+The means of Gaussians lie behind what is seen of them, and their density alone does not say where the seen surface is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from cam_utils import FOV_Y, Cameras, orbit_cameras
+from microdreamer.core import profiler
+from microdreamer.kernels import gaussian_field
+from microdreamer.meshes.mesh import Mesh
+
+if TYPE_CHECKING:
+    from microdreamer.gaussians.model import GaussianModel
+
+VIEWS = [(elevation, azimuth + offset) for elevation, offset in ((-30, 0), (30, 30)) for azimuth in range(0, 360, 60)] + [(-85, 0), (85, 0)]
+VIEW_SIZE = 256  # px
+MIN_ALPHA = 0.9  # of pixels that see the surface and not its edge
+DEPTH_TOLERANCE = 0.05  # of the object's radius, by which a vertex may lie behind what is seen and still take its colour
+MIN_FACING = 0.2  # cosine between normal and view beyond which a view is too grazing for a vertex
+FACING_POWER = 2  # how much frontal views count more
+POINTS_AT_ONCE = 1 << 16  # bounds the memory of looking them up in all views
+COLOR_NEIGHBOURS = 32  # Gaussians that may colour an unseen vertex
+
+
+def views_around(model: GaussianModel, size: int = VIEW_SIZE) -> tuple[Cameras, float]:
+    """Cameras of `size` pixels a side on all sides from which the whole model is seen, and its radius around the origin."""
+    radius = float((model.means.norm(dim=1) + model.scales.amax(1)).max())
+    distance = 1.05 * radius / math.sin(math.radians(FOV_Y) / 2)
+    elevation, azimuth = zip(*VIEWS, strict=True)
+    return orbit_cameras(elevation, azimuth, distance, width=size, height=size, device=model.device), radius
+
+
+@torch.no_grad()
+def seen_points(model: GaussianModel) -> Tensor:
+    """World positions [P,3] of the pixels in which renders from all sides are opaque, at their mean depth."""
+    cameras, _ = views_around(model)
+    rendering = model.render(cameras, 0.0)
+    view, _, row, column = (rendering.alpha > MIN_ALPHA).nonzero().unbind(1)
+    depth = (rendering.depth / rendering.alpha.clamp_min(MIN_ALPHA))[view, 0, row, column]
+    fx, fy, cx, cy = cameras.intrinsics[view].unbind(1)
+    in_camera = torch.stack([(column + 0.5 - cx) / fx * depth, (row + 0.5 - cy) / fy * depth, depth], dim=1)
+    world_to_camera = cameras.world_to_camera[view]
+    return (world_to_camera[:, :3, :3].transpose(1, 2) @ (in_camera - world_to_camera[:, :3, 3])[..., None])[..., 0]
+
+
+@torch.no_grad()
+@profiler.function
+def surface_colors(model: GaussianModel, points: Tensor, normals: Tensor, view_size: int = VIEW_SIZE) -> Tensor:
+    """Colours [P,3] in [0,1] at points [P,3] with unit normals [P,3]: what renders of `view_size` pixels from all sides show there.
+
+    Views count by how frontally they see a point; those that are blocked do not. A point that no view sees gets the blend of
+    the Gaussians around it.
+    """
+    cameras, radius = views_around(model, view_size)
+    rendering = model.render(cameras, 0.0)
+    layers = torch.cat([rendering.image, rendering.alpha, rendering.depth], dim=1)
+    chunks = zip(points.to(model.device).split(POINTS_AT_ONCE), normals.to(model.device).split(POINTS_AT_ONCE), strict=True)
+    found = [_seen_colors(cameras, layers, DEPTH_TOLERANCE * radius, *chunk) for chunk in chunks]
+    colors, total = (torch.cat(parts) for parts in zip(*found, strict=True))
+    unseen = total < MIN_FACING**FACING_POWER / 2
+    if bool(unseen.any()):
+        colors[unseen] = blended_colors(model, points.to(model.device)[unseen])
+    return colors.clamp(0, 1)
+
+
+def coloured(mesh: Mesh, model: GaussianModel) -> Mesh:
+    """The mesh with the colours at its vertices that renders of the model show there."""
+    colors = surface_colors(model, torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals))
+    return Mesh(mesh.vertices, mesh.faces, colors.cpu().numpy())
+
+
+def _seen_colors(cameras: Cameras, layers: Tensor, tolerance: float, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean colours [P,3] that the views show at the points, and the sum of the views' weights [P]."""
+    positions, z = project(cameras, points)
+    samples = grid_sample(layers, positions[:, :, None], align_corners=False)[..., 0]  # [V,5,P]
+    premultiplied, alpha, depth = samples[:, :3], samples[:, 3], samples[:, 4]
+    to_camera = torch.nn.functional.normalize(cameras.centers[:, None] - points, dim=-1)
+    facing = (to_camera * normals).sum(-1)
+    is_seen = (facing > MIN_FACING) & (alpha > 0.5) & (z < depth / alpha.clamp_min(0.5) + tolerance)
+    weights = torch.where(is_seen, facing.clamp_min(0) ** FACING_POWER, 0)
+    total = (weights * alpha).sum(0)
+    return (weights[:, None] * premultiplied).sum(0).T / total.clamp_min(1e-12)[:, None], total
+
+
+def project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Where points [P,3] fall in the pictures: [V,P,2] (x, y), -1 to 1 from edge to edge as grid_sample wants; and view z [V,P]."""
+    in_camera = points @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]
+    x, y, z = in_camera.unbind(-1)
+    fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
+    return torch.stack([(fx * x / z + cx) / cameras.width, (fy * y / z + cy) / cameras.height], dim=-1) * 2 - 1, z
+
+
+@torch.no_grad()
+def blended_colors(model: GaussianModel, points: Tensor) -> Tensor:
+    """Colours [P,3] in [0,1] at world positions [P,3]: those of the nearest Gaussians, by opacity times weight there.
+
+    Out of reach of them all, the colour of the Gaussian nearest by.
+    """
+    tree = cKDTree(model.means.cpu().numpy())
+    _, neighbours = tree.query(points.cpu().numpy(), k=range(1, min(COLOR_NEIGHBOURS, len(model)) + 1), workers=-1)
+    neighbours = torch.from_numpy(neighbours).to(model.device)
+    offsets = points[:, None] - model.means[neighbours]
+    weights = gaussian_field.gaussian_3d_coeff(offsets.reshape(-1, 3), model.covariances()[neighbours].reshape(-1, 6))
+    weights = weights.reshape(neighbours.shape) * model.opacities[neighbours]
+    colors = model.base_colors.clamp(0, 1)[neighbours]
+    total = weights.sum(1, keepdim=True)
+    blended = (weights[..., None] * colors).sum(1) / total.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(total > 1e-6, blended, colors[:, 0])

@@ -1,0 +1,43 @@
+"""Diffusion priors behind one small interface, the noise schedule and the samplers."""
+
+import torch
+
+from microdreamer.guidance.base import PRECISIONS, PRIORS, Prior
+
+__all__ = ["PRECISIONS", "PRIORS", "Prior", "load_prior"]
+
+
+def load_prior(
+    name: str, path: str | None = None, device: torch.device | str = "cpu", precision: str = "auto", memory_gib: float | None = None
+) -> Prior:
+    """The prior called `name`, with the weights at `path` (None: the ones that ship or its public checkpoint).
+
+    precision: auto (float16 on a GPU, float32 on the CPU), float32, float16 or bfloat16; memory_gib: what one network call
+    may take beyond the weights (None: a quarter of what is free). The micro prior has its own choice (see `guidance.micro.choose_dtype`)
+    and does not look at memory_gib.
+    Raises ValueError for a name that is not in PRIORS, FileNotFoundError or ValueError for weights that do not load.
+    """
+    if name not in PRIORS:
+        raise ValueError(f"prior={name}: expected one of {', '.join(PRIORS)}")
+    if name == "micro":
+        from microdreamer.guidance.micro.prior import MicroPrior
+
+        return MicroPrior.load(path, device, precision)
+    from microdreamer.guidance.published.latent import Parts
+
+    parts = Parts.choose(device, precision, memory_gib)
+    if name == "mvdream":
+        from microdreamer.guidance.published.mvdream import MVDreamPrior
+
+        return MVDreamPrior.load(path, parts)
+    if name == "imagedream":
+        from microdreamer.guidance.published.imagedream import ImageDreamPrior
+
+        return ImageDreamPrior.load(path, parts)
+    if name == "stable_diffusion":
+        from microdreamer.guidance.published.stable_diffusion import StableDiffusionPrior
+
+        return StableDiffusionPrior.load(path, parts)
+    from microdreamer.guidance.published.zero123 import Zero123Prior
+
+    return Zero123Prior.load(name, path, parts)

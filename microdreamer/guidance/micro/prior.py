@@ -1,0 +1,206 @@
+"""The micro prior: the project's own multi-view diffusion model, shipped in weights/micro_prior (see its model card)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cam_utils import FOV_Y, RADIUS, Cameras
+from microdreamer.core import profiler
+from microdreamer.guidance.base import Prior, classifier_free
+from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.guidance.micro.network import (
+    PATCH,
+    Attention,
+    Conv3x3,
+    MultiViewNetwork,
+    NetworkConfig,
+    ReferenceCache,
+    camera_features,
+    pixel_rays,
+)
+from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.guidance.schedule import NoiseSchedule
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / "micro_prior"
+LOG_SNR_SHIFT, MIN_LOG_SNR = -4.0, -14.0
+# Sampling ends here and takes the network's clean views: shape and colour are settled below about -4, and above -2 the
+# network, which has 64 channels for the 48 values of a pixel block, leaves more noise than it removes.
+MAX_LOG_SNR = -2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroCondition:
+    """Reference caches for one object: conditional first, null second; and the two halves apart."""
+
+    both: ReferenceCache
+    conditional: ReferenceCache
+    null: ReferenceCache
+    has_image: bool
+
+
+def _cache_map(function, *caches: ReferenceCache) -> ReferenceCache:
+    def over_pairs(name: str) -> list[tuple[Tensor, Tensor]]:
+        rows = zip(*(getattr(cache, name) for cache in caches), strict=True)
+        return [tuple(function(*parts) for parts in zip(*row, strict=True)) for row in rows]
+
+    return ReferenceCache(over_pairs("reference"), over_pairs("text"), function(*(cache.pooled for cache in caches)))
+
+
+class MicroPrior(Prior):
+    """Four views 90 degrees apart at one elevation, 128x128 pixels, from a picture, a sentence, both or nothing.
+
+    Latents are pictures in [-1,1]. The network was trained for cameras at distance 2 with a vertical field of view of 49.1
+    degrees; cameras elsewhere are taken to be there.
+    """
+
+    name = "micro"
+    views = 4
+    azimuth_spacing = 90.0
+    shared_elevation = True
+    accepts = frozenset({"image", "prompt"})
+
+    def __init__(self, network: MultiViewNetwork, vocabulary: Vocabulary, dtype: torch.dtype = torch.float32):
+        """dtype: bfloat16 multiplies in it, as training did, and adds up in float32; the shipped weights are exact in either."""
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.dtype = dtype
+        for module in network.modules():
+            if isinstance(module, (nn.Linear, Conv3x3, Attention)):  # what autocast would convert again in each call
+                module.to(dtype)
+        self.vocabulary = vocabulary
+        self.resolution = network.config.resolution
+        self.device = next(network.parameters()).device
+        self.schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, device: torch.device | str = "cpu", precision: str = "float32") -> MicroPrior:
+        """Read config.json and the weights of a folder (default: the shipped one). precision: see `choose_dtype`.
+
+        Raises FileNotFoundError or ValueError in one line for a folder that is not a whole, matching checkpoint.
+        """
+        dtype = choose_dtype(torch.device(device), precision)
+        folder = Path(path) if path else WEIGHTS
+        try:
+            stored = json.loads((folder / "config.json").read_text())
+            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["network"].items()}
+            config, vocabulary = NetworkConfig(**fields), Vocabulary(stored["words"])
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{folder}: no micro prior there (config.json is missing); restore it or set prior_path") from None
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder / 'config.json'}: not a micro prior's configuration ({error!r})") from error
+        network = MultiViewNetwork(config)
+        load_into(network, load_sharded(folder), folder)
+        return cls(network.to(device), vocabulary, dtype)
+
+    def latent_shape(self, views: int) -> tuple[int, ...]:
+        return views, 3, self.resolution, self.resolution
+
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return images * 2 - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents * 0.5 + 0.5
+
+    def _tokens(self, prompt: str | None) -> Tensor:
+        length = self.network.config.text_tokens
+        tokens, unknown = self.vocabulary.encode(prompt or "", length)
+        if unknown:
+            near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
+            hint = f"; near ones: {', '.join(near)}" if near else ""
+            if not any(tokens):
+                raise ValueError(f"prompt {prompt!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
+            log.warning("prompt: the micro prior does not know %s%s", ", ".join(unknown), hint)
+        return torch.tensor([tokens], device=self.device)
+
+    def _cache(self, picture: Tensor | None, tokens: Tensor, elevation_up: float) -> ReferenceCache:
+        side = self.resolution // PATCH
+        zero, up = torch.zeros(1, device=self.device), torch.full((1,), elevation_up, device=self.device)
+        present = torch.full_like(up, float(picture is not None))
+        if picture is None:
+            picture = torch.ones(1, 3, self.resolution, self.resolution, device=self.device)
+        camera = camera_features(zero, up, is_reference=True, known=present, present=present)
+        with self._autocast():
+            return self.network.encode_reference(picture, pixel_rays(zero, up, RADIUS, tan_half(), side), camera, tokens)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    @torch.no_grad()
+    @profiler.function
+    def condition(
+        self, image: Tensor | None = None, prompt: str | None = None, negative_prompt: str | None = None, elevation: float = 0.0
+    ) -> MicroCondition:
+        self.check_condition(image, prompt)
+        picture = None
+        if image is not None:
+            image = image.to(self.device)
+            white = image[None, :3] * image[None, 3:] + 1 - image[None, 3:]
+            picture = F.interpolate(white, (self.resolution,) * 2, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
+        conditional = self._cache(picture, self._tokens(prompt), -elevation)
+        null = self._cache(None, self._tokens(negative_prompt), 0.0)
+        both = _cache_map(lambda *parts: torch.cat(parts), conditional, null)
+        return MicroCondition(both, conditional, null, picture is not None)
+
+    @torch.no_grad()
+    def predict_clean(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:
+        """The clean views that `predict_noise` implies, before any rounding through the noise."""
+        self.check_cameras(cameras)
+        groups = len(latents) // self.views
+        guided = guidance_scale not in (None, 1.0)
+        cache = condition.both if guided else condition.null if guidance_scale is None else condition.conditional
+        copies = 2 if guided else 1
+        self.evaluations += copies
+
+        noisy = latents.unflatten(0, (groups, self.views)).repeat(copies, 1, 1, 1, 1)
+        azimuth = cameras.azimuth.reshape(groups, -1).repeat(copies, 1)
+        up = -cameras.elevation.reshape(groups, -1).repeat(copies, 1)
+        has_image = torch.tensor([condition.has_image, False] if guided else [condition.has_image and guidance_scale is not None])
+        present = has_image.to(azimuth).repeat_interleave(groups)[:, None].expand_as(azimuth)
+        rays = pixel_rays(azimuth, up, RADIUS, tan_half(), self.resolution // PATCH)
+        camera = camera_features(azimuth, up, is_reference=False, known=torch.ones_like(up), present=present)
+        log_snr = torch.full((len(noisy),), self.schedule.log_snr(t), device=self.device)
+        grouped = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache) if groups > 1 else cache
+        with self._autocast():
+            clean = self.network.denoise(noisy, log_snr, rays, camera, grouped)
+        if not guided:
+            return clean.flatten(0, 1)
+        conditional, null = clean.chunk(2)
+        return classifier_free(null, conditional, guidance_scale).flatten(0, 1)
+
+    @profiler.function
+    def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:
+        # The noise is affine in the clean views, so guiding either is the same.
+        clean = self.predict_clean(latents, t, cameras, condition, guidance_scale)
+        alpha = self.schedule.alpha(t)
+        return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
+
+
+def choose_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """What the micro prior multiplies in. auto: bfloat16 on a CPU with AVX-512's products of it, float32 elsewhere.
+
+    On other CPUs bfloat16 is many times slower than float32; on a GPU the network's time is launches. Raises ValueError
+    for float16, which the network was not trained in, and for bfloat16 on a GPU.
+    """
+    if precision == "auto":
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # no public name tells; some versions may lack this one
+        has_products = device.type == "cpu" and supported()
+        return torch.bfloat16 if has_products else torch.float32
+    if precision == "bfloat16" and device.type == "cpu":
+        return torch.bfloat16
+    if precision != "float32":
+        raise ValueError(f"precision={precision}: the micro prior computes in float32, or in bfloat16 on the CPU; pass precision=auto")
+    return torch.float32
+
+
+def tan_half() -> float:
+    """Tangent of half the field of view that the network was trained with."""
+    return float(torch.tan(torch.deg2rad(torch.tensor(FOV_Y / 2, dtype=torch.float64))))

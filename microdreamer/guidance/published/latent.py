@@ -1,0 +1,166 @@
+"""What the priors of the Stable Diffusion family share: an autoencoder, a schedule, guidance, and batches that fit into memory."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cam_utils import Cameras
+from microdreamer.core import profiler
+from microdreamer.core.cuda_graphs import GraphedFunction
+from microdreamer.guidance.base import Prior, classifier_free
+from microdreamer.guidance.published.inference import for_inference
+from microdreamer.guidance.samplers import normal
+from microdreamer.guidance.schedule import NoiseSchedule
+
+Made = TypeVar("Made")
+
+NULL, CONDITIONAL = 0, 1
+LOG_VARIANCES = (-30.0, 20.0)  # of the autoencoder's posterior, as it was trained
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# Memory of one call beyond the weights, in bytes per latent pixel and byte of the data type. The tensors of the full-size networks
+# take 8 400 and 61 000 of it; the rest is for the libraries' workspaces. benchmarks/priors.py measures both.
+NETWORK_BYTES = 16_000
+AUTOENCODER_BYTES = 100_000
+CPU_MEMORY = 8 * 2**30  # bytes a call may take on the CPU unless told
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Where the modules of a prior are and in which type: half precision on a GPU unless told, float32 on the CPU."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory: int | None = None  # bytes that one call may take beyond the weights; None: a quarter of what is free
+
+    @classmethod
+    def choose(cls, device: torch.device | str, precision: str = "auto", memory_gib: float | None = None) -> Parts:
+        """precision: auto, float32, float16 or bfloat16. Raises ValueError for half precision on the CPU, which is far slower there."""
+        device = torch.device(device)
+        if precision == "auto":
+            precision = "float16" if device.type == "cuda" else "float32"
+        if device.type == "cpu" and precision != "float32":
+            raise ValueError(f"precision={precision}: the CPU computes in float32; pass precision=auto")
+        return cls(device, getattr(torch, precision), None if memory_gib is None else int(memory_gib * 2**30))
+
+
+def on_white(image: Tensor, size: int) -> Tensor:
+    """Straight RGBA [4,H,W] on a white background as [1,3,size,size]."""
+    rgba = image[None].float()
+    white = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
+    return F.interpolate(white, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def clip_pixels(images: Tensor, size: int) -> Tensor:
+    """Square pictures [B,3,S,S] in [0,1] as CLIP's encoders take them: bicubic to `size`, mean and deviation removed."""
+    images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return (images - images.new_tensor(CLIP_MEAN)[:, None, None]) / images.new_tensor(CLIP_STD)[:, None, None]
+
+
+class LatentPrior(Prior):
+    """Noise prediction on the latents of Stable Diffusion's autoencoder, with classifier-free guidance."""
+
+    def __init__(self, network: nn.Module, autoencoder: nn.Module | None, side: int, memory: int | None = None):
+        """side: latent pixels a side that the network was trained with; memory: bytes of one call (None: a quarter of what is free)."""
+        super().__init__()
+        self.network, self.autoencoder, self.side = network, autoencoder, side
+        weight = next(network.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.schedule = NoiseSchedule.scaled_linear()
+        self.scaling, self.channels, downscale = 0.18215, 4, 8
+        if autoencoder is not None:
+            config = autoencoder.config
+            self.scaling, self.channels = config.scaling_factor, config.latent_channels
+            downscale = 2 ** (len(config.block_out_channels) - 1)
+        self.resolution = side * downscale
+        if self.device.type == "cuda":
+            for module in (network, autoencoder):
+                if module is not None:
+                    for_inference(module)
+        if memory is None:
+            # The graphs of network, encoder and decoder keep what their calls take, so each may take a quarter.
+            memory = torch.cuda.mem_get_info(self.device)[0] // 4 if self.device.type == "cuda" else CPU_MEMORY
+        pixels = side**2 * self.dtype.itemsize
+        self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
+        self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
+        self.call = GraphedFunction(self._network)
+        self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
+        self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
+        self._last: tuple[Cameras | None, object] = (None, None)
+
+    @abc.abstractmethod
+    def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
+        """One call of the network as a function of tensors alone, which `self.call` may replay."""
+
+    @abc.abstractmethod
+    def _branches(self, latents: Tensor, t: int, cameras: Cameras, condition: object, branches: slice) -> Tensor:
+        """Noise of `latents` [V,...] for the branches NULL, CONDITIONAL or both: [branches * V,...] in float32."""
+
+    @property
+    def frames(self) -> int:
+        """Latents that a group of `views` costs in a batch: more where it carries the picture along."""
+        return self.views
+
+    def latent_shape(self, views: int) -> tuple[int, ...]:
+        return views, self.channels, self.side, self.side
+
+    @profiler.function
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""
+        parts = []
+        for part in images.split(self.max_pictures):
+            mean, log_variance = self.call_encoder((part * 2 - 1).to(self.device, self.dtype)).float().chunk(2, dim=1)
+            if generator is not None:
+                deviation = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
+                mean = mean + deviation * normal(mean.shape, generator, self.device)
+            parts.append(mean * self.scaling)
+        return torch.cat(parts)
+
+    @profiler.function
+    def decode(self, latents: Tensor) -> Tensor:
+        parts = (self.call_decoder(part.to(self.dtype) / self.scaling) for part in latents.split(self.max_pictures))
+        return torch.cat([part.float() for part in parts]) * 0.5 + 0.5
+
+    @torch.no_grad()
+    @profiler.function
+    def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: object, guidance_scale: float | None) -> Tensor:
+        if len(latents) != len(cameras):
+            raise ValueError(f"{len(latents)} latents and {len(cameras)} cameras: expected as many")
+        if guidance_scale in (None, 1.0):
+            self.evaluations += 1
+            branch = NULL if guidance_scale is None else CONDITIONAL
+            return self._in_memory(latents, t, cameras, condition, slice(branch, branch + 1))
+        self.evaluations += 2
+        null, conditional = self._in_memory(latents, t, cameras, condition, slice(0, 2)).chunk(2)
+        return classifier_free(null, conditional, guidance_scale)
+
+    def _in_memory(self, latents: Tensor, t: int, cameras: Cameras, condition: object, branches: slice) -> Tensor:
+        """`_branches` in one call if it fits, else branch by branch and a few objects at a time."""
+        groups = len(latents) // self.views
+        if (branches.stop - branches.start) * groups * self.frames <= self.max_latents:
+            return self._branches(latents, t, cameras, condition, branches)
+        step = max(self.max_latents // self.frames, 1) * self.views
+        return torch.cat(
+            [
+                self._branches(latents[start : start + step], t, cameras[start : start + step], condition, slice(branch, branch + 1))
+                for branch in range(branches.start, branches.stop)
+                for start in range(0, len(latents), step)
+            ]
+        )
+
+    def _levels(self, t: int, count: int) -> Tensor:
+        return torch.full((count,), float(t), device=self.device)
+
+    def once(self, cameras: Cameras, make: Callable[[Cameras], Made]) -> Made:
+        """make(cameras), checked and computed once for the cameras of consecutive calls."""
+        if self._last[0] is not cameras:
+            self.check_cameras(cameras)
+            self._last = cameras, make(cameras)
+        return self._last[1]

@@ -1,0 +1,66 @@
+"""Sentences to what networks read: CLIP's tokenizer and its text tower."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from microdreamer.guidance.published.latent import Parts
+from microdreamer.guidance.published.pretrained import load_part
+
+log = logging.getLogger(__name__)
+
+PAD_TOKEN = 0  # "!": OpenCLIP pads with it, whatever tokenizer_config.json says
+
+
+class Tokenizer:
+    """CLIP's byte pairs. From vocab.json and merges.txt alone: where "!" is declared to be the padding, as in Stable Diffusion
+    2.1's other files, it would no longer be read as in training."""
+
+    def __init__(self, folder: Path):
+        """Raises FileNotFoundError or ValueError in one line for a folder without a vocabulary."""
+        from transformers import CLIPTokenizer
+
+        names = [folder / name for name in ("vocab.json", "merges.txt")]
+        for name in names:
+            if not name.is_file():
+                raise FileNotFoundError(f"{name}: not there; a CLIP tokenizer is vocab.json and merges.txt")
+        try:
+            vocabulary = json.loads(names[0].read_text(encoding="utf-8"))
+            merges = [tuple(line.split()) for line in names[1].read_text(encoding="utf-8").splitlines()[1:] if line]
+            self._tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
+        except Exception as error:  # the library has no error of its own for a damaged vocabulary
+            raise ValueError(f"{folder}: not a CLIP tokenizer ({' '.join(str(error).split())[:120]})") from error
+
+    def __call__(self, sentence: str, length: int) -> list[int]:
+        """Token ids with start and end, cut or padded to `length`. What is cut is logged."""
+        ids = self._tokenizer(sentence).input_ids
+        if len(ids) > length:
+            log.warning("the sentence has %d tokens too many; its end is cut: %r", len(ids) - length, sentence[-60:])
+            ids = ids[: length - 1] + ids[-1:]
+        return ids + [PAD_TOKEN] * (length - len(ids))
+
+
+class TextEncoder:
+    """CLIP's text tower with its tokenizer: the states of the last block that the checkpoint holds, after the final norm."""
+
+    def __init__(self, tokenizer: Callable[[str, int], list[int]], model: nn.Module):
+        self.tokenizer, self.model = tokenizer, model
+
+    @classmethod
+    def load(cls, folder: Path, parts: Parts) -> TextEncoder:
+        """From a checkpoint's tokenizer/ and text_encoder/. Raises FileNotFoundError or ValueError for files that are not those."""
+        model = load_part(folder / "text_encoder", "CLIPTextModel", parts.device, parts.dtype)
+        return cls(Tokenizer(folder / "tokenizer"), model)
+
+    @torch.no_grad()
+    def __call__(self, *sentences: str | None) -> Tensor:
+        """[S,77,C]; None is the empty sentence."""
+        length = self.model.config.max_position_embeddings
+        ids = torch.tensor([self.tokenizer(sentence or "", length) for sentence in sentences], device=self.model.device)
+        return self.model(input_ids=ids).last_hidden_state

@@ -1,0 +1,73 @@
+"""Deterministic and ancestral sampling with a prior, and the way back up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cam_utils import Cameras
+from microdreamer.core import profiler
+from microdreamer.guidance.base import Prior
+
+OnStep = Callable[[int, int, dict[str, float]], None]  # step (from 1), total, metrics
+
+
+def normal(shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+    """Standard normal noise, drawn where the generator lives, so that one seed gives the same noise on every device."""
+    drawn_on = device if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=drawn_on).to(device)
+
+
+@torch.no_grad()
+@profiler.function
+def ddim_sample(
+    prior: Prior,
+    latents: Tensor | Sequence[int],
+    cameras: Cameras,
+    condition: object,
+    levels: Sequence[int],
+    guidance_scale: float | None,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Clean latents [V,...] from `latents`, which are at `levels[0]` (or are a shape: start from noise there).
+
+    `levels` falls; the step from the last one ends at the clean sample. DDIM, Song et al. 2021.
+    """
+    if any(b >= a for a, b in itertools.pairwise(levels)) or not levels:
+        raise ValueError(f"levels {list(levels)}: expected at least one, falling")
+    if not isinstance(latents, Tensor):
+        latents = normal(latents, generator, cameras.device)
+    # Noise for all steps at once: a copy to a GPU between two steps would wait for the first of them.
+    fresh = [None] * len(levels)
+    if eta > 0:
+        drawn_on = latents.device if generator is None else generator.device
+        fresh = torch.stack([normal(latents.shape, generator, drawn_on) for _ in levels]).to(latents.device)
+    for index, (t, t_next) in enumerate(itertools.pairwise([*levels, -1])):
+        noise = prior.predict_noise(latents, t, cameras, condition, guidance_scale)
+        latents = prior.schedule.step(latents, noise, t, t_next, eta, fresh[index])
+        if on_step:
+            on_step(index + 1, len(levels), {"level": float(t)})
+    return latents
+
+
+@torch.no_grad()
+@profiler.function
+def ddim_invert(
+    prior: Prior, latents: Tensor, cameras: Cameras, condition: object, levels: Sequence[int], on_step: OnStep | None = None
+) -> Tensor:
+    """`latents` [V,...], which are at `levels[0]`, taken up to `levels[-1]` with the unconditional score (one branch a step).
+
+    `levels` rises; a single level returns the latents as they are.
+    """
+    if any(b <= a for a, b in itertools.pairwise(levels)) or not levels:
+        raise ValueError(f"levels {list(levels)}: expected at least one, rising")
+    for index, (t, t_next) in enumerate(itertools.pairwise(levels)):
+        latents = prior.schedule.step(latents, prior.predict_noise(latents, t, cameras, condition, None), t, t_next)
+        if on_step:
+            on_step(index + 1, len(levels) - 1, {"level": float(t)})
+    return latents

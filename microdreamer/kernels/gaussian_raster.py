@@ -1,0 +1,400 @@
+"""Differentiable splatting of 3D Gaussians: all views in one call, as a compiled op and as plain PyTorch.
+
+Image formation of Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (2023), with the EWA
+projection of Zwicker et al. (2001). Of a Gaussian with mean m and covariance S in the world, a view sees a 2D Gaussian
+with covariance J W S W^T J^T + 0.3 I (W: rotation of the view, J: Jacobian of the perspective at m). Splats are blended
+front to back in order of view z:
+
+    alpha_i = min(0.99, opacity_i exp(-d^T cov^-1 d / 2)),   weight_i = alpha_i prod_{j<i} (1 - alpha_j)
+
+where d is the offset of the pixel's centre. Contributions with alpha below 1/255 are skipped, and a pixel is finished
+before its transmittance would fall below 1e-4.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from microdreamer.kernels import extension
+from microdreamer.kernels.spherical_harmonics import degree_from_coefficients, sh_to_color
+
+# The same constants stand in csrc/gaussian_raster_math.h.
+NEAR = 0.2  # view z below which a mean is culled
+LOW_PASS = 0.3  # px^2 added to the diagonal of the 2D covariance
+MIN_ALPHA = 1 / 255
+MAX_ALPHA = 0.99
+MIN_TRANSMITTANCE = 1e-4
+TILE = 16  # px; a splat is seen by the tiles that its bounding square touches
+VIEW_MARGIN = 0.3  # the Jacobian is taken no farther outside the picture than this part of half its extent
+MIN_SPREAD = 0.1  # px^4; keeps the eigenvalue's square root away from zero
+
+# Of csrc/cuda/gaussian_raster.cu: how many bits may say which Gaussian reaches which cell (and how many cells there may be
+# whatever the bits), and to how many Gaussians a cell's bits are padded.
+MARK_BITS = 1 << 31
+CELLS_AS_SPLATS = 384
+RANKS_TOGETHER = 256
+
+REFERENCE_CHUNK = 1 << 21  # pixel-splat pairs the reference holds at a time
+
+
+class Rendering(NamedTuple):
+    """image [V,3,H,W], not clamped; alpha [V,1,H,W]; depth [V,1,H,W] = sum of weight * view z; radii [V,N] int32.
+
+    A radius is 3 standard deviations along the splat's longer axis in pixels, 0 where the splat is culled. All but
+    `radii` are differentiable.
+    """
+
+    image: Tensor
+    alpha: Tensor
+    depth: Tensor
+    radii: Tensor
+
+
+def rasterize_gaussians(
+    means: Tensor,
+    scales: Tensor,
+    rotations: Tensor,
+    opacities: Tensor,
+    *,
+    colors: Tensor | None = None,
+    sh: Tensor | None = None,
+    world_to_camera: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    background: Tensor,
+    scale_modifier: float = 1.0,
+    means2d_offset: Tensor | None = None,
+    sh_origin: Tensor | None = None,
+    deterministic: bool = False,
+    validate: bool = False,
+    compiled: bool | None = None,
+) -> Rendering:
+    """Render N Gaussians from V views.
+
+    means [N,3] in the world; scales [N,3] standard deviations along the Gaussian's axes (multiplied by
+    `scale_modifier`); rotations [N,4] quaternions wxyz, used as they come: pass unit ones; opacities [N] or [N,1] in
+    [0,1]; either colors [N,3] or sh [N,K,3], whose K = 1, 4, 9, 16 tells the degree, seen along the ray from the eye.
+    world_to_camera [V,4,4] rigid, OpenCV axes (x right, y down, z forward); intrinsics [V,4] = (fx, fy, cx, cy) in
+    pixels with pixel centres at +0.5; background [3], or [V,3] for one a view. All float32 on one device.
+
+    means2d_offset [V,N,2] is added to the splats' centres, in normalised device units (1 is half the picture); as zeros
+    that require a gradient it measures the screen-space gradient that density control wants. sh_origin [V,3] replaces
+    the eye as the point that harmonics are seen from.
+
+    Gradients reach means, scales, rotations, opacities, colors, sh, means2d_offset and background, not the cameras. The
+    cap of alpha passes the gradient, the limit of the Jacobian does not.
+
+    `deterministic` gives the same gradients bit for bit on CUDA, at about twice the backward time; the forward pass, and
+    everything on the CPU whatever its number of threads, always repeats exactly. `compiled` chooses between the op and
+    `rasterize_gaussians_reference`; None takes the op where there is one.
+
+    Raises ValueError on tensors that do not fit together and on NaN or infinite values, naming the tensor. On CUDA the
+    values are looked at only with `validate`, since that waits for the device; without it, a Gaussian whose position,
+    shape or opacity is not finite is culled.
+    """
+    views, count = world_to_camera.shape[0], means.shape[0]
+    if (colors is None) == (sh is None):
+        raise ValueError("colors, sh: expected one of the two")
+    if opacities.dim() == 2 and opacities.shape[1] == 1:
+        opacities = opacities[:, 0]
+    if background.dim() == 1:
+        background = background.expand(views, -1)
+    _check_shapes(
+        count,
+        views,
+        {
+            "means": (means, ("N", 3)),
+            "scales": (scales, ("N", 3)),
+            "rotations": (rotations, ("N", 4)),
+            "opacities": (opacities, ("N",)),
+            "colors": (colors, ("N", 3)),
+            "sh": (sh, ("N", "K", 3)),
+            "world_to_camera": (world_to_camera, ("V", 4, 4)),
+            "intrinsics": (intrinsics, ("V", 4)),
+            "background": (background, ("V", 3)),
+            "means2d_offset": (means2d_offset, ("V", "N", 2)),
+            "sh_origin": (sh_origin, ("V", 3)),
+        },
+    )
+    if width < 1 or height < 1:
+        raise ValueError(f"picture size {width}x{height}: expected at least 1x1")
+    if sh is not None:
+        degree_from_coefficients(sh.shape[1])
+    compiled = _takes_op(means.device.type, compiled)
+    if not compiled or (validate and means.is_cuda):  # on the CPU the op looks for itself
+        named = {"means": means, "scales": scales, "rotations": rotations, "opacities": opacities, "colors": colors, "sh": sh}
+        named |= {"world_to_camera": world_to_camera, "intrinsics": intrinsics, "background": background}
+        check_finite(**named, means2d_offset=means2d_offset, sh_origin=sh_origin)
+    if not compiled:
+        return rasterize_gaussians_reference(
+            means,
+            scales,
+            rotations,
+            opacities,
+            colors=colors,
+            sh=sh,
+            world_to_camera=world_to_camera,
+            intrinsics=intrinsics,
+            width=width,
+            height=height,
+            background=background,
+            scale_modifier=scale_modifier,
+            means2d_offset=means2d_offset,
+            sh_origin=sh_origin,
+        )
+    tensors = (means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, sh_origin, background)
+    contiguous = [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    image, alpha, depth, radii, *_ = torch.ops.microdreamer.rasterize_gaussians(*contiguous, width, height, scale_modifier, deterministic)
+    return Rendering(image, alpha, depth, radii)
+
+
+@extension.constant_when_compiling
+def _takes_op(device: str, compiled: bool | None) -> bool:
+    if takes := extension.takes_op(device, compiled, "rasteriser"):
+        _register()
+    return takes
+
+
+def check_finite(**tensors: Tensor | None) -> None:
+    """Raise ValueError naming the first of `tensors` that holds a NaN or an infinity. Waits for the device."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).sum())
+            raise ValueError(f"{name}: expected finite values, got {bad} NaN or infinite of {tensor.numel()}; remove or repair them")
+
+
+def _check_shapes(count: int, views: int, expected: dict[str, tuple[Tensor | None, tuple]]) -> None:
+    sizes = {"N": count, "V": views}
+    means = expected["means"][0]
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        wanted = [sizes.get(size, size) for size in shape]
+        fits = tensor.dim() == len(wanted) and all(want in ("K", got) for want, got in zip(wanted, tensor.shape, strict=True))
+        if not fits:
+            text = ",".join(str(size) for size in shape)
+            raise ValueError(f"{name}: expected shape [{text}] with N={count}, V={views}, got {list(tensor.shape)}")
+        if tensor.dtype != means.dtype or tensor.device != means.device:
+            raise ValueError(f"{name}: expected {means.dtype} on {means.device} like means, got {tensor.dtype} on {tensor.device}")
+
+
+# ---- The op: shapes for torch.compile, and autograd ----
+
+
+@functools.cache
+def _register() -> None:
+    """Attach the fake kernels and autograd to the loaded ops, once."""
+    torch.library.register_fake("microdreamer::rasterize_gaussians", _fake_forward)
+    torch.library.register_fake("microdreamer::rasterize_gaussians_bwd", _fake_backward)
+    torch.library.register_autograd("microdreamer::rasterize_gaussians", _backward, setup_context=_save)
+
+
+def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views, intrinsics, origin, background, width, height, *_):
+    count, num_views = means.shape[0], views.shape[0]
+    return (
+        means.new_empty((num_views, 3, height, width)),
+        means.new_empty((num_views, 1, height, width)),
+        means.new_empty((num_views, 1, height, width)),
+        means.new_empty((num_views, count), dtype=torch.int32),
+        means.new_empty((num_views, count, 12)),
+        means.new_empty((num_views, count), dtype=torch.int32),
+        means.new_empty(_marks_shape(means, num_views, width, height), dtype=torch.int32),
+    )
+
+
+def _marks_shape(means: Tensor, views: int, width: int, height: int) -> tuple[int, ...]:
+    """Shape of the bits that the CUDA op keeps for its backward pass; make_grid in csrc/cuda/gaussian_raster.cu says what they mean."""
+    if means.device.type != "cuda":
+        return (0,)
+    count, side = means.shape[0], TILE
+    while True:
+        cells = -(-width // side) * -(-height // side)
+        if cells <= CELLS_AS_SPLATS or views * cells * count <= MARK_BITS:
+            return views, cells, -(-count // RANKS_TOGETHER) * (RANKS_TOGETHER // 32)
+        side *= 2
+
+
+def _fake_backward(
+    v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, marks, means, scales, rotations, opacities, colors, sh, *_
+):
+    appearance = colors if sh is None else sh
+    like = [torch.empty_like(tensor) for tensor in (means, scales, rotations, opacities, appearance)]
+    return (*like, means.new_empty((*radii.shape, 2)))
+
+
+def _save(ctx, inputs, output) -> None:
+    tensors, ctx.settings = inputs[:11], inputs[11:]
+    image, alpha, depth, radii, splats, order, marks = output
+    ctx.mark_non_differentiable(radii, splats, order, marks)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(image, alpha, depth, radii, splats, order, marks, *tensors)
+
+
+def _backward(ctx, v_image, v_alpha, v_depth, *_):
+    image, alpha, depth, radii, splats, order, marks, *tensors = ctx.saved_tensors
+    names = ("means", "scales", "rotations", "opacities", "colors", "sh", "offset", "views", "intrinsics", "origin", "background")
+    given = dict(zip(names, tensors, strict=True))
+    grads = dict.fromkeys(names)
+    if any(v is not None for v in (v_image, v_alpha, v_depth)):
+        v_image, v_alpha, v_depth = (None if v is None else v.contiguous() for v in (v_image, v_alpha, v_depth))
+        results = torch.ops.microdreamer.rasterize_gaussians_bwd(
+            v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, marks, *tensors, *ctx.settings
+        )
+        grads["means"], grads["scales"], grads["rotations"], grads["opacities"], v_appearance, v_offset = results
+        grads["colors" if given["sh"] is None else "sh"] = v_appearance
+        grads["offset"] = None if given["offset"] is None else v_offset
+        if v_image is not None and ctx.needs_input_grad[10]:
+            grads["background"] = (v_image * (1 - alpha)).sum((2, 3))
+    return (*grads.values(), None, None, None, None)
+
+
+# ---- The plain-PyTorch twin ----
+
+
+class Splats(NamedTuple):
+    """What one view sees of M visible Gaussians, nearest first."""
+
+    centers: Tensor  # [M,2] px, pixel centres at whole numbers
+    conics: Tensor  # [M,3] inverse covariance (xx, xy, yy)
+    depths: Tensor  # [M] view z
+    opacities: Tensor  # [M]
+    colors: Tensor  # [M,3]
+    tiles: Tensor  # [M,4] first and past-the-last tile (x0, y0, x1, y1) of the bounding square
+
+
+def rasterize_gaussians_reference(
+    means: Tensor,
+    scales: Tensor,
+    rotations: Tensor,
+    opacities: Tensor,
+    *,
+    colors: Tensor | None = None,
+    sh: Tensor | None = None,
+    world_to_camera: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    background: Tensor,
+    scale_modifier: float = 1.0,
+    means2d_offset: Tensor | None = None,
+    sh_origin: Tensor | None = None,
+) -> Rendering:
+    """`rasterize_gaussians` in plain PyTorch, for any floating dtype: the definition that the op is compared with.
+
+    Every pixel looks at every splat, so the cost is V * N * W * H; memory is bounded (pixels are taken in chunks that
+    the backward pass computes again).
+    """
+    opacities = opacities.reshape(-1)
+    background = background.expand(world_to_camera.shape[0], 3)
+    images, alphas, depths, all_radii = [], [], [], []
+    for view, camera in enumerate(world_to_camera):
+        offset = None if means2d_offset is None else means2d_offset[view]
+        centers, covariances, depth = _project(means, scales * scale_modifier, rotations, camera, intrinsics[view], width, height, offset)
+        if sh is None:
+            seen_colors = colors
+        else:
+            eye = -(camera[:3, :3].T @ camera[:3, 3]) if sh_origin is None else sh_origin[view]
+            seen_colors = sh_to_color(sh, torch.nn.functional.normalize(means - eye, dim=-1))
+        radii, tiles, conics = _bounds(centers, covariances, depth, width, height)
+        shown = radii.nonzero()[:, 0]
+        shown = shown[depth[shown].argsort(stable=True)]
+        splats = Splats(centers[shown], conics[shown], depth[shown], opacities[shown], seen_colors[shown], tiles[shown])
+        channels = _blend(splats, width, height)
+        transmittance = channels[:, 4:]
+        images.append((channels[:, :3] + transmittance * background[view]).T.reshape(3, height, width))
+        depths.append(channels[:, 3].reshape(1, height, width))
+        alphas.append((1 - transmittance).reshape(1, height, width))
+        all_radii.append(radii)
+    return Rendering(torch.stack(images), torch.stack(alphas), torch.stack(depths), torch.stack(all_radii))
+
+
+def rotation_matrices(rotations: Tensor) -> Tensor:
+    """Rotation matrices [N,3,3] of unit quaternions [N,4] (w, x, y, z)."""
+    w, x, y, z = rotations.unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def _project(means, scales, rotations, camera, intrinsics, width, height, offset) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres [N,2] (px, pixel centres at whole numbers), 2D covariances [N,3] (xx, xy, yy) and view z [N]."""
+    fx, fy, cx, cy = intrinsics.unbind()
+    x, y, z = (means @ camera[:3, :3].T + camera[:3, 3]).unbind(-1)
+    # Behind the near plane nothing is shown; a harmless depth there keeps infinities out of the gradients.
+    z_safe = torch.where(z > NEAR, z, 1.0)
+    centers = torch.stack([fx * x / z_safe + cx, fy * y / z_safe + cy], -1) - 0.5
+    if offset is not None:
+        centers = centers + offset * offset.new_tensor([width / 2, height / 2])
+
+    def limited(coordinate, focal, center, size):
+        margin = VIEW_MARGIN * size / (2 * focal)
+        slope = (coordinate / z_safe).detach()
+        limit = slope.clamp(-center / focal - margin, (size - center) / focal + margin)
+        return torch.where(slope == limit, coordinate, (limit * z_safe).detach())
+
+    x_limited, y_limited = limited(x, fx, cx, width), limited(y, fy, cy, height)
+    zero = torch.zeros_like(z_safe)
+    jacobian = torch.stack(
+        [
+            torch.stack([fx / z_safe, zero, -fx * x_limited / z_safe**2], -1),
+            torch.stack([zero, fy / z_safe, -fy * y_limited / z_safe**2], -1),
+        ],
+        -2,
+    )
+    axes = jacobian @ camera[:3, :3] @ (rotation_matrices(rotations) * scales[:, None, :])  # [N,2,3]
+    xx, xy, yy = (axes[:, 0] ** 2).sum(-1), (axes[:, 0] * axes[:, 1]).sum(-1), (axes[:, 1] ** 2).sum(-1)
+    return centers, torch.stack([xx + LOW_PASS, xy, yy + LOW_PASS], -1), z
+
+
+def _bounds(centers, covariances, depth, width, height) -> tuple[Tensor, Tensor, Tensor]:
+    """Radii [N] int32 (0: culled), tiles [N,4] of the bounding squares, and inverse covariances [N,3]."""
+    xx, xy, yy = covariances.unbind(-1)
+    determinant = xx * yy - xy * xy
+    conics = torch.stack([yy, -xy, xx], -1) / determinant[:, None]
+    with torch.no_grad():
+        middle = 0.5 * (xx + yy)
+        longest = middle + (middle * middle - determinant).clamp_min(MIN_SPREAD).sqrt()
+        radii = (3 * longest.sqrt()).ceil()[:, None]
+        grid = torch.tensor([-(-width // TILE), -(-height // TILE)], device=centers.device)
+        first = ((centers - radii) / TILE).trunc().nan_to_num(0).clamp(min=centers.new_zeros(2), max=grid)
+        last = ((centers + radii + TILE - 1) / TILE).trunc().nan_to_num(0).clamp(min=centers.new_zeros(2), max=grid)
+        shown = (depth > NEAR) & (determinant > 0) & conics.isfinite().all(-1) & (first < last).all(-1)
+        radii = torch.where(shown, radii[:, 0], 0).clamp_max(2**30).to(torch.int32)
+    return radii, torch.cat([first, last], -1), conics
+
+
+def _blend(splats: Splats, width: int, height: int) -> Tensor:
+    """Premultiplied colour, depth and what is left of the light behind: [H*W, 5]."""
+    device = splats.centers.device
+    rows, columns = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+    pixels = torch.stack([columns, rows], -1).reshape(-1, 2)
+    chunk = max(1, REFERENCE_CHUNK // max(1, len(splats.depths)))
+    parts = [checkpoint(_blend_pixels, part, *splats, use_reentrant=False) for part in pixels.split(chunk)]
+    return torch.cat(parts)
+
+
+def _blend_pixels(pixels, centers, conics, depths, opacities, colors, tiles) -> Tensor:
+    dx, dy = (centers[None] - pixels[:, None]).unbind(-1)  # [P,M]
+    a, b, c = conics.unbind(-1)
+    power = -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
+    alpha = opacities * power.exp()
+    alpha = alpha + (alpha.clamp_max(MAX_ALPHA) - alpha).detach()  # the cap passes the gradient
+    tile = (pixels // TILE)[:, None]
+    touched = ((tile >= tiles[:, :2]) & (tile < tiles[:, 2:])).all(-1)
+    alpha = torch.where(touched & (power <= 0) & (alpha >= MIN_ALPHA), alpha, 0)
+    after = (1 - alpha).cumprod(1)
+    # Transmittance only falls, so everything behind the splat that finished the pixel is cut as well.
+    alpha = torch.where(after < MIN_TRANSMITTANCE, 0, alpha)
+    after = (1 - alpha).cumprod(1)
+    before = torch.cat([after.new_ones(len(pixels), 1), after], 1)
+    weights = alpha * before[:, :-1]
+    return torch.cat([weights @ torch.cat([colors, depths[:, None]], 1), before[:, -1:]], 1)

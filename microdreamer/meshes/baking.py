@@ -1,0 +1,122 @@
+"""Paints a mesh's texture: from renders of the Gaussians it was made of, its vertex colours or another texture, and the input picture.
+
+The texture is gathered, not scattered: every texel asks each view what it shows at the texel's place on the surface, so that no
+texel within a chart stays empty. S is the number of texels a side, P that of texels within charts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, normalize
+
+from microdreamer.core import profiler
+from microdreamer.gaussians import surface as gaussian_surface
+from microdreamer.kernels.mesh_raster import interpolate, rasterize
+from microdreamer.kernels.texture import texture as sample_texture
+from microdreamer.kernels.texture_padding import fill_holes
+from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.model import MeshModel, vertex_normals
+from microdreamer.meshes.unwrap import unwrap
+
+if TYPE_CHECKING:
+    from microdreamer.distillation.sir import Reference
+    from microdreamer.gaussians.model import GaussianModel
+
+VIEW_SIZE = 512  # px of the renders that the texture is taken from
+PICTURE_FACING = (0.2, 0.5)  # cosines between which the picture's say grows from none to all
+SEAM_PADDING = 32  # texels around charts that take their colour, for mip-maps
+PICTURE_EDGE = 3  # px at the picture's silhouette whose colours are mixed with its background's
+DEPTH_TOLERANCE = 0.01  # of the mesh's radius, by which a texel may lie behind what the picture sees
+
+
+class Texels(NamedTuple):
+    """The texels within charts: `inside` [S,S] says which; positions [P,3] and unit normals [P,3] on the surface, and the blend of
+    the vertex colours there [P,3] (white without), in row order."""
+
+    inside: Tensor
+    positions: Tensor
+    normals: Tensor
+    vertex_colors: Tensor
+
+
+def rasterize_layout(mesh: Mesh, size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """What `rasterize` finds of an unwrapped mesh laid flat: which faces the texels of a texture of `size` a side lie on."""
+    uvs, uv_faces = torch.from_numpy(mesh.uvs).to(device), torch.from_numpy(mesh.uv_faces).to(device)
+    flat = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1], torch.zeros_like(uvs[:, 0]), torch.ones_like(uvs[:, 0])], dim=-1)
+    return rasterize(flat[None].contiguous(), uv_faces, size, size)
+
+
+@torch.no_grad()
+def texels_of(mesh: Mesh, size: int, device: torch.device | str = "cpu") -> Texels:
+    """Where the texels of a texture of `size` a side lie on an unwrapped mesh."""
+    vertices, faces = (torch.from_numpy(array).to(device) for array in (mesh.vertices, mesh.faces))
+    rast, _ = rasterize_layout(mesh, size, device)
+    colors = torch.ones_like(vertices) if mesh.vertex_colors is None else torch.from_numpy(mesh.vertex_colors).to(device)
+    attributes = torch.cat([vertices, vertex_normals(vertices, faces), colors], dim=1)
+    surface, _ = interpolate(attributes[None], rast, faces)
+    inside = rast[0, ..., 3] > 0
+    positions, normals, colors = surface[0][inside].split(3, dim=1)
+    return Texels(inside, positions, normalize(normals, dim=-1, eps=1e-12), colors)
+
+
+@profiler.function
+def unwrapped(mesh: Mesh, size: int, method: str = "charts") -> Mesh:
+    """The mesh with texture coordinates made for a texture of `size` texels a side; it still has its vertex colours."""
+    layout = unwrap(mesh.vertices, mesh.faces, method=method, resolution=size)
+    return Mesh(mesh.vertices, mesh.faces, mesh.vertex_colors, layout.uvs, layout.uv_faces)
+
+
+@torch.no_grad()
+@profiler.function
+def bake(
+    mesh: Mesh, size: int, model: GaussianModel | None = None, picture: Reference | None = None, device: torch.device | str = "cpu"
+) -> Mesh:
+    """The unwrapped mesh with a texture of `size` texels a side: what renders of `model` show (without one, the vertex colours),
+    over it the picture where it sees the surface; the space between charts is filled from their edges."""
+    texels = texels_of(mesh, size, device)
+    colors = texels.vertex_colors
+    if model is not None:
+        colors = gaussian_surface.surface_colors(model, texels.positions, texels.normals, VIEW_SIZE)
+    if picture is not None:
+        seen, weight = picture_colors(mesh, texels, picture)
+        colors = torch.lerp(colors, seen, weight[:, None])
+    texture = torch.zeros(size, size, 3, device=device)
+    texture[texels.inside] = colors
+    texture = fill_holes(texture, texels.inside, SEAM_PADDING)
+    return dataclasses.replace(mesh, texture=texture.cpu().numpy())
+
+
+@torch.no_grad()
+def repainted(mesh: Mesh, layout: Mesh, size: int, device: torch.device | str = "cpu") -> Mesh:
+    """`layout`, the same faces unwrapped anew, with a texture of `size` texels a side that shows what the textured `mesh` shows.
+
+    Beyond [0,1] the texture of `mesh` repeats.
+    """
+    rast, rast_db = rasterize_layout(layout, size, device)
+    uvs = torch.from_numpy(mesh.uvs * [1, -1] + [0, 1]).float().to(device)  # v grows upwards, the rows of a texture downwards
+    uv, uv_da = interpolate(uvs[None], rast, torch.from_numpy(mesh.uv_faces).to(device), rast_db)
+    inside = rast[..., 3] > 0
+    source = torch.from_numpy(mesh.texture).to(device)[None]
+    texture = sample_texture(source, uv, uv_da, "linear-mipmap-linear", "wrap", mask=inside)
+    return dataclasses.replace(layout, texture=fill_holes(texture[0], inside[0], SEAM_PADDING).cpu().numpy())
+
+
+def picture_colors(mesh: Mesh, texels: Texels, picture: Reference) -> tuple[Tensor, Tensor]:
+    """What the picture shows at the texels [P,3], and how much that counts [P]: 1 where it sees the surface frontally, away from edges."""
+    camera = picture.camera
+    bare = MeshModel(Mesh(mesh.vertices, mesh.faces), camera.device)
+    depth, _, _ = bare.geometry(camera, bare.rasterize(camera))
+    positions, z = gaussian_surface.project(camera, texels.positions)
+    core = -torch.nn.functional.max_pool2d(-picture.mask, 2 * PICTURE_EDGE + 1, stride=1, padding=PICTURE_EDGE)
+    layers = torch.cat([picture.image, (core > 0.99).float()], dim=1)
+    samples = grid_sample(layers, positions[:, :, None], align_corners=False)[0, :, :, 0]
+    nearest = grid_sample(depth, positions[:, :, None], mode="nearest", align_corners=False)[0, 0, :, 0]
+    facing = (normalize(camera.centers - texels.positions, dim=-1) * texels.normals).sum(-1)
+    low, high = PICTURE_FACING
+    weight = ((facing - low) / (high - low)).clamp(0, 1) * samples[3]
+    visible = (nearest > 0) & (z[0] < nearest + DEPTH_TOLERANCE * bare.radius)
+    return samples[:3].T, torch.where(visible, weight, 0)

@@ -1,0 +1,284 @@
+"""The configuration of a run: a typed schema with its defaults, filled from a YAML file and `key=value` words.
+
+Keys that MicroDreamer's YAML files have keep their names and meaning. A key that nothing would read is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from microdreamer.core.profiler import MODES, ROUNDS, SCOPES
+from microdreamer.distillation.schedules import STEPS_SCHEDULES
+from microdreamer.gaussians.extraction import FIELD_BLOCKS
+from microdreamer.guidance import PRECISIONS, PRIORS
+from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
+
+
+class UserError(ValueError):
+    """Something the user can mend; the message is one line that says what was expected, what came and what to do."""
+
+
+def _number(default: float, low: float, high: float, about: str) -> Any:
+    return dataclasses.field(default=default, metadata={"about": about, "range": (low, high)})
+
+
+def _choice(default: str, choices: Sequence[str], about: str) -> Any:
+    return dataclasses.field(default=default, metadata={"about": about, "choices": tuple(choices)})
+
+
+def _text(about: str, default: str | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"about": about})
+
+
+MESH_METHODS = ("density", "field")
+
+
+@dataclasses.dataclass
+class Profiling:
+    """Where the time of a run goes (docs/profiling.md)."""
+
+    mode: str = _choice("none", MODES, "nvtx: ranges for Nsight Systems (run_main -profile); torch: a trace of torch.profiler")
+    scope: str = _choice("broad", SCOPES, "broad: ranges around phases and rounds; function: around functions too")
+    rounds: int = _number(ROUNDS, 1, 10_000, "torch: rounds that the trace records")
+
+
+@dataclasses.dataclass
+class Config:
+    """Every key of both stages. Lengths are in the object's units (it fills about the unit sphere), angles in degrees."""
+
+    input: str | None = _text("picture of the object; without alpha its background is cut out")
+    prompt: str | None = _text("what the object is; foo_rgba.png takes foo_caption.txt where there is one")
+    prompt_suffix: str | None = _text("added to the prompt for the prior: what the sentences of its training data ended with")
+    negative_prompt: str | None = _text("what it is not")
+    elevation: float = _number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
+    outdir: str = _text("folder of the results", "logs")
+    save_path: str | None = _text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
+    load: str | None = _text("PLY of Gaussians to start from instead of a ball; main2.py: to make the mesh of")
+    seed: int = _number(0, 0, 2**63 - 1, "makes a run repeatable")
+    device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
+
+    prior: str = _choice("micro", tuple(PRIORS), f"diffusion prior: {', '.join(PRIORS)}")
+    prior_path: str | None = _text("weights of the prior: a folder or owner/name@revision; default: those that ship or were downloaded")
+    precision: str = _choice("auto", PRECISIONS, "of the prior; auto: what is fast and good enough on this device")
+    prior_memory: float | None = dataclasses.field(
+        default=None,
+        metadata={"about": "GiB that one call of a published prior may take; default: a quarter of what is free", "range": (0.01, 1e4)},
+    )
+    cfg: float = _number(3.0, 0, 100, "guidance scale; 1 evaluates the conditional branch only")
+    denoise_steps: int = _number(20, 1, 999, "levels of the full sampling grid")
+    total_steps: int = _number(21, 1, 10_000, "rounds, the first of which starts from pure noise")
+    t_start: float = _number(0.9, 0, 1, "fraction of the schedule where denoising starts in the second round")
+    t_end: float = _number(0.2, 0, 1, "fraction towards which the start moves")
+    inv_r: float = _number(0.6, 1e-3, 1, "level reached by noise as a fraction of the top level; DDIM inversion does the rest")
+    eta: float = _number(0.5, 0, 1, "fresh noise while denoising: 0 none (DDIM), 1 ancestral")
+
+    batch_size_min: int = _number(4, 1, 64, "fewest views of a round")
+    batch_size_max: int = _number(4, 1, 64, "most views of a round")
+    even_view: bool = dataclasses.field(default=True, metadata={"about": "spread the views of a round evenly around the object"})
+    min_ver: float = _number(-30.0, -90, 90, "lowest elevation of the views, relative to the picture's")
+    max_ver: float = _number(30.0, -90, 90, "highest elevation of the views, relative to the picture's")
+    radius: float = _number(2.0, 0.1, 100, "distance of the cameras")
+    fovy: float = _number(49.1, 1, 150, "vertical field of view")
+    ref_size: int | None = dataclasses.field(
+        default=None, metadata={"about": "pixels a side of renders and picture while fitting; default: the prior's", "range": (8, 4096)}
+    )
+
+    init_steps: int = _number(15, 1, 100_000, "optimiser steps of the first round")
+    steps_min: int = _number(15, 1, 100_000, "fewest optimiser steps of a later round")
+    steps_max: int = _number(15, 1, 100_000, "most optimiser steps of a later round")
+    steps_schedule: str = _choice("fixed", STEPS_SCHEDULES, "optimiser steps over the rounds; fixed takes steps_max")
+    lambda_sd: float = _number(1.0, 0, 1e6, "weight of the prior's views")
+    ref_loss: float = _number(0.3, 0, 1e6, "weight of the picture's colours")
+    ref_mask_loss: float = _number(0.01, 0, 1e6, "weight of the picture's mask")
+
+    num_pts: int = _number(5000, 1, 10_000_000, "Gaussians of the first ball")
+    sh_degree: int = _number(0, 0, 3, "degree of the spherical harmonics of colour")
+    position_lr_init: float = _number(0.001, 0, 1, "learning rate of positions, times ten")
+    position_lr_final: float = _number(0.00002, 0, 1, "the same at position_lr_max_steps")
+    position_lr_max_steps: int = _number(500, 1, 1_000_000, "steps from the first to the last position learning rate")
+    feature_lr: float = _number(0.01, 0, 1, "learning rate of colours")
+    opacity_lr: float = _number(0.05, 0, 1, "learning rate of opacities")
+    scaling_lr: float = _number(0.005, 0, 1, "learning rate of scales")
+    rotation_lr: float = _number(0.0005, 0, 1, "learning rate of rotations")
+    percent_dense: float = _number(0.01, 0, 1, "largest scale, as a share of the scene, of a Gaussian that is cloned rather than split")
+    densify_grad_threshold: float = _number(0.01, 0, 1e6, "screen-space gradient from which a Gaussian is cloned or split")
+    density_start_iter: int = _number(0, 0, 1_000_000, "step before which none is")
+    density_end_iter: int = _number(300, 0, 1_000_000, "step after which none is")
+    densification_interval: int = _number(100, 1, 1_000_000, "steps between two such")
+
+    density_thresh: float | None = dataclasses.field(
+        default=None, metadata={"about": "density of the mesh's surface; default: where renders see it", "range": (1e-6, 1e6)}
+    )
+    mesh_method: str = _choice(
+        "density", MESH_METHODS, "where the mesh comes from: the Gaussians' density, or a neural field fitted to renders"
+    )
+    mesh_resolution: int = dataclasses.field(
+        default=128, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
+    )
+    mesh_faces: int = _number(50_000, 4, 10_000_000, "most faces of the mesh")
+    texture_size: int = _number(1024, 16, 8192, "texels a side of the mesh's texture")
+    unwrap: str = _choice("charts", UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
+    mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
+    video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
+    video_size: int = _number(256, 16, 4096, "pixels a side of turntable and sheet of views")
+
+    mesh: str | None = _text("main2.py: mesh to refine; default: the one that main.py wrote under that name")
+    iters_refine: int = _number(1, 0, 1000, "main2.py: rounds of retouching by the prior")
+    refine_views: int = _number(8, 1, 64, "main2.py: views of a round")
+    refine_steps: int = _number(30, 1, 10_000, "main2.py: optimiser steps of a round")
+    refine_size: int = _number(512, 16, 4096, "main2.py: pixels a side of its renders")
+    refine_denoise_steps: int = _number(50, 1, 999, "main2.py: levels of the full sampling grid")
+    refine_strength: float = _number(0.8, 0, 1, "main2.py: share of them that is left out; more changes less")
+    refine_cfg: float = _number(2.0, 0, 100, "main2.py: guidance scale")
+    texture_lr: float = _number(0.2, 0, 10, "main2.py: learning rate of the texture's logits")
+    train_geo: bool = dataclasses.field(default=False, metadata={"about": "main2.py: move vertices too"})
+    geometry_steps: int = _number(120, 0, 10_000, "main2.py: with train_geo, steps that move vertices to what the Gaussians show")
+    geom_lr: float = _number(0.0001, 0, 1, "main2.py: with train_geo, learning rate of vertices in a round")
+
+    profiling: Profiling = dataclasses.field(default_factory=Profiling)
+
+
+NO_EFFECT = "nothing reads it, in the original code neither; remove it"
+NO_WINDOW = "there is no window here; remove it"
+RETIRED = {
+    "anneal_timestep": NO_EFFECT,
+    "batch_size": f"{NO_EFFECT} (batch_size_min and batch_size_max set the views of a round)",
+    "invert_bg_prob": NO_EFFECT,
+    "iters": f"{NO_EFFECT} (total_steps sets the rounds)",
+    "opacity_reset_interval": f"{NO_EFFECT} (opacities are never reset)",
+    "position_lr_delay_mult": NO_EFFECT,
+    "warmup_rgb_loss": NO_EFFECT,
+    "force_cuda_rast": "the compiled rasteriser is taken wherever it is built; remove it",
+    "gui": NO_WINDOW,
+    "H": f"{NO_WINDOW} (video_size sets the size of the turntable)",
+    "W": f"{NO_WINDOW} (video_size sets the size of the turntable)",
+    "imagedream": "the prior is chosen with prior=NAME",
+    "mvdream": "the prior is chosen with prior=NAME",
+    "stable_zero123": "the prior is chosen with prior=NAME",
+    "lambda_zero123": "lambda_sd is the weight of the views of every prior",
+    "profiling.enabled": "profiling.mode=nvtx or torch turns it on; remove it",
+    "profiling.output_dir": "a trace goes to outdir, and run_main -profile writes where it is called; remove it",
+    "profiling.skip_postprocessing": "the mesh is part of the run; remove it",
+}
+
+GROUPS = {"profiling": Profiling}
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """(key, field) of everything that can be set; those of a group are written group.key."""
+    for field in dataclasses.fields(schema):
+        if field.name in GROUPS:
+            yield from _keys(GROUPS[field.name], f"{field.name}.")
+        else:
+            yield prefix + field.name, field
+
+
+_FIELDS = dict(_keys(Config))
+
+
+def _expected(key: str) -> str:
+    """What a key takes, in words."""
+    field = _FIELDS[key]
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}[str(field.type).split(" ")[0]]
+    if "choices" in field.metadata:
+        return f"one of {', '.join(field.metadata['choices'])}"
+    if "range" in field.metadata:
+        low, high = field.metadata["range"]
+        step = f", a multiple of {field.metadata['multiple']}" if "multiple" in field.metadata else ""
+        return f"{words} from {low:g} to {high:g}{step}"
+    return words
+
+
+def _is_allowed(key: str, value: Any) -> bool:
+    """Whether a value of the right type is one of the key's choices or in its range."""
+    metadata = _FIELDS[key].metadata
+    if value is None:
+        return True
+    if "choices" in metadata:
+        return value in metadata["choices"]
+    if "range" in metadata:
+        low, high = metadata["range"]
+        return math.isfinite(value) and low <= value <= high and ("multiple" not in metadata or value % metadata["multiple"] == 0)
+    return True
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
+    """Defaults, then the YAML file, then `key=value` words. Raises UserError for whatever is not understood."""
+    merged = OmegaConf.structured(Config)
+    for source, key, value in _assignments(path, overrides):
+        if key in RETIRED:
+            raise UserError(f"{source}: {key}: {RETIRED[key]}")
+        if key in GROUPS:
+            inner = ", ".join(name for name in _FIELDS if name.startswith(f"{key}."))
+            raise UserError(f"{source}: {key}: expected one of {inner}")
+        if key not in _FIELDS:
+            nearest = max(_FIELDS, key=lambda known: difflib.SequenceMatcher(None, str(key).lower(), known).ratio())
+            raise UserError(f"{source}: unknown key {key!r}; the nearest valid key is {nearest!r}")
+        shown = f"{key}={value}".replace("\n", " ")
+        optional = "None" in str(_FIELDS[key].type)
+        try:
+            empty = isinstance(value, str) and value.strip() in ("", "null")
+            OmegaConf.update(merged, key, None if optional and empty else value)
+            value = OmegaConf.select(merged, key)
+        except (OmegaConfBaseException, ValueError):
+            raise UserError(f"{source}: {shown}: expected {_expected(key)}") from None
+        if not _is_allowed(key, value):
+            raise UserError(f"{source}: {shown}: expected {_expected(key)}")
+    config = OmegaConf.to_object(merged)
+    for low, high in (("batch_size_min", "batch_size_max"), ("steps_min", "steps_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
+        if getattr(config, low) > getattr(config, high):
+            raise UserError(f"{low}={getattr(config, low)} is above {high}={getattr(config, high)}; raise {high} or lower {low}")
+    return config
+
+
+def _assignments(path: str | Path | None, overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """(where it stands, key, value) of everything in the file, then of the words."""
+    if path is not None:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such configuration file; pass --config FILE.yaml")
+        try:
+            loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        except Exception as error:  # yaml, omegaconf and codecs each have their own
+            raise UserError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())}") from None
+        if not isinstance(loaded, dict):
+            raise UserError(f"{path}: expected lines of `key: value`")
+        for key, value in loaded.items():
+            if key in GROUPS and isinstance(value, dict):
+                yield from ((str(path), f"{key}.{inner}", below) for inner, below in value.items())
+            else:
+                yield str(path), str(key), value
+    for word in overrides:
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals or not key:
+            raise UserError(f"command line: {word!r} is not understood; options of a run are written key=value (see --help)")
+        yield "command line", key, value.replace("${", r"\${")  # a prompt is text, not an interpolation
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"command line: {message} (see --help)")
+
+
+def parse_command_line(arguments: Sequence[str], description: str) -> tuple[Config, bool]:
+    """The configuration and whether to be quiet. Words other than the options are `key=value` (leading dashes are dropped)."""
+    keys = "\n".join(f"  {name}={'' if f.default is None else f.default}  {f.metadata['about']}" for name, f in _FIELDS.items())
+    parser = _Parser(
+        description=description,
+        epilog=f"keys and their defaults:\n{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--config FILE] [--quiet] [key=value ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of key: value")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
+    options, words = parser.parse_known_args(arguments)
+    return load_config(options.config, words), options.quiet

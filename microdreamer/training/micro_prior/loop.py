@@ -1,0 +1,198 @@
+"""Training loop of the micro prior: one process per GPU, two captured graphs per step, no waiting for the host in between.
+
+Loss: squared error of the predicted clean views, weighted min(SNR, 5) + 4 (EDM's weighting with the SNR's part capped).
+Noise: log-SNR -2 log tan(pi t / 2) - 4 for stratified uniform t, because everything about shape is decided below about -4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from microdreamer.guidance.checkpoints import save_sharded
+from microdreamer.guidance.micro.network import MultiViewNetwork
+from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MIN_LOG_SNR
+from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.training.micro_prior.batches import Bank, Batch, draw_batch
+from microdreamer.training.micro_prior.optimiser import FlatOptimiser
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """One run. `minutes` of wall clock are spent on steps; the learning rates fall as a cosine to 0 over them."""
+
+    minutes: float = 20.0
+    steps: int | None = None  # instead of `minutes`
+    batch: int = 128  # samples per GPU and step
+    muon_rate: float = 1.2e-3
+    adam_rate: float = 6e-4
+    warmup_steps: int = 300
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema: float = 0.9995
+    coarse_share: float = 0.25  # share of the run that draws log-SNR below -3 alone
+    compile: bool = True
+    graph: bool = True
+    seed: int = 0
+
+
+MAX_LOG_SNR = 8.0  # of the noise that is trained on
+
+
+def draw_log_snr(count: int, coarse: Tensor) -> Tensor:
+    """[count] log signal-to-noise ratios; `coarse` (a device scalar, 0 or 1) keeps them below -3."""
+    t = (torch.arange(count, device=coarse.device) + torch.rand(count, device=coarse.device)) / count
+    cut = 2 / math.pi * math.atan(math.exp(0.5 * (LOG_SNR_SHIFT + 3)))  # the t at which log-SNR is -3
+    t = t * (1 - cut * coarse) + cut * coarse
+    return (-2 * torch.log(torch.tan(0.5 * math.pi * t.clamp(1e-4, 1 - 1e-4))) + LOG_SNR_SHIFT).clamp(MIN_LOG_SNR, MAX_LOG_SNR)
+
+
+def denoising_loss(network: Callable, batch: Batch, log_snr: Tensor) -> Tensor:
+    """Weighted squared error of the network's clean views from views noised to `log_snr` [B]."""
+    alpha = torch.sigmoid(log_snr)[:, None, None, None, None]
+    noisy = alpha.sqrt() * batch.views + (1 - alpha).sqrt() * torch.randn_like(batch.views)
+    clean = network(noisy, log_snr, batch.picture, batch.rays, batch.camera, batch.tokens)
+    weight = torch.exp(log_snr).clamp(max=5) + 4
+    return (weight * (clean.float() - batch.views).square().mean(dim=(1, 2, 3, 4))).mean()
+
+
+class Step:
+    """One optimisation step on static buffers: `forward_backward`, then (after gradients were shared) `update`."""
+
+    def __init__(self, network: MultiViewNetwork, bank: Bank, optimiser: FlatOptimiser, config: TrainingConfig):
+        device = bank.tokens.device
+        self.network, self.bank, self.optimiser, self.config = network, bank, optimiser, config
+        self.coarse = torch.zeros((), device=device)
+        self.loss = torch.zeros((), device=device)
+        self.call = torch.compile(network, dynamic=False) if config.compile else network
+        self.run_forward_backward, self.run_update = self._forward_backward, optimiser.step
+
+    def _forward_backward(self) -> None:
+        batch = draw_batch(self.bank, self.config.batch, self.network.config.resolution)
+        log_snr = draw_log_snr(self.config.batch, self.coarse)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.coarse.is_cuda):
+            loss = denoising_loss(self.call, batch, log_snr)
+        loss.backward()
+        self.loss.copy_(loss.detach())
+
+    def capture(self) -> None:
+        """Warm up on a side stream, then record both halves as CUDA graphs; parameters are restored afterwards."""
+        kept = self.optimiser.flat.clone(), self.optimiser.average.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._forward_backward()
+                self.optimiser.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        if self.config.graph:
+            first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(first, capture_error_mode="thread_local"):
+                self._forward_backward()
+            with torch.cuda.graph(second, capture_error_mode="thread_local"):
+                self.optimiser.step()
+            self.run_forward_backward, self.run_update = first.replay, second.replay
+        self.optimiser.flat.copy_(kept[0])
+        self.optimiser.average.copy_(kept[1])
+        for state in (self.optimiser.momentum, self.optimiser.first, self.optimiser.second, self.optimiser.gradient):
+            state.zero_()
+
+
+def train(
+    network: MultiViewNetwork,
+    bank: Bank,
+    config: TrainingConfig,
+    report: Callable[[dict], None],
+    on_checkpoint: Callable[[FlatOptimiser, dict], None] | None = None,
+    checkpoint_minutes: float = 4.0,
+) -> tuple[FlatOptimiser, dict]:
+    """Train `network` in place. `report` gets a dict per some seconds, `on_checkpoint` runs on rank 0 now and then.
+
+    Returns the optimiser (its `averaged_state` is the result) and {"steps", "samples", "seconds"}.
+    """
+    device = bank.tokens.device
+    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    torch.manual_seed(config.seed * 1000 + rank)
+    optimiser = FlatOptimiser(network, config.weight_decay, config.clip_norm)
+    step = Step(network, bank, optimiser, config)
+    if device.type == "cuda":
+        step.capture()
+    if world > 1:
+        dist.broadcast(optimiser.flat, 0)
+        optimiser.average.copy_(optimiser.flat)
+
+    def synchronise() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def one(number: int, total: int) -> None:
+        progress = number / total
+        rate = min(1.0, (number + 1) / config.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
+        optimiser.set_rates(config.muon_rate * rate, config.adam_rate * rate, number + 1, config.ema)
+        step.coarse.fill_(float(progress < config.coarse_share))
+        step.run_forward_backward()
+        if world > 1:
+            dist.all_reduce(optimiser.gradient, op=dist.ReduceOp.AVG)
+        step.run_update()
+
+    total = config.steps
+    start = time.perf_counter()
+    done = 0
+    if total is None:  # the rate of the first steps fixes their number, the same on every rank
+        for _ in range(30):
+            one(done, 10**6)
+            done += 1
+        synchronise()
+        begin = time.perf_counter()
+        for _ in range(40):
+            one(done, 10**6)
+            done += 1
+        synchronise()
+        seconds = torch.tensor((time.perf_counter() - begin) / 40, device=device)
+        if world > 1:
+            dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+        total = done + int((config.minutes * 60 - (time.perf_counter() - start)) / float(seconds))
+        if world > 1:
+            agreed = torch.tensor(total, device=device)
+            dist.broadcast(agreed, 0)
+            total = int(agreed)
+
+    last, saved = time.perf_counter(), time.perf_counter()
+    losses: list[Tensor] = []
+    while done < total:
+        one(done, total)
+        done += 1
+        if rank == 0:
+            losses.append(step.loss.clone())
+        if done % 200 == 0 or done == total:
+            synchronise()
+            now = time.perf_counter()
+            if rank == 0:
+                mean = float(torch.stack(losses).mean())
+                speed = len(losses) * config.batch * world / (now - last)
+                report({"step": done, "of": total, "loss": mean, "samples_per_s": speed, "gradient": float(optimiser.gradient_norm)})
+                if not math.isfinite(mean):
+                    raise FloatingPointError(f"the loss became {mean} at step {done}; lower muon_rate")
+                losses.clear()
+                if on_checkpoint and now - saved > checkpoint_minutes * 60 and done < total:
+                    on_checkpoint(optimiser, {"steps": done, "samples": done * config.batch * world})
+                    saved = time.perf_counter()
+            last = time.perf_counter()
+    synchronise()
+    return optimiser, {"steps": done, "samples": done * config.batch * world, "seconds": time.perf_counter() - start, "gpus": world}
+
+
+def save_prior(folder: Path, network: MultiViewNetwork, state: dict[str, Tensor], vocabulary: Vocabulary, training: dict) -> None:
+    """Write weights (bfloat16) and config.json so that `MicroPrior.load` reads them."""
+    save_sharded({name: tensor.to(torch.bfloat16) for name, tensor in state.items()}, folder)
+    stored = {"network": dataclasses.asdict(network.config), "training": training, "words": vocabulary.words}
+    (folder / "config.json").write_text(json.dumps(stored, indent=1) + "\n")

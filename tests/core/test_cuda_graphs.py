@@ -1,0 +1,68 @@
+"""Replayed calls give what the function gives, for new inputs, inputs changed in place and other shapes."""
+
+import pytest
+import torch
+from conftest import DEVICES
+
+from microdreamer.core.cuda_graphs import WARM_UPS, GraphedFunction, GraphedStep
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_replayed_calls_give_what_the_function_gives(device):
+    calls = []
+
+    def function(a, b):
+        calls.append(a.shape)
+        return (a @ b).relu() + 1
+
+    graphed = GraphedFunction(function)
+    b = torch.randn(4, 4, device=device)
+    outputs = []
+    for _ in range(4):
+        a = torch.randn(3, 4, device=device)
+        outputs.append((graphed(a, b), (a @ b).relu() + 1))
+    b.mul_(2)  # the same tensor with other values
+    a.neg_()
+    outputs.append((graphed(a, b), (a @ b).relu() + 1))
+    wide = torch.randn(5, 4, device=device)
+    outputs.append((graphed(wide, b), (wide @ b).relu() + 1))
+    for actual, expected in outputs:  # checked at the end: a replay must not change what earlier calls returned
+        torch.testing.assert_close(actual, expected)
+    assert len(calls) == (6 if device == "cpu" else 2 * (WARM_UPS + 1))
+    graphed.enabled = False
+    before = len(calls)
+    torch.testing.assert_close(graphed(a, b), (a @ b).relu() + 1)
+    assert len(calls) == before + 1
+
+
+def test_steps_without_cuda_kernels_are_not_captured(monkeypatch):
+    """Their twins wait for the device, which a capture cannot."""
+    monkeypatch.setattr("microdreamer.kernels.extension.available", lambda device: torch.device(device).type == "cpu")
+    assert not GraphedStep(lambda: torch.zeros(()), torch.device("cuda")).enabled
+
+
+def test_steps_on_the_cpu_are_the_function():
+    total = torch.zeros(())
+    step = GraphedStep(total.add_, torch.device("cpu"))
+    assert [float(step(torch.tensor(value))) for value in (1.0, 2.0, 4.0)] == [1, 3, 7]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["stable_zero123", "mvdream", "imagedream", "stable_diffusion"])
+def test_half_precision_on_a_graphics_card_is_close_to_float32_on_the_cpu(tiny_checkpoint, name):
+    from cam_utils import orbit_cameras
+    from microdreamer.guidance import load_prior
+
+    answers = []
+    for device in ("cpu", "cuda"):
+        prior = load_prior(name, str(tiny_checkpoint(name)), device)
+        picture = torch.linspace(0, 1, 4 * 64 * 64).reshape(4, 64, 64) if "image" in prior.accepts else None
+        condition = prior.condition(picture, "a red car" if "prompt" in prior.accepts else None)
+        cameras = orbit_cameras(0, [0, 90, 180, 270], device=device)
+        seeded = torch.Generator().manual_seed(0)
+        latents, pictures = (torch.randn(shape, generator=seeded).to(device) for shape in (prior.latent_shape(4), (4, 3, 64, 64)))
+        answers.append([prior.predict_noise(latents, t, cameras, condition, scale).cpu() for t in (900, 100) for scale in (None, 1.0, 3.0)])
+        answers[-1].append(prior.decode(prior.encode(pictures)).cpu())
+    for on_cpu, on_gpu in zip(*answers, strict=True):
+        assert float((on_cpu - on_gpu).abs().max()) < 0.03 * float(on_cpu.abs().max())
