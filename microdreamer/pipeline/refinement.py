@@ -131,6 +131,8 @@ def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
             subject = load_subject(config, stem, picture, device)
         if subject.gaussians is None and prior is None:
             raise UserError(NOTHING_TO_GO_BY)
+    for note in subject.notes:
+        print(f"main2.py: {note}", file=sys.stderr)
     if not quiet:
         print_config(config)
 

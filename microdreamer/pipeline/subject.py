@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from microdreamer.gaussians.model import PARAMETERS, GaussianModel
-from microdreamer.meshes.baking import bake, repainted, unwrapped
-from microdreamer.meshes.cleaning import drop_unused_vertices, merge_vertices
-from microdreamer.meshes.files import read_mesh
+from microdreamer.meshes.baking import bake, repainted, unwrapped, welded, with_picture
+from microdreamer.meshes.cleaning import drop_unused_vertices
+from microdreamer.meshes.files import read_mesh, read_surface
 from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.surface import UV_TOLERANCE, Surface
 from microdreamer.pipeline.config import Config, UserError
 from microdreamer.pipeline.results import make_mesh
 
@@ -30,7 +31,6 @@ MARGIN = 1.05  # around an object that just fits into the cameras' view
 OFF_CENTER = 0.25  # of the object's reach, by which its middle may miss the origin, and
 REACH_RANGE = (0.5, 1.5)  # its reach, as a share of what fits, to stay as it is: objects of stage 1 do
 UNPAINTED = 0.5  # grey of a mesh that came without colours; from the ends of the scale, where sigmoids are flat, a fit hardly gets away
-UV_TOLERANCE = 1e-5  # by which texture coordinates may leave [0,1]
 
 
 class Frame(NamedTuple):
@@ -51,11 +51,12 @@ UNMOVED = Frame(np.zeros(3), 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A textured mesh and, where they are known, the Gaussians it was made of, both within `frame`."""
+    """A textured mesh and, where they are known, the Gaussians it was made of, both within `frame`; what of its file was left out."""
 
     mesh: Mesh
     gaussians: GaussianModel | None
     frame: Frame = UNMOVED
+    notes: tuple[str, ...] = ()
 
     def placed_back(self, mesh: Mesh) -> Mesh:
         """A mesh within the frame where, and as large as, the object was in its file."""
@@ -85,10 +86,11 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     Raises UserError where there is none, ValueError and OSError for files that cannot be used.
     """
     if config.mesh:
-        mesh = read_mesh(config.mesh)
+        surface = read_surface(config.mesh)
         try:
-            mesh, frame = framed_mesh(mesh, config)
-            return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
+            surface, frame = framed_surface(surface, config)
+            mesh = made_fit(surface, config.texture_size, config.unwrap, picture, device)
+            return Subject(mesh, None, frame, tuple(f"{config.mesh}: {note}" for note in surface.notes))
         except ValueError as error:
             raise ValueError(f"{config.mesh}: {error}") from error
     if config.load:
@@ -115,39 +117,32 @@ def framed_gaussians(model: GaussianModel, config: Config) -> tuple[GaussianMode
     return GaussianModel(parameters), frame
 
 
-def framed_mesh(mesh: Mesh, config: Config) -> tuple[Mesh, Frame]:
-    """The mesh within a frame for the cameras of `config`, and that frame, which vertices of no face have no say in."""
-    frame = frame_of(mesh.vertices[mesh.faces].reshape(-1, 3), config.radius, config.fovy)
-    return dataclasses.replace(mesh, vertices=frame.inward(mesh.vertices)), frame
+def framed_surface(surface: Surface, config: Config) -> tuple[Surface, Frame]:
+    """The surface within a frame for the cameras of `config`, and that frame, which vertices of no face have no say in."""
+    frame = frame_of(surface.vertices[surface.faces].reshape(-1, 3), config.radius, config.fovy)
+    return dataclasses.replace(surface, vertices=frame.inward(surface.vertices)), frame
 
 
-def made_fit(mesh: Mesh, size: int, method: str, picture: Reference | None, device: torch.device) -> Mesh:
+def made_fit(surface: Surface, size: int, method: str, picture: Reference | None, device: torch.device) -> Mesh:
     """A mesh of the user's own with a texture that lies within [0,1], one vertex where several fell together, none without faces.
 
-    A texture is made, of `size` texels a side by the unwrap `method`, where there is none (of vertex colours and the picture; all
-    white counts as no colour) or where faces repeat it. Faces that use a vertex twice are dropped. Raises ValueError where no
-    other is left.
+    Where it has one texture that every face shows once, that is it. Else a texture is made, of `size` texels a side by the unwrap
+    `method`: of all the file's materials, or, where it has no texture, of its colours and the picture (all white counts as no colour).
+    Faces that use a vertex twice are dropped. Raises ValueError where no other is left.
     """
-    used, faces = np.unique(mesh.faces, return_inverse=True)
-    colors = None if mesh.vertex_colors is None else mesh.vertex_colors[used]
-    mesh = dataclasses.replace(mesh, vertices=mesh.vertices[used], faces=faces, vertex_colors=colors)
-    vertices, faces = merge_vertices(mesh.vertices.astype(np.float64), mesh.faces)
-    a, b, c = faces.T
-    solid = (a != b) & (b != c) & (c != a)
-    if not solid.any():
-        raise ValueError("expected a mesh with faces that have an area, found none")
-    faces = faces[solid]
-    uv_faces = None if mesh.uv_faces is None else mesh.uv_faces[solid]
-    mesh = dataclasses.replace(mesh, faces=mesh.faces[solid], uv_faces=uv_faces)
-    painted = within_unit_square(mesh) if mesh.has_texture else None
+    surface, vertices, faces = welded(surface)
+    painted = None
+    if surface.has_texture and (mesh := surface.to_mesh()) is not None:
+        painted = within_unit_square(mesh)
     if painted is None:
         layout = unwrapped(Mesh(vertices, faces), size, method)
-        if mesh.has_texture:
-            painted = repainted(mesh, layout, size, device)
-        else:  # colours may differ between vertices that fall together, so these are joined after they are painted
-            colors = np.full_like(mesh.vertices, UNPAINTED) if (mesh.vertex_colors == 1).all() else mesh.vertex_colors
-            unpainted = Mesh(mesh.vertices, mesh.faces, colors, layout.uvs, layout.uv_faces)
-            painted = bake(unpainted, size, None, picture, device)
+        if surface.is_white:
+            grey = Mesh(vertices, faces, np.full_like(vertices, UNPAINTED), layout.uvs, layout.uv_faces)
+            painted = bake(grey, size, None, picture, device)
+        else:
+            painted = repainted(surface, layout, size, device)
+            if picture is not None and not surface.has_texture:
+                painted = with_picture(painted, size, picture, device)
     vertices, faces = drop_unused_vertices(vertices, faces)
     return Mesh(vertices, faces, uvs=painted.uvs, uv_faces=painted.uv_faces, texture=painted.texture)
 
