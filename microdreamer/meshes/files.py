@@ -19,12 +19,13 @@ from microdreamer.meshes.formats.obj import read_obj
 from microdreamer.meshes.formats.other import read_other
 from microdreamer.meshes.formats.ply import read_ply
 from microdreamer.meshes.mesh import Mesh
-from microdreamer.meshes.surface import Surface
+from microdreamer.meshes.surface import UV_TOLERANCE, Surface
 
 _FLOAT, _UINT32 = 5126, 5125  # glTF component types
 _ARRAY, _ELEMENT_ARRAY = 34962, 34963  # glTF buffer targets
-_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071  # glTF sampler settings
+_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE, _REPEAT = 9729, 9987, 33071, 10497  # glTF sampler settings
 _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
+UNLIT = "KHR_materials_unlit"
 
 
 # ---- OBJ ----
@@ -102,11 +103,20 @@ def encoded_texture(mesh: Mesh) -> bytes:
 def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     """Write `path` (.glb): binary glTF 2.0 with positions, normals, and texture (a PNG inside) or vertex colours.
 
-    glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants.
+    glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants. The colours
+    hold the light of the picture that they come from, so the material says that they are to be shown as they are
+    (KHR_materials_unlit); readers that do not know that word get a matt surface, which they light once more. Open surfaces are shown
+    from both sides.
     """
     path = _with_suffix(path, ".glb")
-    material: dict = {"name": "vertex_colors", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
-    document: dict = {}
+    material: dict = {
+        "name": "albedo" if mesh.has_texture else "vertex_colors",
+        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
+        "extensions": {UNLIT: {}},
+    }
+    if is_open(mesh.faces):
+        material["doubleSided"] = True
+    document: dict = {"extensionsUsed": [UNLIT]}
     image = b""
     if mesh.has_texture:
         pairs = np.stack([mesh.faces.reshape(-1), mesh.uv_faces.reshape(-1)], axis=1).astype(np.int64)
@@ -114,16 +124,16 @@ def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
         source, uv_source = pairs[first].T
         faces = corner.reshape(-1, 3)
         uvs = mesh.uvs[uv_source] * [1, -1] + [0, 1]  # glTF's v grows downwards
-        attributes = {"POSITION": mesh.vertices[source], "NORMAL": mesh.normals[source], "TEXCOORD_0": uvs.astype(np.float32)}
-        material["name"] = "albedo"
+        attributes = {"POSITION": mesh.vertices[source], "NORMAL": _unit_normals(mesh)[source], "TEXCOORD_0": uvs.astype(np.float32)}
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
-        sampler = {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
+        wrap = _REPEAT if uvs.min() < -UV_TOLERANCE or uvs.max() > 1 + UV_TOLERANCE else _CLAMP_TO_EDGE
+        sampler = {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": wrap, "wrapT": wrap}
         image = png or encoded_texture(mesh)
-        document = {"textures": [{"source": 0, "sampler": 0}], "samplers": [sampler]}
+        document |= {"textures": [{"source": 0, "sampler": 0}], "samplers": [sampler]}
     else:
         faces = mesh.faces
         colors = srgb_to_linear(_vertex_colors(mesh).astype(np.float64)).astype(np.float32)
-        attributes = {"POSITION": mesh.vertices, "NORMAL": mesh.normals, "COLOR_0": colors}
+        attributes = {"POSITION": mesh.vertices, "NORMAL": _unit_normals(mesh), "COLOR_0": colors}
     arrays = [*attributes.values(), faces.astype(np.uint32)]
     views, accessors, offset = [], [], 0
     for array in arrays:
@@ -163,6 +173,18 @@ def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
         file.write(struct.pack("<II", len(text), _JSON_CHUNK) + text + struct.pack("<II", offset, _BINARY_CHUNK))
         file.writelines(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes() for array in arrays)
         file.write(image)
+
+
+def _unit_normals(mesh: Mesh) -> np.ndarray:
+    """The normals, and any where there is none: the format wants all of them to be of length one."""
+    normals = mesh.normals
+    return np.where(normals.any(axis=1, keepdims=True), normals, np.float32([0, 0, 1]))
+
+
+def is_open(faces: np.ndarray) -> bool:
+    """Whether some edge of faces [F,3] belongs to one face alone."""
+    edges = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1), axis=-1).reshape(-1, 2).astype(np.int64)
+    return bool((np.unique(edges[:, 0] << 32 | edges[:, 1], return_counts=True)[1] == 1).any())
 
 
 # ---- Reading ----

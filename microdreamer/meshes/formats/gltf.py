@@ -72,7 +72,7 @@ class _Scene:
         if not parts:
             raise ValueError("expected a mesh, found no triangles")
         surface = Surface.joined(parts)
-        surface.notes += [note for note in [*self.notes, *self.materials.notes] if note not in surface.notes]
+        surface.notes = list(dict.fromkeys([*self.notes, *self.materials.notes]))
         return surface
 
     # ---- Nodes ----
@@ -95,7 +95,7 @@ class _Scene:
             node = self.document.item("nodes", number)
             if not node.get("extensions", {}).get("KHR_node_visibility", {}).get("visible", True):
                 continue
-            world = parent @ _local_matrix(node)
+            world = parent @ self._local_matrix(number)
             found.append((number, world))
             stack += [(child, world) for child in reversed(node.get("children", []))]
         return found
@@ -112,8 +112,17 @@ class _Scene:
                     raise ValueError(f"nodes[{number}] is its own ancestor")
             for link in reversed(chain):
                 parent = matrices.get(parents.get(link, -1), np.eye(4))
-                matrices[link] = parent @ _local_matrix(self.document.item("nodes", link))
+                matrices[link] = parent @ self._local_matrix(link)
         return matrices
+
+    def _local_matrix(self, number: int) -> np.ndarray:
+        node = self.document.item("nodes", number)
+        try:
+            if "matrix" in node:
+                return np.array(node["matrix"], np.float64).reshape(4, 4).T
+            return _matrix_of(node.get("translation", [0, 0, 0]), node.get("rotation", [0, 0, 0, 1]), node.get("scale", [1, 1, 1]))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"nodes[{number}] is not placed by numbers as it should be ({error})") from error
 
     def _joint_matrices(self, index: int) -> np.ndarray:
         """[J,4,4]: from the pose in which a skin was bound to the world. The matrix of the skinned node itself has no say."""
@@ -253,12 +262,6 @@ def _skinned(positions: np.ndarray, attributes: dict[str, np.ndarray], joints: n
     matrices[held] /= total[held, None, None]
     matrices[~held] = np.eye(4)
     return np.einsum("nij,nj->ni", matrices[:, :3, :3], positions) + matrices[:, :3, 3]
-
-
-def _local_matrix(node: dict) -> np.ndarray:
-    if "matrix" in node:
-        return np.array(node["matrix"], np.float64).reshape(4, 4).T
-    return _matrix_of(node.get("translation", [0, 0, 0]), node.get("rotation", [0, 0, 0, 1]), node.get("scale", [1, 1, 1]))
 
 
 def _matrix_of(translation, rotation, scale) -> np.ndarray:
