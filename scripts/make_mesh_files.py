@@ -83,7 +83,9 @@ class GltfFile:
             if extension not in self.json.setdefault(key, []):
                 self.json[key].append(extension)
 
-    def primitive(self, positions: np.ndarray, faces: np.ndarray | None, material: int | None = None, mode: int | None = None, **more) -> dict:
+    def primitive(
+        self, positions: np.ndarray, faces: np.ndarray | None, material: int | None = None, mode: int | None = None, **more
+    ) -> dict:
         """A primitive; `more`: attributes, as arrays, or as (array, "normalized")."""
         attributes = {}
         for name, values in {"POSITION": positions, **more}.items():
@@ -247,7 +249,7 @@ def skinned(path: Path) -> Path:
     upper = (positions[:, 1:2] / 80) ** 2
     colors = np.where((positions[:, 1:2] // 20) % 2 == 0, [0.8, 0.1, 0.1], [0.8, 0.8, 0.75])
     attributes = {
-        "JOINTS_0": np.uint8(np.tile([0, 1, 0, 0], (len(positions), 1))),
+        "JOINTS_0": np.uint8(np.where(upper > 0, [0, 1, 0, 0], 0)),
         "WEIGHTS_0": np.float32(np.concatenate([1 - upper, upper, 0 * upper, 0 * upper], axis=1)),
         "COLOR_0": np.float32(colors),
     }

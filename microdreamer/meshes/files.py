@@ -11,8 +11,9 @@ import numpy as np
 
 from microdreamer.core import profiler
 from microdreamer.core.files import atomic_write
-from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
+from microdreamer.images.colour import srgb_to_linear
 from microdreamer.images.writing import encoded_png
+from microdreamer.meshes.cutting import without_hidden
 from microdreamer.meshes.formats.gltf import read_gltf
 from microdreamer.meshes.formats.gltf_document import MAGIC
 from microdreamer.meshes.formats.obj import read_obj
@@ -207,7 +208,7 @@ def read_surface(path: str | Path) -> Surface:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a mesh (.glb, .gltf, .obj, .ply, ...)")
     try:
-        return _reader(path)(path).checked().without_hidden()
+        return without_hidden(_reader(path)(path).checked())
     except (ValueError, ImportError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     except OSError:

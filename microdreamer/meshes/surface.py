@@ -19,7 +19,6 @@ REPEAT, MIRROR, CLAMP = "repeat", "mirror", "clamp"
 UV_TOLERANCE = 1e-5  # by which texture coordinates may leave [0,1]
 SEEN = 0.1  # opacity from which a blended surface counts as there
 SHARP_SIDE = 512  # texels to which textures of hard-edged texels are enlarged where filters would blur them
-SAMPLES, SAMPLES_A_SIDE = 2_000_000, (3, 8)  # that tell whether triangles are seen: about how many, and how many a side
 
 
 @dataclasses.dataclass(eq=False)
@@ -248,36 +247,6 @@ class Surface:
                     raise ValueError(f"{name}: {bad} values are not finite; mend the mesh")
         return self
 
-    def without_hidden(self) -> Surface:
-        """The surface without what is cut away or fully transparent.
-
-        Faces of which nothing is seen go. What is left of a texture below the cutoff, often black, takes the colours nearest by.
-        """
-        kept = np.ones(len(self.faces), bool)
-        cleared: dict[int, Texture] = {}
-        materials = []
-        partly = False
-        for number, material in enumerate(self.materials):
-            texture = material.texture
-            if material.cutoff is not None and len(own := np.flatnonzero(self.material == number)):
-                alpha = _most_opaque(self, own)
-                kept[own] = alpha >= material.cutoff
-                partly = partly or (texture is not None and texture.alpha is not None)
-            if texture is not None and texture.alpha is not None:
-                if id(texture) not in cleared:
-                    opacity = float(material.color[3]) * texture.alpha.astype(np.float32) / 255
-                    cleared[id(texture)] = _cleared(texture, opacity >= (SEEN if material.cutoff is None else material.cutoff))
-                material = dataclasses.replace(material, texture=cleared[id(texture)])
-            materials.append(material)
-        notes = list(self.notes)
-        if not kept.all():
-            notes.append(f"left out {int((~kept).sum())} of {len(kept)} faces, of which nothing is seen (transparent)")
-        if not kept.any():
-            raise ValueError("all of it is transparent; expected a mesh that can be seen")
-        if partly:
-            notes.append("what shines through became opaque, in the colours around it")
-        return dataclasses.replace(self.take(kept), materials=materials, notes=notes)
-
     def to_mesh(self) -> Mesh | None:
         """The surface as a `Mesh`, or None where that would lose something: where there are several textures, or one whose colours are
         changed differently from face to face, or that is continued beyond [0,1] otherwise than by repeating."""
@@ -315,28 +284,6 @@ class Surface:
         rows = np.concatenate([corners[:, None], colors], axis=1)
         rows, faces = np.unique(rows, axis=0, return_inverse=True)
         return Mesh(vertices[rows[:, 0].astype(int)], faces.reshape(-1, 3), rows[:, 1:])
-
-
-def _most_opaque(surface: Surface, faces: np.ndarray) -> np.ndarray:
-    """The largest opacity [N] that samples of faces [N] find."""
-    side = int(np.clip((2 * SAMPLES / len(faces)) ** 0.5, *SAMPLES_A_SIDE))
-    grid = np.array([(i, j) for i in range(side) for j in range(side - i)]) / (side - 1)
-    best = np.zeros(len(faces), np.float32)
-    for b, c in grid:
-        weights = np.broadcast_to([1 - b - c, b, c], (len(faces), 3))
-        best = np.maximum(best, surface.shade(faces, weights)[:, 3])
-    return best
-
-
-def _cleared(texture: Texture, seen: np.ndarray) -> Texture:
-    """The texture with the colour of the nearest texel that is seen [H,W] in those that are not, and no alpha."""
-    pixels = texture.pixels
-    if seen.any() and not seen.all():
-        from scipy.ndimage import distance_transform_edt
-
-        rows, columns = distance_transform_edt(~seen, return_distances=False, return_indices=True)
-        pixels = pixels[rows, columns]
-    return dataclasses.replace(texture, pixels=pixels, alpha=None)
 
 
 def _tinted(texture: Texture, factor: np.ndarray) -> np.ndarray:

@@ -82,9 +82,11 @@ def _soup_of(surface: Surface) -> _Soup:
     _, vertices, index = np.unique(surface.vertices, axis=0, return_index=True, return_inverse=True)
     faces = index.reshape(-1)[surface.faces]
     positions = surface.vertices[vertices][faces]
-    areas = np.cross(positions[:, 1] - positions[:, 0], positions[:, 2] - positions[:, 0])
-    face_normals = _unit(areas)[:, None].repeat(3, axis=1)
-    sums = np.stack([np.bincount(faces.reshape(-1), np.repeat(axis, 3), len(vertices)) for axis in areas.T], axis=1)
+    edges = _unit(np.roll(positions, -1, axis=1) - positions)
+    face_normals = _unit(np.cross(positions[:, 1] - positions[:, 0], positions[:, 2] - positions[:, 0]))[:, None].repeat(3, axis=1)
+    angles = np.arccos(-(edges * np.roll(edges, 1, axis=1)).sum(-1, keepdims=True).clip(-1, 1))
+    weighted = (face_normals * angles).reshape(-1, 3)
+    sums = np.stack([np.bincount(faces.reshape(-1), axis, len(vertices)) for axis in weighted.T], axis=1)
     normals = _unit(sums)[faces]
     hard = (normals * face_normals).sum(-1, keepdims=True) < _HARD_EDGE
     colors = surface.colors.astype(np.float64)

@@ -9,15 +9,45 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scripts.make_mesh_files import GltfFile, binary, box, leaf, quarters, skinned
 
 from microdreamer.meshes.baking import baked
 from microdreamer.meshes.files import read_surface
+from scripts.make_mesh_files import GltfFile, binary, box, leaf, quarters, skinned
 
 SECONDS = 10  # no file of some kilobytes may take longer, however busy the machine
 ODD = [None, True, -1, 0, 1, 3, 255, 1 << 20, 1 << 40, 10**30, 0.5, -1e39, 1e308, "", "x", "POSITION", "../a", "data:,", [], [0], [[]], {}]
-WORDS = ["", "0", "-1", "1", "4", "99999999999", "1e39", "nan", "-inf", "x", "1/1", "1//1", "/", "\\", "f", "v", "-s", "\0", "ü", "end_header"]
-LINES = ["usemtl a", "mtllib a.mtl", "f 1 2 3 4 5 6 7", "v 0 0 0 300 2 1", "vt 1", "#MRGB 00", "element face 3", "comment TextureFile a.png"]
+WORDS = [
+    "",
+    "0",
+    "-1",
+    "1",
+    "4",
+    "99999999999",
+    "1e39",
+    "nan",
+    "-inf",
+    "x",
+    "1/1",
+    "1//1",
+    "/",
+    "\\",
+    "f",
+    "v",
+    "-s",
+    "\0",
+    "ü",
+    "end_header",
+]
+LINES = [
+    "usemtl a",
+    "mtllib a.mtl",
+    "f 1 2 3 4 5 6 7",
+    "v 0 0 0 300 2 1",
+    "vt 1",
+    "#MRGB 00",
+    "element face 3",
+    "comment TextureFile a.png",
+]
 
 
 def gltf_with_everything(path):
@@ -51,7 +81,9 @@ PLY_ROWS = "0 0 0 255 0 0\n1 0 0 0 255 0\n1 1 0 0 0 255\n0 1 0 9 9 9\n4 0 1 2 3 
 
 
 def binary_ply():
-    body = b"".join(struct.pack("<fffBBB", *row) for row in ((0, 0, 0, 255, 0, 0), (1, 0, 0, 0, 255, 0), (1, 1, 0, 0, 0, 255), (0, 1, 0, 9, 9, 9)))
+    body = b"".join(
+        struct.pack("<fffBBB", *row) for row in ((0, 0, 0, 255, 0, 0), (1, 0, 0, 0, 255, 0), (1, 1, 0, 0, 0, 255), (0, 1, 0, 9, 9, 9))
+    )
     body += struct.pack("<B4iB8f", 4, 0, 1, 2, 3, 8, 0, 0, 1, 0, 1, 1, 0, 1) + struct.pack("<B3iB6f", 3, 0, 1, 2, 6, 0, 0, 1, 0, 1, 1)
     return PLY_HEAD.format("binary_little_endian").encode() + body
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from scripts.make_mesh_files import GltfFile, binary, box, checks, leaf, quarters, several_materials, skinned
 
 from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.meshes.baking import baked
 from microdreamer.meshes.files import read_mesh, read_surface
+from scripts.make_mesh_files import GltfFile, binary, box, checks, leaf, quarters, several_materials, skinned
 
 QUARTERS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (30, 60, 220), "yellow": (230, 210, 30)}
 SQUARE = np.float32([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]])
@@ -35,7 +35,11 @@ def seen(surface, points):
             total = np.linalg.det([b - a, c - a])
             if total <= 1e-12:
                 continue
-            weights = [np.linalg.det([b - (x, y), c - (x, y)]), np.linalg.det([c - (x, y), a - (x, y)]), np.linalg.det([a - (x, y), b - (x, y)])]
+            weights = [
+                np.linalg.det([b - (x, y), c - (x, y)]),
+                np.linalg.det([c - (x, y), a - (x, y)]),
+                np.linalg.det([a - (x, y), b - (x, y)]),
+            ]
             weights = np.array(weights) / total
             if weights.min() >= -1e-9:
                 depth = weights @ surface.vertices[face][:, 2]
@@ -81,7 +85,9 @@ def test_one_texture_with_two_factors_and_a_plain_part(tmp_path):
     file = GltfFile()
     texture = file.texture(np.full((8, 8, 3), 255, np.uint8))
     parts = []
-    for z, material in enumerate((file.material(texture), file.material(texture, color=[0.2, 1, 1, 1]), file.material(color=[1, 0.5, 0, 1]))):
+    for z, material in enumerate(
+        (file.material(texture), file.material(texture, color=[0.2, 1, 1, 1]), file.material(color=[1, 0.5, 0, 1]))
+    ):
         parts.append(file.primitive(SQUARE * 0.3 + np.float32([z - 1, 0, 0]), SQUARE_FACES, material, TEXCOORD_0=SQUARE_UVS))
     file.node(parts)
     surface = read_surface(file.write(tmp_path / "three.glb"))
@@ -188,7 +194,9 @@ def test_vertex_colours_are_blended_in_linear_light_when_baked(tmp_path):
 def test_specular_glossiness_and_unlit_and_emission(tmp_path):
     def old(file):
         texture = {"index": file.texture(quarters())}
-        return file.add("materials", extensions={"KHR_materials_pbrSpecularGlossiness": {"diffuseTexture": texture, "diffuseFactor": [1, 1, 1, 1]}})
+        return file.add(
+            "materials", extensions={"KHR_materials_pbrSpecularGlossiness": {"diffuseTexture": texture, "diffuseFactor": [1, 1, 1, 1]}}
+        )
 
     def unlit(file):
         return file.material(file.texture(quarters()), extensions={"KHR_materials_unlit": {}}, emissiveFactor=[1, 1, 1])
@@ -307,7 +315,31 @@ def test_faces_of_which_nothing_is_seen_are_left_out(tmp_path):
     file.node([file.primitive(SQUARE * 5, SQUARE_FACES, glass), file.primitive(SQUARE, SQUARE_FACES, file.material(color=[1, 0, 0, 1]))])
     surface = read_surface(file.write(tmp_path / "a.glb"))
     assert len(surface.faces) == 2 and np.abs(surface.vertices[surface.faces]).max() == 0.5
-    assert any("left out 2 of 4 faces" in note for note in surface.notes)
+    assert surface.notes == ["transparent parts are cut away, and what shines through became opaque"]
+
+
+@pytest.mark.parametrize("mode", ["MASK", "BLEND"])
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_cards_are_cut_along_their_picture(tmp_path, mode, repeat):
+    path = square(lambda file: file.material(file.texture(leaf()), alphaMode=mode), uvs=SQUARE_UVS * repeat, path=tmp_path)
+    surface = read_surface(path)
+    a, b, c = surface.vertices[surface.faces].transpose(1, 0, 2)
+    normals = np.cross(b - a, c - a)
+    share = (leaf()[..., 3] > 0).mean()
+    assert np.linalg.norm(normals, axis=1).sum() / 2 == pytest.approx(share, rel=0.03 if mode == "MASK" else 0.1)
+    assert normals[:, 2].min() >= 0 and not surface.vertices[:, 2].any()
+    middles = surface.uvs[..., :2].mean(1) % 1
+    there = leaf()[((1 - middles[:, 1]) * 128).astype(int).clip(0, 127), (middles[:, 0] * 128).astype(int).clip(0, 127), 3] > 0
+    assert normals[there, 2].sum() > 0.9 * normals[:, 2].sum()
+
+
+def test_a_cut_through_opacity_at_the_vertices(tmp_path):
+    """Opacity that falls from 1 to 0 along x is cut where it is a quarter."""
+    colors = np.float32([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    material = lambda file: file.material(color=[1, 0, 0, 1], alphaMode="MASK", alphaCutoff=0.25)  # noqa: E731
+    surface = read_surface(square(material, path=tmp_path, COLOR_0=colors))
+    used = surface.vertices[surface.faces].reshape(-1, 3)
+    assert used[:, 0].max() == pytest.approx(0.25, abs=1e-6) and used[:, 0].min() == -0.5
 
 
 def test_a_file_that_is_all_transparent_is_refused(tmp_path):

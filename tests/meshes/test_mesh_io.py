@@ -14,8 +14,9 @@ import trimesh
 from PIL import Image
 
 from microdreamer.core.files import atomic_write, one_line, try_writing
+from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, write_video
-from microdreamer.meshes.files import linear_to_srgb, read_mesh, srgb_to_linear, texture_path, write_glb, write_obj
+from microdreamer.meshes.files import read_mesh, texture_path, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 
 WRITERS = {"obj": write_obj, "glb": write_glb}

@@ -5,13 +5,13 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
-from scripts.make_mesh_files import checks, quarters
 
 from microdreamer.images.colour import srgb_to_linear
 from microdreamer.meshes.files import read_mesh, read_surface
 from microdreamer.meshes.formats.mtl import parsed_map
 from microdreamer.meshes.formats.pictures import find_file
 from microdreamer.meshes.formats.polygons import triangulated
+from scripts.make_mesh_files import checks, quarters
 
 CORNERS = "v -0.5 -0.5 0\nv 0.5 -0.5 0\nv 0.5 0.5 0\nv -0.5 0.5 0\n"
 COORDINATES = "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
@@ -353,7 +353,7 @@ def test_ply_textures(tmp_path, kind, wedges):
     Image.fromarray(quarters()).save(tmp_path / "A picture.png")
     corners = [[0, 0], [1, 0], [1, 1], [0, 1]]
     if wedges:
-        more = {"face": [("list uchar float", "texcoord")], "face_rows": [[sum(corners, [])]]}
+        more = {"face": [("list uchar float", "texcoord")], "face_rows": [[[0, 0, 1, 0, 1, 1, 0, 1]]]}
     else:
         more = {"vertex": [("float", "s"), ("float", "t")], "vertex_rows": corners}
     assert is_whole(read_mesh(ply(tmp_path / "a.ply", kind, comments=["TextureFile a picture.png"], **more)))
@@ -364,7 +364,9 @@ def test_ply_with_several_textures(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "1.png")
     face = [("list uchar float", "texcoord"), ("int", "texnumber")]
     rows = [[[0, 0, 1, 0, 1, 1], 1], [[0, 0, 1, 1, 0, 1], 0]]
-    path = ply(tmp_path / "a.ply", faces=[(0, 1, 2), (0, 2, 3)], face=face, face_rows=rows, comments=["TextureFile 0.png", "TextureFile 1.png"])
+    path = ply(
+        tmp_path / "a.ply", faces=[(0, 1, 2), (0, 2, 3)], face=face, face_rows=rows, comments=["TextureFile 0.png", "TextureFile 1.png"]
+    )
     surface = read_surface(path)
     assert surface.material.tolist() == [1, 0] and not surface.shade(np.array([0]), np.full((1, 3), 1 / 3))[0, :3].any()
 

@@ -125,5 +125,3 @@ def _numbers(found: dict, key: str, default: list[float]) -> np.ndarray:
     if values.shape != (len(default),) or not np.isfinite(values).all():
         raise ValueError(f"{key}: expected {len(default)} numbers, got {str(found.get(key))[:100]}")
     return values
-
-

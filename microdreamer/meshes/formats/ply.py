@@ -132,7 +132,7 @@ def _read_binary(data: bytes, start: int, elements: list[_Element], byte_order: 
 def _binary_element(data: bytes, start: int, element: _Element, order: str) -> tuple[dict[str, Column], int]:
     if element.count == 0 or not element.properties:
         return {}, start
-    lengths, end = _list_lengths(data, start, element, order)
+    lengths, _ = _list_lengths(data, start, element, order)
     fields = []
     for place, found in enumerate(element.properties):
         if found.count_kind:
