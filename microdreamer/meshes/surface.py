@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from microdreamer.images.colour import LINEAR_OF_BYTE, linear_to_srgb
+from microdreamer.images.colour import LINEAR_OF_BYTE, linear_to_srgb, srgb_to_linear
 from microdreamer.meshes.mesh import Mesh
 
 REPEAT, MIRROR, CLAMP = "repeat", "mirror", "clamp"
@@ -179,6 +179,15 @@ class Surface:
         material = material or Material(stated=colors is not None)
         vertices = np.asarray(vertices, np.float64).reshape(-1, 3)
         return cls(vertices, faces, all_uvs, all_colors, np.zeros(count, int), [material])
+
+    @classmethod
+    def of_mesh(cls, mesh: Mesh) -> Surface:
+        """What a mesh shows; its texture in bytes."""
+        if mesh.has_texture:
+            texture = Texture(np.rint(mesh.texture.clip(0, 1) * 255).astype(np.uint8))
+            return cls.plain(mesh.vertices, mesh.faces, Material(texture=texture), uvs=mesh.uvs[mesh.uv_faces])
+        colors = None if mesh.vertex_colors is None else srgb_to_linear(mesh.vertex_colors.clip(0, 1))[mesh.faces]
+        return cls.plain(mesh.vertices, mesh.faces, colors=colors)
 
     @classmethod
     def joined(cls, parts: list[Surface]) -> Surface:
