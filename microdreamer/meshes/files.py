@@ -205,6 +205,8 @@ def read_surface(path: str | Path) -> Surface:
     cannot be read, needs a package that is not installed, has no triangles, numbers that are not finite, or lacks a texture.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a mesh (.glb, .gltf, .obj, .ply, ...), got a folder")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a mesh (.glb, .gltf, .obj, .ply, ...)")
     try:

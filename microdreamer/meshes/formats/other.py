@@ -20,7 +20,8 @@ def read_other(path: Path) -> Surface:
         scene = trimesh.load_scene(path, process=False)
         parts = [_part(scene.geometry[scene.graph[node][1]], scene.graph[node][0]) for node in scene.graph.nodes_geometry]
     except Exception as error:  # trimesh's readers raise whatever their parsing trips over
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"not a mesh that can be read ({what[:200]}); save it as GLB, OBJ or PLY") from error
     parts = [part for part in parts if part is not None and len(part.faces)]
     if not parts:
         raise ValueError("expected a mesh, found no triangles")

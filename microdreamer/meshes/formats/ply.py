@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from microdreamer.gaussians.ply import FORMATS, TYPES
 from microdreamer.images.colour import srgb_to_linear
 from microdreamer.meshes.formats import pictures
 from microdreamer.meshes.formats.polygons import triangulated
 from microdreamer.meshes.surface import Material, Surface, Texture
 
+FORMATS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}  # and numpy's byte order
+TYPES = {
+    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"},
+    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"},
+}
 MAX_HEADER = 10_000_000  # bytes
 _COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 _UVS = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"), ("texcoord_u", "texcoord_v"), ("tx", "ty"))
