@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import json
 import multiprocessing
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -345,8 +345,8 @@ def call(case: Case, folder: Path, output: Path) -> None:
         os.dup2(file.fileno(), 2)
     os.chdir(folder)
     os.environ.update(case.environment)
-    sys.argv[0] = case.program
-    sys.exit(importlib.import_module(case.program.removesuffix(".py")).main(case.arguments))
+    sys.argv = [case.program, *case.arguments]
+    runpy.run_path(str(REPOSITORY / case.program), run_name="__main__")
 
 
 def attempt(case: Case, root: Path, processes: multiprocessing.context.BaseContext) -> Outcome:

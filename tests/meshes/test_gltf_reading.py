@@ -1,5 +1,6 @@
 """glTF as other programs write it: what the specification says that a file shows."""
 
+import base64
 import json
 
 import numpy as np
@@ -489,6 +490,19 @@ def test_draco_gives_the_same_mesh(tmp_path):
     assert {tuple(color) for color in np.rint(front).astype(int)} == set(QUARTERS.values())
 
 
+def test_draco_of_normalised_integers(tmp_path):
+    DracoPy = pytest.importorskip("DracoPy")
+    positions, faces, _ = box(half=1)
+    data = DracoPy.encode(np.int32(positions * 32767), faces, preserve_order=True)
+    file = GltfFile()
+    file.use("KHR_draco_mesh_compression", required=True)
+    part = file.primitive((np.int16(positions * 32767), "normalized"), faces)
+    number = DracoPy.decode(data).attributes[0]["unique_id"]
+    part["extensions"] = {"KHR_draco_mesh_compression": {"bufferView": file.view(data), "attributes": {"POSITION": number}}}
+    file.node([part])
+    np.testing.assert_allclose(np.abs(read_surface(file.write(tmp_path / "a.glb")).vertices), 1, atol=1e-3)
+
+
 def test_meshopt_gives_the_same_mesh(tmp_path):
     meshopt = pytest.importorskip("meshopt")
     file = GltfFile()
@@ -530,6 +544,26 @@ def test_ktx2_alone_names_its_package(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match=r"KTX2 file, which takes a package: pip install opengl-basisu"):
         read_surface(square(material, path=tmp_path))
+
+
+# `quarters(16)` as ETC1S, by Basis Universal 2.1
+KTX2 = (
+    "q0tUWCAyMLsNChoKAAAAAAEAAAAQAAAAEAAAAAAAAAAAAAAAAQAAAAEAAAABAAAAaAAAACwAAACUAAAAJAAAALgAAAAAAAAAkwAAAAAAAABLAQAAAAAAAAQAAAAAAAAA"
+    "AAAAAAAAAAAsAAAAAAAAAAIAKACjAQIAAwMAAAgAAAAAAAAAAAA/AAAAAAAAAAAA/////x8AAABLVFh3cml0ZXIAQmFzaXMgVW5pdmVyc2FsIDIuMTAAAAQAAgAzAAAA"
+    "CQAAAC8AAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAZQNwAAQAAQFB9EA1iBTAlAAAAAACADFBRAFMABAAAAEDQjLYHwASAAAAAABAUM/ZTOQusqqqqUlVVVQUUwEQA"
+    "AAAAAAASQQCYAAAAAAAAQBgCogQMAAAAwsYlkghEOQIwAwAAAAAAgCQgAEjNYQU="
+)
+
+
+def test_ktx2_is_decoded(tmp_path):
+    pytest.importorskip("opengl_basisu")
+
+    def material(file):
+        file.use("KHR_texture_basisu", required=True)
+        ktx = file.add("images", bufferView=file.view(base64.b64decode(KTX2)), mimeType="image/ktx2")
+        return file.material(file.add("textures", extensions={"KHR_texture_basisu": {"source": ktx}}))
+
+    np.testing.assert_allclose(seen(read_surface(square(material, path=tmp_path)), CENTERS), list(QUARTERS.values()), atol=2)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "JPEG"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from microdreamer.meshes.formats.gltf_document import MESHOPT, Document, normalised
+from microdreamer.meshes.formats.gltf_document import COMPONENTS, MESHOPT, Document, normalised
 from microdreamer.meshes.formats.gltf_materials import Layer, Materials
 from microdreamer.meshes.surface import Surface
 
@@ -219,8 +219,10 @@ class _Scene:
         for name, index in primitive["attributes"].items():
             if name not in found:
                 found[name] = self.document.accessor(index)
-            elif self.document.item("accessors", index).get("normalized"):
-                found[name] = normalised(found[name])
+            else:  # decoders may widen the numbers; the accessor says what they are
+                accessor = self.document.item("accessors", index)
+                stored = found[name].astype(COMPONENTS[accessor["componentType"]])
+                found[name] = normalised(stored) if accessor.get("normalized") else stored
         return found, indices
 
 

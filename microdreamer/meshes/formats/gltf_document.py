@@ -19,7 +19,7 @@ from microdreamer.meshes.formats import pictures
 
 MAGIC = b"glTF"
 _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
-_COMPONENTS = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}
+COMPONENTS = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}
 _SHAPES = {"SCALAR": (1, 1), "VEC2": (1, 2), "VEC3": (1, 3), "VEC4": (1, 4), "MAT2": (2, 2), "MAT3": (3, 3), "MAT4": (4, 4)}
 MAX_COUNT, MAX_ZEROS = 200_000_000, 10_000_000  # elements of an accessor; of one without data
 MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
@@ -128,7 +128,7 @@ class Document:
     def accessor(self, index: int) -> np.ndarray:
         """The elements [N,K] of an accessor: floats of what is normalised, else the numbers as they are stored; matrices row by row."""
         accessor = self.item("accessors", index)
-        kind, shape = np.dtype("<" + _COMPONENTS[accessor["componentType"]]), _SHAPES[accessor["type"]]
+        kind, shape = np.dtype("<" + COMPONENTS[accessor["componentType"]]), _SHAPES[accessor["type"]]
         count = accessor["count"]
         if not 0 <= count <= MAX_COUNT:
             raise ValueError(f"accessors[{index}] has {count} elements")
@@ -144,7 +144,7 @@ class Document:
 
     def _changed(self, values: np.ndarray, sparse: dict, kind: np.dtype, shape: tuple[int, int]) -> np.ndarray:
         places, changes, count = sparse["indices"], sparse["values"], sparse["count"]
-        index_kind = np.dtype("<" + _COMPONENTS[places["componentType"]])
+        index_kind = np.dtype("<" + COMPONENTS[places["componentType"]])
         rows = self._elements(places["bufferView"], places.get("byteOffset", 0), index_kind, (1, 1), count)[:, 0]
         values = values.copy()
         values[rows.astype(np.int64)] = self._elements(changes["bufferView"], changes.get("byteOffset", 0), kind, shape, count)

@@ -67,8 +67,8 @@ def _ktx2(data: bytes) -> np.ndarray:
     except ImportError:
         raise ImportError(f"it is a KTX2 file, which takes a package: {KTX2_REMEDY}") from None
     try:
-        with opengl_basisu.open(data) as texture:
-            return np.asarray(texture.transcode(opengl_basisu.Target.RGBA8).data)
+        texture = opengl_basisu.open(data)
+        return np.asarray(texture.transcode(opengl_basisu.Target.RGBA8).data)
     except Exception as error:
         raise ValueError(f"not a KTX2 texture that can be read ({' '.join(str(error).split())})") from error
 
