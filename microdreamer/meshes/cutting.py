@@ -12,8 +12,9 @@ import numpy as np
 
 from microdreamer.meshes.surface import SEEN, Material, Surface, Texture
 
-SAMPLES, SAMPLES_A_SIDE = 2_000_000, (3, 8)  # that tell whether faces are seen: about how many, and how many a side
+SAMPLES, SAMPLES_A_SIDE = 500_000, (3, 8)  # that tell whether faces are seen: about how many, and how many a side
 FINE, COARSE = 4.0, 8.0  # texels: edges are split down to the first, and faces with longer ones than the second stay whole
+MAX_TEXELS = 8192  # edges that are longer, as where a texture repeats very often, are not split
 MAX_PIECES = 60_000  # that splitting may make
 NOTE = "transparent parts are cut away, and what shines through became opaque"
 
@@ -100,8 +101,9 @@ def _opacity(pieces: _Pieces, materials: list[Material]) -> np.ndarray:
 
 def _split(pieces: _Pieces, materials: list[Material]) -> _Pieces:
     """Faces quartered until their edges are fine or there are too many; pieces that are seen whole, or not at all, are not split on."""
-    done = []
     a, b, c = np.eye(3)
+    endless = _texels(pieces, materials) > MAX_TEXELS
+    done, pieces = [pieces.take(endless)], pieces.take(~endless)
     ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
     quarters = [np.stack(rows) for rows in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
     while len(pieces.material):

@@ -195,6 +195,7 @@ FOREIGN = {  # formats of scenes and solids that need the programs they come fro
     *(".step", ".stp", ".iges", ".igs", ".sldprt", ".ifc", ".dwg", ".dxf"),
 }
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")  # of formats with a reader of this project's own
+REMEDY = "get a whole copy or save it anew"  # what can be done about a file that is not what it should be
 BAKED_SIZE = 1024  # texels a side of a texture that `read_mesh` makes
 
 
@@ -211,13 +212,16 @@ def read_surface(path: str | Path) -> Surface:
         raise FileNotFoundError(f"{path}: no such file; expected a mesh (.glb, .gltf, .obj, .ply, ...)")
     try:
         return without_hidden(_reader(path)(path).checked())
-    except (ValueError, ImportError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    except ImportError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path}: {what}{'' if ';' in what else f'; {REMEDY}'}") from error
     except OSError:
         raise
     except Exception as error:  # a structure that is not what its format promises, at any place of it
         what = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: not a mesh that can be read ({what[:200]}); get a whole copy") from error
+        raise ValueError(f"{path}: not a mesh that can be read ({what[:200]}); {REMEDY}") from error
 
 
 def _reader(path: Path) -> Callable[[Path], Surface]:
