@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from microdreamer.images.colour import linear_to_srgb
 from microdreamer.shapes.mesh_files import read_mesh
 from microdreamer.shapes.packed import TENSORS, PackedMeshes, concatenate, load_folder, load_packed, pack
+from scripts.make_mesh_files import quantised, several_materials
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -151,6 +153,16 @@ def test_even_texture_needs_no_splitting_and_takes_its_factor(tmp_path):
     textured_square(tmp_path / "even.glb", np.full((4, 4, 3), 255, np.uint8), factor=(255, 0, 255, 255))
     _, faces, colors, _ = read_mesh(tmp_path / "even.glb")
     assert len(faces) == 2 and (colors == [255, 0, 255]).all()
+
+
+def test_several_materials_and_quantised_numbers_come_through(tmp_path):
+    _, faces, colors, _ = read_mesh(several_materials(tmp_path / "house.glb"), face_limit=4000)
+    found = {tuple(color) for color in colors.reshape(-1, 3).tolist()}
+    door = tuple(np.rint(255 * linear_to_srgb(np.array([0.05, 0.25, 0.08]))).astype(int).tolist())
+    assert len(faces) > 1000 and {(190, 80, 60), (220, 210, 200), (60, 70, 110), (110, 120, 170), door} <= found
+    vertices, _, colors, _ = read_mesh(quantised(tmp_path / "box.glb"), face_limit=4000)
+    np.testing.assert_allclose(np.ptp(vertices, axis=0) / np.ptp(vertices[:, 0]), [1, 0.75, 1], atol=1e-3)
+    assert {(220, 30, 30), (30, 180, 30), (30, 60, 220), (230, 210, 30)} <= {tuple(color) for color in colors.reshape(-1, 3).tolist()}
 
 
 def test_folder_with_captions(tmp_path):
