@@ -193,15 +193,9 @@ class Surface:
     def joined(cls, parts: list[Surface]) -> Surface:
         """All parts as one surface."""
         starts = np.cumsum([0, *(len(part.vertices) for part in parts)])[:-1]
-        materials: list[Material] = []
-        numbers = []
-        for part in parts:
-            own = []
-            for material in part.materials:
-                if not any(material is known for known in materials):
-                    materials.append(material)
-                own.append(next(i for i, known in enumerate(materials) if known is material))
-            numbers.append(np.array(own, int)[part.material])
+        materials = list({id(material): material for part in parts for material in part.materials}.values())
+        number_of = {id(material): number for number, material in enumerate(materials)}
+        numbers = [np.array([number_of[id(material)] for material in part.materials], int)[part.material] for part in parts]
         return cls(
             np.concatenate([part.vertices for part in parts]),
             np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=True)]),

@@ -147,13 +147,18 @@ def _edge_numbers(soup: _Soup) -> np.ndarray:
     return np.unique(ends, axis=0, return_inverse=True)[1].reshape(-1, 3)
 
 
+# Points of a face, as weights of its corners, at which its colours are compared: edge middles, the centre, and three that do not lie on
+# lines of symmetry, where the texel grids of checks and stripes would hide.
+_PROBES = np.array(
+    [[0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [1 / 3, 1 / 3, 1 / 3], [0.62, 0.27, 0.11], [0.11, 0.62, 0.27], [0.27, 0.11, 0.62]]
+)
+
+
 def _edges_to_split(soup: _Soup, materials: list[Material]) -> np.ndarray:
     """Mask [F,3]: the longest edge of each face whose texture its corners do not carry, unless it is below a texel."""
     corners = _srgb(_shaded(soup, materials, soup.uv, soup.colors)).astype(np.float64)
-    middle = _srgb(_shaded(soup, materials, _middles(soup.uv), _middles(soup.colors)))
-    centre = _srgb(_shaded(soup, materials, soup.uv.mean(1, keepdims=True), soup.colors.mean(1, keepdims=True)))
-    error = np.abs(middle - _middles(corners)).max((1, 2))
-    error = np.maximum(error, np.abs(centre - corners.mean(1, keepdims=True)).max((1, 2)))
+    shown = _srgb(_shaded(soup, materials, _PROBES @ soup.uv, _PROBES @ soup.colors))
+    error = np.abs(shown - _PROBES @ corners).max((1, 2))
     sizes = np.array([_sizes(material) for material in materials], np.float64)[soup.material]
     steps = (soup.uv - np.roll(soup.uv, -1, axis=1)) * sizes[:, None]
     texels = np.linalg.norm(steps.reshape(len(soup), 3, 2, 2), axis=-1).max((1, 2))

@@ -17,6 +17,7 @@ from microdreamer.meshes.surface import Surface
 INSTANCING, DRACO = "EXT_mesh_gpu_instancing", "KHR_draco_mesh_compression"
 POINTS, TRIANGLES, STRIP, FAN = 0, 4, 5, 6
 MAX_FACES = 30_000_000
+USED = ("TEXCOORD_", "JOINTS_", "WEIGHTS_")  # attributes, beside POSITION and COLOR_0
 READ = {
     *MESHOPT,
     *(DRACO, INSTANCING, "KHR_mesh_quantization", "KHR_node_visibility", "KHR_texture_transform", "KHR_materials_unlit"),
@@ -184,14 +185,14 @@ class _Scene:
         """Vertex attributes [N,K] by name, float64, and the indices [C] or None."""
         packed = primitive.get("extensions", {}).get(DRACO)
         if packed is None:
-            found = {name: self.document.accessor(index) for name, index in primitive["attributes"].items()}
+            found = {name: self.document.accessor(index) for name, index in _used(primitive["attributes"])}
             indices = self.document.accessor(primitive["indices"])[:, 0].astype(np.int64) if "indices" in primitive else None
         else:
             found, indices = self._from_draco(primitive, packed)
         count = len(found["POSITION"])
         attributes = {}
         for name, values in found.items():
-            if name.startswith("COLOR_"):
+            if name == "COLOR_0":
                 values = normalised(values).clip(0, 1)
             if len(values) < count:
                 raise ValueError(f"{name[:40]} has {len(values)} values for {count} vertices")
@@ -212,11 +213,11 @@ class _Scene:
         data = self.document.view(packed["bufferView"])
         try:
             mesh = DracoPy.decode(data)
-            found = {name: np.asarray(mesh.get_attribute_by_unique_id(number)["data"]) for name, number in packed["attributes"].items()}
+            found = {name: np.asarray(mesh.get_attribute_by_unique_id(number)["data"]) for name, number in _used(packed["attributes"])}
             indices = np.asarray(mesh.faces, np.int64).reshape(-1)
         except Exception as error:
             raise ValueError(f"its Draco data cannot be read ({' '.join(str(error).split())})") from error
-        for name, index in primitive["attributes"].items():
+        for name, index in _used(primitive["attributes"]):
             if name not in found:
                 found[name] = self.document.accessor(index)
             else:  # decoders may widen the numbers; the accessor says what they are
@@ -224,6 +225,11 @@ class _Scene:
                 stored = found[name].astype(COMPONENTS[accessor["componentType"]])
                 found[name] = normalised(stored) if accessor.get("normalized") else stored
         return found, indices
+
+
+def _used(attributes: dict) -> list[tuple[str, int]]:
+    """The attributes that say something of shape and colour."""
+    return [(name, index) for name, index in attributes.items() if name in ("POSITION", "COLOR_0") or name.startswith(USED)]
 
 
 def _triangles(corners: np.ndarray, mode: int) -> np.ndarray:
