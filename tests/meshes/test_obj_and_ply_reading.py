@@ -240,6 +240,17 @@ def test_a_missing_library_is_a_line_and_a_mesh(tmp_path):
     assert len(surface.faces) == 2 and surface.notes == ["its materials a.mtl are not there; colours and textures are left out"]
 
 
+def test_a_picture_that_is_none_is_told_by_its_name(tmp_path):
+    for content, message in ((b"text", "of no format that is known"), (b"", "an empty file")):
+        (tmp_path / "broken.png").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"its texture broken\.png is no picture that can be read \({message}\)"):
+            textured(tmp_path, "newmtl cloth\nmap_Kd broken.png\n")
+
+
+def test_pictures_of_materials_that_no_face_has_need_not_be_there(tmp_path):
+    assert is_whole(textured(tmp_path, "newmtl other\nmap_Kd gone.png\nnewmtl cloth\nmap_Kd picture.png\n"))
+
+
 def test_a_material_that_is_not_there_is_a_line(tmp_path):
     Image.fromarray(quarters()).save(tmp_path / "picture.png")
     (tmp_path / "a.mtl").write_text("newmtl other\nmap_Kd picture.png\n")

@@ -6,6 +6,7 @@ Kd and Ke are values as pictures hold them (sRGB), as the programs that write th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ _OPTIONS = {
     **{"-blendu": 1, "-blendv": 1, "-boost": 1, "-bm": 1, "-cc": 1, "-clamp": 1, "-imfchan": 1, "-texres": 1, "-type": 1, "-colorspace": 1},
     **{"-mm": 2, "-s": 3, "-o": 3, "-t": 3},
 }
+Picture = tuple[np.ndarray, np.ndarray | None]  # pixels and alpha, as of `pictures.decoded`
 _NUMBERS = ("-s", "-o", "-t")  # one to three of them
 
 
@@ -72,8 +74,11 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def read_mtl(text: str, folders: list[Path]) -> dict[str, ObjMaterial]:
-    """The materials of a library by name. Raises ValueError for a picture that is not there or cannot be read."""
+def read_mtl(text: str, folders: list[Path], used: set[str]) -> dict[str, ObjMaterial]:
+    """Those materials of a library whose names, in small letters, are `used`, by these names; of the others nothing is asked.
+
+    Raises ValueError for a picture that is not there or cannot be read.
+    """
     statements: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
     for line in text.splitlines():
@@ -82,17 +87,18 @@ def read_mtl(text: str, folders: list[Path]) -> dict[str, ObjMaterial]:
             current = statements.setdefault(value.strip(), {})
         elif key and not key.startswith("#"):
             current[key.lower()] = value.strip()
-    known: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    known: dict[str, Picture] = {}
 
-    def picture(name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def picture(name: str) -> Picture:
         if name not in known:
             known[name] = _picture(name, folders)
         return known[name]
 
-    return {name: _material(lines, picture) for name, lines in statements.items()}
+    chosen = {name.casefold(): lines for name, lines in reversed(statements.items()) if name.casefold() in used}
+    return {name: _material(lines, picture) for name, lines in chosen.items()}
 
 
-def _material(lines: dict[str, str], picture) -> ObjMaterial:
+def _material(lines: dict[str, str], picture: Callable[[str], Picture]) -> ObjMaterial:
     diffuse = _color(lines.get("kd", ""))
     stated = diffuse is not None
     color = np.ones(4)
@@ -125,7 +131,7 @@ def _color(text: str) -> np.ndarray | None:
     return np.array(values if len(values) == 3 else [values[0]] * 3)
 
 
-def _picture(name: str, folders: list[Path]) -> tuple[np.ndarray, np.ndarray | None]:
+def _picture(name: str, folders: list[Path]) -> Picture:
     remedy = "restore it or remove the line that names it (map_Kd) from the material"
     path = pictures.find_file(name, folders)
     if path is None:

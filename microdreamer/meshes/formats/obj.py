@@ -201,7 +201,9 @@ def _corner(word: str) -> tuple[int, int]:
 def _materials(path: Path, lines: _Lines, notes: list[str]) -> dict[str, mtl.ObjMaterial]:
     """The materials by name, in small letters. What is named and not there is noted: a mesh without its materials is still a mesh."""
     known: dict[str, mtl.ObjMaterial] = {}
+    read_any = False
     used = {lines.names[number] for number in lines.materials}
+    wanted = {name.casefold() for name in used}
     for statement in lines.libraries:
         whole = pictures.find_file(statement, [path.parent])
         for name in [statement] if whole else statement.split():
@@ -210,9 +212,10 @@ def _materials(path: Path, lines: _Lines, notes: list[str]) -> dict[str, mtl.Obj
                 notes.append(f"its materials {name[:200]} are not there; colours and textures are left out")
                 continue
             text = decoded(library.read_bytes())
-            for key, material in mtl.read_mtl(text, list(dict.fromkeys([library.parent, path.parent]))).items():
-                known.setdefault(key.casefold(), material)
+            found = mtl.read_mtl(text, list(dict.fromkeys([library.parent, path.parent])), wanted)
+            known = {**found, **known}
+            read_any = True
     missing = sorted(name for name in used - {""} if name.casefold() not in known)
-    if missing and known:
+    if missing and read_any:
         notes.append(f"no material is called {', '.join(name[:60] for name in missing[:5])}; its faces are without colour")
     return known

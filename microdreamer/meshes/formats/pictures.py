@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from microdreamer.images.reading import FORMATS, MAX_PIXELS
 
@@ -40,15 +40,16 @@ def decoded(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
                 return _split(_rgba(picture))
     except Image.DecompressionBombError as error:
         raise ValueError("it has too many pixels; scale it down") from error
+    except UnidentifiedImageError as error:  # its own message tells an address in memory
+        raise ValueError("of no format that is known" if data else "an empty file") from error
     except _DECODER_ERRORS as error:
-        raise ValueError(" ".join(str(error).replace(repr(io.BytesIO), "").split()) or type(error).__name__) from error
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _rgba(picture: Image.Image) -> np.ndarray:
     """uint8 [H,W,3 or 4] of a Pillow picture of any mode."""
     if picture.mode.startswith("I"):  # 16 bits a texel, which Pillow would cut off at 255
-        values = np.asarray(picture, np.float64)
-        grey = (values / 257 if values.max(initial=0) > 255 else values).clip(0, 255)
+        grey = (np.asarray(picture, np.float64) / 257).clip(0, 255)
         return np.rint(grey).astype(np.uint8)[..., None].repeat(3, axis=2)
     if picture.mode == "F":
         return np.rint(np.asarray(picture).clip(0, 1) * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
