@@ -1,7 +1,7 @@
 """Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior.
 
 python main2.py --config configs/micro.yaml input=photo_rgba.png save_path=name     refines what main.py wrote under that name
-python main2.py --from-ply gaussians.ply save_path=name                             a textured mesh of any 3DGS PLY
+python main2.py --from-splats gaussians.ply save_path=name                          a textured mesh of any .ply, .splat, .spz, .glb of Gaussians
 python main2.py --from-mesh chair.glb --config configs/micro.yaml prompt="a chair"  refines a mesh of your own
 
 A mesh without colours wants to be painted, not retouched: add refine_views=4 refine_denoise_steps=20 refine_strength=0.3 refine_cfg=3
@@ -52,7 +52,7 @@ from microdreamer.pipeline.subject import Subject, load_subject
 RESULTS = (*MESH_FILES, ".mp4", "_views.png", ".json")
 GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION = 24, 256, 30.0  # renders that vertices move to: how many, px, degrees at most
 NOTHING_TO_GO_BY = 'nothing to refine the mesh by: pass input=picture.png, prompt="a sentence", or both'
-ALIASES = {"--from-ply": "load", "--from-mesh": "mesh"}
+ALIASES = {"--from-splats": "load", "--from-ply": "load", "--from-mesh": "mesh"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
         phases = Phases(device, quiet)
         with phases("load"):
             if config.mesh and config.load:
-                raise UserError("--from-mesh and --from-ply: pass one of them (as keys: mesh and load)")
+                raise UserError("--from-mesh and --from-splats: pass one of them (as keys: mesh and load)")
             if config.mesh and not config.input and not config.prompt:
                 raise UserError(NOTHING_TO_GO_BY)
             if (own := config.mesh or config.load) and config.save_path is None:
@@ -193,7 +193,7 @@ def write_results(config: Config, stem: str, model: MeshModel, subject: Subject,
 
 
 def with_aliases(arguments: Sequence[str]) -> list[str]:
-    """`--from-ply FILE` and `--from-mesh FILE` as the key=value words that they stand for. Raises UserError for a missing FILE."""
+    """The ALIASES, as `--from-mesh FILE` or `--from-mesh=FILE`, as key=value words. Raises UserError for a missing FILE."""
     words, rest = [], iter(arguments)
     for word in rest:
         name, equals, value = word.partition("=")

@@ -37,7 +37,8 @@ VIEWS_PER_CALL = 12  # bounds the memory of a turntable
 SHEET_VIEWS = 8
 QUANTILE_POINTS = 1 << 20  # torch.quantile takes no more than 16 million
 MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
-RESULTS = ("_model.ply", *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
+SPLAT_FILES = {"ply": "_model.ply", "splat": "_model.splat", "spz": "_model.spz", "glb": "_splats.glb"}  # _model.glb is the mesh
+RESULTS = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
 PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh", "diffusers", "transformers")
 
@@ -173,6 +174,13 @@ def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
         write_glb(mesh, f"{stem}.glb", png)
 
 
+def write_gaussians(config: Config, stem: str | Path, model: GaussianModel) -> None:
+    """The Gaussians as PLY, and in the other formats asked for."""
+    for format in SPLAT_FILES:
+        if format in ("ply", config.splat_format) or config.splat_format == "all":
+            model.save(f"{stem}{SPLAT_FILES[format]}", format)
+
+
 def make_mesh(config: Config, model: GaussianModel, picture: Reference | None) -> Mesh:
     """The textured mesh of the Gaussians. Raises ValueError where they have no surface."""
     if config.mesh_method == "field":
@@ -186,7 +194,7 @@ def make_mesh(config: Config, model: GaussianModel, picture: Reference | None) -
 def write_results(config: Config, stem: Path, model: GaussianModel, picture: Reference | None, phases: Phases) -> str | None:
     """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
     remove_results(stem, RESULTS)
-    model.save_ply(f"{stem}_model.ply")
+    write_gaussians(config, stem, model)
     with phases("video"):
         write_pictures(config, stem, model, model.means)
     with phases("mesh"):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from microdreamer.gaussians.model import PARAMETERS, GaussianModel
+from microdreamer.gaussians import captures
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.gaussians.splat_files import read_splats
 from microdreamer.meshes.baking import bake, repainted, unwrapped
 from microdreamer.meshes.cleaning import drop_unused_vertices, merge_vertices
 from microdreamer.meshes.files import read_mesh
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 MARGIN = 1.05  # around an object that just fits into the cameras' view
 OFF_CENTER = 0.25  # of the object's reach, by which its middle may miss the origin, and
 REACH_RANGE = (0.5, 1.5)  # its reach, as a share of what fits, to stay as it is: objects of stage 1 do
+FRAMED_SHARE = 0.995  # of the opacity of Gaussians, that a frame holds
 UNPAINTED = 0.5  # grey of a mesh that came without colours; from the ends of the scale, where sigmoids are flat, a fit hardly gets away
 UV_TOLERANCE = 1e-5  # by which texture coordinates may leave [0,1]
 
@@ -65,11 +67,18 @@ class Subject:
 def frame_of(points: np.ndarray, radius: float, fov_y: float) -> Frame:
     """The frame in which points [P,3] just fit into the view of cameras at distance `radius`, whichever side they look from.
 
-    Points of about that size around the origin stay where they are. Raises ValueError for points that all fall into one.
+    Raises ValueError for points that all fall into one.
     """
     low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     center = (low + high) / 2
-    reach = float(np.linalg.norm(points - center, axis=1).max())
+    return frame_around(center, float(np.linalg.norm(points - center, axis=1).max()), radius, fov_y)
+
+
+def frame_around(center: np.ndarray, reach: float, radius: float, fov_y: float) -> Frame:
+    """The frame in which a ball of radius `reach` around `center` [3] just fits into the view of cameras at distance `radius`.
+
+    One of about that size around the origin stays where it is. Raises ValueError for a ball without a size.
+    """
     if not 0 < reach < math.inf:
         raise ValueError(f"expected an object with a size, got one that reaches {reach:g} from its middle")
     fitting = radius * math.sin(math.radians(fov_y / 2)) / MARGIN
@@ -92,27 +101,38 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
         except ValueError as error:
             raise ValueError(f"{config.mesh}: {error}") from error
     if config.load:
-        gaussians, frame = framed_gaussians(GaussianModel.load_ply(config.load, device), config)
-        return Subject(make_mesh(config, gaussians, picture), gaussians, frame)
+        try:
+            gaussians, frame = framed_gaussians(config, device)
+        except ValueError as error:
+            raise ValueError(f"{config.load}: {error}") from error
+        solid = GaussianModel.from_arrays(captures.thickened(gaussians.arrays()), device)
+        return Subject(make_mesh(config, solid, picture), gaussians, frame)
     found = [path for path in (Path(f"{stem}_model.glb"), Path(f"{stem}_model.obj")) if path.is_file()]
     if not found:
-        raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-ply FILE")
+        raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-splats FILE")
     mesh, ply = read_mesh(found[0]), Path(f"{stem}_model.ply")
-    gaussians = GaussianModel.load_ply(ply, device) if ply.is_file() else None
+    gaussians = GaussianModel.load(ply, device) if ply.is_file() else None
     if not mesh.has_texture:
         mesh = bake(unwrapped(mesh, config.texture_size, config.unwrap), config.texture_size, gaussians, picture, device)
     return Subject(mesh, gaussians)
 
 
-def framed_gaussians(model: GaussianModel, config: Config) -> tuple[GaussianModel, Frame]:
-    """The Gaussians within a frame for the cameras of `config`, and that frame. Raises ValueError for none."""
-    if len(model) == 0:
-        raise ValueError(f"{config.load}: expected Gaussians, found none")
-    frame = frame_of(model.means.detach().cpu().numpy(), config.radius, config.fovy)
-    parameters: dict[str, Tensor] = {name: getattr(model, name).detach() for name in PARAMETERS}
-    parameters["means"] = torch.from_numpy(frame.inward(parameters["means"].cpu().numpy())).to(model.device)
-    parameters["log_scales"] = parameters["log_scales"] + math.log(frame.scale)
-    return GaussianModel(parameters), frame
+def framed_gaussians(config: Config, device: torch.device) -> tuple[GaussianModel, Frame]:
+    """The Gaussians of the file `config.load`, upright and cleaned, within a frame for the cameras of `config`, and that frame.
+
+    Raises FileNotFoundError or ValueError for a file that cannot be used.
+    """
+    parameters, stated = read_splats(config.load)
+    if not len(parameters["means"]):
+        raise ValueError("expected Gaussians, found none")
+    parameters = captures.upright(captures.cleaned(parameters) if config.clean else parameters, config.up, stated)
+    frame = frame_around(*captures.extent_of(parameters, FRAMED_SHARE), config.radius, config.fovy)
+    parameters["means"] = frame.inward(parameters["means"]).astype(np.float32)
+    parameters["log_scales"] = parameters["log_scales"] + np.float32(math.log(frame.scale))
+    model = GaussianModel.from_arrays(parameters, device)
+    if config.clean:
+        model = captures.without_white_floaters(model, config.radius, config.fovy)
+    return model, frame
 
 
 def framed_mesh(mesh: Mesh, config: Config) -> tuple[Mesh, Frame]:
