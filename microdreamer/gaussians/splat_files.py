@@ -105,4 +105,5 @@ def finite(raw: RawSplats) -> tuple[dict[str, np.ndarray], list[str]]:
         "log_scales": np.maximum(raw.log_scales, -LIMIT),
         "quaternions": quaternions,
     }
-    return {name: np.ascontiguousarray(values[whole], dtype=np.float32) for name, values in parameters.items()}, remarks
+    chosen = whole if dropped else slice(None)
+    return {name: np.ascontiguousarray(values[chosen], dtype=np.float32) for name, values in parameters.items()}, remarks

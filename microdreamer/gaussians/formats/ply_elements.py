@@ -132,6 +132,13 @@ def _ascii(lines: Iterator[bytes], element: Element, row: np.dtype) -> np.ndarra
 
 def gathered(table: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Columns of a structured array [N] as float32 [N, len(names)]. Values beyond float32 become infinite."""
+    kinds = {table.dtype[name] for name in table.dtype.names}
+    if len(table) and len(kinds) == 1:  # one type throughout, as nearly always: a matrix, whose rows are read one after the other
+        places = [table.dtype.names.index(name) for name in names]
+        matrix = table.view(kinds.pop()).reshape(len(table), len(table.dtype))
+        run = slice(places[0], places[-1] + 1) if places and places == list(range(places[0], places[-1] + 1)) else places
+        with np.errstate(over="ignore"):
+            return matrix[:, run].astype(np.float32)
     with np.errstate(over="ignore"):
         columns = np.empty((len(table), len(names)), np.float32)
         for index, name in enumerate(names):
