@@ -61,10 +61,15 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
     return float(values[order][min(np.searchsorted(total, share * total[-1]), len(values) - 1)])
 
 
+def opacities_of(parameters: Parameters) -> np.ndarray:
+    """Opacities [N] in float64, 0 and 1 where they are so in float32."""
+    return sigmoid(parameters["opacity_logits"]).astype(np.float32).astype(np.float64)
+
+
 def extent_of(parameters: Parameters, share: float = FRAME_SHARE) -> Extent:
     """The extent by opacity-weighted quantiles: the middle of the box that holds `share` of the opacity on every axis, and the distance
     from it within which `share` of the opacity lies. Raises ValueError where all Gaussians that are not transparent fall into one."""
-    means, weights = parameters["means"].astype(np.float64), sigmoid(parameters["opacity_logits"])
+    means, weights = parameters["means"].astype(np.float64), opacities_of(parameters)
     if not weights.sum() > 0:
         raise ValueError(f"expected Gaussians that can be seen, got {len(weights)} of opacity 0")
     outside = (1 - share) / 2
@@ -110,7 +115,7 @@ def up_axis(parameters: Parameters, stated: str | None = None) -> str:
     """
     if stated:
         return stated
-    means, weights = parameters["means"].astype(np.float64), sigmoid(parameters["opacity_logits"])
+    means, weights = parameters["means"].astype(np.float64), opacities_of(parameters)
     if len(means) < 2 or not weights.sum() > 0:
         return "y"
     floors = [
@@ -149,10 +154,10 @@ def kept(parameters: Parameters) -> np.ndarray:
     opacity-weighted median). Floating: in a part of less than 1 % of the opacity; parts are what touches in a grid of cells a
     thirty-second of the extent wide (see `connected`). Raises ValueError where none is left.
     """
-    opacities = sigmoid(parameters["opacity_logits"])
+    opacities = opacities_of(parameters)
     seen = opacities >= MIN_OPACITY
     if not seen.any():
-        raise ValueError(f"expected Gaussians of an opacity of at least {MIN_OPACITY}; the largest is {np.float32(opacities.max()):.2g}")
+        raise ValueError(f"expected Gaussians of an opacity of at least {MIN_OPACITY}; the largest is {opacities.max():.2g}")
     longest = np.exp(parameters["log_scales"].astype(np.float64).max(1))
     extent = extent_of({name: values[seen] for name, values in parameters.items()})
     usual = weighted_quantile(longest[seen], opacities[seen], 0.5)
@@ -203,7 +208,8 @@ def without_white_floaters(model: GaussianModel, radius: float, fov_y: float) ->
     """
     trial = copy.deepcopy(model)
     trial.filter_floaters(radius=radius, fov_y=fov_y)
-    if len(trial) == len(model) or float(trial.opacities.sum()) < (1 - MOST_WHITE) * float(model.opacities.sum()):
+    left, before = (float(gaussians.opacities.detach().sum()) for gaussians in (trial, model))
+    if len(trial) == len(model) or left < (1 - MOST_WHITE) * before:
         return model
     log.warning("%d white Gaussians float before the background and are left out; clean=false keeps them", len(model) - len(trial))
     return trial

@@ -101,8 +101,9 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
         except ValueError as error:
             raise ValueError(f"{config.mesh}: {error}") from error
     if config.load:
+        parameters, stated_up = read_splats(config.load)
         try:
-            gaussians, frame = framed_gaussians(config, device)
+            gaussians, frame = framed_gaussians(parameters, stated_up, config, device)
         except ValueError as error:
             raise ValueError(f"{config.load}: {error}") from error
         solid = GaussianModel.from_arrays(captures.thickened(gaussians.arrays()), device)
@@ -117,15 +118,16 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     return Subject(mesh, gaussians)
 
 
-def framed_gaussians(config: Config, device: torch.device) -> tuple[GaussianModel, Frame]:
-    """The Gaussians of the file `config.load`, upright and cleaned, within a frame for the cameras of `config`, and that frame.
+def framed_gaussians(
+    parameters: captures.Parameters, stated_up: str | None, config: Config, device: torch.device
+) -> tuple[GaussianModel, Frame]:
+    """The Gaussians of a file, cleaned and upright, within a frame for the cameras of `config`, and that frame.
 
-    Raises FileNotFoundError or ValueError for a file that cannot be used.
+    Raises ValueError where there are none, or none that can be seen.
     """
-    parameters, stated = read_splats(config.load)
     if not len(parameters["means"]):
         raise ValueError("expected Gaussians, found none")
-    parameters = captures.upright(captures.cleaned(parameters) if config.clean else parameters, config.up, stated)
+    parameters = captures.upright(captures.cleaned(parameters) if config.clean else parameters, config.up, stated_up)
     frame = frame_around(*captures.extent_of(parameters, FRAMED_SHARE), config.radius, config.fovy)
     parameters["means"] = frame.inward(parameters["means"]).astype(np.float32)
     parameters["log_scales"] = parameters["log_scales"] + np.float32(math.log(frame.scale))

@@ -144,4 +144,5 @@ def smoothed(splats: RawSplats, widths: np.ndarray) -> RawSplats:
         loss = np.where(widths == 0, 0, before.sum(1) - after.sum(1))
     opacities = sigmoid(splats.opacity_logits) * np.exp(loss)
     changed = np.where(widths == 0, splats.opacity_logits, logit(opacities))
-    return splats._replace(log_scales=after.astype(np.float32), opacity_logits=changed.astype(np.float32))
+    remarks = (*splats.remarks, "the 3D filter of Mip-Splatting (filter_3D) is applied")
+    return splats._replace(log_scales=after.astype(np.float32), opacity_logits=changed.astype(np.float32), remarks=remarks)
