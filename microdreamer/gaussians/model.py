@@ -18,7 +18,7 @@ from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras
 from microdreamer.core import profiler
 from microdreamer.gaussians import density_control as gaussian_density
 from microdreamer.gaussians.extraction import FIELD_BLOCKS, DensityField, extract_fields, extract_mesh
-from microdreamer.gaussians.splat_files import read_splats, write_splats
+from microdreamer.gaussians.splat_files import log_remarks, read_splats, write_splats
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.gaussian_fit import activate_gaussians, clamp_image, record_gradients
 from microdreamer.kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
@@ -144,7 +144,9 @@ class GaussianModel(nn.Module):
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> GaussianModel:
         """Read a file of Gaussians of any format that `read_splats` knows. Raises FileNotFoundError or ValueError in one line."""
-        return cls.from_arrays(read_splats(path).parameters, device)
+        found = read_splats(path)
+        log_remarks(path, found.remarks)
+        return cls.from_arrays(found.parameters, device)
 
     def save_ply(self, path: str | Path) -> None:
         """`save` as PLY."""

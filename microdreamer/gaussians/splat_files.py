@@ -7,6 +7,7 @@ glTF with KHR_gaussian_splatting (docs/splats.md).
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,19 +35,23 @@ MAX_LOG_SCALE = np.float32(43)  # above, the square of a scale is infinite in fl
 
 
 class SplatFile(NamedTuple):
-    """parameters: see `formats.ply.write_ply`, float32 and finite; up: the axis that the file says is up, None where it does not."""
+    """What a file holds.
+
+    parameters: see `formats.ply.write_ply`, float32 and finite; up: the axis that the file says is up, None where it does not; remarks:
+    lines for the user about how the file was understood and what was left out.
+    """
 
     parameters: dict[str, np.ndarray]
     up: str | None
+    remarks: tuple[str, ...]
 
 
 def read_splats(path: str | Path) -> SplatFile:
     """The Gaussians of a file of any format here, known by its first bytes, else by its suffix.
 
     Infinite logits and logarithms become the finite ones of the same opacity (0 or 1) and scale (0); quaternions of length zero become
-    the identity; harmonics above degree 3 are left out; Gaussians with other values that are not finite are dropped. What was done
-    is logged, one line each. Raises FileNotFoundError, or ValueError in one line for a file that is none of Gaussians or has no
-    Gaussian that is whole.
+    the identity; harmonics above degree 3 are left out; Gaussians with other values that are not finite are dropped. Raises
+    FileNotFoundError, or ValueError in one line for a file that is none of Gaussians or has no Gaussian that is whole.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,9 +67,13 @@ def read_splats(path: str | Path) -> SplatFile:
         parameters, remarks = finite(raw)
     except ValueError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-    for remark in (*raw.remarks, *remarks):
+    return SplatFile(parameters, raw.up, (*raw.remarks, *remarks))
+
+
+def log_remarks(path: str | Path, remarks: Iterable[str]) -> None:
+    """Log the remarks on a file as warnings, one line each."""
+    for remark in remarks:
         log.warning("%s: %s", path, remark)
-    return SplatFile(parameters, raw.up)
 
 
 def write_splats(path: str | Path, parameters: dict[str, np.ndarray], format: str = "ply") -> None:

@@ -16,7 +16,7 @@ import torch
 
 from microdreamer.gaussians import captures
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.gaussians.splat_files import read_splats
+from microdreamer.gaussians.splat_files import log_remarks, read_splats
 from microdreamer.meshes.baking import bake, repainted, unwrapped
 from microdreamer.meshes.cleaning import drop_unused_vertices, merge_vertices
 from microdreamer.meshes.files import read_mesh
@@ -101,11 +101,12 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
         except ValueError as error:
             raise ValueError(f"{config.mesh}: {error}") from error
     if config.load:
-        parameters, stated_up = read_splats(config.load)
+        parameters, stated_up, remarks = read_splats(config.load)
         try:
             gaussians, frame = framed_gaussians(parameters, stated_up, config, device)
         except ValueError as error:
-            raise ValueError(f"{config.load}: {error}") from error
+            raise ValueError(f"{config.load}: {'; '.join([str(error), *remarks])}") from error
+        log_remarks(config.load, remarks)
         solid = GaussianModel.from_arrays(captures.thickened(gaussians.arrays()), device)
         return Subject(make_mesh(config, solid, picture), gaussians, frame)
     found = [path for path in (Path(f"{stem}_model.glb"), Path(f"{stem}_model.obj")) if path.is_file()]

@@ -17,7 +17,7 @@ from microdreamer.gaussians.formats import gltf, spz
 from microdreamer.gaussians.formats.common import base_colors
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.rotation import turned
-from microdreamer.gaussians.splat_files import WRITERS, read_splats, write_splats
+from microdreamer.gaussians.splat_files import WRITERS, log_remarks, read_splats, write_splats
 
 DATA = Path(__file__).parent / "data"  # 40 Gaussians of degree 1 as written by splat-transform 2.7.1, from random_parameters(40, 1, seed=7)
 EXTENSION = "KHR_gaussian_splatting"
@@ -26,7 +26,9 @@ EXTENSION = "KHR_gaussian_splatting"
 def read(tmp_path, data: bytes, name="a.ply"):
     path = tmp_path / name
     path.write_bytes(data)
-    return read_splats(path)
+    found = read_splats(path)
+    log_remarks(path, found.remarks)
+    return found
 
 
 def same(one, other):
@@ -120,7 +122,7 @@ def test_spz_of_version_1_and_2(tmp_path):
     fixed = b"".join(int(v * 4096).to_bytes(3, "little", signed=True) for v in (1.5, -2.25, 0.125))
     for version, position in ((1, np.array([1.5, -2.25, 0.125], "<f2").tobytes()), (2, fixed)):
         data = gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, version, 1, 2, 12, 0, 0) + position + tail)
-        parameters, up = read(tmp_path, data, "a.spz")
+        parameters, up, _ = read(tmp_path, data, "a.spz")
         assert up == "y"
         np.testing.assert_array_equal(parameters["means"], [[1.5, -2.25, 0.125]])
         np.testing.assert_allclose(parameters["log_scales"], [[0, -5, -10]])
@@ -153,7 +155,7 @@ def test_packed_words_of_a_compressed_ply(tmp_path):
     data = (
         "\n".join(lines).encode() + np.array([value for _, value in chunk], "<f4").tobytes() + np.array(words, "<u4").tobytes() + harmonics
     )
-    parameters, _ = read(tmp_path, data)
+    parameters, *_ = read(tmp_path, data)
     np.testing.assert_allclose(parameters["means"], [[1, 0, 10 + 10 * 1024 / 2047]])
     np.testing.assert_allclose(parameters["log_scales"], [[-8, -2, -2]])
     half = np.sqrt(0.5)
@@ -166,7 +168,7 @@ def test_packed_words_of_a_compressed_ply(tmp_path):
 def test_renamed_properties_and_long_comments(tmp_path):
     parameters = random_parameters(degree=1)
     values = {name if name in "xyz" else f"scalar_{name}": column for name, column in columns(parameters).items()}
-    again, up = read(tmp_path, ply_bytes(values, ("Created by CloudCompare", "option=value " * 20_000), kind="double"))
+    again, up, _ = read(tmp_path, ply_bytes(values, ("Created by CloudCompare", "option=value " * 20_000), kind="double"))
     assert same(parameters, again) and up is None
 
 
@@ -182,7 +184,7 @@ def test_two_scales_are_flat_gaussians(tmp_path, caplog):
     parameters = random_parameters(degree=0)
     values = columns(parameters)
     del values["scale_2"]
-    again, _ = read(tmp_path, ply_bytes(values))
+    again, *_ = read(tmp_path, ply_bytes(values))
     assert (np.exp(again["log_scales"][:, 2]) == 0).all() and "two scales" in caplog.text
     np.testing.assert_array_equal(again["log_scales"][:, :2], parameters["log_scales"][:, :2])
 
@@ -192,7 +194,7 @@ def test_values_after_their_activations_are_recognised(tmp_path, caplog):
     values = columns(parameters)
     values["opacity"] = opacities(parameters)
     values |= {f"scale_{axis}": np.exp(parameters["log_scales"][:, axis]) for axis in range(3)}
-    again, _ = read(tmp_path, ply_bytes(values, kind="double"))
+    again, *_ = read(tmp_path, ply_bytes(values, kind="double"))
     np.testing.assert_allclose(again["log_scales"], parameters["log_scales"], rtol=1e-5)
     np.testing.assert_allclose(again["opacity_logits"], parameters["opacity_logits"], atol=1e-5)
     assert "not as logits and logarithms" in caplog.text
@@ -208,7 +210,7 @@ def test_the_3d_filter_is_applied(tmp_path):
     """Mip-Splatting: s' = sqrt(s^2 + f^2), and the opacity times sqrt(det S^2 / det S'^2)."""
     parameters, widths = random_parameters(degree=0), np.random.default_rng(1).uniform(0, 0.1, 60)
     widths[0] = 0
-    again, _ = read(tmp_path, ply_bytes(columns(parameters) | {"filter_3D": widths}))
+    again, *_ = read(tmp_path, ply_bytes(columns(parameters) | {"filter_3D": widths}))
     scales = np.exp(parameters["log_scales"].astype(float))
     expected = np.sqrt(scales**2 + widths[:, None] ** 2)
     np.testing.assert_allclose(np.exp(again["log_scales"]), expected, rtol=1e-5)
@@ -217,7 +219,7 @@ def test_the_3d_filter_is_applied(tmp_path):
 
 def test_harmonics_of_degree_4_are_cut_to_3(tmp_path, caplog):
     parameters = random_parameters(degree=4)
-    again, _ = read(tmp_path, ply_bytes(columns(parameters)))
+    again, *_ = read(tmp_path, ply_bytes(columns(parameters)))
     np.testing.assert_array_equal(again["sh_rest"], parameters["sh_rest"][:, :15])
     assert "above degree 3 are left out" in caplog.text
 
@@ -230,7 +232,7 @@ def test_infinite_logits_and_logarithms_mean_what_their_functions_say(tmp_path):
     parameters["opacity_logits"][:2] = np.inf, -np.inf
     parameters["log_scales"][2] = [-np.inf, -3, -4]
     parameters["quaternions"][3] = 0
-    again, _ = read(tmp_path, ply_bytes(columns(parameters)))
+    again, *_ = read(tmp_path, ply_bytes(columns(parameters)))
     model = GaussianModel.from_arrays(again)
     assert len(model) == 60 and all(np.isfinite(values).all() for values in again.values())
     assert model.opacities[0] == 1 and model.opacities[1] == 0 and model.scales[2, 0] == 0
@@ -257,7 +259,7 @@ def test_a_row_with_nan_is_dropped_with_a_line(tmp_path, caplog, name):
     values[name] = values[name].copy()
     values[name][7] = np.nan
     with caplog.at_level(logging.WARNING):
-        again, _ = read(tmp_path, ply_bytes(values))
+        again, *_ = read(tmp_path, ply_bytes(values))
     assert same({key: np.delete(rows, 7, axis=0) for key, rows in parameters.items()}, again)
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'a.ply'}: 1 of 60 Gaussians are not finite and are left out"
@@ -321,7 +323,7 @@ def test_gltf_nodes_place_what_they_hold(tmp_path):
         {"children": [1], "scale": [2, 2, 2], "translation": [1, 2, 3]},
         {"mesh": 0, "rotation": [-np.sqrt(0.5), 0, 0, np.sqrt(0.5)]},
     ]
-    found, up = read(tmp_path, glb(document, binary), "a.glb")
+    found, up, _ = read(tmp_path, glb(document, binary), "a.glb")
     expected = turned(parameters, turn)
     assert up == "y"
     np.testing.assert_allclose(found["means"], 2 * expected["means"] + [1, 2, 3], atol=1e-5)
@@ -348,7 +350,7 @@ def test_gltf_quantised_strided_and_of_drafts(tmp_path, caplog):
         document["accessors"][attributes[f"{EXTENSION}:{name}"]] = accessor
         document["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(data), **extra})
         binary += data
-    found, _ = read(tmp_path, glb(document, binary), "a.glb")
+    found, *_ = read(tmp_path, glb(document, binary), "a.glb")
     np.testing.assert_array_equal(found["log_scales"], parameters["log_scales"])
     assert angles(found["quaternions"], parameters["quaternions"]).max() < 0.01 and "as in drafts" in caplog.text
 

@@ -90,12 +90,13 @@ def damaged(suffix: str, data: bytes, edits, inside: bool) -> bytes:
 def check(path, data: bytes) -> None:
     path.write_bytes(data)
     try:
-        parameters, up = read_splats(path)
+        parameters, up, remarks = read_splats(path)
     except (ValueError, OSError) as error:
         assert "\n" not in str(error) and str(path) in str(error)
         return
     counts = {len(values) for values in parameters.values()}
     assert len(counts) == 1 and all(values.dtype == np.float32 and np.isfinite(values).all() for values in parameters.values())
+    assert not any("\n" in remark for remark in remarks)
     assert up is None or up.lstrip("-") in ("x", "y", "z")
 
 
