@@ -104,7 +104,7 @@ def finite(raw: RawSplats) -> tuple[dict[str, np.ndarray], list[str]]:
         raise ValueError(f"none of its {len(whole)} Gaussians is finite; the file is damaged")
     if dropped:
         remarks.append(f"{dropped} of {len(whole)} Gaussians are not finite and are left out")
-    zero = ~raw.quaternions.any(1)
+    zero = (raw.quaternions == 0).all(1)
     quaternions = np.where(zero[:, None], np.array([1, 0, 0, 0], np.float32), raw.quaternions)
     parameters = {
         "means": raw.means,
