@@ -91,7 +91,7 @@ def prepare(config: Config, prior: Prior, picture: Tensor | None) -> Job:
     reference = None if picture is None else reference_view(picture, views.cameras(config.elevation, 0.0, prior.device))
     rounds = plan_rounds(prior.schedule, **select(config, PLAN_KEYS))
     if config.load:
-        model = GaussianModel.load_ply(config.load, prior.device)
+        model = GaussianModel.load(config.load, prior.device)
     else:
         model = GaussianModel.initial_ball(config.num_pts, sh_degree=config.sh_degree, generator=generator, device=prior.device)
     return Job(config, prior, condition, model, views, reference, rounds, generator)

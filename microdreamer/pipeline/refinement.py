@@ -131,7 +131,7 @@ def refine(
         if isinstance(source, Result) and prompt is None:
             prompt = source.config.prompt
         if given.mesh and given.load:
-            raise UserError("--from-mesh and --from-ply: pass one of them (as keys: mesh and load)")
+            raise UserError("--from-mesh and --from-splats: pass one of them (as keys: mesh and load)")
         config = with_inputs(given, picture, prompt)
         if isinstance(source, Result) and config.input is None:
             config = dataclasses.replace(config, input=source.config.input)  # what the result is named after

@@ -36,7 +36,8 @@ SHEET_VIEWS = 8
 QUANTILE_POINTS = 1 << 20  # torch.quantile takes no more than 16 million
 MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
 # All that a result may consist of, after its stem; the record is put in place last.
-STAGE_1 = ("_model.ply", *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
+SPLAT_FILES = {"ply": "_model.ply", "splat": "_model.splat", "spz": "_model.spz", "glb": "_splats.glb"}  # _model.glb is the mesh
+STAGE_1 = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
 STAGE_2 = (*MESH_FILES, ".mp4", "_views.png", ".json")
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
 
@@ -79,7 +80,7 @@ class Result:
         with user_errors(), torch.no_grad(), staged(stem, STAGE_2 if self.refined else STAGE_1) as aside:
             with watch.phase("write"):
                 if not self.refined:
-                    self.gaussians.save_ply(f"{aside}_model.ply")
+                    write_gaussians(config, aside, self.gaussians)
                 if self.mesh is not None:
                     write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)
             with watch.phase("video"):
@@ -163,6 +164,13 @@ def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
         write_obj(mesh, f"{stem}.obj", png)
     if config.mesh_format in ("glb", "all"):
         write_glb(mesh, f"{stem}.glb", png)
+
+
+def write_gaussians(config: Config, stem: str | Path, model: GaussianModel) -> None:
+    """The Gaussians as PLY, and in the other formats asked for."""
+    for format in SPLAT_FILES:
+        if format in ("ply", config.splat_format) or config.splat_format == "all":
+            model.save(f"{stem}{SPLAT_FILES[format]}", format)
 
 
 def make_record(config: Config, device: torch.device, seconds: dict[str, float], **found: object) -> dict[str, Any]:
