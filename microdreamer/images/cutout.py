@@ -184,17 +184,27 @@ def _without_cropped_things(mask: np.ndarray) -> np.ndarray:
 
 
 def _soften(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Alpha [H,W] whose edges follow the colours of `rgb`, from the mask of a smaller copy.
-
-    Within a band around the mask's edge alpha is a locally linear function of colour (guided filter, He et al. 2010,
-    equations 14 to 16), fitted at most at 1024 pixels and applied to the pixels of the full picture.
-    """
-    guide = _shrink(rgb, _EDGE_SIDE).astype(np.float32) / 255
-    size = guide.shape[1::-1]
+    """Alpha [H,W] whose edges follow the colours of `rgb`, from the mask of a smaller copy."""
+    size = _edge_size(rgb)
     coarse = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     pixel = max(1.0, max(size) / max(mask.shape))  # of the small mask, in the guide's pixels
     coarse = (cv2.GaussianBlur(coarse, (0, 0), 0.5 * pixel) > 0.5).astype(np.float32)
-    coefficients = _guided_filter_coefficients(guide, coarse, radius=round(2 * pixel) + 1, epsilon=1e-3)
+    return _with_fitted_edges(rgb, coarse, pixel, epsilon=1e-3)
+
+
+def _edge_size(rgb: np.ndarray) -> tuple[int, int]:
+    """(width, height) at which edges are fitted."""
+    return _shrink(rgb[..., 0], _EDGE_SIDE).shape[::-1]
+
+
+def _with_fitted_edges(rgb: np.ndarray, coarse: np.ndarray, pixel: float, epsilon: float) -> np.ndarray:
+    """Alpha [H,W] from a coarse one [h,w] whose edges are right to a few times `pixel` of its pixels.
+
+    Within a band around them alpha is a locally linear function of colour (guided filter, He et al. 2010, equations 14 to 16),
+    fitted at the size of `coarse`, at most 1024 pixels, and applied to the pixels of the full picture.
+    """
+    guide = cv2.resize(rgb, coarse.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    coefficients = _guided_filter_coefficients(guide, coarse, round(2 * pixel) + 1, epsilon)
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(2 * pixel) + 3,) * 2)
     band = cv2.morphologyEx(coarse, cv2.MORPH_GRADIENT, reach)
 
