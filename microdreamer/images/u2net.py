@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -94,14 +95,14 @@ def load_u2net() -> U2Net:
     except Exception as error:  # safetensors, the file system and PyTorch each have their own
         reason = " ".join(str(error).split()[:12])
         raise ValueError(f"{WEIGHTS}: the weights of the cut-out cannot be read ({reason}); restore the file, or choose grabcut") from error
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a third faster on the CPU
 
 
 def saliency_map(rgb: np.ndarray) -> np.ndarray:
     """Probability [320,320] (float32) that a pixel of the picture, uint8 RGB [H,W,3] scaled to a square, belongs to its object."""
-    picture = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
-    small = F.interpolate(picture, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp_(0, 255)
+    scaled = Image.fromarray(rgb).resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3)
+    small = torch.from_numpy(np.array(scaled, dtype=np.float32)).permute(2, 0, 1)[None]
     small /= small.amax().clamp_min(1)  # dark pictures are brightened, as in training
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_DEVIATION))
     with torch.inference_mode():
-        return load_u2net()((small - mean) / deviation)[0, 0].numpy()
+        return load_u2net()(((small - mean) / deviation).contiguous(memory_format=torch.channels_last))[0, 0].numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +12,35 @@ from PIL import Image
 from torch import Tensor
 
 from cam_utils import Cameras
+from microdreamer.core.files import user_path
 from microdreamer.distillation.sir import Reference
+from microdreamer.images.preparation import prepared
 from microdreamer.images.reading import read_image
 
 MIN_SIDE = 16  # pixels; less shows no object
 MAX_SIDE = 1024  # pixels; no prior sees more, and a phone's picture would cost seconds a resize
 
 
-def load_picture(path: str | Path) -> Tensor:
-    """The object at `path` as straight RGBA [4,S,S] in [0,1], padded to a square; without alpha it is cut out and centred.
+def load_picture(path: str | Path, recenter: bool = True, say: Callable[[str], None] | None = None) -> Tensor:
+    """The object at `path` as straight RGBA [4,S,S] in [0,1], padded to a square; cut out and centred where it is not yet.
 
+    See `preparation.prepared`; without `recenter` the object stays where it is. `say` is told in one line what was done, if anything.
     Raises FileNotFoundError or ValueError in one line for what is not a picture or holds no object.
     """
-    picture = read_image(path)
+    path = user_path(path)
+    done: list[str] = []
+    picture = read_image(path, done.append)
     if min(picture.size) < MIN_SIDE:
         raise ValueError(
             f"{path}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
         )
-    if picture.mode != "RGBA":
-        from microdreamer.pipeline.cutouts import cut_out, recentre
-
-        try:
-            picture = recentre(cut_out(picture))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    try:
+        picture, prepared_by = prepared(picture, recenter=recenter)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    done += [prepared_by] if prepared_by else []
+    if say and done:
+        say(f"{path}: {'; '.join(done)}")
     side = max(picture.size)
     square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
@@ -45,7 +51,7 @@ def load_picture(path: str | Path) -> Tensor:
 
 def caption_beside(path: str | Path) -> str | None:
     """The sentence in `foo_caption.txt` for a picture `foo_rgba.*`, or None. Raises ValueError for a file that is not UTF-8 text."""
-    path = Path(path)
+    path = user_path(path)
     caption = path.with_name(f"{path.stem.removesuffix('_rgba')}_caption.txt")
     if not path.stem.endswith("_rgba") or not caption.is_file():
         return None
