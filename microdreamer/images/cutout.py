@@ -55,12 +55,13 @@ def separated(image: Image.Image, model: str | Matting = AUTO) -> CutOut:
         return CutOut(_without_background(np.asarray(image.convert("RGB")), model), True, "background removed")
     image = image.convert("RGBA")
     alpha = np.asarray(image.getchannel("A"))
+    if haze := haze_of(alpha):
+        alpha = without_haze(alpha, haze)
     reason = why_no_cut_out(alpha)
     if reason is None:
-        if haze := haze_of(alpha):
-            image.putalpha(Image.fromarray(without_haze(alpha, haze)))
-            return CutOut(image, False, f"alpha of up to {haze} of 255 around the object removed")
-        return CutOut(image, False, None)
+        if haze:
+            image.putalpha(Image.fromarray(alpha))
+        return CutOut(image, False, f"alpha of up to {haze} of 255 around the object removed" if haze else None)
     shown = cv2.medianBlur(alpha, SPECK) > VISIBLE if min(alpha.shape) >= SPECK else alpha > VISIBLE
     try:
         rgba = _without_background(_with_hidden_filled(np.asarray(image)[..., :3], shown), model, shown)

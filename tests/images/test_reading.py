@@ -5,9 +5,9 @@ import zlib
 
 import numpy as np
 import pytest
+from made_pictures import disc, pattern, png
 from PIL import Image, ImageCms
 
-from images.made_pictures import disc, pattern, png
 from microdreamer.images import reading
 from microdreamer.images.reading import read_image
 

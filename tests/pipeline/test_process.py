@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from made_pictures import box_of, disc
 from PIL import Image
 
-from images.made_pictures import box_of, disc
 from microdreamer.pipeline import cutouts as process
 
 

@@ -4,7 +4,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def pattern(height: int = 30, width: int = 40) -> np.ndarray:
@@ -33,3 +33,33 @@ def png(width: int, height: int, depth: int, colour_type: int, rows: np.ndarray,
 
 def box_of(image: Image.Image) -> tuple[int, int, int, int]:
     return image.getchannel("A").point(lambda value: 255 * (value > 127)).getbbox()
+
+
+def toy_mask(side: int = 256) -> np.ndarray:
+    """A made object's silhouette: a jug with a handle that one can look through."""
+    mask = Image.new("L", (side * 4, side * 4), 0)
+    draw = ImageDraw.Draw(mask)
+    unit = side * 4 / 16
+    draw.ellipse([8.5 * unit, 5 * unit, 12.5 * unit, 10 * unit], fill=255)
+    draw.ellipse([9.3 * unit, 6 * unit, 11.6 * unit, 9 * unit], fill=0)
+    draw.rounded_rectangle([4 * unit, 4 * unit, 10 * unit, 12.5 * unit], radius=unit, fill=255)
+    return np.asarray(mask.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255
+
+
+def toy_picture(background: np.ndarray, mask: np.ndarray) -> Image.Image:
+    """The jug, lit from the left and painted in two colours, before `background`."""
+    side = len(mask)
+    y, x = np.mgrid[:side, :side] / side
+    paint = np.where((y < 0.5)[..., None], np.array([205, 60, 40]), np.array([235, 190, 60]))
+    lit = paint * (1.1 - 0.7 * x)[..., None]
+    backdrop = np.asarray(Image.fromarray(background).convert("RGB").resize((side, side)), dtype=np.float32)
+    return Image.fromarray((backdrop * (1 - mask[..., None]) + lit * mask[..., None]).clip(0, 255).astype(np.uint8))
+
+
+def iou(alpha: np.ndarray, truth: np.ndarray) -> float:
+    found, expected = alpha > 0.5, truth > 0.5
+    return float((found & expected).sum() / (found | expected).sum())
+
+
+def alpha_of(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.getchannel("A"), dtype=np.float32) / 255
