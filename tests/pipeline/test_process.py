@@ -1,11 +1,18 @@
 """process.py: results beside pictures, folders, names, refusals in one line, the command line."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made_pictures import box_of, disc
 from PIL import Image
 
 from microdreamer.pipeline import cutouts as process
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_command_line_writes_beside_the_picture(tmp_path, capsys):
@@ -93,3 +100,68 @@ def test_picture_with_alpha_never_loads_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "load_matting", lambda model: pytest.fail("asked for a model"))
     Image.fromarray(disc()).save(tmp_path / "a.png")
     assert process.main([str(tmp_path / "a.png")]) == 0
+
+
+def test_alpha_that_is_no_cut_out_is_said_in_one_line(tmp_path, capsys):
+    photo = np.full((160, 160, 4), (150, 160, 170, 254), np.uint8)
+    photo[50:120, 30:110, :3] = (230, 40, 40)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    assert process.main([str(tmp_path / "a.png"), "--model", "embedded", "--no-recenter"]) == 0
+    alpha = np.asarray(Image.open(tmp_path / "a_rgba.png").getchannel("A"))
+    assert alpha[85, 70] > 250 and alpha[10, 10] == 0
+    assert capsys.readouterr().err == f"{tmp_path / 'a.png'}: alpha hides 0% of the picture, so it is no cut-out: background removed\n"
+
+
+def test_heic_in_a_folder_is_named_and_the_rest_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("microdreamer.images.reading.HEIF_READERS", ())
+    Image.init()
+    monkeypatch.setattr(Image, "OPEN", {name: how for name, how in Image.OPEN.items() if name != "HEIF"})
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    Image.fromarray(disc()).save(tmp_path / "b.png")
+    assert process.main([str(tmp_path)]) == 2
+    assert (tmp_path / "b_rgba.png").exists()
+    assert "IMG_1.HEIC: a HEIC picture, which needs one more package: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "Screenshot 2026-11-28 at 5.04.12\u202fPM",
+        "a\u00a0b\u3000c",
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467",
+        ".hidden",
+        "-dash",
+        "a:b",
+        "caf\udce9",  # undecodable bytes
+        "x" * 251,
+        "é" * 125,
+    ],
+)
+def test_pictures_of_any_name(tmp_path, stem):
+    source = tmp_path / f"{stem}.png"
+    try:
+        Image.fromarray(disc()).save(source)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system does not take the name")
+    result = subprocess.run(
+        [sys.executable, "process.py", str(source), "--size", "32"],
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )
+    assert result.returncode == 0, result.stderr
+    made = [path for path in tmp_path.iterdir() if path != source]
+    assert len(made) == 1 and made[0].name.endswith("_rgba.png") and Image.open(made[0]).size == (32, 32)
+    if len(stem) < 100:
+        assert made[0].name == f"{stem}_rgba.png"
+
+
+def test_home_and_optimised_bytecode(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(disc()).save(tmp_path / "pictures" / "a.png")
+    command = [sys.executable, "-OO", "process.py", "~/pictures", "--out", "~/cut", "--size", "32"]
+    environment = os.environ | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "cut" / "a_rgba.png").size == (32, 32)
+    assert subprocess.run([*command[:3], "--help"], capture_output=True, cwd=ROOT).returncode == 0
