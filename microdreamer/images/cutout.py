@@ -148,20 +148,22 @@ def _load_rembg(name: str) -> Matting:
 
 
 def embedded_alpha(rgb: np.ndarray) -> np.ndarray:
-    """Alpha [H,W] (float32, 0 to 1) of what U^2-Net-p takes for the object of uint8 RGB [H,W,3]; 0 everywhere where it sees none.
+    """Alpha [H,W] (float32, 0 to 1) of what U^2-Net-p takes for the object of uint8 RGB [H,W,3]; 0 everywhere where it sees none."""
+    coarse, size = coarse_alpha(rgb), edge_size(rgb)
+    scaled = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
+    return fit_edges(rgb, scaled, max(1.0, max(size) / len(coarse)), _EDGE_EPSILON)
 
-    The network's map, 320 pixels a side, is stretched to [0,1] as its authors do, and its edge fitted to the picture's colours.
-    """
+
+def coarse_alpha(rgb: np.ndarray) -> np.ndarray:
+    """The same [320,320], of the picture scaled to a square: the network's map stretched to [0,1], as its authors do, its soft ends cut."""
     from microdreamer.images.u2net import saliency_map  # PyTorch takes a second to import, which pictures with alpha save
 
     found = saliency_map(rgb)
     if found.max() < _CERTAIN:
-        return np.zeros(rgb.shape[:2], np.float32)
+        return np.zeros_like(found)
     low, high = _MAP_RANGE
     stretched = (found - found.min()) / (found.max() - found.min())
-    size = edge_size(rgb)
-    coarse = cv2.resize(np.clip((stretched - low) / (high - low), 0, 1), size, interpolation=cv2.INTER_LINEAR)
-    return fit_edges(rgb, coarse, max(1.0, max(size) / len(found)), _EDGE_EPSILON)
+    return np.clip((stretched - low) / (high - low), 0, 1)
 
 
 def _check_plausible(mask: np.ndarray) -> None:

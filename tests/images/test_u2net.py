@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from microdreamer.images import u2net
 from microdreamer.images.u2net import SIDE, U2Net, load_u2net, saliency_map
 
-# onnxruntime 1.27's map of `waves(strength)`: its sum, and its entries at rows 100, 140, 180, 220 and columns 100, 140, 180, 220.
+# onnxruntime 1.32's map of `waves(strength)`: its sum, and its entries at rows 100, 140, 180, 220 and columns 100, 140, 180, 220.
 PUBLISHED = {
     0.1: (911.1, [[0.001, 0.003, 0.052, 0.034], [0.001, 0.004, 0.072, 0.025], [0.035, 0.005, 0.020, 0.003], [0.085, 0.004, 0.006, 0.001]]),
     0.3: (17096.2, [[0.688, 1.0, 1.0, 0.544], [0.845, 0.998, 1.0, 0.656], [0.777, 0.999, 1.0, 0.375], [0.197, 0.723, 0.742, 0.092]]),
