@@ -62,13 +62,6 @@ def try_writing(path: str | Path) -> None:
             folder.rmdir()
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error in one line; of one of the operating system, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
-
-
 def user_path(text: str | Path) -> Path:
     """The path that a user typed: `~` and `~name` at its start are a home folder, unless there is a file of that very name."""
     path = Path(text)

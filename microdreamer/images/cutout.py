@@ -1,4 +1,4 @@
-"""Cutting the object out of a picture with a background: rembg's networks where they can be had, else an embedded one.
+"""Cutting the object out of a picture with a background: rembg's networks where rembg is installed, else an embedded one.
 
 The embedded network, U^2-Net-p, ships with the project. GrabCut, which knows nothing of things, stays as a choice.
 """
@@ -6,6 +6,7 @@ The embedded network, U^2-Net-p, ships with the project. GrabCut, which knows no
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import textwrap
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from microdreamer.images.edges import decontaminate, edge_size, extend, fit_edge
 from microdreamer.images.grabcut import grabcut_alpha
 
 Matting = Callable[[np.ndarray], np.ndarray]  # uint8 RGB [H,W,3] -> float32 alpha [H,W] in [0, 1]
+
+_log = logging.getLogger(__name__)
 
 AUTO, EMBEDDED, U2NETP, GRABCUT, AUTO_MODEL = "auto", "embedded", "u2netp", "grabcut", "u2net"
 MIN_SIDE = 16  # pixels; below it there is no border to learn the background from
@@ -106,11 +109,11 @@ def _with_hidden_filled(rgb: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def load_matting(model: str = AUTO) -> Matting:
-    """The function that gives a picture's alpha. "auto" takes rembg's u2net, or else the embedded one and says why on stderr.
+    """The function that gives a picture's alpha. "auto" takes rembg's u2net where rembg is installed, else the embedded network.
 
-    A named rembg model that cannot be had is a ValueError.
+    A warning is logged where rembg is there but cannot load its network. A named rembg model that cannot be had is a ValueError.
     """
-    if model in (EMBEDDED, U2NETP):
+    if model in (EMBEDDED, U2NETP) or (model == AUTO and not _has_rembg()):
         return embedded_alpha
     if model == GRABCUT:
         return grabcut_alpha
@@ -119,7 +122,7 @@ def load_matting(model: str = AUTO) -> Matting:
     except _NotAvailable as error:
         if model != AUTO:
             raise ValueError(f"--model {model}: {error}; or pass --model {EMBEDDED}") from error
-        print(f"cut-out: embedded network ({error})", file=sys.stderr, flush=True)
+        _log.warning("cut-out: embedded network (%s)", error)
         return embedded_alpha
 
 
@@ -127,9 +130,13 @@ class _NotAvailable(Exception):
     """Why a rembg model cannot be had and what to do, in one line."""
 
 
+def _has_rembg() -> bool:
+    """Whether rembg can be imported: it ends the process when onnxruntime is missing."""
+    return all(package in sys.modules or importlib.util.find_spec(package) is not None for package in ("rembg", "onnxruntime"))
+
+
 def _load_rembg(name: str) -> Matting:
-    # rembg ends the process when onnxruntime is missing, so that is asked first.
-    if any(package not in sys.modules and importlib.util.find_spec(package) is None for package in ("rembg", "onnxruntime")):
+    if not _has_rembg():
         raise _NotAvailable("rembg is not installed: pip install 'microdreamer-optimized[rembg]'")
     try:
         import rembg

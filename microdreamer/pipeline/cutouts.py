@@ -16,7 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from microdreamer.core.console import accept_any_text
-from microdreamer.core.files import atomic_write, clean_name, one_line, user_path
+from microdreamer.core.errors import one_line
+from microdreamer.core.files import atomic_write, clean_name, user_path
 from microdreamer.images.cutout import AUTO, EMBEDDED, GRABCUT, Matting, load_matting, separated
 from microdreamer.images.framing import BORDER_RATIO, SIZE, recentre
 from microdreamer.images.reading import SUFFIXES, read_image
