@@ -57,6 +57,7 @@ class Config:
     prompt_suffix: str | None = _text("added to the prompt for the prior: what the sentences of its training data ended with")
     negative_prompt: str | None = _text("what it is not")
     elevation: float = _number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
+    recenter: bool = dataclasses.field(default=True, metadata={"about": "centre and scale an object that is not framed in its picture"})
     outdir: str = _text("folder of the results", "logs")
     save_path: str | None = _text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
     load: str | None = _text("Gaussians (.ply, .splat, .spz, .glb) to start from instead of a ball; main2.py: to make the mesh of")

@@ -16,9 +16,9 @@ from PIL import Image
 from cam_utils import orbit_cameras
 from microdreamer.distillation.schedules import plan_rounds
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.images import cutout
 from microdreamer.images.reference import reference_view
 from microdreamer.pipeline import commands, reconstruction
-from microdreamer.pipeline import cutouts as process
 from microdreamer.pipeline.pictures import load_picture
 from microdreamer.pipeline.progress import Progress
 
@@ -126,18 +126,19 @@ def test_a_prompt_alone_and_a_caption_beside_the_picture(tmp_path, picture, prio
 def test_a_photograph_is_cut_out_centred_and_a_wide_picture_padded(tmp_path, monkeypatch):
     photo = tmp_path / "photo.jpg"
     Image.new("RGB", (60, 40), (200, 30, 30)).save(photo)
-    mask = Image.new("L", (60, 40), 0)
-    mask.paste(255, (5, 5, 25, 15))
-    monkeypatch.setattr(process, "cut_out", lambda image: (image.putalpha(mask), image)[1])
+    mask = np.zeros((40, 60), np.float32)
+    mask[5:15, 5:25] = 1
+    monkeypatch.setattr(cutout, "load_matting", lambda model: lambda rgb: mask)
     alpha = load_picture(photo)[3]
     rows, columns = (alpha > 0.5).any(1).nonzero()[:, 0], (alpha > 0.5).any(0).nonzero()[:, 0]
     side = len(alpha)
     assert abs(int(rows[0] + rows[-1] + 1) - side) <= 1 and abs(int(columns[0] + columns[-1] + 1) - side) <= 1
     assert len(columns) == pytest.approx(0.8 * side, abs=2) and len(rows) == pytest.approx(0.4 * side, abs=2)
-    wide = Image.new("RGBA", (40, 20), (0, 0, 255, 255))
-    wide.putpixel((0, 0), (0, 0, 255, 0))
+    wide = Image.new("RGBA", (40, 20), (0, 0, 255, 0))
+    wide.paste((0, 0, 255, 255), (15, 0, 40, 20))
+    wide.paste((0, 0, 255, 255), (0, 8, 40, 20))
     wide.save(tmp_path / "wide.png")
-    picture = load_picture(tmp_path / "wide.png")
+    picture = load_picture(tmp_path / "wide.png", recenter=False)
     assert picture.shape == (4, 40, 40) and float(picture[3, :10].max()) == float(picture[3, 30:].max()) == 0
     reference = reference_view(picture, orbit_cameras(0, 0, width=20, height=20))
     assert float(reference.mask[0, 0, :4].max()) == 0 and float(reference.image[0, :, :4].min()) == 1
