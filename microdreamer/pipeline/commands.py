@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from microdreamer.core.command import Interrupt, exit_code
 from microdreamer.core.errors import Stopped, UserError
+from microdreamer.core.files import clean_name
 from microdreamer.pipeline.command_line import parse_command_line
 from microdreamer.pipeline.config import Config
 
@@ -76,8 +77,8 @@ def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
     from microdreamer.pipeline.results import check_writable, result_stem
     from microdreamer.pipeline.terminal import Bar
 
-    if (own := config.mesh or config.load) and config.save_path is None:
-        config = dataclasses.replace(config, save_path=Path(own).stem)
+    if (own := config.mesh or config.load) and config.save_path is None:  # named after what is refined, not after the picture
+        config = dataclasses.replace(config, save_path=clean_name(Path(own).stem))
     stem = result_stem(config)
     check_writable(stem)
     profiler.write_to(Path(f"{stem}_refined_trace"))

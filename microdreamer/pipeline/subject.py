@@ -16,6 +16,7 @@ import torch
 
 from cam_utils import fitting_radius
 from microdreamer.core.errors import UserError
+from microdreamer.core.files import user_path
 from microdreamer.core.staging import finish
 from microdreamer.gaussians import captures
 from microdreamer.gaussians.model import GaussianModel
@@ -97,14 +98,14 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     Raises UserError where there is none, ValueError and OSError for files that cannot be used.
     """
     if config.mesh:
-        mesh = read_mesh(config.mesh)
+        mesh = read_mesh(user_path(config.mesh))
         try:
             mesh, frame = framed_mesh(mesh, config)
             return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
         except ValueError as error:
             raise ValueError(f"{config.mesh}: {error}") from error
     if config.load:
-        parameters, stated_up, remarks = read_splats(config.load)
+        parameters, stated_up, remarks = read_splats(user_path(config.load))
         try:
             subject = gaussian_subject(parameters, stated_up, config, picture, device)
         except ValueError as error:
