@@ -282,6 +282,35 @@ def test_floaters_go_and_white_parts_of_the_object_stay():
     assert float(model.means.detach()[:, 1].max()) < 0.5 and len(model) == len(points) - 1
 
 
+def models_with_scales(*scales):
+    """Opaque Gaussians a unit apart, as long as told along their second axis and tiny along the others."""
+    model = GaussianModel.from_points(
+        torch.arange(float(len(scales)))[:, None] * torch.tensor([1.0, 0, 0]), torch.full((len(scales), 3), 0.5)
+    )
+    with torch.no_grad():
+        model.log_scales.fill_(math.log(1e-3))
+        model.log_scales[:, 1] = torch.tensor(scales).log()
+        model.opacity_logits.fill_(3.0)
+    return model
+
+
+def test_growth_drops_what_is_longer_than_a_tenth_of_the_scene():
+    """The published scene has an extent of 4; nothing is pulled here, so nothing grows."""
+    model = models_with_scales(0.39, 0.41, 0.1, 3.9)
+    model.densify_and_prune()
+    assert model.means[:, 0].tolist() == [0, 2]
+
+
+def test_growth_doubles_what_is_short_and_splits_what_is_long():
+    """Split from 0.01 of the extent of 4 on: two samples, 1.6 times smaller, in the place of one."""
+    model = models_with_scales(0.039, 0.041, 0.039, 0.041)
+    model.gradient_sum += torch.tensor([0.03, 0.03, 0.015, 0.015])
+    model.gradient_hits += 2
+    model.densify_and_prune(grad_threshold=0.01, percent_dense=0.01, generator=torch.Generator().manual_seed(0))
+    lengths = sorted(round(length, 4) for length in model.scales[:, 1].tolist())
+    assert lengths == [round(0.041 / 1.6, 4)] * 2 + [0.039] * 3 + [0.041]
+
+
 # ---- Files ----
 
 
