@@ -173,6 +173,13 @@ def test_position_learning_rates_equal_the_golden_ones(golden):
         assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(("first", "final", "expected"), [(0.0, 0.0, [0, 0, 0]), (0.01, 0.0, [0.1, 0, 0]), (0.0, 0.01, [0, 0, 0.1])])
+def test_positions_can_be_held_still(first, final, expected):
+    model = random_model()
+    model.make_optimizer(position_lr_init=first, position_lr_final=final, position_lr_max_steps=10)
+    assert [model.position_learning_rate(step) for step in (0, 5, 10)] == pytest.approx(expected)
+
+
 def test_groups_have_the_published_rates():
     rates = {group["name"]: float(group["lr"]) for group in random_model(sh_degree=1).make_optimizer().param_groups}
     expected = {"means": 0.01, "sh_dc": 0.01, "sh_rest": 0.0005, "log_scales": 0.005, "quaternions": 0.0005, "opacity_logits": 0.05}
