@@ -55,6 +55,19 @@ def test_density_control_falls_on_the_same_steps_and_loses_none(golden_schedules
     assert set(golden["densify_at"]) <= steps and len(steps) == 3
 
 
+def test_the_published_run_has_its_levels_steps_and_calls():
+    """image_sai.yaml, in double precision in the published order of operations; a clone without golden files has this one."""
+    plan = {"total_steps": 21, "denoise_steps": 20, "t_start": 0.9, "t_end": 0.2, "inv_r": 0.6}
+    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **plan, init_steps=15, steps_min=15, steps_max=15)
+    tops = [901, 851, 801, 751, 751, 701, 651, 651, 601, 551, 501, 501, 451, 401, 401, 351, 301, 301, 251, 201]
+    starts = [501, 501, 451, 451, 451, 401, 351, 351, 351, 301, 301, 301, 251, 201, 201, 201, 151, 151, 151, 101]
+    assert rounds[0].starts_from_noise and rounds[0].denoising == tuple(range(951, 0, -50)) and rounds[0].steps == range(2, 17)
+    for turn, start, top in zip(rounds[1:], starts, tops, strict=True):
+        assert turn.inversion == tuple(range(start, top + 1, 50)) and turn.denoising == tuple(range(top, 0, -50))
+    assert sum(turn.network_calls for turn in rounds) == 352 and sum(len(turn.steps) for turn in rounds) == 315
+    assert rounds[-1].steps[-1] == 336 and density_steps(rounds, 0, 300, 100) == {100, 200, 300}
+
+
 # Optimiser steps of the 17 rounds after the first, by the published expressions in double precision.
 PUBLISHED_STEPS = {
     ("linear", 5, 22): [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21],

@@ -173,6 +173,14 @@ def test_position_learning_rates_equal_the_golden_ones(golden):
         assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(expected, rel=1e-6)
 
 
+def test_position_learning_rates_have_the_published_values():
+    """Log-linear from 0.001 to 0.00002 over 500 steps, times the spatial scale of 10."""
+    model = random_model()
+    model.make_optimizer()
+    found = [model.position_learning_rate(step) for step in (0, 125, 250, 500, 700)]
+    assert found == pytest.approx([0.01, 0.003760603093086394, 0.001414213562373095, 0.0002, 0.0002], rel=1e-12)
+
+
 @pytest.mark.parametrize(("first", "final", "expected"), [(0.0, 0.0, [0, 0, 0]), (0.01, 0.0, [0.1, 0, 0]), (0.0, 0.01, [0, 0, 0.1])])
 def test_positions_can_be_held_still(first, final, expected):
     model = random_model()

@@ -116,7 +116,10 @@ def test_each_regulariser_holds_back_what_it_is_for():
     short, _ = learnt_offsets(offset_weight=1000.0)
     assert float(short.square().mean()) < 0.05 * float(free.square().mean())
     even, _ = learnt_offsets(normal_weight=1.0)
-    folds = [float(neighbourhood.normal_inconsistency(torch.from_numpy(sphere(0.5, subdivisions=2).vertices) + offsets)) for offsets in (free, even)]
+    folds = [
+        float(neighbourhood.normal_inconsistency(torch.from_numpy(sphere(0.5, subdivisions=2).vertices) + offsets))
+        for offsets in (free, even)
+    ]
     assert folds[1] < 0.7 * folds[0]
 
 
