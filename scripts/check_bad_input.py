@@ -202,7 +202,7 @@ def main_cases(files: Path, full: Path | None) -> list[Case]:
         case("a number out of range", picture, "seed=-1"),
         case("an unknown choice", picture, "prior=mikro"),
         case("a key of the original that does nothing", picture, "iters=500"),
-        case("a lower limit above the upper", picture, "steps_min=50"),
+        case("a lower limit above the upper", picture, "min_ver=60"),
         case("no such configuration", picture, config=files / "missing.yaml"),
         case("a configuration that is not YAML", picture, config=files / "broken.yaml"),
         case("a configuration of bytes", picture, config=files / "binary.yaml"),

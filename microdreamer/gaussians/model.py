@@ -274,9 +274,11 @@ class GaussianModel(nn.Module):
         return self.optimizer
 
     def position_learning_rate(self, step: int) -> float:
-        """Log-linear from the first to the final rate over the schedule's steps, then constant."""
+        """Log-linear from the first to the final rate over the schedule's steps, then constant; 0 on the way to or from a rate of 0."""
         first, final, max_steps = self._position_schedule
         share = min(max(step / max_steps, 0.0), 1.0)
+        if first == 0 or final == 0:
+            return first ** (1 - share) * final**share  # the same, where there is no logarithm
         return math.exp((1 - share) * math.log(first) + share * math.log(final))
 
     def update_learning_rate(self, step: int) -> None:

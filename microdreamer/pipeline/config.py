@@ -93,9 +93,11 @@ class Config:
     )
 
     init_steps: int = _number(15, 1, 100_000, "optimiser steps of the first round")
-    steps_min: int = _number(15, 1, 100_000, "fewest optimiser steps of a later round")
-    steps_max: int = _number(15, 1, 100_000, "most optimiser steps of a later round")
-    steps_schedule: str = _choice("fixed", STEPS_SCHEDULES, "optimiser steps over the rounds; fixed takes steps_max")
+    steps_min: int = _number(15, 1, 100_000, "optimiser steps of a later round at one end of steps_schedule")
+    steps_max: int = _number(15, 1, 100_000, "the same at its other end")
+    steps_schedule: str = _choice(
+        "fixed", STEPS_SCHEDULES, "optimiser steps over the rounds, from steps_min to steps_max or back; fixed takes steps_max"
+    )
     lambda_sd: float = _number(1.0, 0, 1e6, "weight of the prior's views")
     ref_loss: float = _number(0.3, 0, 1e6, "weight of the picture's colours")
     ref_mask_loss: float = _number(0.01, 0, 1e6, "weight of the picture's mask")
@@ -235,7 +237,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
         if not _is_allowed(key, value):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}")
     config = OmegaConf.to_object(merged)
-    for low, high in (("batch_size_min", "batch_size_max"), ("steps_min", "steps_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
+    for low, high in (("batch_size_min", "batch_size_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
         if getattr(config, low) > getattr(config, high):
             raise UserError(f"{low}={getattr(config, low)} is above {high}={getattr(config, high)}; raise {high} or lower {low}")
     return config

@@ -173,6 +173,21 @@ def test_position_learning_rates_equal_the_golden_ones(golden):
         assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(expected, rel=1e-6)
 
 
+def test_position_learning_rates_have_the_published_values():
+    """Log-linear from 0.001 to 0.00002 over 500 steps, times the spatial scale of 10."""
+    model = random_model()
+    model.make_optimizer()
+    found = [model.position_learning_rate(step) for step in (0, 125, 250, 500, 700)]
+    assert found == pytest.approx([0.01, 0.003760603093086394, 0.001414213562373095, 0.0002, 0.0002], rel=1e-12)
+
+
+@pytest.mark.parametrize(("first", "final", "expected"), [(0.0, 0.0, [0, 0, 0]), (0.01, 0.0, [0.1, 0, 0]), (0.0, 0.01, [0, 0, 0.1])])
+def test_positions_can_be_held_still(first, final, expected):
+    model = random_model()
+    model.make_optimizer(position_lr_init=first, position_lr_final=final, position_lr_max_steps=10)
+    assert [model.position_learning_rate(step) for step in (0, 5, 10)] == pytest.approx(expected)
+
+
 def test_groups_have_the_published_rates():
     rates = {group["name"]: float(group["lr"]) for group in random_model(sh_degree=1).make_optimizer().param_groups}
     expected = {"means": 0.01, "sh_dc": 0.01, "sh_rest": 0.0005, "log_scales": 0.005, "quaternions": 0.0005, "opacity_logits": 0.05}
@@ -280,6 +295,35 @@ def test_floaters_go_and_white_parts_of_the_object_stay():
         model.sh_dc[-2:] = color_to_sh(torch.tensor(1.1))  # one alone above the wall, one in it
     assert model.filter_floaters(orbit_cameras([0, 0], [0, 180], 2.0, width=96, height=96)) == 1
     assert float(model.means.detach()[:, 1].max()) < 0.5 and len(model) == len(points) - 1
+
+
+def models_with_scales(*scales):
+    """Opaque Gaussians a unit apart, as long as told along their second axis and tiny along the others."""
+    model = GaussianModel.from_points(
+        torch.arange(float(len(scales)))[:, None] * torch.tensor([1.0, 0, 0]), torch.full((len(scales), 3), 0.5)
+    )
+    with torch.no_grad():
+        model.log_scales.fill_(math.log(1e-3))
+        model.log_scales[:, 1] = torch.tensor(scales).log()
+        model.opacity_logits.fill_(3.0)
+    return model
+
+
+def test_growth_drops_what_is_longer_than_a_tenth_of_the_scene():
+    """The published scene has an extent of 4; nothing is pulled here, so nothing grows."""
+    model = models_with_scales(0.39, 0.41, 0.1, 3.9)
+    model.densify_and_prune()
+    assert model.means[:, 0].tolist() == [0, 2]
+
+
+def test_growth_doubles_what_is_short_and_splits_what_is_long():
+    """Split from 0.01 of the extent of 4 on: two samples, 1.6 times smaller, in the place of one."""
+    model = models_with_scales(0.039, 0.041, 0.039, 0.041)
+    model.gradient_sum += torch.tensor([0.03, 0.03, 0.015, 0.015])
+    model.gradient_hits += 2
+    model.densify_and_prune(grad_threshold=0.01, percent_dense=0.01, generator=torch.Generator().manual_seed(0))
+    lengths = sorted(round(length, 4) for length in model.scales[:, 1].tolist())
+    assert lengths == [round(0.041 / 1.6, 4)] * 2 + [0.039] * 3 + [0.041]
 
 
 # ---- Files ----

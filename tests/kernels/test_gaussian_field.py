@@ -272,6 +272,22 @@ def test_bad_arguments(switch, monkeypatch):
         gaussian_3d_coeff(means, covs.double())
 
 
+@pytest.mark.parametrize("switch", ["USE_CUDA_EXTRACT", "USE_CUDA_GAUSS"])
+def test_a_kernel_that_is_asked_for_and_not_there_is_an_error(switch, monkeypatch):
+    monkeypatch.setattr(extension, "available", lambda _: False)
+    means, covs, opacities = random_set(4)
+    calls = {
+        "USE_CUDA_EXTRACT": lambda: extract_fields(means, covs, opacities, 32, 4),
+        "USE_CUDA_GAUSS": lambda: gaussian_3d_coeff(means, covs),
+    }
+    plain = calls[switch]()
+    monkeypatch.setenv(switch, "1")
+    with pytest.raises(RuntimeError, match=f"{switch}=1 but there is no compiled cpu kernel; build it with"):
+        calls[switch]()
+    monkeypatch.setenv(switch, "0")
+    torch.testing.assert_close(calls[switch](), plain)
+
+
 @needs_kernels
 def test_coeff_refuses_nan_on_the_cpu():
     with pytest.raises(ValueError, match="xyzs: expected finite values"):

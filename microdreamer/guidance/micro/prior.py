@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -184,6 +185,10 @@ class MicroPrior(Prior):
         return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
 
 
+# Values of ONEDNN_MAX_CPU_ISA, which keeps PyTorch's products to older instructions, that leave out those of bfloat16.
+WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+
+
 def choose_dtype(device: torch.device, precision: str) -> torch.dtype:
     """What the micro prior multiplies in. auto: bfloat16 on a CPU with AVX-512's products of it, float32 elsewhere.
 
@@ -192,7 +197,8 @@ def choose_dtype(device: torch.device, precision: str) -> torch.dtype:
     """
     if precision == "auto":
         supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # no public name tells; some versions may lack this one
-        has_products = device.type == "cpu" and supported()
+        allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BFLOAT16
+        has_products = device.type == "cpu" and supported() and allowed
         return torch.bfloat16 if has_products else torch.float32
     if precision == "bfloat16" and device.type == "cpu":
         return torch.bfloat16
