@@ -28,7 +28,7 @@ from microdreamer.kernels import extension
 
 MAX_FACES = 1 << 24  # face numbers travel as float32, exact up to here
 REFERENCE_CHUNK = 1 << 21  # face-pixel pairs the reference holds at a time
-EDGE_SLACK = 1 / 16  # px; how far a centre may lie outside its own triangle and still be taken to be on the silhouette
+EDGE_SLACK = 1 / 16  # px; how far an edge may lie outside the way between two centres and still be taken to cross it
 BOX_MARGIN = 0.01  # px; rounding of a projected corner must not cut the box that its pixels are looked for in
 
 
@@ -138,10 +138,11 @@ def antialias(
     color [B,H,W,C] float32; rast, pos (either form) and tri as given to and by `rasterize`; topology of `mesh_topology(tri)`,
     made anew in each call where it is None. Returns [B,H,W,C].
 
-    Two neighbours in a row that show different faces are a candidate, and the nearer face's edges are looked at: one that is
-    steeper than 45 degrees (flatter, for neighbours in a column), crosses the line between the centres at distance t from the
-    nearer face's pixel, and is a silhouette - no face across it, or one whose third vertex is projected to the same side - moves
-    t - 1/2 of the nearer pixel's colour to the other one; where that is negative, 1/2 - t of the other's colour to the nearer.
+    Two neighbours in a row that show different faces are a candidate. Of the nearer face's edges, the last one that the line from
+    its pixel's centre to the other one crosses is looked at, at distance t from the nearer centre. If it lies between the two
+    centres (-1/16 < t < 17/16, for rounding), is steeper than 45 degrees (flatter, for neighbours in a column), and is a silhouette
+    - no face across it, or one whose third vertex is projected to the same side - it moves t - 1/2 of the nearer pixel's colour to
+    the other one; where that is negative, 1/2 - t of the other's colour to the nearer. t counts as 0 to 1 there.
 
     Gradients reach color, and pos by way of t: this is how a loss moves silhouettes. Switches and errors as of `rasterize`.
     """
@@ -452,8 +453,8 @@ def antialias_reference(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor, t
 
 
 def _silhouette_crossing(pos, tri, opposite, face, near, step, axis, height, width) -> tuple[Tensor, Tensor]:
-    """Distance t [N] in pixels from the centres of `near` to a silhouette edge of their faces on the way to the next pixel
-    along `axis`, and whether there is one [N]."""
+    """Distance t [N] in pixels from the centres of `near` to the edge by which the way to the next pixel along `axis` leaves their
+    faces, and whether that is a silhouette between the two [N]."""
     pixel = near % (height * width)
     vertices = pos if pos.dim() == 2 else pos.reshape(-1, 4)
     before = 0 if pos.dim() == 2 else torch.div(near, height * width, rounding_mode="floor")[:, None] * pos.shape[1]
@@ -470,13 +471,12 @@ def _silhouette_crossing(pos, tri, opposite, face, near, step, axis, height, wid
     # The line through the edge that faces corner k, (a, b, c) with a x + b y + c w = 0, x along the axis; from a = k + 1 to k + 2.
     (xa, xb), (ya, yb), (wa, wb) = ((value[..., 0].roll(-1, 1), value[..., 0].roll(-2, 1)) for value in (along, aside, w))
     a, b, c = ya * wb - yb * wa, xb * wa - xa * wb, xa * yb - ya * xb
-    reaches = ((ya >= 0) != (yb >= 0)) & (a * (ya - yb) > 0)
+    crossed = ((ya >= 0) != (yb >= 0)) & (a * (ya - yb) > 0)  # and not behind the eye
+    t = -torch.where(crossed, c, 0) / torch.where(crossed, a, 1) * (step[:, None] * pixels_along / 2)
+    t, last = torch.where(crossed, t, -torch.inf).max(1)
     rise, run = a.abs() * pixels_aside, b.abs() * pixels_along
     steep = run <= rise if axis == 0 else run < rise
     sides = a[..., None] * along + b[..., None] * aside + c[..., None] * w
     silhouette = (across < 0) | (sides[..., 0] * sides[..., 1] > 0)
-    possible = reaches & steep & silhouette
-    t = -torch.where(possible, c, 0) / torch.where(possible, a, 1) * (step[:, None] * pixels_along / 2)
-    possible = possible & (t >= -EDGE_SLACK) & (t <= 1)
-    t, crossed = torch.where(possible, t, -1).max(1)[0], possible.any(1)
-    return t.clamp(0, 1), crossed
+    parts = (silhouette & steep).gather(1, last[:, None])[:, 0] & (t > -EDGE_SLACK) & (t < 1 + EDGE_SLACK)
+    return torch.where(parts, t, 0.5).clamp(0, 1), parts
