@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "common.h"
+#include "constants.h"
 
 namespace md {
 
@@ -22,9 +23,6 @@ MD_HOST_DEVICE float fused(float a, float b, float c) {
 }  // namespace md
 
 namespace md::mesh_raster {
-
-constexpr float kEdgeSlack = 0.0625f;  // px; how far an edge may lie outside the way between two centres and still be taken to cross it
-constexpr float kBoxMargin = 0.01f;  // px; rounding of a projected corner must not cut the box that its pixels are looked for in
 
 // What the ops are given. B pictures of W x H pixels; V vertices; F faces.
 struct Picture {

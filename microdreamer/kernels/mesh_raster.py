@@ -18,13 +18,13 @@ sub-pixel grid first and clamp u and v instead: pixels whose centre is within th
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
 
 MAX_FACES = 1 << 24  # face numbers travel as float32, exact up to here
 REFERENCE_CHUNK = 1 << 21  # face-pixel pairs the reference holds at a time
@@ -62,7 +62,7 @@ def rasterize(
     leaves `tri`; on CUDA, where looking would stop the stream, such a face is not seen and such a range is cut short.
     """
     _check_picture(pos, tri, ranges, height, width)
-    if not _takes_op(pos.device.type, compiled):
+    if not extension.use_compiled(pos.device, asked=compiled):
         return rasterize_reference(pos, tri, height, width, ranges)
     ranges = None if ranges is None else ranges.contiguous()
     repeatable = _deterministic(deterministic)
@@ -87,7 +87,7 @@ def interpolate(
     Gradients reach attr, rast (its u and v) and rast_db. Switches and errors as of `rasterize`.
     """
     _check_attributes(attr, rast, tri, rast_db)
-    if not _takes_op(attr.device.type, compiled):
+    if not extension.use_compiled(attr.device, asked=compiled):
         return interpolate_reference(attr, rast, tri, rast_db)
     rast_db = None if rast_db is None else rast_db.contiguous()
     repeatable = _deterministic(deterministic)
@@ -153,7 +153,7 @@ def antialias(
             f"topology: expected that of tri, {list(tri.shape)} int32 on {tri.device}, "
             f"got {list(opposite.shape)} {opposite.dtype} on {opposite.device}"
         )
-    if not _takes_op(color.device.type, compiled):
+    if not extension.use_compiled(color.device, asked=compiled):
         return antialias_reference(color, rast, pos, tri, Topology(opposite))
     tensors = (color, rast, pos, tri, opposite)
     return torch.ops.microdreamer.antialias_mesh(*(tensor.contiguous() for tensor in tensors), _deterministic(deterministic))
@@ -161,13 +161,6 @@ def antialias(
 
 def _deterministic(asked: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if asked is None else asked
-
-
-@extension.constant_when_compiling
-def _takes_op(device: str, compiled: bool | None) -> bool:
-    if takes := extension.takes_op(device, compiled, "rasteriser"):
-        _register()
-    return takes
 
 
 # ---- Checks ----
@@ -221,15 +214,6 @@ def _check_antialias(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> N
 
 
 # ---- The ops: shapes for torch.compile, and autograd ----
-
-
-@functools.cache
-def _register() -> None:
-    """Attach the fake kernels and autograd to the loaded ops, once."""
-    for name in ("rasterize_mesh", "interpolate_mesh", "antialias_mesh"):
-        torch.library.register_fake(f"microdreamer::{name}", globals()[f"_fake_{name}"])
-        torch.library.register_fake(f"microdreamer::{name}_bwd", globals()[f"_fake_{name}_bwd"])
-        torch.library.register_autograd(f"microdreamer::{name}", globals()[f"_{name}_bwd"], setup_context=globals()[f"_{name}_save"])
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -300,6 +284,14 @@ def _antialias_mesh_save(ctx, inputs, output) -> None:
 def _antialias_mesh_bwd(ctx, v_out):
     v_color, v_pos = torch.ops.microdreamer.antialias_mesh_bwd(v_out.contiguous(), *ctx.saved_tensors, ctx.deterministic)
     return v_color, None, v_pos, None, None, None
+
+
+extension.register("rasterize_mesh", fake=_fake_rasterize_mesh, gradient=Gradient(_rasterize_mesh_bwd, _rasterize_mesh_save))
+extension.register("rasterize_mesh_bwd", fake=_fake_rasterize_mesh_bwd)
+extension.register("interpolate_mesh", fake=_fake_interpolate_mesh, gradient=Gradient(_interpolate_mesh_bwd, _interpolate_mesh_save))
+extension.register("interpolate_mesh_bwd", fake=_fake_interpolate_mesh_bwd)
+extension.register("antialias_mesh", fake=_fake_antialias_mesh, gradient=Gradient(_antialias_mesh_bwd, _antialias_mesh_save))
+extension.register("antialias_mesh_bwd", fake=_fake_antialias_mesh_bwd)
 
 
 # ---- The plain-PyTorch twins ----
