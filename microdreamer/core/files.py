@@ -56,10 +56,3 @@ def try_writing(path: str | Path) -> None:
     for folder in missing:
         with contextlib.suppress(OSError):  # by now another program's
             folder.rmdir()
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error in one line; of one of the operating system, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())

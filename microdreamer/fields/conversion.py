@@ -1,6 +1,6 @@
 """From Gaussians to a mesh by way of a neural field: fitted to renders of them, extracted, then refined by differentiable rendering.
 
-The other way, `gaussian_mesh.extract_mesh`, takes the density of the Gaussians as it is. Here that density is only where the
+The other way, `gaussians.extraction.extract_mesh`, takes the density of the Gaussians as it is. Here that density is only where the
 field starts and where rays look for it: along a ray, samples lie in space where there are Gaussians at all, and the field learns
 what to change so that volume renders of it look like the Gaussians' own.
 """
@@ -17,16 +17,17 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from cam_utils import Cameras
+from cam_utils import Cameras, rays
 from microdreamer.core import profiler
-from microdreamer.fields.hash_field import NeuralField, Rays, Start, field_values, pixel_rays, render_rays
-from microdreamer.gaussians import surface as gaussian_surface
+from microdreamer.fields.hash_field import NeuralField, Rays, Start, field_values, render_rays
 from microdreamer.gaussians.extraction import DensityField, closed_surface, extract_fields, solid_core, surface_density, uncut_field
+from microdreamer.gaussians.surface import seen_points
 from microdreamer.kernels.hash_grid import HashGridSpec
 from microdreamer.kernels.mesh_raster import interpolate, rasterize
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import clip_positions
+from microdreamer.meshes.shown import coloured
 from microdreamer.meshes.vertex_fit import RefineSettings, random_views, refine_to_model
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ PUBLISHED = ConverterSettings(
 def start_of(model: GaussianModel, settings: ConverterSettings) -> Start:
     """Where the field starts: from the Gaussians' density, relative to that at which renders see their surface."""
     field = extract_fields(model, settings.field_resolution, relax_ratio=None)
-    threshold = surface_density(field, gaussian_surface.seen_points(model))
+    threshold = surface_density(field, seen_points(model))
     field = uncut_field(model, field, threshold)
     relative = field.values / threshold
     known = settings.sharpness * relative.clamp_min(1e-6).log() + math.log(settings.start_density)
@@ -111,7 +112,7 @@ def start_of(model: GaussianModel, settings: ConverterSettings) -> Start:
 def rays_of(model: GaussianModel, cameras: Cameras) -> Rays:
     """The rays of renders of the model through pixels that show it, or lie within SURROUNDINGS pixels of one that does."""
     rendering = model.render(cameras, 0.0)
-    origins, directions = pixel_rays(cameras)
+    origins, directions = rays(cameras)
     near = nn.functional.max_pool2d(rendering.alpha, 2 * SURROUNDINGS + 1, 1, SURROUNDINGS) > MIN_SHOWN
     kept = near.reshape(-1).nonzero()[:, 0]
     color = rendering.image.permute(0, 2, 3, 1)
@@ -196,7 +197,7 @@ def extract_surface(
     Raises ValueError where the field does not reach the level.
     """
     density = field_values(field, settings.mesh_resolution)
-    seen = gaussian_surface.seen_points(model)
+    seen = seen_points(model)
     core = solid_core(field.start.field, surface_density(field.start.field, seen), seen).cpu().numpy()
     core = resampled(core, settings.mesh_resolution)
     level = settings.density_level
@@ -232,16 +233,16 @@ def convert(
 
     A neural field is fitted to renders, its surface simplified to `target_faces` if it has more, and its vertices
     refined until the mesh looks like the Gaussians from around; coloured a vertex as renders show it. An alternative to
-    `gaussian_mesh.extract_mesh`, slower and closer to the renders. Vertices are in the world of the Gaussians. `generator` (on the
+    `gaussians.extraction.extract_mesh`, slower and closer to the renders. Vertices are in the world of the Gaussians. `generator` (on the
     CPU; default: seed 0) draws views, rays and initial values. Raises ValueError where there is no surface.
     """
     generator = generator or torch.Generator().manual_seed(0)
     start = start_of(model, settings)
     field = fit_field(model, start, settings, generator, progress)
     vertices, faces = mesh_cleaning.simplify(*extract_surface(model, field, settings, generator), target_faces)
-    mesh = gaussian_surface.coloured(Mesh(vertices, faces), model)
+    mesh = coloured(Mesh(vertices, faces), model)
     if settings.refine_views and settings.refine.steps:
-        mesh = gaussian_surface.coloured(refined(mesh, model, settings, generator, progress), model)
+        mesh = coloured(refined(mesh, model, settings, generator, progress), model)
     return mesh
 
 

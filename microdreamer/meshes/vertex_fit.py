@@ -7,7 +7,6 @@ the inside of the object has something to be compared with, and say nothing abou
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,22 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cam_utils import FOV_Y, Cameras, concatenate, orbit_cameras
+from cam_utils import Cameras, concatenate, fitting_distance, orbit_cameras
 from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedStep
-from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import clip_positions
+from microdreamer.meshes.shown import Shown, coloured
 
 if TYPE_CHECKING:
-    from microdreamer.distillation.sir import Reference
-    from microdreamer.gaussians.model import GaussianModel
+    from microdreamer.images.reference import Reference
 
 OFFSET_EPS = 3e-5  # Adam's: gradients of vertices at silhouettes are 1e-4 and more; those that no picture needs to move stay
-FRAME = 1.05  # how much farther than where the whole model just fits into the picture the nearest camera stands
 PICTURE_SHARE = 1 / 6
 COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could not move
 
@@ -162,10 +159,9 @@ def refine_vertices(
     return Mesh(vertices, mesh.faces, color_logits.detach().sigmoid().cpu().numpy())
 
 
-def random_views(model: GaussianModel, count: int, size: int, max_elevation: float, farthest: float, generator: torch.Generator) -> Cameras:
+def random_views(model: Shown, count: int, size: int, max_elevation: float, farthest: float, generator: torch.Generator) -> Cameras:
     """Cameras around the model, from where it just fits into the picture to `farthest` times that distance."""
-    radius = float((model.means.detach().norm(dim=1) + model.scales.detach().amax(1)).max())
-    nearest = FRAME * radius / math.sin(math.radians(FOV_Y) / 2)
+    nearest = fitting_distance(model.reach)
     draws = torch.rand(3, count, generator=generator)
     elevation = max_elevation * (2 * draws[0] - 1)
     azimuth = 360 * (torch.arange(count) + draws[1]) / count  # one in each of `count` sectors
@@ -176,7 +172,7 @@ def random_views(model: GaussianModel, count: int, size: int, max_elevation: flo
 @profiler.function
 def refine_to_model(
     mesh: Mesh,
-    model: GaussianModel,
+    model: Shown,
     cameras: Cameras,
     settings: RefineSettings = RefineSettings(),
     generator: torch.Generator | None = None,
@@ -188,7 +184,7 @@ def refine_to_model(
     A `picture` counts as `PICTURE_SHARE` of those views.
     """
     if mesh.vertex_colors is None:
-        mesh = dataclasses.replace(mesh, vertex_colors=gaussian_surface.coloured(mesh, model).vertex_colors)
+        mesh = dataclasses.replace(mesh, vertex_colors=coloured(mesh, model).vertex_colors)
     with torch.no_grad():
         rendering = model.render(cameras, 1.0)
     images, alphas = rendering.image, rendering.alpha

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from microdreamer.core.files import atomic_write, one_line
+from microdreamer.core.errors import one_line
+from microdreamer.core.files import atomic_write
 from microdreamer.images.cutout import AUTO, Matting, cut_out, load_matting
 from microdreamer.images.reading import SUFFIXES, read_image
 

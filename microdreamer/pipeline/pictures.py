@@ -1,4 +1,4 @@
-"""The picture that a run starts from: read, cut out where needed, squared; and as the reference view of a fit."""
+"""The picture that a run starts from: read, cut out where needed, squared."""
 
 from __future__ import annotations
 
@@ -6,16 +6,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cam_utils import Cameras
-from microdreamer.distillation.sir import Reference
 from microdreamer.images.reading import read_image
 
 MIN_SIDE = 16  # pixels; less shows no object
 MAX_SIDE = 1024  # pixels; no prior sees more, and a phone's picture would cost seconds a resize
+
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+def as_picture(source: Picture) -> Tensor:
+    """The object in a picture as straight RGBA [4,S,S] in [0,1]; see `reconstruct` for what may be given.
+
+    Raises ValueError in one line for an array or tensor of another shape, and as `load_picture`.
+    """
+    if isinstance(source, Tensor):
+        if source.ndim != 3 or source.shape[0] != 4 or source.shape[1] != source.shape[2]:
+            raise ValueError(f"picture: expected a tensor [4,S,S], got {list(source.shape)}")
+        return source.detach().float().clamp(0, 1)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] not in (3, 4):
+            raise ValueError(f"picture: expected an array [H,W,3] or [H,W,4], got {list(source.shape)}")
+        source = Image.fromarray(source if source.dtype == np.uint8 else np.rint(np.clip(source, 0, 1) * 255).astype(np.uint8))
+    if isinstance(source, Image.Image):
+        return object_in(source if source.mode in ("RGB", "RGBA") else source.convert("RGBA"), "picture")
+    return load_picture(source)
 
 
 def load_picture(path: str | Path) -> Tensor:
@@ -23,10 +41,14 @@ def load_picture(path: str | Path) -> Tensor:
 
     Raises FileNotFoundError or ValueError in one line for what is not a picture or holds no object.
     """
-    picture = read_image(path)
+    return object_in(read_image(path), str(path))
+
+
+def object_in(picture: Image.Image, name: str) -> Tensor:
+    """As `load_picture`, of an RGB or RGBA picture called `name` in errors."""
     if min(picture.size) < MIN_SIDE:
         raise ValueError(
-            f"{path}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
+            f"{name}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
         )
     if picture.mode != "RGBA":
         from microdreamer.pipeline.cutouts import cut_out, recentre
@@ -34,7 +56,7 @@ def load_picture(path: str | Path) -> Tensor:
         try:
             picture = recentre(cut_out(picture))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{name}: {error}") from error
     side = max(picture.size)
     square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
@@ -53,12 +75,3 @@ def caption_beside(path: str | Path) -> str | None:
         return " ".join(caption.read_text(encoding="utf-8").split()) or None
     except UnicodeDecodeError:
         raise ValueError(f"{caption}: expected a sentence in UTF-8; mend the file or pass prompt=...") from None
-
-
-def reference_view(picture: Tensor, camera: Cameras) -> Reference:
-    """The RGBA picture [4,S,S] on white and its mask, at the size of `camera` (one view) and on its device."""
-    rgba = picture[None].to(camera.device)
-    white = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
-    size = (camera.height, camera.width)
-    image, mask = (F.interpolate(layer, size, mode="bilinear", antialias=True).clamp(0, 1) for layer in (white, rgba[:, 3:]))
-    return Reference(camera, image, mask)

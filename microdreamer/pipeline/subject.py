@@ -15,21 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cam_utils import fitting_radius
+from microdreamer.core.errors import UserError
+from microdreamer.core.staging import finish
 from microdreamer.gaussians.model import PARAMETERS, GaussianModel
 from microdreamer.meshes.baking import bake, repainted, unwrapped
 from microdreamer.meshes.cleaning import drop_unused_vertices, merge_vertices
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.mesh import Mesh
-from microdreamer.pipeline.config import Config, UserError
-from microdreamer.pipeline.results import make_mesh
+from microdreamer.pipeline.asset import make_mesh
+from microdreamer.pipeline.config import Config
 
 if TYPE_CHECKING:
-    from microdreamer.distillation.sir import Reference
+    from microdreamer.images.reference import Reference
+    from microdreamer.pipeline.results import Result
 
-MARGIN = 1.05  # around an object that just fits into the cameras' view
 OFF_CENTER = 0.25  # of the object's reach, by which its middle may miss the origin, and
 REACH_RANGE = (0.5, 1.5)  # its reach, as a share of what fits, to stay as it is: objects of stage 1 do
 UNPAINTED = 0.5  # grey of a mesh that came without colours; from the ends of the scale, where sigmoids are flat, a fit hardly gets away
+HEADER_BYTES = 1 << 16  # of a PLY, among which its header's properties stand
 UV_TOLERANCE = 1e-5  # by which texture coordinates may leave [0,1]
 
 
@@ -72,7 +76,7 @@ def frame_of(points: np.ndarray, radius: float, fov_y: float) -> Frame:
     reach = float(np.linalg.norm(points - center, axis=1).max())
     if not 0 < reach < math.inf:
         raise ValueError(f"expected an object with a size, got one that reaches {reach:g} from its middle")
-    fitting = radius * math.sin(math.radians(fov_y / 2)) / MARGIN
+    fitting = fitting_radius(radius, fov_y)
     smallest, largest = REACH_RANGE
     if np.linalg.norm(center) <= OFF_CENTER * reach and smallest <= reach / fitting <= largest:
         return UNMOVED
@@ -94,6 +98,7 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     if config.load:
         gaussians, frame = framed_gaussians(GaussianModel.load_ply(config.load, device), config)
         return Subject(make_mesh(config, gaussians, picture), gaussians, frame)
+    finish(stem)
     found = [path for path in (Path(f"{stem}_model.glb"), Path(f"{stem}_model.obj")) if path.is_file()]
     if not found:
         raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-ply FILE")
@@ -102,6 +107,32 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     if not mesh.has_texture:
         mesh = bake(unwrapped(mesh, config.texture_size, config.unwrap), config.texture_size, gaussians, picture, device)
     return Subject(mesh, gaussians)
+
+
+def subject_of(
+    source: Result | Mesh | GaussianModel | str | Path, config: Config, picture: Reference | None, device: torch.device
+) -> Subject:
+    """What `refine` was given: a result of stage 1, a mesh or Gaussians of the user's own, or the path of a file of either."""
+    if isinstance(source, Mesh):
+        mesh, frame = framed_mesh(source, config)
+        return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
+    if isinstance(source, GaussianModel):
+        gaussians, frame = framed_gaussians(source.to(device), config)
+        return Subject(make_mesh(config, gaussians, picture), gaussians, frame)
+    if isinstance(source, (str, Path)):
+        key = "load" if holds_gaussians(source) else "mesh"
+        return load_subject(dataclasses.replace(config, mesh=None, load=None, **{key: str(source)}), Path(), picture, device)
+    if source.mesh is None:
+        raise ValueError(f"there is no mesh to refine: {source.no_mesh}")
+    return Subject(source.mesh, source.gaussians)
+
+
+def holds_gaussians(path: str | Path) -> bool:
+    """Whether a file is one of Gaussians rather than of a mesh; both may be PLY. False for a missing one."""
+    if Path(path).suffix.lower() != ".ply" or not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return b" f_dc_0" in file.read(HEADER_BYTES)
 
 
 def framed_gaussians(model: GaussianModel, config: Config) -> tuple[GaussianModel, Frame]:

@@ -16,9 +16,10 @@ from PIL import Image
 from cam_utils import orbit_cameras
 from microdreamer.distillation.schedules import plan_rounds
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.images.reference import reference_view
+from microdreamer.pipeline import commands, reconstruction
 from microdreamer.pipeline import cutouts as process
-from microdreamer.pipeline import reconstruction as main
-from microdreamer.pipeline.pictures import load_picture, reference_view
+from microdreamer.pipeline.pictures import load_picture
 from microdreamer.pipeline.progress import Progress
 
 SMALL = [
@@ -43,7 +44,7 @@ FILES = MESH_FILES | {"a_model.ply", "a.mp4", "a_views.png", "a.json"}
 @pytest.fixture
 def prior(monkeypatch):
     prior = OraclePrior(coloured_ellipsoid(), 32)
-    monkeypatch.setattr(main, "load_prior", lambda *_: prior)
+    monkeypatch.setattr(reconstruction, "load_prior", lambda *_: prior)
     return prior
 
 
@@ -59,7 +60,7 @@ def picture(tmp_path, prior):
 
 
 def run(tmp_path, *words, out="out", name="a"):
-    return main.main(["--quiet", f"outdir={tmp_path / out}", f"save_path={name}", *SMALL, *words])
+    return commands.make(["--quiet", f"outdir={tmp_path / out}", f"save_path={name}", *SMALL, *words])
 
 
 def test_a_picture_becomes_files_that_others_read(tmp_path, picture, prior):
@@ -70,7 +71,7 @@ def test_a_picture_becomes_files_that_others_read(tmp_path, picture, prior):
     assert record["complete"] is True and record["rounds"] == 3 and record["optimiser_steps"] == 24
     assert record["prior_evaluations"] == prior.evaluations > 0
     assert record["input_view_psnr_db"] > 16
-    assert set(record["seconds"]) == {"load", "prior", "fit", "mesh", "video"}
+    assert set(record["seconds"]) == {"load", "prior", "fit", "mesh", "write", "video"}
     assert record["config"]["seed"] == 0 and record["config"]["input"] == str(picture)
     assert len(GaussianModel.load_ply(out / "a_model.ply")) == record["gaussians"] > 0
     for name in ("a_model.obj", "a_model.glb"):
@@ -105,7 +106,7 @@ def test_a_run_is_repeated_from_its_own_record(tmp_path, picture):
     settings = json.loads((tmp_path / "out" / "a.json").read_text())["config"]
     config = tmp_path / "again.yaml"
     config.write_text(json.dumps(settings))  # JSON is YAML
-    assert main.main(["--quiet", f"--config={config}", f"outdir={tmp_path / 'again'}"]) == 0
+    assert commands.make(["--quiet", f"--config={config}", f"outdir={tmp_path / 'again'}"]) == 0
     assert (tmp_path / "again" / "a_model.ply").read_bytes() == (tmp_path / "out" / "a_model.ply").read_bytes()
 
 
@@ -276,4 +277,4 @@ def test_a_run_starts_from_saved_gaussians(tmp_path, prior):
 
 def test_start_up_does_without_the_compiler_of_pytorch():
     code = "import sys, microdreamer.pipeline.reconstruction, microdreamer.kernels.mesh_render; sys.exit('torch._dynamo' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(main.__file__).parents[2], timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=120).returncode == 0
