@@ -24,9 +24,9 @@ ON_WINDOWS = sys.platform == "win32"
 AVX2_FLAGS = ["/arch:AVX2"] if ON_WINDOWS else ["-mavx2", "-mfma", "-mf16c"]  # what PyTorch asks of a processor that it calls AVX2
 
 # An isolated build does not see this environment's packages, but the kernels must fit the PyTorch that is to load them; and ninja
-# may be in an environment that is not activated.
+# may be in an environment that is not activated (another ninja than last time would compile everything again).
 sys.path += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
+os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
 
 
 def say(message: str) -> None:
