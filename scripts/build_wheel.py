@@ -1,6 +1,6 @@
 """Makes a wheel of this checkout that installs without a compiler: kernels, weights and configurations inside, for any processor.
 
-python scripts/build_wheel.py [FOLDER]          into FOLDER, dist/ unless named; needs pip install -e ".[wheel]"
+python scripts/build_wheel.py [FOLDER]          into FOLDER, dist/ unless named; needs what the extra [dev] installs
 
 The kernels fit one minor version of PyTorch, the one in this environment, so the wheel asks for that one. On Linux auditwheel says which
 systems it runs on (the manylinux tag); PyTorch's own libraries, which it would bundle, are left out.

@@ -1,4 +1,4 @@
-"""Where the files that ship with the package lie: in a clone beside it, in an installed package inside."""
+"""Where the files that ship with the package lie: inside an installed package, or beside it in a clone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder `name` of files that ship with the package: "weights" or "configs".
-
-    FileNotFoundError where neither place has it: half of a package was copied, or a clone's folder is gone.
-    """
-    for folder in (PACKAGE / name, PACKAGE.parent / name):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"{name}/: expected inside or beside {PACKAGE}; install the package anew, or take a whole clone")
+    """The folder of files that ship with the package, "weights" or "configs". It may be missing; who reads from it says so."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name

@@ -1,4 +1,4 @@
-"""How well pictures become 3D: known objects are generated from one picture and measured from where nobody looked.
+"""How well pictures become 3D: known objects are generated from one picture and measured from sides that no one has seen.
 
 python -m microdreamer.evaluation.image_to_3d --config configs/micro.yaml --objects val.npz --limit 32 --out results.json [key=value ...]
 

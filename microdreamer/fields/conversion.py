@@ -47,7 +47,7 @@ SMALL_GRID = HashGridSpec(levels=6, features=2, log2_table_size=15, base_resolut
 
 @dataclasses.dataclass(frozen=True)
 class ConverterSettings:
-    """The constants of a conversion; the defaults take about ten seconds on a CPU. PUBLISHED has those of the published converter.
+    """The constants of a conversion; the defaults take about ten seconds on a CPU.
 
     Densities are per half side of the field's box, which is the published converter's unit.
     """
@@ -76,24 +76,6 @@ class ConverterSettings:
     refine_size: int = 256  # px
     refine_elevation: float = 30.0  # degrees
     refine: RefineSettings = dataclasses.field(default_factory=RefineSettings)
-
-
-# What it does and this does not: remesh every 512 refinement steps, total variation of the density grid (weighted 1e-8).
-PUBLISHED = ConverterSettings(
-    grid=HashGridSpec(levels=12, features=2, log2_table_size=19, base_resolution=16, growth=2.0),
-    field_steps=512,
-    views=512,
-    rays=128 * 128,
-    samples=128,
-    bins=256,
-    alpha_weight=0.1,
-    density_level=5.0,
-    mesh_resolution=256,
-    refine_views=256,
-    refine_size=512,
-    refine_elevation=10.0,
-    refine=RefineSettings(steps=2048, views=1, offset_lr=1e-4, color_lr=1e-3, alpha_weight=0.1, normal_weight=1e-3, laplacian_weight=0.0),
-)
 
 
 @torch.no_grad()

@@ -19,10 +19,10 @@ from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedStep
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
-from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import clip_positions
 from microdreamer.meshes.shown import Shown, coloured
+from microdreamer.meshes.topology import edges_of
 
 if TYPE_CHECKING:
     from microdreamer.images.reference import Reference
@@ -54,13 +54,9 @@ class Neighbourhood:
 
     def __init__(self, faces: np.ndarray, vertex_count: int, device: torch.device | str = "cpu") -> None:
         faces = np.asarray(faces, np.int64)
-        ends = np.sort(mesh_cleaning.half_edges(faces), axis=1)
-        keys, numbers = np.unique(ends[:, 0] * max(vertex_count, 1) + ends[:, 1], return_inverse=True)  # far faster than unique rows
-        edges = np.stack(np.divmod(keys, max(vertex_count, 1)), axis=1)
-        order = np.argsort(numbers.reshape(-1), kind="stable")
-        counts = np.bincount(numbers.reshape(-1), minlength=len(edges))
-        first = (np.cumsum(counts) - counts)[counts == 2]
-        pairs = np.stack([order[first], order[first + 1]], axis=1) % max(len(faces), 1)
+        found = edges_of(faces)
+        edges = found.ends
+        pairs = np.stack(found.pairs(), axis=1) % max(len(faces), 1)
         self.faces = torch.from_numpy(faces).to(device)
         self.edges = torch.from_numpy(edges).to(device)
         self.face_pairs = torch.from_numpy(pairs).to(device)

@@ -19,7 +19,7 @@ from microdreamer.core.errors import UserError
 from microdreamer.core.paths import shipped_folder
 from microdreamer.core.profiler_settings import MODES, ROUNDS, SCOPES
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
-from microdreamer.gaussians import FIELD_BLOCKS
+from microdreamer.gaussians import FIELD_BLOCKS, OTHER_FORMATS, UPS
 from microdreamer.guidance import PRECISIONS, PRIORS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
 
@@ -57,9 +57,12 @@ class Config:
     prompt_suffix: str | None = _text("added to the prompt for the prior: what the sentences of its training data ended with")
     negative_prompt: str | None = _text("what it is not")
     elevation: float = _number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
+    recenter: bool = dataclasses.field(default=True, metadata={"about": "centre and scale an object that is not framed in its picture"})
     outdir: str = _text("folder of the results", "logs")
     save_path: str | None = _text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
-    load: str | None = _text("PLY of Gaussians to start from instead of a ball; main2.py: to make the mesh of")
+    load: str | None = _text("Gaussians (.ply, .splat, .spz, .glb) to start from instead of a ball; main2.py: to make the mesh of")
+    up: str = _choice("auto", UPS, "main2.py: axis of these Gaussians that is up; auto: what the file says, else their floor, else y")
+    clean: bool = dataclasses.field(default=True, metadata={"about": "main2.py: drop faint, huge and floating ones of these Gaussians"})
     seed: int = _number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
 
@@ -125,6 +128,7 @@ class Config:
     texture_size: int = _number(1024, 16, 8192, "texels a side of the mesh's texture")
     unwrap: str = _choice("charts", UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
     mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
+    splat_format: str = _choice("ply", ("ply", *OTHER_FORMATS, "all"), "main.py: files of Gaussians to write beside the PLY")
     video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
     video_size: int = _number(256, 16, 4096, "pixels a side of turntable and sheet of views")
 
