@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    extension.load()  # its allocator settings are part of what runs
+    extension.keep_freed_memory()  # as the commands do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prior = MicroPrior.load(device=device, precision=args.precision)
     cameras = turntable(prior.views, width=prior.resolution, height=prior.resolution, device=device)

@@ -102,7 +102,9 @@ def print_config(config: Config) -> None:
 def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
     """What `run` returns, with the ranges or the trace that `config.profiling` asks for."""
     from microdreamer.core import profiler
+    from microdreamer.kernels.extension import keep_freed_memory
 
+    keep_freed_memory()
     if not quiet:
         print_config(config)
     wanted = config.profiling

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from microdreamer.core.errors import UserError
+from microdreamer.core.paths import shipped_folder
 from microdreamer.core.profiler_settings import MODES, ROUNDS, SCOPES
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
 from microdreamer.gaussians import FIELD_BLOCKS, OTHER_FORMATS, UPS
@@ -35,7 +36,6 @@ def _text(about: str, default: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"about": about})
 
 
-DEFAULT = Path(__file__).resolve().parents[2] / "configs" / "micro.yaml"
 MESH_METHODS = ("density", "field")
 
 
@@ -272,4 +272,4 @@ def as_config(source: Config | str | Path | Mapping[str, Any] | None) -> Config:
         return source
     if isinstance(source, (str, Path)):
         return load_config(source, [])
-    return load_config(DEFAULT, [f"{key}={value}" for key, value in (source or {}).items()])
+    return load_config(shipped_folder("configs") / "micro.yaml", [f"{key}={value}" for key, value in (source or {}).items()])

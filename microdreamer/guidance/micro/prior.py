@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
+from microdreamer.core.paths import shipped_folder
 from microdreamer.guidance.base import Prior, classifier_free
 from microdreamer.guidance.checkpoints import load_into, load_sharded
 from microdreamer.guidance.micro.network import (
@@ -31,7 +32,6 @@ from microdreamer.guidance.schedule import NoiseSchedule
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / "micro_prior"
 LOG_SNR_SHIFT, MIN_LOG_SNR = -4.0, -14.0
 # Sampling ends here and takes the network's clean views: shape and colour are settled below about -4, and above -2 the
 # network, which has 64 channels for the 48 values of a pixel block, leaves more noise than it removes.
@@ -89,7 +89,7 @@ class MicroPrior(Prior):
         Raises FileNotFoundError or ValueError in one line for a folder that is not a whole, matching checkpoint.
         """
         dtype = choose_dtype(torch.device(device), precision)
-        folder = Path(path) if path else WEIGHTS
+        folder = Path(path) if path else shipped_folder("weights") / "micro_prior"
         try:
             stored = json.loads((folder / "config.json").read_text())
             fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["network"].items()}
