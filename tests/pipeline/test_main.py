@@ -16,9 +16,9 @@ from PIL import Image
 from cam_utils import orbit_cameras
 from microdreamer.distillation.schedules import plan_rounds
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.images import cutout
 from microdreamer.images.reference import reference_view
 from microdreamer.pipeline import commands, reconstruction
-from microdreamer.pipeline import cutouts as process
 from microdreamer.pipeline.pictures import load_picture
 from microdreamer.pipeline.progress import Progress
 
@@ -126,18 +126,19 @@ def test_a_prompt_alone_and_a_caption_beside_the_picture(tmp_path, picture, prio
 def test_a_photograph_is_cut_out_centred_and_a_wide_picture_padded(tmp_path, monkeypatch):
     photo = tmp_path / "photo.jpg"
     Image.new("RGB", (60, 40), (200, 30, 30)).save(photo)
-    mask = Image.new("L", (60, 40), 0)
-    mask.paste(255, (5, 5, 25, 15))
-    monkeypatch.setattr(process, "cut_out", lambda image: (image.putalpha(mask), image)[1])
+    mask = np.zeros((40, 60), np.float32)
+    mask[5:15, 5:25] = 1
+    monkeypatch.setattr(cutout, "load_matting", lambda model: lambda rgb: mask)
     alpha = load_picture(photo)[3]
     rows, columns = (alpha > 0.5).any(1).nonzero()[:, 0], (alpha > 0.5).any(0).nonzero()[:, 0]
     side = len(alpha)
     assert abs(int(rows[0] + rows[-1] + 1) - side) <= 1 and abs(int(columns[0] + columns[-1] + 1) - side) <= 1
     assert len(columns) == pytest.approx(0.8 * side, abs=2) and len(rows) == pytest.approx(0.4 * side, abs=2)
-    wide = Image.new("RGBA", (40, 20), (0, 0, 255, 255))
-    wide.putpixel((0, 0), (0, 0, 255, 0))
+    wide = Image.new("RGBA", (40, 20), (0, 0, 255, 0))
+    wide.paste((0, 0, 255, 255), (15, 0, 40, 20))
+    wide.paste((0, 0, 255, 255), (0, 8, 40, 20))
     wide.save(tmp_path / "wide.png")
-    picture = load_picture(tmp_path / "wide.png")
+    picture = load_picture(tmp_path / "wide.png", recenter=False)
     assert picture.shape == (4, 40, 40) and float(picture[3, :10].max()) == float(picture[3, 30:].max()) == 0
     reference = reference_view(picture, orbit_cameras(0, 0, width=20, height=20))
     assert float(reference.mask[0, 0, :4].max()) == 0 and float(reference.image[0, :, :4].min()) == 1
@@ -268,11 +269,26 @@ def test_a_wrong_switch_is_found_at_once(tmp_path, prior, capsys, monkeypatch, s
     assert not (tmp_path / "out").exists() and prior.evaluations == 0
 
 
-def test_a_run_starts_from_saved_gaussians(tmp_path, prior):
-    start = tmp_path / "start.ply"
-    prior.truth.save_ply(start)
+@pytest.mark.parametrize("format", ["ply", "splat", "spz", "glb"])
+def test_a_run_starts_from_saved_gaussians(tmp_path, prior, format):
+    start = tmp_path / f"start.{format}"
+    prior.truth.save(start, format)
     assert run(tmp_path, "prompt=a", f"load={start}", "total_steps=1", "init_steps=1") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["gaussians"] <= len(prior.truth)
+
+
+@pytest.mark.parametrize(("wanted", "written"), [("spz", {"a_model.spz"}), ("all", {"a_model.splat", "a_model.spz", "a_splats.glb"})])
+def test_gaussians_are_written_in_the_formats_asked_for(tmp_path, prior, wanted, written):
+    assert run(tmp_path, "prompt=a", f"splat_format={wanted}", "total_steps=1", "init_steps=1") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | written
+    model = GaussianModel.load(tmp_path / "out" / "a_model.ply")
+    for name in written:
+        again = GaussianModel.load(tmp_path / "out" / name)
+        assert len(again) == len(model)
+        assert float((again.means.detach().mean(0) - model.means.detach().mean(0)).abs().max()) < 1e-4
+    # A later run of that name without them leaves none of an earlier one.
+    assert run(tmp_path, "prompt=a", "total_steps=1", "init_steps=1") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_start_up_does_without_the_compiler_of_pytorch():
