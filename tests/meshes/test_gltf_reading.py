@@ -447,6 +447,15 @@ def test_what_is_required_and_not_known_is_named(tmp_path):
         read_surface(square(file=file, path=tmp_path))
 
 
+@pytest.mark.parametrize("required", [True, False])
+def test_gaussians_are_told_where_they_belong(tmp_path, required):
+    file = GltfFile()
+    file.use("KHR_gaussian_splatting", required)
+    file.node([file.primitive(SQUARE, None, mode=0)])
+    with pytest.raises(ValueError, match=r"a\.glb: it holds Gaussians, no mesh; pass it as --from-ply"):
+        read_surface(file.write(tmp_path / "a.glb"))
+
+
 def test_what_is_ignored_is_one_line(tmp_path):
     file = GltfFile()
     for name in ("NASA_warp_drive", "KHR_materials_transmission", "KHR_lights_punctual"):

@@ -15,6 +15,7 @@ from microdreamer.meshes.formats.gltf_materials import Layer, Materials
 from microdreamer.meshes.surface import Surface
 
 INSTANCING, DRACO = "EXT_mesh_gpu_instancing", "KHR_draco_mesh_compression"
+SPLATS = "KHR_gaussian_splatting"
 POINTS, TRIANGLES, STRIP, FAN = 0, 4, 5, 6
 MAX_FACES = 30_000_000
 USED = ("TEXCOORD_", "JOINTS_", "WEIGHTS_")  # attributes, beside POSITION and COLOR_0
@@ -51,10 +52,16 @@ class _Scene:
     def _check_extensions(self) -> None:
         required, used = (self._names(key) for key in ("extensionsRequired", "extensionsUsed"))
         known = READ | SILENT | SEE_THROUGH
+        if SPLATS in required or (SPLATS in used and not self._has_triangles()):
+            raise ValueError("it holds Gaussians, no mesh; pass it as --from-ply")
         if unknown := [name for name in required if name not in known]:
             raise ValueError(f"it needs the glTF extension {', '.join(unknown)}, which is not read; save it without")
         if ignored := [name for name in dict.fromkeys([*used, *required]) if name not in READ | SILENT]:
             self.notes.append(f"glTF extensions without effect: {', '.join(ignored)}")
+
+    def _has_triangles(self) -> bool:
+        primitives = [primitive for mesh in self.document.json.get("meshes", []) for primitive in mesh["primitives"]]
+        return any(primitive.get("mode", TRIANGLES) != POINTS for primitive in primitives)
 
     def _names(self, key: str) -> list[str]:
         return [str(name)[:100] for name in self.document.json.get(key, [])]
