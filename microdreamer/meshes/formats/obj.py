@@ -89,7 +89,7 @@ def _sorted(text: str) -> _Lines:
         key, _, rest = line.replace("\t", " ").lstrip().partition(" ")
         if key == "v":
             lines.vertices.append(rest)
-        elif key == "f" or key == "fo":
+        elif key == "f":
             if "-" in rest:
                 lines.counts[len(lines.faces)] = (len(lines.vertices), len(lines.uvs))
             lines.faces.append(rest.partition("#")[0])
