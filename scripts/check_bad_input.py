@@ -42,7 +42,7 @@ PAGE = """# Bad input
 
 What `main.py`, `main2.py` and `process.py` say to input that they cannot use. Each row was run, in a process of its own, by the
 command that printed this page, `python scripts/check_bad_input.py`; it fails unless every case ends with exit code 2 and one line, and
-leaves no file behind. `main2.py` ran with `--quiet`, as reading meshes is a phase of its own, after one whose seconds it tells.
+leaves no file behind. `main.py` and `main2.py` ran with `--quiet`: else they tell their configuration and the seconds of phases first.
 `FILES` stands for a folder with what the case names, `REPO` for this repository.
 """
 
@@ -215,7 +215,7 @@ def main_cases(files: Path, full: Path | None) -> list[Case]:
     """Bad input of main.py."""
 
     def case(title: str, *words: str, config: Path | None = CONFIG, environment: dict[str, str] | None = None) -> Case:
-        return Case(title, "main.py", (*(["--config", str(config)] if config else []), *words), environment or {})
+        return Case(title, "main.py", (*(["--config", str(config)] if config else []), "--quiet", *words), environment or {})
 
     picture = f"input={PICTURE}"
     cases = [

@@ -452,7 +452,7 @@ def test_gaussians_are_told_where_they_belong(tmp_path, required):
     file = GltfFile()
     file.use("KHR_gaussian_splatting", required)
     file.node([file.primitive(SQUARE, None, mode=0)])
-    with pytest.raises(ValueError, match=r"a\.glb: it holds Gaussians, no mesh; pass it as --from-ply"):
+    with pytest.raises(ValueError, match=r"a\.glb: it holds Gaussians, no mesh; pass it as --from-splats"):
         read_surface(file.write(tmp_path / "a.glb"))
 
 

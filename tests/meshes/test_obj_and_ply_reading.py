@@ -412,7 +412,7 @@ def test_a_wrong_ply_is_one_line(tmp_path, change, message):
 
 def test_a_ply_of_gaussians_is_told_where_it_belongs(tmp_path):
     path = ply(tmp_path / "a.ply", faces=(), vertex=[("float", "f_dc_0")], vertex_rows=[[0.0]] * 4)
-    with pytest.raises(ValueError, match="of Gaussians, pass it as --from-ply"):
+    with pytest.raises(ValueError, match="of Gaussians, pass it as --from-splats"):
         read_surface(path)
 
 

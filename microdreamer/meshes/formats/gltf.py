@@ -53,7 +53,7 @@ class _Scene:
         required, used = (self._names(key) for key in ("extensionsRequired", "extensionsUsed"))
         known = READ | SILENT | SEE_THROUGH
         if SPLATS in required or (SPLATS in used and not self._has_triangles()):
-            raise ValueError("it holds Gaussians, no mesh; pass it as --from-ply")
+            raise ValueError("it holds Gaussians, no mesh; pass it as --from-splats")
         if unknown := [name for name in required if name not in known]:
             raise ValueError(f"it needs the glTF extension {', '.join(unknown)}, which is not read; save it without")
         if ignored := [name for name in dict.fromkeys([*used, *required]) if name not in READ | SILENT]:
