@@ -31,14 +31,14 @@ def why_not_framed(image: Image.Image) -> str | None:
     left, top, right, bottom = visible_box(image)
     side = max(image.size)
     fill = max(right - left, bottom - top) / side
-    aside, above = (left + right - image.width) / (2 * side), (top + bottom - image.height) / (2 * side)
-    off = max(abs(aside), abs(above))
-    margin = min(0.5 - abs(aside) - (right - left) / (2 * side), 0.5 - abs(above) - (bottom - top) / (2 * side))
+    off = max(abs(left + right - image.width), abs(top + bottom - image.height)) / (2 * side)
+    padding = (side - image.width) / 2, (side - image.height) / 2
+    margin = min(left + padding[0], image.width - right + padding[0], top + padding[1], image.height - bottom + padding[1])
     if not LEAST_FILL <= fill <= MOST_FILL:
         return f"the object filled {fill:.0%} of the picture's side"
     if off > OFF_CENTRE:
         return f"the object lay {off:.0%} of the picture's side off its middle"
-    if margin < LEAST_MARGIN:
+    if margin < LEAST_MARGIN * side:
         return "the object touched the picture's border"
     return None
 
