@@ -1,5 +1,7 @@
 # make demo    sets up .venv, builds the kernels and turns a picture into a 3D asset   (INPUT=path takes another picture)
 # make test    the same set-up, then the tests
+# make wheel   the same set-up, then a wheel that installs without a compiler, into dist/   (WHEELS=path takes another folder)
+# make docs    the same set-up, then API pages into site/
 # make voxels  the same set-up, then the voxel diffusion study on a small scale
 #
 # Variables: PYTHON (3.10 or newer), TORCH (what pip is told to install; empty: whatever the environment has), INPUT, NAME, CONFIG.
@@ -7,6 +9,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CONFIG ?= configs/micro.yaml
+WHEELS ?= dist
 INPUT ?= test_data/robot_rgba.png
 NAME ?= $(patsubst %_rgba,%,$(basename $(notdir $(INPUT))))
 
@@ -15,13 +18,20 @@ READY := $(VENV)/.ready
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
-.PHONY: demo test voxels setup clean
+.PHONY: demo test wheel docs voxels setup clean
 
 demo: $(READY)
 	@$(VENV)/bin/python main.py --config "$(CONFIG)" input="$(INPUT)" save_path="$(NAME)"
 
 test: $(READY)
 	@$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+
+wheel: $(READY)
+	@$(VENV)/bin/python scripts/build_wheel.py "$(WHEELS)"
+
+# Pages of all rooms, from their docstrings.
+docs: $(READY)
+	@$(VENV)/bin/python -m pdoc -o site microdreamer cam_utils gs_renderer mesh_renderer
 
 voxels: $(READY)
 	@$(VENV)/bin/python -m microdreamer.voxel_diffusion.demo
@@ -44,4 +54,4 @@ $(READY): $(SOURCES)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build microdreamer/kernels/_C*.so *.egg-info
+	rm -rf $(VENV) build dist microdreamer/kernels/_C*.so *.egg-info

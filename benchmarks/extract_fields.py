@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.timing import Timing, bytes_per_millisecond, describe, environment, switched, time_calls, write_json
 from microdreamer.kernels import extension
-from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_python
+from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference
 
 NUM_BLOCKS = 16
 RELAX_RATIO = 1.5
@@ -56,7 +56,7 @@ def object_like_gaussians(count: int, device: str, seed: int = 0) -> tuple[Tenso
 def plain(*arguments) -> Tensor:
     """The plain-PyTorch way throughout, its inner weights included."""
     with switched(USE_CUDA_GAUSS="0"):
-        return extract_fields_python(*arguments)
+        return extract_fields_reference(*arguments)
 
 
 def floors(covs: Tensor, opacities: Tensor, resolution: int) -> dict[str, float]:

@@ -23,8 +23,8 @@ from microdreamer.gaussians import extraction as gaussian_mesh
 from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels import extension
-from microdreamer.kernels.marching_cubes import marching_cubes, marching_cubes_python, table_on
-from microdreamer.kernels.solid_grid import fill_voids, signed_distance, signed_distance_python
+from microdreamer.kernels.marching_cubes import marching_cubes, marching_cubes_reference, table_on
+from microdreamer.kernels.solid_grid import fill_voids, signed_distance, signed_distance_reference
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes import files as mesh_io
 from microdreamer.meshes.baking import bake, unwrapped
@@ -70,7 +70,7 @@ def check_level(level: Tensor) -> None:
     """Raise AssertionError where marching cubes differs from its plain version or from PyMCubes."""
     padded = torch.nn.functional.pad(level, (1,) * 6, value=-1.0)
     vertices, faces = marching_cubes(padded)
-    expected = marching_cubes_python(padded, table_on(padded.device))
+    expected = marching_cubes_reference(padded, table_on(padded.device))
     assert torch.equal(vertices, expected[0]) and torch.equal(faces, expected[1]), "marching cubes differs from its plain version"
     theirs, their_faces = by_pymcubes(level)
     assert len(vertices) == len(theirs) and len(faces) == len(their_faces), "marching cubes differs from PyMCubes"
@@ -118,8 +118,8 @@ def measure(name: str, model: GaussianModel, options: argparse.Namespace) -> lis
     threshold = phase("threshold", lambda: gaussian_mesh.surface_density(field, seen))
     field = phase("uncut field", lambda: gaussian_mesh.uncut_field(model, field, threshold))
     solid = fill_voids(field.values > gaussian_mesh.CORE_DENSITY * threshold)
-    torch.testing.assert_close(signed_distance(solid), signed_distance_python(solid), atol=1e-5, rtol=1e-6)
-    phase("  its distances", lambda: signed_distance(solid), peer=("SciPy", lambda: signed_distance_python(solid)))
+    torch.testing.assert_close(signed_distance(solid), signed_distance_reference(solid), atol=1e-5, rtol=1e-6)
+    phase("  its distances", lambda: signed_distance(solid), peer=("SciPy", lambda: signed_distance_reference(solid)))
     core = phase("solid core", lambda: gaussian_mesh.solid_core(field, threshold, seen))
     level = torch.maximum(field.values / threshold - 1, core)
     check_level(level)

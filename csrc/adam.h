@@ -2,14 +2,13 @@
 #pragma once
 
 #include "common.h"
+#include "constants.h"
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
 #include <cuda_runtime_api.h>
 #endif
 
 namespace md::adam {
-
-constexpr int kMostTensors = 16;  // of a call: their pointers are the kernel's arguments
 
 struct Tensor {
   float* parameter;  // [count] each
@@ -29,7 +28,7 @@ struct Decay {
 };
 
 struct Call {
-  Tensor tensors[kMostTensors];
+  Tensor tensors[kMaxTensors];
   int tensor_count;
   Decay decay, square_decay;
 };

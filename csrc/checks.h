@@ -1,8 +1,8 @@
 // Argument checks at the op boundary. Every message names the argument, what was expected and what came.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <torch/library.h>
-#include <torch/types.h>
 
 #ifdef MD_WITH_CUDA
 #include <c10/cuda/CUDAException.h>

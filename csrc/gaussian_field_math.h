@@ -3,11 +3,11 @@
 #pragma once
 
 #include "common.h"
+#include "constants.h"
 
 namespace md {
 
 // Added to the determinant before the division. For sigmas below about 1e-4 it takes over and widens the Gaussian.
-constexpr double kDeterminantFloor = 1e-24;
 
 // A term opacity * weight below this is left out of the grid sum. The sum of what is left out at a voxel is at most
 // 1e-7 times the Gaussians near it (for a uniform density, 5e-7 of the field's value), far below the 1e-4 that is promised.

@@ -3,18 +3,9 @@
 #pragma once
 
 #include "common.h"
+#include "constants.h"
 
 namespace md::raster {
-
-// The same constants stand in microdreamer/kernels/gaussian_raster.py, with their meaning.
-constexpr float kNear = 0.2f;
-constexpr float kLowPass = 0.3f;
-constexpr float kMinAlpha = 1.f / 255.f;
-constexpr float kMaxAlpha = 0.99f;
-constexpr float kMinTransmittance = 1e-4f;
-constexpr float kViewMargin = 0.3f;
-constexpr float kMinSpread = 0.1f;
-constexpr int kTile = 16;
 
 constexpr int kMaxCoefficients = 16;  // of the harmonics of degree 3
 constexpr int kSplatFloats = 12;      // sizeof(Splat) / sizeof(float)
@@ -31,7 +22,6 @@ struct Inputs {
   const float* means2d_offset;   // [V,N,2] in normalised device units, or null
   const float* world_to_camera;  // [V,4,4]
   const float* intrinsics;       // [V,4] (fx, fy, cx, cy)
-  const float* sh_origin;        // [V,3], or null: the eye
   const float* background;       // [V,3]
   int gaussians;                 // N
   int views;                     // V
@@ -82,7 +72,7 @@ struct Camera {
   float r[3][3], t[3];
   float fx, fy, cx, cy;
   float slope_min[2], slope_max[2];  // limits of x/z and y/z in the Jacobian
-  float origin[3];                   // where harmonics are seen from
+  float origin[3];                   // the eye, where harmonics are seen from
   float half_width, half_height;
 };
 
@@ -122,8 +112,7 @@ MD_HOST_DEVICE Camera load_camera(const Inputs& in, int view) {
   camera.slope_min[1] = -camera.cy / camera.fy - margin_y;
   camera.slope_max[1] = (in.height - camera.cy) / camera.fy + margin_y;
   for (int axis = 0; axis < 3; ++axis) {
-    camera.origin[axis] = in.sh_origin ? in.sh_origin[3 * view + axis]
-                                       : -(camera.r[0][axis] * camera.t[0] + camera.r[1][axis] * camera.t[1] + camera.r[2][axis] * camera.t[2]);
+    camera.origin[axis] = -(camera.r[0][axis] * camera.t[0] + camera.r[1][axis] * camera.t[1] + camera.r[2][axis] * camera.t[2]);
   }
   return camera;
 }

@@ -3,10 +3,10 @@
 #pragma once
 
 #include "common.h"
+#include "constants.h"
 
 namespace md::hash_grid {
 
-constexpr int kMaxLevels = 32;
 constexpr int kCorners = 8;
 
 struct Level {
@@ -30,13 +30,12 @@ struct Cell {
 
 // Points far outside end at the largest cell; the fraction of a point that is not finite is not a number, and so is its encoding.
 MD_HOST_DEVICE Cell locate(const Level& level, const float* point) {
-  constexpr float kLargest = 2147483520.f;  // the last float below 2^31
   Cell cell;
   for (int axis = 0; axis < 3; ++axis) {
     const float position = fmaf(point[axis], level.scale, 0.5f);
     const float whole = floorf(position);
     cell.fraction[axis] = position - whole;
-    const float limited = whole >= -kLargest ? (whole <= kLargest ? whole : kLargest) : -kLargest;
+    const float limited = whole >= -kLargestCell ? (whole <= kLargestCell ? whole : kLargestCell) : -kLargestCell;
     cell.lower[axis] = static_cast<uint32_t>(static_cast<int32_t>(limited));
   }
   return cell;
@@ -45,7 +44,7 @@ MD_HOST_DEVICE Cell locate(const Level& level, const float* point) {
 // The entry of corner `corner`, whose bits 1, 2, 4 say upper along x, y, z. A dense level wraps at its upper faces.
 MD_HOST_DEVICE uint32_t corner_entry(const Level& level, const Cell& cell, int corner) {
   const uint32_t x = cell.lower[0] + (corner & 1), y = cell.lower[1] + (corner >> 1 & 1), z = cell.lower[2] + (corner >> 2);
-  if (level.hashed) return (x ^ y * 2654435761u ^ z * 805459861u) & (level.entries - 1);
+  if (level.hashed) return (x ^ y * kPrimeY ^ z * kPrimeZ) & (level.entries - 1);
   const uint32_t index = x + level.resolution * (y + level.resolution * z);
   return index < level.entries ? index : index % level.entries;
 }

@@ -2,11 +2,10 @@
 #pragma once
 
 #include "common.h"
+#include "constants.h"
 
 namespace md::marching_cubes {
 
-constexpr int kMaxFaces = 5;     // of one cube; rows of the table hold three times as many edges
-constexpr float kNearest = 1e-3f;  // steps between a vertex and the ends of its edge
 
 struct Grid {
   const float* field;  // [X, Y, Z], z fastest

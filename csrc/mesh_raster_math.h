@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "common.h"
+#include "constants.h"
 
 namespace md {
 
@@ -22,9 +23,6 @@ MD_HOST_DEVICE float fused(float a, float b, float c) {
 }  // namespace md
 
 namespace md::mesh_raster {
-
-constexpr float kEdgeSlack = 0.0625f;  // px; how far a centre may lie outside its own triangle and still be taken to be on the silhouette
-constexpr float kBoxMargin = 0.01f;  // px; rounding of a projected corner must not cut the box that its pixels are looked for in
 
 // What the ops are given. B pictures of W x H pixels; V vertices; F faces.
 struct Picture {
@@ -319,7 +317,7 @@ MD_HOST_DEVICE void sample_face_backward(const Corner* corners, float center_x, 
 // Where a silhouette edge crosses the way from the nearer pixel of a pair to the other one.
 struct Crossing {
   float weight;  // distance in pixels from the nearer centre, less a half; 0 if nothing crosses
-  bool moves;    // whether the distance follows the corners (it is cut at the nearer centre)
+  bool moves;    // whether the distance follows the corners (it is cut at both centres)
   int ends[2];   // vertices of the edge
   float a, c;    // the edge's line is a x + b y + c w = 0, x along the pair
   float along[2], aside[2], w[2];
@@ -353,7 +351,8 @@ MD_HOST_DEVICE uint8_t silhouette_edges(const Picture& in, const int32_t* opposi
 }
 
 // The pair is the pixel (x, y) with its neighbour to the right, or with `column` the one above; `near_is_first` tells which of
-// the two shows the nearer face.
+// the two shows the nearer face. The way leaves that face by the edge that it crosses last, so this edge alone can part the two
+// pixels: whether it is a silhouette and steep enough is asked afterwards.
 MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t picture, int64_t face, int x, int y, bool column, bool near_is_first) {
   Crossing found{};
   Corner corners[3];
@@ -365,21 +364,20 @@ MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t 
   const float* aside = column ? r.x : r.y;
   const float pixels_along = static_cast<float>(column ? in.height : in.width), pixels_aside = static_cast<float>(column ? in.width : in.height);
   const float scale = (near_is_first ? 0.5f : -0.5f) * pixels_along;
-  float farthest = -1.0f;
+  float farthest = -INFINITY;
+  bool parts = false;
   for (int k = 0; k < 3; ++k) {
     const int i = (k + 1) % 3, j = (k + 2) % 3;
-    if (!(edges >> k & 1)) continue;
     if ((aside[i] >= 0.0f) == (aside[j] >= 0.0f)) continue;
     const float a = difference_of_products(aside[i], corners[j].w, aside[j], corners[i].w);
-    const float b = difference_of_products(along[j], corners[i].w, along[i], corners[j].w);
+    if (!(a * (aside[i] - aside[j]) > 0.0f)) continue;  // crossed behind the eye
     const float c = difference_of_products(along[i], aside[j], aside[i], along[j]);
-    const float rise = fabsf(a) * pixels_aside, run = fabsf(b) * pixels_along;
-    if (!(a * (aside[i] - aside[j]) > 0.0f) || !(column ? run < rise : run <= rise)) continue;
     const float t = -c / a * scale;
-    if (!(t >= -kEdgeSlack && t <= 1.0f && t > farthest)) continue;
+    if (!(t > farthest)) continue;
     farthest = t;
-    found.weight = fmaxf(t, 0.0f) - 0.5f;
-    found.moves = t >= 0.0f;
+    const float b = difference_of_products(along[j], corners[i].w, along[i], corners[j].w);
+    const float rise = fabsf(a) * pixels_aside, run = fabsf(b) * pixels_along;
+    parts = (edges >> k & 1) && (column ? run < rise : run <= rise);
     found.a = a;
     found.c = c;
     for (int end = 0; end < 2; ++end) {
@@ -389,6 +387,10 @@ MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t 
       found.aside[end] = aside[corner];
       found.w[end] = corners[corner].w;
     }
+  }
+  if (parts && farthest > -kEdgeSlack && farthest < 1.0f + kEdgeSlack) {
+    found.weight = fminf(fmaxf(farthest, 0.0f), 1.0f) - 0.5f;
+    found.moves = farthest >= 0.0f && farthest <= 1.0f;
   }
   found.center_along = column ? center_y : center_x;
   found.center_aside = column ? center_x : center_y;

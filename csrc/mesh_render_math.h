@@ -5,11 +5,10 @@
 #pragma once
 
 #include "common.h"
+#include "constants.h"
 
 namespace md::mesh_render {
 
-constexpr int kMaxLights = 8;
-constexpr float kNearPlane = 0.05f;
 constexpr float kFarthestScreenCoordinate = 1e7f;  // beyond it, float edge functions say nothing
 
 // What the op was given: M packed meshes, B views, L lights a view. Shapes as in microdreamer/kernels/mesh_render.py.

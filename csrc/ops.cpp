@@ -8,22 +8,27 @@
 
 namespace {
 
-int64_t built_with_cuda() {
+bool built_with_cuda() {
 #ifdef MD_WITH_CUDA
-  return 1;
+  return true;
 #else
-  return 0;
+  return false;
 #endif
 }
 
-#ifdef __GLIBC__
 // PyTorch's CPU tensors come from malloc, and glibc hands large freed blocks back to the system at once: each operation then
-// pays for fresh pages again, a tenth of the micro prior's time. Keep them instead.
-[[maybe_unused]] const bool keeps_freed_pages = mallopt(M_MMAP_THRESHOLD, 32 << 20) && mallopt(M_TRIM_THRESHOLD, 1 << 30);
+// pays for fresh pages again, a tenth of the micro prior's time. From here on the process keeps them. False where there is no glibc.
+bool keep_freed_memory() {
+#ifdef __GLIBC__
+  return mallopt(M_MMAP_THRESHOLD, 32 << 20) && mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#else
+  return false;
 #endif
+}
 
 }  // namespace
 
 TORCH_LIBRARY(microdreamer, m) {
-  m.def("built_with_cuda() -> int", &built_with_cuda);
+  m.def("built_with_cuda() -> bool", &built_with_cuda);
+  m.def("keep_freed_memory() -> bool", &keep_freed_memory);
 }

@@ -20,7 +20,7 @@ void check_like(const at::Tensor& tensor, const char* name, const at::Tensor& pa
 Call checked_call(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares, at::TensorList steps,
                   at::TensorList rates, at::ArrayRef<double> eps, double beta, double square_beta) {
   const size_t count = parameters.size();
-  TORCH_CHECK_VALUE(count >= 1 && count <= kMostTensors, "parameters: expected 1 to ", kMostTensors, " tensors, got ", count);
+  TORCH_CHECK_VALUE(count >= 1 && count <= kMaxTensors, "parameters: expected 1 to ", kMaxTensors, " tensors, got ", count);
   const std::pair<const char*, size_t> lengths[] = {{"gradients", gradients.size()}, {"means", means.size()}, {"mean_squares", mean_squares.size()},
                                                     {"steps", steps.size()},         {"rates", rates.size()}, {"eps", eps.size()}};
   for (const auto& [name, length] : lengths) {

@@ -1,5 +1,8 @@
 // Ops gaussian_3d_coeff, its backward, and extract_fields: schemas, argument checks, CPU and CUDA.
 #include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/isfinite.h>
 
 #include "checks.h"
 #include "gaussian_field.h"
@@ -139,7 +142,7 @@ at::Tensor extract_fields_brute_force_on_cuda(const at::Tensor& means, const at:
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("gaussian_3d_coeff(Tensor xyzs, Tensor covs) -> Tensor");
-  m.def("gaussian_3d_coeff_backward(Tensor xyzs, Tensor covs, Tensor v_weights) -> (Tensor, Tensor)");
+  m.def("gaussian_3d_coeff_bwd(Tensor xyzs, Tensor covs, Tensor v_weights) -> (Tensor, Tensor)");
   m.def("extract_fields(Tensor means, Tensor covs, Tensor opacities, int resolution, int num_blocks, float relax_ratio) -> Tensor");
 #ifdef MD_WITH_CUDA
   m.def("extract_fields_brute_force(Tensor means, Tensor covs, Tensor opacities, int resolution, int num_blocks, float relax_ratio) -> Tensor");
@@ -148,14 +151,14 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
 
 TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
   m.impl("gaussian_3d_coeff", &md::gaussian_3d_coeff_on_cpu);
-  m.impl("gaussian_3d_coeff_backward", &md::gaussian_3d_coeff_backward_on_cpu);
+  m.impl("gaussian_3d_coeff_bwd", &md::gaussian_3d_coeff_backward_on_cpu);
   m.impl("extract_fields", &md::extract_fields_on_cpu);
 }
 
 #ifdef MD_WITH_CUDA
 TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) {
   m.impl("gaussian_3d_coeff", &md::gaussian_3d_coeff_on_cuda);
-  m.impl("gaussian_3d_coeff_backward", &md::gaussian_3d_coeff_backward_on_cuda);
+  m.impl("gaussian_3d_coeff_bwd", &md::gaussian_3d_coeff_backward_on_cuda);
   m.impl("extract_fields", &md::extract_fields_on_cuda);
   m.impl("extract_fields_brute_force", &md::extract_fields_brute_force_on_cuda);
 }

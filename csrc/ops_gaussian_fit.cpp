@@ -2,6 +2,9 @@
 #include <optional>
 #include <tuple>
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
 #include "checks.h"
 #include "gaussian_fit.h"
 

@@ -39,8 +39,8 @@ void check_finite(const OptionalTensor& tensor, const char* name) {
 
 Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities,
                       const OptionalTensor& colors, const OptionalTensor& sh, const OptionalTensor& means2d_offset,
-                      const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const OptionalTensor& sh_origin,
-                      const at::Tensor& background, int64_t width, int64_t height, double scale_modifier) {
+                      const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& background, int64_t width,
+                      int64_t height, double scale_modifier) {
   const at::Device device = means.device();
   TORCH_CHECK_VALUE(colors.has_value() != sh.has_value(), "colors, sh: expected one of the two");
   TORCH_CHECK_VALUE(means.dim() == 2 && world_to_camera.dim() == 3, "means, world_to_camera: expected [N,3] and [V,4,4], got ", means.sizes(),
@@ -55,7 +55,6 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
   check_floats(means2d_offset, "means2d_offset", {views, count, 2}, device);
   check_floats(world_to_camera, "world_to_camera", {views, 4, 4}, device);
   check_floats(intrinsics, "intrinsics", {views, 4}, device);
-  check_floats(sh_origin, "sh_origin", {views, 3}, device);
   check_floats(background, "background", {views, 3}, device);
   const int64_t coefficients = sh ? sh->size(1) : 0;
   TORCH_CHECK_VALUE(!sh || coefficients == 1 || coefficients == 4 || coefficients == 9 || coefficients == 16,
@@ -77,7 +76,6 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
   in.means2d_offset = pointer(means2d_offset);
   in.world_to_camera = world_to_camera.const_data_ptr<float>();
   in.intrinsics = intrinsics.const_data_ptr<float>();
-  in.sh_origin = pointer(sh_origin);
   in.background = background.const_data_ptr<float>();
   in.gaussians = static_cast<int>(count);
   in.views = static_cast<int>(views);
@@ -88,15 +86,17 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
   return in;
 }
 
+// Sizes of what the op returns for its backward pass: floats of a splat, then cells and words of the marks (CUDA).
+std::tuple<int64_t, int64_t, int64_t> state_sizes(int64_t gaussians, int64_t views, int64_t width, int64_t height) {
+  const MarksLayout marks = marks_layout(static_cast<int>(gaussians), static_cast<int>(views), static_cast<int>(width), static_cast<int>(height));
+  return {kSplatFloats, marks.cells, marks.words};
+}
+
 // Of the tensor behind State::marks, which the CPU does not need.
-std::vector<int64_t> marks_sizes([[maybe_unused]] const Inputs& in, const at::Device& device) {
+std::vector<int64_t> marks_sizes(const Inputs& in, const at::Device& device) {
   if (device.is_cpu()) return {0};
-#ifdef MD_WITH_CUDA
-  const MarksShape shape = marks_shape(in);
-  return {in.views, shape.cells, shape.words};
-#else
-  return {0};
-#endif
+  const MarksLayout marks = marks_layout(in.gaussians, in.views, in.width, in.height);
+  return {in.views, marks.cells, marks.words};
 }
 
 #ifdef MD_WITH_CUDA
@@ -107,10 +107,10 @@ at::Tensor workspace(size_t bytes, const at::Tensor& like) {
 
 ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities,
                       const OptionalTensor& colors, const OptionalTensor& sh, const OptionalTensor& means2d_offset,
-                      const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const OptionalTensor& sh_origin,
-                      const at::Tensor& background, int64_t width, int64_t height, double scale_modifier, bool /*deterministic*/) {
-  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, sh_origin,
-                                   background, width, height, scale_modifier);
+                      const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& background, int64_t width,
+                      int64_t height, double scale_modifier, bool /*deterministic*/) {
+  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
+                                   height, scale_modifier);
   const auto floats = means.options();
   const auto integers = floats.dtype(at::kInt);
   const int64_t views = in.views, count = in.gaussians;
@@ -124,8 +124,7 @@ ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const a
   if (means.is_cpu()) {
     const std::pair<const char*, OptionalTensor> named[] = {
         {"means", means}, {"scales", scales}, {"rotations", rotations}, {"opacities", opacities}, {"colors", colors}, {"sh", sh},
-        {"means2d_offset", means2d_offset}, {"world_to_camera", world_to_camera}, {"intrinsics", intrinsics}, {"sh_origin", sh_origin},
-        {"background", background}};
+        {"means2d_offset", means2d_offset}, {"world_to_camera", world_to_camera}, {"intrinsics", intrinsics}, {"background", background}};
     for (const auto& [name, tensor] : named) check_finite(tensor, name);
     forward_cpu(in, state, images);
   }
@@ -144,10 +143,10 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
                         const at::Tensor& order, const at::Tensor& marks, const at::Tensor& means, const at::Tensor& scales,
                         const at::Tensor& rotations, const at::Tensor& opacities, const OptionalTensor& colors, const OptionalTensor& sh,
                         const OptionalTensor& means2d_offset, const at::Tensor& world_to_camera, const at::Tensor& intrinsics,
-                        const OptionalTensor& sh_origin, const at::Tensor& background, int64_t width, int64_t height, double scale_modifier,
+                        const at::Tensor& background, int64_t width, int64_t height, double scale_modifier,
                         [[maybe_unused]] bool deterministic) {
-  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, sh_origin,
-                                   background, width, height, scale_modifier);
+  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
+                                   height, scale_modifier);
   const at::Device device = means.device();
   const int64_t views = in.views, count = in.gaussians;
   check_floats(v_image, "v_image", {views, 3, height, width}, device);
@@ -191,17 +190,18 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
-  // After the pictures and radii come the state that the backward pass reads: splats [V,N,12], order [V,N] and marks
+  m.def("rasterize_gaussians_sizes(int gaussians, int views, int width, int height) -> (int splat_floats, int cells, int words)", &state_sizes);
+  // After the pictures and radii comes the state that the backward pass reads: splats [V,N,splat_floats], order [V,N] and marks
   // [V,cells,words] (CUDA; empty on the CPU).
   m.def(
       "rasterize_gaussians(Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
-      "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor? sh_origin, Tensor background, int width, int height, "
+      "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor background, int width, int height, "
       "float scale_modifier, bool deterministic) "
       "-> (Tensor image, Tensor alpha, Tensor depth, Tensor radii, Tensor splats, Tensor order, Tensor marks)");
   m.def(
       "rasterize_gaussians_bwd(Tensor? v_image, Tensor? v_alpha, Tensor? v_depth, Tensor image, Tensor alpha, Tensor depth, Tensor radii, "
       "Tensor splats, Tensor order, Tensor marks, Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
-      "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor? sh_origin, Tensor background, int width, int height, "
+      "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor background, int width, int height, "
       "float scale_modifier, bool deterministic) "
       "-> (Tensor v_means, Tensor v_scales, Tensor v_rotations, Tensor v_opacities, Tensor v_appearance, Tensor v_means2d_offset)");
 }

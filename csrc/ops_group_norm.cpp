@@ -1,4 +1,7 @@
 // Ops group_norm, group_moments, group_normalise: schemas, argument checks, CPU and CUDA.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
 #include "checks.h"
 #include "float_dispatch.h"
 #include "group_norm.h"
@@ -130,6 +133,7 @@ at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, con
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("group_norm(Tensor x, Tensor weight, Tensor bias, int groups, float eps, bool silu, Tensor? offset=None) -> Tensor");
   m.def("group_moments(Tensor x, int groups) -> Tensor");
+  m.def("moment_slices(int pixels) -> int", &md::moment_slices);
   m.def("group_normalise(Tensor x, Tensor moments, Tensor weight, Tensor bias, float eps, bool silu) -> Tensor");
 }
 

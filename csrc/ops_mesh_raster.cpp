@@ -13,7 +13,6 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-constexpr int64_t kMostFaces = int64_t{1} << 24;  // face numbers travel as float, exact up to here
 constexpr int64_t kLongestSide = 1 << 14;
 constexpr int64_t kMostPictures = 65535;  // the limit of a grid's second axis
 
@@ -49,7 +48,7 @@ void check_faces(const at::Tensor& tri, int64_t vertices) {
 void check_tri(const at::Tensor& tri, const at::Device& device) {
   check_tensor(tri, "tri", at::kInt, device);
   check_shape(tri, "tri", {-1, 3});
-  TORCH_CHECK_VALUE(tri.size(0) <= kMostFaces, "tri: expected at most ", kMostFaces, " faces, got ", tri.size(0), "; draw the mesh in parts or simplify it");
+  TORCH_CHECK_VALUE(tri.size(0) <= kMaxFaces, "tri: expected at most ", kMaxFaces, " faces, got ", tri.size(0), "; draw the mesh in parts or simplify it");
 }
 
 // `pictures` is asked for where pos does not tell it.

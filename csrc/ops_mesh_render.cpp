@@ -1,6 +1,8 @@
 // The op `render_meshes`: schema, checks, allocation, dispatch. Shapes and meaning: microdreamer/kernels/mesh_render.py.
 #include <algorithm>
 
+#include <ATen/ops/empty.h>
+
 #include "checks.h"
 #include "mesh_render_math.h"
 

@@ -104,7 +104,7 @@ Inputs checked_inputs(const at::Tensor& texels, const at::Tensor& uv, const Opti
                     " pictures of uv, got ", texels.size(0));
   TORCH_CHECK_VALUE(filter >= 0 && filter <= 2, "filter: expected 0 (nearest), 1 (linear) or 2 (mipmapped), got ", filter);
   in.filter = static_cast<Filter>(filter);
-  TORCH_CHECK_VALUE((in.filter == Filter::kMipmapped) == uv_da.has_value(), "uv_da: expected with the mipmapped filter, and only there");
+  TORCH_CHECK_VALUE((in.filter == Filter::kLinearMipmapLinear) == uv_da.has_value(), "uv_da: expected with the mipmapped filter, and only there");
   if (uv_da) {
     check_tensor(*uv_da, "uv_da", at::kFloat, device);
     check_shape(*uv_da, "uv_da", {pictures, uv.size(1), uv.size(2), 4});

@@ -1,5 +1,9 @@
 // Ops add_bias, gated_gelu, layer_norm, add_layer_norm: schemas, argument checks, CPU and CUDA.
+#include <optional>
 #include <tuple>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include "float_dispatch.h"
 #include "tokens.h"

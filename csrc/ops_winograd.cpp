@@ -1,6 +1,8 @@
 // Ops winograd_input, winograd_output: schemas, argument checks, CPU and CUDA.
 #include <tuple>
 
+#include <ATen/ops/empty.h>
+
 #include "checks.h"
 #include "float_dispatch.h"
 #include "winograd.h"

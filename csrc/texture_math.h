@@ -3,13 +3,12 @@
 #pragma once
 
 #include "common.h"
+#include "constants.h"
 
 namespace md::texture {
 
 constexpr int kMaxLevels = 16;
-constexpr int kMaxSide = 1 << (kMaxLevels - 1);  // texels; stands in microdreamer/kernels/texture.py too
-
-enum class Filter { kNearest, kLinear, kMipmapped };  // in the order of FILTERS in microdreamer/kernels/texture.py
+static_assert(kMaxSide == 1 << (kMaxLevels - 1));
 
 MD_HOST_DEVICE int level_side(int side, int level) { return side >> level > 1 ? side >> level : 1; }
 
@@ -161,7 +160,7 @@ struct Look {
   int quads;  // 0 where masked out or the uv is not finite
   Quad quad[2];
   float share[2];
-  Footprint footprint;  // of Filter::kMipmapped
+  Footprint footprint;  // of Filter::kLinearMipmapLinear
 };
 
 MD_HOST_DEVICE bool seen(const Inputs& in, int64_t pixel, Coordinates& at) {
@@ -170,7 +169,7 @@ MD_HOST_DEVICE bool seen(const Inputs& in, int64_t pixel, Coordinates& at) {
   return finite(at.u) && finite(at.v);
 }
 
-// Of Filter::kLinear and kMipmapped. Sets what `quads` says to be there.
+// Of Filter::kLinear and kLinearMipmapLinear. Sets what `quads` says to be there.
 MD_HOST_DEVICE void look_at(const Inputs& in, int64_t pixel, Look& look) {
   Coordinates at{};
   look.quads = 0;
@@ -178,7 +177,7 @@ MD_HOST_DEVICE void look_at(const Inputs& in, int64_t pixel, Look& look) {
   int level = 0;
   look.quads = 1;
   look.share[0] = 1.f;
-  if (in.filter == Filter::kMipmapped) {
+  if (in.filter == Filter::kLinearMipmapLinear) {
     look.footprint = footprint(in.uv_da[pixel], in.pyramid);
     level = static_cast<int>(look.footprint.level);
     if (look.footprint.between) {

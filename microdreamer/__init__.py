@@ -16,6 +16,7 @@ Importing this loads nothing heavy: what is named below is imported when it is f
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from microdreamer.pipeline.reconstruction import reconstruct
     from microdreamer.pipeline.refinement import refine
     from microdreamer.pipeline.results import Result
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # warnings go where the host program wants them
 
 _HOMES = {
     "Config": "pipeline.config",

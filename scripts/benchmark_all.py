@@ -38,7 +38,7 @@ from benchmarks.extract_fields import NUM_BLOCKS, RELAX_RATIO, TOLERANCE, object
 from benchmarks.timing import Timing, busy_milliseconds, describe, environment, switched, time_calls, write_json
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels import extension
-from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_python, gaussian_3d_coeff, gaussian_3d_coeff_python
+from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference, gaussian_3d_coeff, gaussian_3d_coeff_reference
 from microdreamer.pipeline.asset import make_mesh
 from microdreamer.pipeline.config import Config
 
@@ -171,7 +171,7 @@ def add_fields(table: Table, wanted: list[Case], resolution: int, reference_devi
     host = object_like_gaussians(wanted[0].count, "cpu")
     grid = (resolution, NUM_BLOCKS, RELAX_RATIO)
     with switched(USE_CUDA_GAUSS="0"):
-        check = largest_difference(extract_fields_python(*(part.to(reference_device).double() for part in host), *grid).cpu())
+        check = largest_difference(extract_fields_reference(*(part.to(reference_device).double() for part in host), *grid).cpu())
     for case in wanted:
         on_device = [part.to(case.device) for part in host]
         function = torch.ops.microdreamer.extract_fields_brute_force if case.version == BRUTE_FORCE else extract_fields
@@ -190,7 +190,7 @@ def add_weights(table: Table, wanted: list[Case]) -> None:
     """Rows of gaussian_3d_coeff on one number of pairs: an offset of about a standard deviation each."""
     _, covs, _ = object_like_gaussians(wanted[0].count, "cpu")
     offsets = 0.02 * torch.randn(len(covs), 3, generator=torch.Generator().manual_seed(1))
-    check = largest_difference(gaussian_3d_coeff_python(offsets.double(), covs.double()))
+    check = largest_difference(gaussian_3d_coeff_reference(offsets.double(), covs.double()))
     for case in wanted:
         offsets_there, covs_there = offsets.to(case.device), covs.to(case.device)
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gzip
 import importlib
 import multiprocessing
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -111,6 +113,11 @@ def make_files(folder: Path) -> None:
     (folder / "not_gaussians.ply").write_text(
         "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n"
     )
+    (folder / "transparent.splat").write_bytes(bytes(3200))
+    (folder / "cut.splat").write_bytes(bytes(3201))
+    (folder / "odd.spz").write_bytes(b"x\x9cc" + bytes(20))
+    (folder / "cut.spz").write_bytes(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 3, 100, 0, 12, 0, 0) + bytes(500)))
+    (folder / "scene.ksplat").write_bytes(bytes(4096))
     make_meshes(folder)
 
 
@@ -135,6 +142,7 @@ def make_meshes(folder: Path) -> None:
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "no_texture.mtl").write_text("newmtl a\nmap_Kd missing.png\n")
     (folder / "odd_texture.mtl").write_text("newmtl a\nmap_Kd corrupt.png\n")
+    write_glb(Mesh(np.eye(3), [[0, 1, 2]]), folder / "a_triangle.glb")
     write_glb(Mesh(np.eye(3), [[0, 1, 2]]), folder / "truncated.glb")
     (folder / "truncated.glb").write_bytes((folder / "truncated.glb").read_bytes()[:-20])
     (folder / "empty.glb").touch()
@@ -194,7 +202,7 @@ def main_cases(files: Path, full: Path | None) -> list[Case]:
         case("a number out of range", picture, "seed=-1"),
         case("an unknown choice", picture, "prior=mikro"),
         case("a key of the original that does nothing", picture, "iters=500"),
-        case("a lower limit above the upper", picture, "steps_min=50"),
+        case("a lower limit above the upper", picture, "min_ver=60"),
         case("no such configuration", picture, config=files / "missing.yaml"),
         case("a configuration that is not YAML", picture, config=files / "broken.yaml"),
         case("a configuration of bytes", picture, config=files / "binary.yaml"),
@@ -243,14 +251,24 @@ def main2_cases(files: Path, full: Path | None) -> list[Case]:
         "a texture that is corrupt": "odd_texture.obj",
         "a format that is unknown": "text.png",
     }
+    splats = {
+        "Gaussians that nothing can be seen of": "transparent.splat",
+        "a .splat cut off": "cut.splat",
+        "a .spz that is no gzip stream": "odd.spz",
+        "a .spz cut off": "cut.spz",
+        "a mesh for Gaussians": "a_triangle.glb",
+        "a format of Gaussians that is unknown": "scene.ksplat",
+    }
     cases = [
         case("no mesh of that name", picture),
         case("nothing to refine by", *cube),
         *(case(title, "--from-mesh", f"{files}/{name}", prompt) for title, name in meshes.items()),
         case("--from-mesh without a file", picture, "--from-mesh"),
-        case("no such Gaussians", "--from-ply", f"{files}/missing.ply"),
+        case("no such Gaussians", "--from-splats", f"{files}/missing.ply"),
         case("a PLY without Gaussians", f"--from-ply={files}/not_gaussians.ply"),
-        case("a mesh and Gaussians", *cube, "--from-ply", f"{files}/not_gaussians.ply"),
+        *(case(title, "--from-splats", f"{files}/{name}") for title, name in splats.items()),
+        case("a side that is no axis", "--from-splats", f"{files}/transparent.splat", "up=w"),
+        case("a mesh and Gaussians", *cube, "--from-splats", f"{files}/not_gaussians.ply"),
         case("no such picture", *cube, f"input={files}/missing.png"),
         case("a sentence of unknown words", *cube, "prompt=xyzzy plugh"),
         case("part of the prior's views", *cube, prompt, "refine_views=6"),

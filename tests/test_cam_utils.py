@@ -74,6 +74,25 @@ def test_the_origin_falls_on_the_middle_of_every_picture():
     torch.testing.assert_close(in_view, torch.tensor([[0.0, 0, 1], [0, 0, 2], [0, 0, 3]]), atol=1e-6, rtol=0)
 
 
+# One camera of the published orbit, from its formula in float64: elevation -20 (from above), azimuth 35, radius 2.
+ORBIT_POSE = [
+    [0.8191520442889918, -0.1961746949690111, 0.5389855446957562, 1.0779710893915124],
+    [0.0, 0.9396926207859083, 0.3420201433256687, 0.6840402866513374],
+    [-0.573576436351046, -0.2801664995932355, 0.7697511313200572, 1.5395022626401145],
+    [0.0, 0.0, 0.0, 1.0],
+]
+
+
+def test_an_orbit_camera_has_the_published_pose_and_focal_length():
+    pose = np.array(ORBIT_POSE)
+    np.testing.assert_allclose(orbit_poses(-20, 35, 2.0)[0], pose, atol=1e-15)
+    np.testing.assert_allclose(orbit_camera(-20, 35, 2.0), pose, atol=1e-7)
+    camera = orbit_cameras(-20, 35, 2.0, fov_y=49.1, width=256, height=128)
+    np.testing.assert_allclose(camera.world_to_camera[0], np.linalg.inv(pose @ np.diag([1, -1, -1, 1])), atol=1e-6)
+    focal = 64 / math.tan(math.radians(49.1 / 2))
+    np.testing.assert_allclose(camera.intrinsics[0], [focal, focal, 128, 64], rtol=1e-6)
+
+
 def test_up_is_up_in_the_picture():
     camera = orbit_cameras(0, 40, 2.0)
     x, y, _ = camera.world_to_camera[0, :3, :3] @ torch.tensor([0.0, 1.0, 0.0])

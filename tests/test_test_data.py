@@ -59,24 +59,48 @@ def test_captions_belong_to_pictures():
     assert captions == {"mushroom_rgba.png": "an orange mushroom", "robot_rgba.png": "a white robot"}
 
 
-def test_the_script_makes_the_same_pictures(made_again):
+# The pictures were made on one machine and are made again on this one, whose arithmetic rounds otherwise: by a level of a byte where
+# a colour is continuous. Where a sample, one of 16 of a pixel, lies on the edge between two surfaces or in both to within rounding, it may
+# show either, which moves its pixel by any amount. There are few such pixels: moving the object by a millionth of its size changes up to
+# one in 1000.
+ON_AN_EDGE = 2e-3  # share of pixels
+
+
+def differences(name, made_again):
+    """Of the stored picture and the one made here, [512,512,channels] bytes each: the stored one, and by how much they differ."""
+    stored, made = (np.asarray(Image.open(folder / name)).astype(int) for folder in (FOLDER, made_again))
+    return stored, np.abs(stored - made)
+
+
+def test_the_script_makes_the_same_files(made_again):
     assert {path.name for path in made_again.iterdir()} == {path.name for path in FOLDER.iterdir()} - {"README.md"}
-    for path in CUT_OUTS:
-        # The colour under the faintest alpha, a quotient of small bytes, is as exact as its alpha.
-        stored, made = (np.asarray(Image.open(folder / path.name)).astype(int) for folder in (FOLDER, made_again))
-        assert np.abs(stored - made)[..., 3].max() <= 1
-        assert np.abs(stored - made)[..., :3][stored[..., 3] > 127].max() <= 2
-    for path in PHOTOS:
-        stored, made = (np.asarray(Image.open(folder / path.name)).astype(int) for folder in (FOLDER, made_again))
-        assert np.abs(stored - made).mean() < 0.5 and np.abs(stored - made).max() <= 8
+
+
+@pytest.mark.parametrize("name", [path.name for path in CUT_OUTS])
+def test_the_script_makes_the_same_cut_outs(made_again, name):
+    stored, difference = differences(name, made_again)
+    assert (difference[..., 3] > 1).mean() < ON_AN_EDGE
+    visible = stored[..., 3] > 127  # the colour under the faintest alpha, a quotient of small bytes, is as exact as its alpha
+    assert (difference[visible, :3] > 1).any(-1).mean() < ON_AN_EDGE
+    assert difference[visible, :3].mean() < 0.02
+
+
+@pytest.mark.parametrize("name", [path.name for path in PHOTOS])
+def test_the_script_makes_the_same_photos(made_again, name):
+    """JPEG spreads a pixel over its block of 16x16, and its decoders differ by a level or two."""
+    _, difference = differences(name, made_again)
+    blocks = difference.max(-1).reshape(32, 16, 32, 16).max((1, 3))
+    assert (blocks > 2).mean() < 0.05 and difference.mean() < 0.1
 
 
 def test_the_pack_loads_and_is_made_again(made_again):
     stored, made = load_packed(FOLDER / "objects_small.npz"), load_packed(made_again / "objects_small.npz")
     assert len(stored) == 6 and stored.ids == made.ids and stored.captions == made.captions
     assert all(captions and captions[0] for captions in stored.captions)
+    rounding = {"vertices": 1e-6, "corner_colors": 1, "corner_normals": 1}  # of float32, of bytes; whose faces and which, exactly
     for name in TENSORS:
-        np.testing.assert_allclose(getattr(stored, name).numpy(), getattr(made, name).numpy(), atol=1e-6 if name == "vertices" else 1)
+        difference = getattr(stored, name).double() - getattr(made, name).double()
+        assert float(difference.abs().max()) <= rounding.get(name, 0), name
     for index in range(6):
         vertices = stored.vertices[stored.vertex_offset[index] : stored.vertex_offset[index + 1]]
         assert float(vertices.norm(dim=1).max()) == pytest.approx(0.8, abs=1e-3)

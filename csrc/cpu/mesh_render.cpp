@@ -3,7 +3,6 @@
 #include "mesh_render_math.h"
 
 #include <ATen/Parallel.h>
-#include <torch/types.h>
 
 #include <algorithm>
 #include <array>

@@ -9,7 +9,7 @@ constexpr int kPerThread = 4;  // values, loaded together
 constexpr int64_t kPerBlock = kThreads * kPerThread;
 
 struct Blocks {
-  int64_t end[kMostTensors];  // the first block past each tensor's
+  int64_t end[kMaxTensors];  // the first block past each tensor's
 };
 
 // A launch of its own, since blocks of the update start at any time: none may find a step already counted by another.
@@ -51,7 +51,7 @@ cudaError_t step_cuda(const Call& call, cudaStream_t stream) {
   Blocks blocks{};
   int64_t total = 0;
   for (int t = 0; t < call.tensor_count; ++t) blocks.end[t] = total += (call.tensors[t].count + kPerBlock - 1) / kPerBlock;
-  count_kernel<<<1, kMostTensors, 0, stream>>>(call);
+  count_kernel<<<1, kMaxTensors, 0, stream>>>(call);
   if (total > 0) update_kernel<<<static_cast<unsigned>(total), kThreads, 0, stream>>>(call, blocks);
   return cudaGetLastError();
 }

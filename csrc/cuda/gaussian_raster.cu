@@ -13,14 +13,10 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kRanksTogether = 256;   // rows of bits are padded to 32 bytes
 constexpr int kBlock = 256;           // threads of the kernels that go over Gaussians
 constexpr int kListed = 1024;         // ranks that a tile's block lists at a time
 constexpr int kForwardPixels = 1;     // pixels a thread
 constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
-// The bits take at most 256 MiB, or as much as the splats themselves if that is more; beyond, cells grow.
-constexpr int64_t kMarkBits = int64_t{1} << 31;
-constexpr int kCellsAsSplats = 8 * sizeof(Splat);
 // Positive floats sort as their bits do. From kNear on, 29 bits reach to 3.7e18 (beyond, the order is the input's), and with
 // 3 bits for the view the radix sort needs four passes of eight bits.
 constexpr int kDepthBits = 29;
@@ -32,21 +28,18 @@ struct Grid {
   int across, tiles;       // tiles along a row, and of the whole picture
   int shift;               // a cell is 2^shift tiles square
   int cells_across, cells;
-  int row_words;           // of a cell's bits, a multiple of kRanksTogether / kWarp
+  int row_words;           // of a cell's bits, a multiple of 8
 };
 
 Grid make_grid(const Inputs& in) {
   Grid grid{};
   grid.across = tiles_along(in.width);
-  const int down = tiles_along(in.height);
-  grid.tiles = grid.across * down;
-  for (;; ++grid.shift) {
-    const int size = 1 << grid.shift;
-    grid.cells_across = (grid.across + size - 1) / size;
-    grid.cells = grid.cells_across * ((down + size - 1) / size);
-    if (grid.cells <= kCellsAsSplats || static_cast<int64_t>(in.views) * grid.cells * in.gaussians <= kMarkBits) break;
-  }
-  grid.row_words = (in.gaussians + kRanksTogether - 1) / kRanksTogether * (kRanksTogether / kWarp);
+  grid.tiles = grid.across * tiles_along(in.height);
+  const MarksLayout marks = marks_layout(in.gaussians, in.views, in.width, in.height);
+  grid.shift = marks.shift;
+  grid.cells_across = marks.cells_across;
+  grid.cells = marks.cells;
+  grid.row_words = marks.words;
   return grid;
 }
 
@@ -549,11 +542,6 @@ void launch_blend_backward(const Inputs& in, const State& state, const Grid& gri
 }
 
 }  // namespace
-
-MarksShape marks_shape(const Inputs& in) {
-  const Grid grid = make_grid(in);
-  return {grid.cells, grid.row_words};
-}
 
 size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, nullptr).total; }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from microdreamer.core.console import accept_any_text
 from microdreamer.core.errors import UserError, one_line
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
@@ -25,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def exit_code(program: str, work: Callable[[], int]) -> int:
     """What `work` returns; 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
+    accept_any_text()
     logging.basicConfig(format=f"{program}: %(message)s", level=logging.WARNING)
     try:
         return work()

@@ -33,7 +33,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # unnamed where an open file was written to
+        # Unnamed where an open file was written to. An error without a number has a message of its own, which a name would replace.
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:

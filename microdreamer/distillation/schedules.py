@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from microdreamer.guidance.schedule import NoiseSchedule
 
-STEPS_SCHEDULES = ("fixed", "linear_up", "linear_down", "cosine_up", "cosine_down")
+STEPS_SCHEDULES = ("fixed", "linear", "linear_up", "linear_down", "cosine_up", "cosine_down", "cosine_up_then_down")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +42,27 @@ class Round:
 
 
 def optimiser_steps(schedule: str, progress: float, steps_min: int, steps_max: int) -> int:
-    """Optimiser steps of a round at `progress` in [0,1] through the run. Raises ValueError for an unknown schedule."""
+    """Optimiser steps of the round that begins when the share `progress` in [0,1) of the rounds is done; `fixed` is steps_max.
+
+    The others go from one of steps_min and steps_max towards the other, whichever is larger, and are cut to whole steps.
+    `linear` (also `linear_up`), `cosine_up`, `cosine_down` and `cosine_up_then_down` are the published code's expressions, in
+    their order: where one comes out a rounding below a whole number, a step is lost. `linear_down` is `linear` with its ends
+    exchanged. Raises ValueError for an unknown schedule.
+    """
     if schedule not in STEPS_SCHEDULES:
         raise ValueError(f"steps_schedule={schedule}: expected one of {', '.join(STEPS_SCHEDULES)}")
     if schedule == "fixed":
         return steps_max
-    shape, direction = schedule.split("_")
-    share = progress if shape == "linear" else 0.5 * (1 - math.cos(math.pi * progress))
-    return round(steps_min + (steps_max - steps_min) * (share if direction == "up" else 1 - share))
+    if schedule == "linear_down":
+        return optimiser_steps("linear", progress, steps_max, steps_min)
+    share = {
+        "linear": progress,
+        "linear_up": progress,
+        "cosine_up": (1 - math.cos(progress * math.pi)) / 2,
+        "cosine_down": (1 + math.cos(progress * math.pi)) / 2,
+        "cosine_up_then_down": (1 - math.cos(progress * 2 * math.pi)) / 2,
+    }[schedule]
+    return int(share * (steps_max - steps_min) + steps_min)
 
 
 def plan_rounds(
@@ -68,8 +81,9 @@ def plan_rounds(
     """The `total_steps` rounds of a run, the first of which starts from pure noise.
 
     t_start, t_end in [0,1]: fractions of the noise schedule's levels where denoising starts in the first and (nearly) in
-    the last round; inv_r in (0,1]: t1 as a fraction of t2 (1: noise only, no inversion). Raises ValueError for values
-    out of range.
+    the last round; inv_r in (0,1]: t1 as a fraction of t2 (1: noise only, no inversion). `init_steps` are the optimiser steps
+    of the first round, `steps_min`, `steps_max` and `steps_schedule` those of the others (see `optimiser_steps`). Raises
+    ValueError for values out of range.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps}: expected at least 1")
@@ -77,8 +91,8 @@ def plan_rounds(
         raise ValueError(f"t_start={t_start}, t_end={t_end}: expected 0 <= t_end <= t_start <= 1")
     if not 0 < inv_r <= 1:
         raise ValueError(f"inv_r={inv_r}: expected a fraction in (0, 1]")
-    if init_steps < 1 or not 1 <= steps_min <= steps_max:
-        raise ValueError(f"init_steps={init_steps}, steps_min={steps_min}, steps_max={steps_max}: expected 1 <= steps_min <= steps_max")
+    if min(init_steps, steps_min, steps_max) < 1:
+        raise ValueError(f"init_steps={init_steps}, steps_min={steps_min}, steps_max={steps_max}: expected at least 1 each")
     levels = noise_schedule.levels(denoise_steps)
     rounds = [Round(0, (), tuple(reversed(levels)), range(2, 2 + init_steps))]
     repeats = total_steps - 1
@@ -89,7 +103,7 @@ def plan_rounds(
         skipped = math.trunc(k / repeats * (last - first) + first)
         top = max(denoise_steps - 1 - skipped, 0)
         bottom = math.trunc(levels[top] / noise_schedule.timesteps * denoise_steps * inv_r)
-        count = optimiser_steps(steps_schedule, k / max(repeats - 1, 1), steps_min, steps_max)
+        count = optimiser_steps(steps_schedule, k / repeats, steps_min, steps_max)
         start = rounds[-1].steps.stop + 1
         rounds.append(Round(k + 1, tuple(levels[bottom : top + 1]), tuple(reversed(levels[: top + 1])), range(start, start + count)))
     return rounds

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project
 from microdreamer.core import profiler
 from microdreamer.gaussians import density_control as gaussian_density
-from microdreamer.gaussians import ply as gaussian_ply
 from microdreamer.gaussians import surface
+from microdreamer.gaussians.splat_files import log_remarks, read_splats, write_splats
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.gaussian_fit import activate_gaussians, clamp_image, record_gradients
 from microdreamer.kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
@@ -126,14 +126,34 @@ class GaussianModel(nn.Module):
         uniform = torch.rand(count, 6, dtype=torch.float64, generator=generator)
         return cls._from_points(ball_points(uniform[:, :3], radius), uniform[:, 3:] / 255, sh_degree).to(device)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The raw parameters by name, on the CPU."""
+        return {name: getattr(self, name).detach().cpu().numpy() for name in PARAMETERS}
+
+    @classmethod
+    def from_arrays(cls, parameters: dict[str, np.ndarray], device: torch.device | str = "cpu") -> GaussianModel:
+        """The model of what `arrays` gives."""
+        return cls({name: torch.from_numpy(values) for name, values in parameters.items()}).to(device)
+
+    def save(self, path: str | Path, format: str = "ply") -> None:
+        """Write a file of Gaussians: the standard 3DGS "ply", which `load` reads back bit for bit, or "splat", "spz" or "glb"."""
+        write_splats(path, self.arrays(), format)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> GaussianModel:
+        """Read a file of Gaussians of any format that `read_splats` knows. Raises FileNotFoundError or ValueError in one line."""
+        found = read_splats(path)
+        log_remarks(path, found.remarks)
+        return cls.from_arrays(found.parameters, device)
+
     def save_ply(self, path: str | Path) -> None:
-        """Write the standard 3DGS PLY, which `load_ply` reads back bit for bit."""
-        gaussian_ply.write_ply(path, {name: getattr(self, name).detach().cpu().numpy() for name in PARAMETERS})
+        """`save` as PLY."""
+        self.save(path)
 
     @classmethod
     def load_ply(cls, path: str | Path, device: torch.device | str = "cpu") -> GaussianModel:
-        """Read a 3DGS PLY of SH degree 0 to 3. Raises FileNotFoundError or ValueError in one line."""
-        return cls({name: torch.from_numpy(values) for name, values in gaussian_ply.read_ply(path).items()}).to(device)
+        """`load`."""
+        return cls.load(path, device)
 
     # ---- What the parameters mean ----
 
@@ -254,9 +274,11 @@ class GaussianModel(nn.Module):
         return self.optimizer
 
     def position_learning_rate(self, step: int) -> float:
-        """Log-linear from the first to the final rate over the schedule's steps, then constant."""
+        """Log-linear from the first to the final rate over the schedule's steps, then constant; 0 on the way to or from a rate of 0."""
         first, final, max_steps = self._position_schedule
         share = min(max(step / max_steps, 0.0), 1.0)
+        if first == 0 or final == 0:
+            return first ** (1 - share) * final**share  # the same, where there is no logarithm
         return math.exp((1 - share) * math.log(first) + share * math.log(final))
 
     def update_learning_rate(self, step: int) -> None:

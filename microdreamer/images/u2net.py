@@ -8,7 +8,6 @@ channels. Normalisation is folded into the convolutions, so that it is for infer
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "u2netp" / "u2netp.safetensors"
+from microdreamer.core.paths import shipped_folder
+
+WEIGHTS = shipped_folder("weights") / "u2netp" / "u2netp.safetensors"
 SIDE = 320  # pixels; what it was trained at
 CHANNELS, INNER = 64, 16
 IMAGE_MEAN, IMAGE_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0,1]

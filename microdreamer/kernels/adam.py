@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from microdreamer.kernels import extension
 
-MAX_TENSORS = 16  # with a gradient in a step; the same constant stands in csrc/adam.h
+MAX_TENSORS = 16  # with a gradient in a step: their pointers are the kernel's arguments
 OPTIONS = {"params", "name", "lr", "eps"}
 
 
@@ -47,7 +46,7 @@ class Adam(torch.optim.Adam):
         moving = [(parameter, group) for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
         if not moving:
             return
-        if not extension.use_compiled(moving[0][0].device, register=_register):
+        if not extension.use_compiled(moving[0][0].device):
             super().step()
             return
         parameters = [parameter for parameter, _ in moving]
@@ -60,7 +59,7 @@ class Adam(torch.optim.Adam):
             [group["eps"] for _, group in moving],
             *self.defaults["betas"],
         )
-        torch.autograd.graph.increment_version(parameters)  # a graph that needs their old values shall notice
+        torch.autograd.graph.increment_version(parameters)  # a graph that needs their old values notices
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
@@ -70,10 +69,4 @@ class Adam(torch.optim.Adam):
         return state
 
 
-@functools.cache
-def _register() -> None:
-    """Shape inference of the op, once the extension is loaded."""
-
-    @torch.library.register_fake("microdreamer::adam_step")
-    def fake_adam_step(*_):
-        return None
+extension.register("adam_step", fake=lambda *_: None)

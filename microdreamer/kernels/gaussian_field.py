@@ -4,14 +4,13 @@ Packed covariances are (xx, xy, xz, yy, yz, zz). USE_CUDA_GAUSS and USE_CUDA_EXT
 plain-PyTorch versions of this file (see `kernels.extension.use_compiled`).
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
 
-DETERMINANT_FLOOR = 1e-24
+DETERMINANT_FLOOR = 1e-24  # added to the determinant of a covariance before dividing by it
 # Offsets that the plain extract_fields evaluates at a time: 4 M pairs of 9 floats are 150 MB.
 PAIRS_PER_CHUNK = 1 << 22
 
@@ -25,12 +24,11 @@ def gaussian_3d_coeff(xyzs: Tensor, covs: Tensor) -> Tensor:
     given precision. A wrong shape, dtype or device is a ValueError; so is NaN or infinity in the compiled kernel on the CPU.
     """
     if extension.use_compiled(xyzs.device, "USE_CUDA_GAUSS"):
-        _register()
         return torch.ops.microdreamer.gaussian_3d_coeff(xyzs.contiguous(), covs.contiguous())
-    return gaussian_3d_coeff_python(xyzs, covs)
+    return gaussian_3d_coeff_reference(xyzs, covs)
 
 
-def gaussian_3d_coeff_python(xyzs: Tensor, covs: Tensor) -> Tensor:
+def gaussian_3d_coeff_reference(xyzs: Tensor, covs: Tensor) -> Tensor:
     """`gaussian_3d_coeff` in plain PyTorch."""
     if xyzs.dim() != 2 or xyzs.shape[1] != 3 or covs.shape != (xyzs.shape[0], 6):
         raise ValueError(f"expected xyzs [N,3] and covs [N,6], got {list(xyzs.shape)} and {list(covs.shape)}")
@@ -61,15 +59,14 @@ def extract_fields(
     result, as finding them would make the host wait).
     """
     if extension.use_compiled(means.device, "USE_CUDA_EXTRACT"):
-        _register()
         return torch.ops.microdreamer.extract_fields(
             means.contiguous(), covs.contiguous(), opacities.contiguous(), resolution, num_blocks, relax_ratio
         )
-    return extract_fields_python(means, covs, opacities, resolution, num_blocks, relax_ratio)
+    return extract_fields_reference(means, covs, opacities, resolution, num_blocks, relax_ratio)
 
 
 @torch.no_grad()
-def extract_fields_python(
+def extract_fields_reference(
     means: Tensor, covs: Tensor, opacities: Tensor, resolution: int, num_blocks: int = 16, relax_ratio: float = 1.5
 ) -> Tensor:
     """`extract_fields` in plain PyTorch: block by block through `gaussian_3d_coeff`, in float32 or float64."""
@@ -123,18 +120,11 @@ def _check_field_arguments(means: Tensor, covs: Tensor, opacities: Tensor, resol
         raise ValueError(f"relax_ratio: expected 0 or more, got {relax_ratio}")
 
 
-@functools.cache
-def _register() -> None:
-    """Give the compiled ops their fake kernels and their autograd, once."""
-    torch.library.register_fake("microdreamer::gaussian_3d_coeff", lambda xyzs, covs: xyzs.new_empty(xyzs.shape[0]))
-    torch.library.register_fake(
-        "microdreamer::gaussian_3d_coeff_backward", lambda xyzs, covs, v_weights: (torch.empty_like(xyzs), torch.empty_like(covs))
-    )
-    torch.library.register_fake(
-        "microdreamer::extract_fields",
-        lambda means, covs, opacities, resolution, num_blocks, relax_ratio: means.new_empty(resolution, resolution, resolution),
-    )
-    torch.library.register_autograd("microdreamer::gaussian_3d_coeff", _coeff_backward, setup_context=_save_coeff_inputs)
+# ---- The ops: shapes for torch.compile, and autograd ----
+
+
+def _fake_fields(means, covs, opacities, resolution, *_):
+    return means.new_empty(resolution, resolution, resolution)
 
 
 def _save_coeff_inputs(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -143,4 +133,11 @@ def _save_coeff_inputs(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> No
 
 def _coeff_backward(ctx, v_weights: Tensor) -> tuple[Tensor, Tensor]:
     xyzs, covs = ctx.saved_tensors
-    return torch.ops.microdreamer.gaussian_3d_coeff_backward(xyzs, covs, v_weights.contiguous())
+    return torch.ops.microdreamer.gaussian_3d_coeff_bwd(xyzs, covs, v_weights.contiguous())
+
+
+extension.register(
+    "gaussian_3d_coeff", fake=lambda xyzs, covs: xyzs.new_empty(xyzs.shape[0]), gradient=Gradient(_coeff_backward, _save_coeff_inputs)
+)
+extension.register("gaussian_3d_coeff_bwd", fake=lambda xyzs, covs, v_weights: (torch.empty_like(xyzs), torch.empty_like(covs)))
+extension.register("extract_fields", fake=_fake_fields)

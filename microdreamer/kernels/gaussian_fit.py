@@ -6,17 +6,16 @@ and on one device; what does not fit together raises ValueError. N Gaussians; V 
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
 
 
 def activate_gaussians(log_scales: Tensor, quaternions: Tensor, opacity_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[N,3], [N,4], [N] -> scales [N,3], unit quaternions [N,4] (zero for one shorter than 1e-12), opacities [N]. Differentiable."""
-    if not extension.use_compiled(log_scales.device, register=_register):
+    if not extension.use_compiled(log_scales.device):
         return activate_gaussians_reference(log_scales, quaternions, opacity_logits)
     return torch.ops.microdreamer.activate_gaussians(log_scales, quaternions, opacity_logits)
 
@@ -41,7 +40,7 @@ def reconstruction_loss(
     image [V+R,3,H,W] with alpha [V+R,1,H,W]; targets [V,3,H,W]; reference [R,3,H,W] and its mask [R,1,H,W] are compared with the
     last R views. Without a reference alpha and mask are None as well. Differentiable with respect to image and alpha.
     """
-    if not extension.use_compiled(image.device, register=_register):
+    if not extension.use_compiled(image.device):
         return reconstruction_loss_reference(image, alpha, targets, reference, mask, weight, reference_weight, mask_weight)
     tensors = [None if tensor is None else tensor.contiguous() for tensor in (image, alpha, targets, reference, mask)]
     return torch.ops.microdreamer.reconstruction_loss(*tensors, weight, reference_weight, mask_weight)
@@ -50,7 +49,7 @@ def reconstruction_loss(
 @torch.no_grad()
 def record_gradients(radii: Tensor, v_means2d: Tensor, gradient_sum: Tensor, gradient_hits: Tensor) -> None:
     """Add to gradient_sum [N] the lengths of v_means2d [V,N,2] where radii [V,N] (int32) is above 0, to gradient_hits [N] how often."""
-    if not extension.use_compiled(radii.device, register=_register):
+    if not extension.use_compiled(radii.device):
         record_gradients_reference(radii, v_means2d, gradient_sum, gradient_hits)
         return
     torch.ops.microdreamer.record_gradients(radii, v_means2d.contiguous(), gradient_sum, gradient_hits)
@@ -100,20 +99,7 @@ def record_gradients_reference(radii: Tensor, v_means2d: Tensor, gradient_sum: T
     gradient_hits += shown.sum(0)
 
 
-# ---- Shapes and gradients of the ops ----
-
-
-@functools.cache
-def _register() -> None:
-    """Attach fake kernels and autograd to the loaded ops, once."""
-    library = torch.library
-    library.register_fake("microdreamer::activate_gaussians", lambda *raw: tuple(torch.empty_like(tensor) for tensor in raw))
-    library.register_fake("microdreamer::activate_gaussians_bwd", _fake_activate_backward)
-    library.register_fake("microdreamer::record_gradients", lambda *_: None)
-    library.register_fake("microdreamer::reconstruction_loss", lambda image, *_: image.new_empty(()))
-    library.register_fake("microdreamer::reconstruction_loss_bwd", _fake_loss_backward)
-    library.register_autograd("microdreamer::activate_gaussians", _activate_backward, setup_context=_save_activations)
-    library.register_autograd("microdreamer::reconstruction_loss", _loss_backward, setup_context=_save_loss)
+# ---- The ops: shapes for torch.compile, and autograd ----
 
 
 def _fake_activate_backward(quaternions, scales, opacities, *_):
@@ -141,3 +127,14 @@ def _save_loss(ctx, inputs, output) -> None:
 def _loss_backward(ctx, v_loss):
     v_image, v_alpha = torch.ops.microdreamer.reconstruction_loss_bwd(v_loss, *ctx.saved_tensors, *ctx.weights)
     return v_image, None if ctx.saved_tensors[1] is None else v_alpha, *[None] * 6
+
+
+extension.register(
+    "activate_gaussians",
+    fake=lambda *raw: tuple(torch.empty_like(tensor) for tensor in raw),
+    gradient=Gradient(_activate_backward, _save_activations),
+)
+extension.register("activate_gaussians_bwd", fake=_fake_activate_backward)
+extension.register("record_gradients", fake=lambda *_: None)
+extension.register("reconstruction_loss", fake=lambda image, *_: image.new_empty(()), gradient=Gradient(_loss_backward, _save_loss))
+extension.register("reconstruction_loss_bwd", fake=_fake_loss_backward)

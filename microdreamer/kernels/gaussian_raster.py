@@ -13,7 +13,6 @@ before its transmittance would fall below 1e-4.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -21,23 +20,17 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
 from microdreamer.kernels.spherical_harmonics import degree_from_coefficients, sh_to_color
 
-# The same constants stand in csrc/gaussian_raster_math.h.
 NEAR = 0.2  # view z below which a mean is culled
 LOW_PASS = 0.3  # px^2 added to the diagonal of the 2D covariance
-MIN_ALPHA = 1 / 255
+MIN_ALPHA = 1 / 255  # less than this adds nothing to a picture of bytes, and is skipped
 MAX_ALPHA = 0.99
-MIN_TRANSMITTANCE = 1e-4
+MIN_TRANSMITTANCE = 1e-4  # a pixel is finished before it would fall below
 TILE = 16  # px; a splat is seen by the tiles that its bounding square touches
 VIEW_MARGIN = 0.3  # the Jacobian is taken no farther outside the picture than this part of half its extent
 MIN_SPREAD = 0.1  # px^4; keeps the eigenvalue's square root away from zero
-
-# Of csrc/cuda/gaussian_raster.cu: how many bits may say which Gaussian reaches which cell (and how many cells there may be
-# whatever the bits), and to how many Gaussians a cell's bits are padded.
-MARK_BITS = 1 << 31
-CELLS_AS_SPLATS = 384
-RANKS_TOGETHER = 256
 
 REFERENCE_CHUNK = 1 << 21  # pixel-splat pairs the reference holds at a time
 
@@ -70,9 +63,7 @@ def rasterize_gaussians(
     background: Tensor,
     scale_modifier: float = 1.0,
     means2d_offset: Tensor | None = None,
-    sh_origin: Tensor | None = None,
     deterministic: bool = False,
-    validate: bool = False,
     compiled: bool | None = None,
 ) -> Rendering:
     """Render N Gaussians from V views.
@@ -84,8 +75,7 @@ def rasterize_gaussians(
     pixels with pixel centres at +0.5; background [3], or [V,3] for one a view. All float32 on one device.
 
     means2d_offset [V,N,2] is added to the splats' centres, in normalised device units (1 is half the picture); as zeros
-    that require a gradient it measures the screen-space gradient that density control wants. sh_origin [V,3] replaces
-    the eye as the point that harmonics are seen from.
+    that require a gradient it measures the screen-space gradient that density control wants.
 
     Gradients reach means, scales, rotations, opacities, colors, sh, means2d_offset and background, not the cameras. The
     cap of alpha passes the gradient, the limit of the Jacobian does not.
@@ -94,9 +84,8 @@ def rasterize_gaussians(
     everything on the CPU whatever its number of threads, always repeats exactly. `compiled` chooses between the op and
     `rasterize_gaussians_reference`; None takes the op where there is one.
 
-    Raises ValueError on tensors that do not fit together and on NaN or infinite values, naming the tensor. On CUDA the
-    values are looked at only with `validate`, since that waits for the device; without it, a Gaussian whose position,
-    shape or opacity is not finite is culled.
+    Raises ValueError on tensors that do not fit together and on NaN or infinite values, naming the tensor. The op on CUDA does
+    not look at values, for which it would have to wait: there, a Gaussian whose position, shape or opacity is not finite is culled.
     """
     views, count = world_to_camera.shape[0], means.shape[0]
     if (colors is None) == (sh is None):
@@ -119,19 +108,16 @@ def rasterize_gaussians(
             "intrinsics": (intrinsics, ("V", 4)),
             "background": (background, ("V", 3)),
             "means2d_offset": (means2d_offset, ("V", "N", 2)),
-            "sh_origin": (sh_origin, ("V", 3)),
         },
     )
     if width < 1 or height < 1:
         raise ValueError(f"picture size {width}x{height}: expected at least 1x1")
     if sh is not None:
         degree_from_coefficients(sh.shape[1])
-    compiled = _takes_op(means.device.type, compiled)
-    if not compiled or (validate and means.is_cuda):  # on the CPU the op looks for itself
+    if not extension.use_compiled(means.device, asked=compiled):
         named = {"means": means, "scales": scales, "rotations": rotations, "opacities": opacities, "colors": colors, "sh": sh}
         named |= {"world_to_camera": world_to_camera, "intrinsics": intrinsics, "background": background}
-        check_finite(**named, means2d_offset=means2d_offset, sh_origin=sh_origin)
-    if not compiled:
+        check_finite(**named, means2d_offset=means2d_offset)
         return rasterize_gaussians_reference(
             means,
             scales,
@@ -146,19 +132,11 @@ def rasterize_gaussians(
             background=background,
             scale_modifier=scale_modifier,
             means2d_offset=means2d_offset,
-            sh_origin=sh_origin,
         )
-    tensors = (means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, sh_origin, background)
+    tensors = (means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background)
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in tensors]
     image, alpha, depth, radii, *_ = torch.ops.microdreamer.rasterize_gaussians(*contiguous, width, height, scale_modifier, deterministic)
     return Rendering(image, alpha, depth, radii)
-
-
-@extension.constant_when_compiling
-def _takes_op(device: str, compiled: bool | None) -> bool:
-    if takes := extension.takes_op(device, compiled, "rasteriser"):
-        _register()
-    return takes
 
 
 def check_finite(**tensors: Tensor | None) -> None:
@@ -187,37 +165,19 @@ def _check_shapes(count: int, views: int, expected: dict[str, tuple[Tensor | Non
 # ---- The op: shapes for torch.compile, and autograd ----
 
 
-@functools.cache
-def _register() -> None:
-    """Attach the fake kernels and autograd to the loaded ops, once."""
-    torch.library.register_fake("microdreamer::rasterize_gaussians", _fake_forward)
-    torch.library.register_fake("microdreamer::rasterize_gaussians_bwd", _fake_backward)
-    torch.library.register_autograd("microdreamer::rasterize_gaussians", _backward, setup_context=_save)
-
-
-def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views, intrinsics, origin, background, width, height, *_):
+def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views, intrinsics, background, width, height, *_):
     count, num_views = means.shape[0], views.shape[0]
+    splat_floats, cells, words = torch.ops.microdreamer.rasterize_gaussians_sizes(count, num_views, width, height)
+    marks = (num_views, cells, words) if means.is_cuda else (0,)
     return (
         means.new_empty((num_views, 3, height, width)),
         means.new_empty((num_views, 1, height, width)),
         means.new_empty((num_views, 1, height, width)),
         means.new_empty((num_views, count), dtype=torch.int32),
-        means.new_empty((num_views, count, 12)),
+        means.new_empty((num_views, count, splat_floats)),
         means.new_empty((num_views, count), dtype=torch.int32),
-        means.new_empty(_marks_shape(means, num_views, width, height), dtype=torch.int32),
+        means.new_empty(marks, dtype=torch.int32),
     )
-
-
-def _marks_shape(means: Tensor, views: int, width: int, height: int) -> tuple[int, ...]:
-    """Shape of the bits that the CUDA op keeps for its backward pass; make_grid in csrc/cuda/gaussian_raster.cu says what they mean."""
-    if means.device.type != "cuda":
-        return (0,)
-    count, side = means.shape[0], TILE
-    while True:
-        cells = -(-width // side) * -(-height // side)
-        if cells <= CELLS_AS_SPLATS or views * cells * count <= MARK_BITS:
-            return views, cells, -(-count // RANKS_TOGETHER) * (RANKS_TOGETHER // 32)
-        side *= 2
 
 
 def _fake_backward(
@@ -229,7 +189,7 @@ def _fake_backward(
 
 
 def _save(ctx, inputs, output) -> None:
-    tensors, ctx.settings = inputs[:11], inputs[11:]
+    tensors, ctx.settings = inputs[:10], inputs[10:]
     image, alpha, depth, radii, splats, order, marks = output
     ctx.mark_non_differentiable(radii, splats, order, marks)
     ctx.set_materialize_grads(False)
@@ -238,7 +198,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, v_image, v_alpha, v_depth, *_):
     image, alpha, depth, radii, splats, order, marks, *tensors = ctx.saved_tensors
-    names = ("means", "scales", "rotations", "opacities", "colors", "sh", "offset", "views", "intrinsics", "origin", "background")
+    names = ("means", "scales", "rotations", "opacities", "colors", "sh", "offset", "views", "intrinsics", "background")
     given = dict(zip(names, tensors, strict=True))
     grads = dict.fromkeys(names)
     if any(v is not None for v in (v_image, v_alpha, v_depth)):
@@ -249,9 +209,13 @@ def _backward(ctx, v_image, v_alpha, v_depth, *_):
         grads["means"], grads["scales"], grads["rotations"], grads["opacities"], v_appearance, v_offset = results
         grads["colors" if given["sh"] is None else "sh"] = v_appearance
         grads["offset"] = None if given["offset"] is None else v_offset
-        if v_image is not None and ctx.needs_input_grad[10]:
+        if v_image is not None and ctx.needs_input_grad[9]:
             grads["background"] = (v_image * (1 - alpha)).sum((2, 3))
     return (*grads.values(), None, None, None, None)
+
+
+extension.register("rasterize_gaussians", fake=_fake_forward, gradient=Gradient(_backward, _save))
+extension.register("rasterize_gaussians_bwd", fake=_fake_backward)
 
 
 # ---- The plain-PyTorch twin ----
@@ -283,7 +247,6 @@ def rasterize_gaussians_reference(
     background: Tensor,
     scale_modifier: float = 1.0,
     means2d_offset: Tensor | None = None,
-    sh_origin: Tensor | None = None,
 ) -> Rendering:
     """`rasterize_gaussians` in plain PyTorch, for any floating dtype: the definition that the op is compared with.
 
@@ -299,7 +262,7 @@ def rasterize_gaussians_reference(
         if sh is None:
             seen_colors = colors
         else:
-            eye = -(camera[:3, :3].T @ camera[:3, 3]) if sh_origin is None else sh_origin[view]
+            eye = -(camera[:3, :3].T @ camera[:3, 3])
             seen_colors = sh_to_color(sh, torch.nn.functional.normalize(means - eye, dim=-1))
         radii, tiles, conics = _bounds(centers, covariances, depth, width, height)
         shown = radii.nonzero()[:, 0]

@@ -7,14 +7,12 @@ differentiable and raises ValueError for what does not fit.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from microdreamer.kernels import extension
-from microdreamer.kernels.twin_gradient import differentiate_by_twin
+from microdreamer.kernels.extension import gradient_by_twin
 
 
 def group_norm(
@@ -26,28 +24,28 @@ def group_norm(
     channels of a sample gets mean 0 and variance 1 over its P pixels (Wu and He 2018, arXiv 1803.08494, equation 1, in float32),
     then its channels' weights and biases, then `silu`.
     """
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return group_norm_reference(x, weight, bias, groups, eps, silu, offset)
     return torch.ops.microdreamer.group_norm(x, weight, bias, groups, eps, silu, offset)
 
 
 def group_moments(x: Tensor, groups: int) -> Tensor:
     """[N,S,groups,3] float32: of a group's values in S slices of the pixels the number, the mean and the squared differences' sum."""
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return group_moments_reference(x, groups)
     return torch.ops.microdreamer.group_moments(x, groups)
 
 
 def group_normalise(x: Tensor, moments: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, silu: bool = False) -> Tensor:
     """`group_norm` of x [N,P,C] by the moments of its groups."""
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return group_normalise_reference(x, moments, weight, bias, eps, silu)
     return torch.ops.microdreamer.group_normalise(x, moments, weight, bias, eps, silu)
 
 
 def moment_slices(pixels: int) -> int:
-    """Into how many slices `group_moments` cuts this many pixels, as in csrc/group_norm.h."""
-    return min(max(pixels // 4, 1), 32) if pixels < 8192 else min(pixels // 256, 128)
+    """Into how many slices `group_moments` cuts this many pixels: as many as keep a GPU busy, and one where nothing was built."""
+    return torch.ops.microdreamer.moment_slices(pixels) if extension.load() else 1
 
 
 # ---- Plain-PyTorch twins ----
@@ -85,22 +83,13 @@ def group_normalise_reference(x: Tensor, moments: Tensor, weight: Tensor, bias: 
     return (F.silu(out) if silu else out).to(x.dtype)
 
 
-@functools.cache
-def _register() -> None:
-    """Shape inference and gradients of the ops, once the extension is loaded."""
+# ---- The ops: shapes for torch.compile, and autograd ----
 
-    @torch.library.register_fake("microdreamer::group_norm")
-    def fake_norm(x, *_):
-        return torch.empty_like(x)
 
-    @torch.library.register_fake("microdreamer::group_moments")
-    def fake_moments(x, groups):
-        return x.new_empty((x.shape[0], moment_slices(x.shape[1]), groups, 3), dtype=torch.float32)
+def _fake_moments(x, groups):
+    return x.new_empty((x.shape[0], moment_slices(x.shape[1]), groups, 3), dtype=torch.float32)
 
-    @torch.library.register_fake("microdreamer::group_normalise")
-    def fake_normalise(x, *_):
-        return torch.empty_like(x)
 
-    differentiate_by_twin("microdreamer::group_norm", group_norm_reference)
-    differentiate_by_twin("microdreamer::group_moments", group_moments_reference)
-    differentiate_by_twin("microdreamer::group_normalise", group_normalise_reference)
+extension.register("group_norm", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(group_norm_reference))
+extension.register("group_moments", fake=_fake_moments, gradient=gradient_by_twin(group_moments_reference))
+extension.register("group_normalise", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(group_normalise_reference))

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
 
-PRIMES = (1, 2654435761, 805459861)
+PRIME_Y, PRIME_Z = 2654435761, 805459861  # of the layout
 MAX_LEVELS = 32
 FEATURES = (1, 2, 4, 8)
 INITIAL_RANGE = 1e-4  # parameters start even in +- this
 _UINT32 = 0xFFFFFFFF
-_LARGEST_CELL = 2147483520.0  # the last float32 below 2^31: where cells of points far outside end
+LARGEST_CELL = 2147483520.0  # the last float32 below 2^31: where cells of points far outside end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def hash_grid_encode(
         raise ValueError(f"params: expected shape [{spec.num_params}] for {spec}, got {list(params.shape)}")
     if points.dtype != params.dtype or points.device != params.device:
         raise ValueError(f"params: expected {points.dtype} on {points.device} like points, got {params.dtype} on {params.device}")
-    if not _takes_op(points.device.type, compiled):
+    if not extension.use_compiled(points.device, asked=compiled):
         return hash_grid_encode_reference(points, params, spec)
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
@@ -130,23 +131,7 @@ class HashGrid(nn.Module):
         return f"{self.spec}, {self.spec.num_params} parameters"
 
 
-@extension.constant_when_compiling
-def _takes_op(device: str, compiled: bool | None) -> bool:
-    if takes := extension.takes_op(device, compiled, "hash grid"):
-        _register()
-    return takes
-
-
 # ---- The op: shapes for torch.compile, and autograd ----
-
-
-@functools.cache
-def _register() -> None:
-    """Attach the fake kernels and autograd to the loaded ops, once."""
-    torch.library.register_fake("microdreamer::hash_grid_encode", _fake_encode)
-    torch.library.register_fake("microdreamer::hash_grid_encode_bwd", _fake_backward)
-    torch.library.register_autograd("microdreamer::hash_grid_encode", _backward, setup_context=_save)
-    torch.library.register_autograd("microdreamer::hash_grid_encode_bwd", _no_second_derivative)
 
 
 def _fake_encode(points, params, scales, resolutions, offsets, features, deterministic):
@@ -175,6 +160,10 @@ def _no_second_derivative(ctx, *_):
     raise RuntimeError("hash_grid_encode has no second derivative; pass compiled=False, whose plain PyTorch has it")
 
 
+extension.register("hash_grid_encode", fake=_fake_encode, gradient=Gradient(_backward, _save))
+extension.register("hash_grid_encode_bwd", fake=_fake_backward, gradient=Gradient(_no_second_derivative))
+
+
 # ---- The plain-PyTorch twin ----
 
 
@@ -183,7 +172,7 @@ def hash_grid_encode_reference(points: Tensor, params: Tensor, spec: HashGridSpe
     table = params.reshape(-1, spec.features)
     corners = torch.arange(8, device=points.device)
     bits = torch.stack([corners & 1, corners >> 1 & 1, corners >> 2], dim=-1)  # [8,3]
-    primes = torch.tensor(PRIMES, device=points.device)
+    primes = torch.tensor((1, PRIME_Y, PRIME_Z), device=points.device)
     parts = []
     for level, (scale, resolution) in enumerate(zip(spec.scales, spec.resolutions, strict=True)):
         first, entries = spec.offsets[level], spec.offsets[level + 1] - spec.offsets[level]
@@ -191,7 +180,7 @@ def hash_grid_encode_reference(points: Tensor, params: Tensor, spec: HashGridSpe
         positions = (points.double() * scale + 0.5).to(points.dtype)
         lower = positions.detach().floor()
         fraction = positions - lower
-        cells = lower.double().nan_to_num(-_LARGEST_CELL).clamp(-_LARGEST_CELL, _LARGEST_CELL).long()
+        cells = lower.double().nan_to_num(-LARGEST_CELL).clamp(-LARGEST_CELL, LARGEST_CELL).long()
         vertices = (cells[:, None] + bits) & _UINT32  # [N,8,3]
         if spec.is_hashed(level):
             keys = (vertices * primes) & _UINT32  # below 2^64: only the low 32 bits count, which wrapping leaves right

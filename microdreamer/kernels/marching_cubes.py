@@ -18,7 +18,7 @@ from torch import Tensor
 
 from microdreamer.kernels import extension
 
-MAX_FACES = 5  # of one cube
+MAX_FACES = 5  # of one cube; rows of the table hold three times as many edges
 NEAREST = 1e-3  # steps between a vertex and the ends of its edge: faces keep an area where the field is zero at a point
 
 
@@ -32,12 +32,11 @@ def marching_cubes(field: Tensor) -> tuple[Tensor, Tensor]:
     """
     table = table_on(field.device)
     if extension.use_compiled(field.device, "USE_CUDA_EXTRACT"):
-        _register()
         return torch.ops.microdreamer.marching_cubes(field.contiguous(), table)
-    return marching_cubes_python(field, table)
+    return marching_cubes_reference(field, table)
 
 
-def marching_cubes_python(field: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+def marching_cubes_reference(field: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """`marching_cubes` in plain PyTorch; `table` as `triangle_table` makes it."""
     if field.dim() != 3 or min(field.shape) < 2 or field.dtype != torch.float32:
         raise ValueError(f"field: expected float32 [X,Y,Z] with sides of 2 or more, got {field.dtype} {list(field.shape)}")
@@ -168,12 +167,12 @@ def _best_split(polygon: tuple[int, ...]) -> list[Triangle]:
     return min(_splits(polygon), key=cost)
 
 
-@functools.cache
-def _register() -> None:
-    """Give the compiled op its fake kernel, once."""
+# ---- The op: shapes for torch.compile ----
 
-    def fake(field: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        context = torch.library.get_ctx()
-        return field.new_empty(context.new_dynamic_size(), 3), field.new_empty(context.new_dynamic_size(), 3, dtype=torch.int32)
 
-    torch.library.register_fake("microdreamer::marching_cubes", fake)
+def _fake(field: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    return field.new_empty(context.new_dynamic_size(), 3), field.new_empty(context.new_dynamic_size(), 3, dtype=torch.int32)
+
+
+extension.register("marching_cubes", fake=_fake)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import cv2
 import numpy as np
 import torch
@@ -28,13 +26,12 @@ def place_masks(
     these are needed. All are on the CPU. ValueError (from the compiled op) for masks without cells, outside of `cells`, or wider
     than the strip in all turns. `compiled` is the compiled op or the plain version, which give the same; None: the best there is.
     """
-    if extension.takes_op("cpu", compiled, "placement of masks"):
-        _register()
+    if extension.use_compiled("cpu", asked=compiled):
         return torch.ops.microdreamer.place_masks(cells.contiguous(), left, sizes, turns, occupied.contiguous())
-    return place_masks_python(cells, left, sizes, turns, occupied)
+    return place_masks_reference(cells, left, sizes, turns, occupied)
 
 
-def place_masks_python(cells: Tensor, left: Tensor, sizes: Tensor, turns: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def place_masks_reference(cells: Tensor, left: Tensor, sizes: Tensor, turns: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`place_masks` by OpenCV's dilation."""
     rows, width = occupied.shape
     strip = occupied.numpy().copy()
@@ -86,12 +83,12 @@ def _lowest_place(occupied: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
     return x, y
 
 
-@functools.cache
-def _register() -> None:
-    """Give the compiled op its fake kernel, once."""
+# ---- The op: shapes for torch.compile ----
 
-    def fake(cells: Tensor, left: Tensor, sizes: Tensor, turns: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.library.get_ctx().new_dynamic_size()
-        return torch.empty_like(sizes), torch.empty_like(turns), occupied.new_empty(rows, occupied.shape[1])
 
-    torch.library.register_fake("microdreamer::place_masks", fake)
+def _fake(cells: Tensor, left: Tensor, sizes: Tensor, turns: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rows = torch.library.get_ctx().new_dynamic_size()
+    return torch.empty_like(sizes), torch.empty_like(turns), occupied.new_empty(rows, occupied.shape[1])
+
+
+extension.register("place_masks", fake=_fake)

@@ -18,17 +18,17 @@ sub-pixel grid first and clamp u and v instead: pixels whose centre is within th
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
 
 MAX_FACES = 1 << 24  # face numbers travel as float32, exact up to here
 REFERENCE_CHUNK = 1 << 21  # face-pixel pairs the reference holds at a time
-EDGE_SLACK = 1 / 16  # px; how far a centre may lie outside its own triangle and still be taken to be on the silhouette
+EDGE_SLACK = 1 / 16  # px; how far an edge may lie outside the way between two centres and still be taken to cross it
 BOX_MARGIN = 0.01  # px; rounding of a projected corner must not cut the box that its pixels are looked for in
 
 
@@ -62,7 +62,7 @@ def rasterize(
     leaves `tri`; on CUDA, where looking would stop the stream, such a face is not seen and such a range is cut short.
     """
     _check_picture(pos, tri, ranges, height, width)
-    if not _takes_op(pos.device.type, compiled):
+    if not extension.use_compiled(pos.device, asked=compiled):
         return rasterize_reference(pos, tri, height, width, ranges)
     ranges = None if ranges is None else ranges.contiguous()
     repeatable = _deterministic(deterministic)
@@ -87,7 +87,7 @@ def interpolate(
     Gradients reach attr, rast (its u and v) and rast_db. Switches and errors as of `rasterize`.
     """
     _check_attributes(attr, rast, tri, rast_db)
-    if not _takes_op(attr.device.type, compiled):
+    if not extension.use_compiled(attr.device, asked=compiled):
         return interpolate_reference(attr, rast, tri, rast_db)
     rast_db = None if rast_db is None else rast_db.contiguous()
     repeatable = _deterministic(deterministic)
@@ -138,10 +138,11 @@ def antialias(
     color [B,H,W,C] float32; rast, pos (either form) and tri as given to and by `rasterize`; topology of `mesh_topology(tri)`,
     made anew in each call where it is None. Returns [B,H,W,C].
 
-    Two neighbours in a row that show different faces are a candidate, and the nearer face's edges are looked at: one that is
-    steeper than 45 degrees (flatter, for neighbours in a column), crosses the line between the centres at distance t from the
-    nearer face's pixel, and is a silhouette - no face across it, or one whose third vertex is projected to the same side - moves
-    t - 1/2 of the nearer pixel's colour to the other one; where that is negative, 1/2 - t of the other's colour to the nearer.
+    Two neighbours in a row that show different faces are a candidate. Of the nearer face's edges, the last one that the line from
+    its pixel's centre to the other one crosses is looked at, at distance t from the nearer centre. If it lies between the two
+    centres (-1/16 < t < 17/16, for rounding), is steeper than 45 degrees (flatter, for neighbours in a column), and is a silhouette
+    - no face across it, or one whose third vertex is projected to the same side - it moves t - 1/2 of the nearer pixel's colour to
+    the other one; where that is negative, 1/2 - t of the other's colour to the nearer. t counts as 0 to 1 there.
 
     Gradients reach color, and pos by way of t: this is how a loss moves silhouettes. Switches and errors as of `rasterize`.
     """
@@ -152,7 +153,7 @@ def antialias(
             f"topology: expected that of tri, {list(tri.shape)} int32 on {tri.device}, "
             f"got {list(opposite.shape)} {opposite.dtype} on {opposite.device}"
         )
-    if not _takes_op(color.device.type, compiled):
+    if not extension.use_compiled(color.device, asked=compiled):
         return antialias_reference(color, rast, pos, tri, Topology(opposite))
     tensors = (color, rast, pos, tri, opposite)
     return torch.ops.microdreamer.antialias_mesh(*(tensor.contiguous() for tensor in tensors), _deterministic(deterministic))
@@ -160,13 +161,6 @@ def antialias(
 
 def _deterministic(asked: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if asked is None else asked
-
-
-@extension.constant_when_compiling
-def _takes_op(device: str, compiled: bool | None) -> bool:
-    if takes := extension.takes_op(device, compiled, "rasteriser"):
-        _register()
-    return takes
 
 
 # ---- Checks ----
@@ -220,15 +214,6 @@ def _check_antialias(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> N
 
 
 # ---- The ops: shapes for torch.compile, and autograd ----
-
-
-@functools.cache
-def _register() -> None:
-    """Attach the fake kernels and autograd to the loaded ops, once."""
-    for name in ("rasterize_mesh", "interpolate_mesh", "antialias_mesh"):
-        torch.library.register_fake(f"microdreamer::{name}", globals()[f"_fake_{name}"])
-        torch.library.register_fake(f"microdreamer::{name}_bwd", globals()[f"_fake_{name}_bwd"])
-        torch.library.register_autograd(f"microdreamer::{name}", globals()[f"_{name}_bwd"], setup_context=globals()[f"_{name}_save"])
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -299,6 +284,14 @@ def _antialias_mesh_save(ctx, inputs, output) -> None:
 def _antialias_mesh_bwd(ctx, v_out):
     v_color, v_pos = torch.ops.microdreamer.antialias_mesh_bwd(v_out.contiguous(), *ctx.saved_tensors, ctx.deterministic)
     return v_color, None, v_pos, None, None, None
+
+
+extension.register("rasterize_mesh", fake=_fake_rasterize_mesh, gradient=Gradient(_rasterize_mesh_bwd, _rasterize_mesh_save))
+extension.register("rasterize_mesh_bwd", fake=_fake_rasterize_mesh_bwd)
+extension.register("interpolate_mesh", fake=_fake_interpolate_mesh, gradient=Gradient(_interpolate_mesh_bwd, _interpolate_mesh_save))
+extension.register("interpolate_mesh_bwd", fake=_fake_interpolate_mesh_bwd)
+extension.register("antialias_mesh", fake=_fake_antialias_mesh, gradient=Gradient(_antialias_mesh_bwd, _antialias_mesh_save))
+extension.register("antialias_mesh_bwd", fake=_fake_antialias_mesh_bwd)
 
 
 # ---- The plain-PyTorch twins ----
@@ -452,8 +445,8 @@ def antialias_reference(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor, t
 
 
 def _silhouette_crossing(pos, tri, opposite, face, near, step, axis, height, width) -> tuple[Tensor, Tensor]:
-    """Distance t [N] in pixels from the centres of `near` to a silhouette edge of their faces on the way to the next pixel
-    along `axis`, and whether there is one [N]."""
+    """Distance t [N] in pixels from the centres of `near` to the edge by which the way to the next pixel along `axis` leaves their
+    faces, and whether that is a silhouette between the two [N]."""
     pixel = near % (height * width)
     vertices = pos if pos.dim() == 2 else pos.reshape(-1, 4)
     before = 0 if pos.dim() == 2 else torch.div(near, height * width, rounding_mode="floor")[:, None] * pos.shape[1]
@@ -470,13 +463,12 @@ def _silhouette_crossing(pos, tri, opposite, face, near, step, axis, height, wid
     # The line through the edge that faces corner k, (a, b, c) with a x + b y + c w = 0, x along the axis; from a = k + 1 to k + 2.
     (xa, xb), (ya, yb), (wa, wb) = ((value[..., 0].roll(-1, 1), value[..., 0].roll(-2, 1)) for value in (along, aside, w))
     a, b, c = ya * wb - yb * wa, xb * wa - xa * wb, xa * yb - ya * xb
-    reaches = ((ya >= 0) != (yb >= 0)) & (a * (ya - yb) > 0)
+    crossed = ((ya >= 0) != (yb >= 0)) & (a * (ya - yb) > 0)  # and not behind the eye
+    t = -torch.where(crossed, c, 0) / torch.where(crossed, a, 1) * (step[:, None] * pixels_along / 2)
+    t, last = torch.where(crossed, t, -torch.inf).max(1)
     rise, run = a.abs() * pixels_aside, b.abs() * pixels_along
     steep = run <= rise if axis == 0 else run < rise
     sides = a[..., None] * along + b[..., None] * aside + c[..., None] * w
     silhouette = (across < 0) | (sides[..., 0] * sides[..., 1] > 0)
-    possible = reaches & steep & silhouette
-    t = -torch.where(possible, c, 0) / torch.where(possible, a, 1) * (step[:, None] * pixels_along / 2)
-    possible = possible & (t >= -EDGE_SLACK) & (t <= 1)
-    t, crossed = torch.where(possible, t, -1).max(1)[0], possible.any(1)
-    return t.clamp(0, 1), crossed
+    parts = (silhouette & steep).gather(1, last[:, None])[:, 0] & (t > -EDGE_SLACK) & (t < 1 + EDGE_SLACK)
+    return torch.where(parts, t, 0.5).clamp(0, 1), parts

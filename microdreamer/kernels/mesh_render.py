@@ -10,8 +10,6 @@ than `NEAR_PLANE` are not drawn: objects are expected in front of the camera.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -68,7 +66,6 @@ def render_meshes(
     arguments += (world_to_camera, intrinsics, lights, ambient)
     if not extension.use_compiled(vertices.device):
         return render_meshes_reference(*arguments, width, height, supersample, gloss=gloss)
-    _register()
     return torch.ops.microdreamer.render_meshes(*arguments, gloss, width, height, supersample, max_faces or _DEFAULT_MAX_FACES)
 
 
@@ -80,15 +77,12 @@ def _with_defaults(mesh_index: Tensor, like: Tensor, color_transform: Tensor | N
     return color_transform, gloss
 
 
-@functools.cache
-def _register() -> None:
-    """Give the compiled op its fake kernel, once."""
+def _fake(vertices, faces, corner_colors, corner_normals, vertex_offset, face_offset, mesh_index, *rest):
+    width, height = rest[-4], rest[-3]
+    return vertices.new_empty((mesh_index.shape[0], 4, height, width), dtype=torch.uint8)
 
-    def fake(vertices, faces, corner_colors, corner_normals, vertex_offset, face_offset, mesh_index, *rest):
-        width, height = rest[-4], rest[-3]
-        return vertices.new_empty((mesh_index.shape[0], 4, height, width), dtype=torch.uint8)
 
-    torch.library.register_fake("microdreamer::render_meshes", fake)
+extension.register("render_meshes", fake=_fake)
 
 
 def srgb_to_linear(value: Tensor) -> Tensor:

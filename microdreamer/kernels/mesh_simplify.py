@@ -5,8 +5,6 @@ There is no plain-PyTorch version: `mesh_cleaning.simplify` goes through the pac
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -28,16 +26,15 @@ def simplify_closed_mesh(vertices: Tensor, faces: Tensor, target_faces: int) -> 
     target below 4.
     """
     extension.load()
-    _register()
     return torch.ops.microdreamer.simplify_closed_mesh(vertices.contiguous(), faces.contiguous(), target_faces)
 
 
-@functools.cache
-def _register() -> None:
-    """Give the compiled op its fake kernel, once."""
+# ---- The op: shapes for torch.compile ----
 
-    def fake(vertices: Tensor, faces: Tensor, target_faces: int) -> tuple[Tensor, Tensor]:
-        context = torch.library.get_ctx()
-        return vertices.new_empty(context.new_dynamic_size(), 3), faces.new_empty(context.new_dynamic_size(), 3)
 
-    torch.library.register_fake("microdreamer::simplify_closed_mesh", fake)
+def _fake(vertices: Tensor, faces: Tensor, target_faces: int) -> tuple[Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    return vertices.new_empty(context.new_dynamic_size(), 3), faces.new_empty(context.new_dynamic_size(), 3)
+
+
+extension.register("simplify_closed_mesh", fake=_fake)

@@ -5,8 +5,6 @@ USE_CUDA_EXTRACT chooses between the compiled kernels and the plain versions of 
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from scipy import ndimage
@@ -65,13 +63,12 @@ def signed_distance(inside: Tensor) -> Tensor:
     side above 1024.
     """
     if extension.use_compiled(inside.device, "USE_CUDA_EXTRACT"):
-        _register()
         squared = torch.ops.microdreamer.signed_squared_distance(inside.contiguous())
         return squared.abs().float().sqrt().copysign(squared.float())
-    return signed_distance_python(inside)
+    return signed_distance_reference(inside)
 
 
-def signed_distance_python(inside: Tensor) -> Tensor:
+def signed_distance_reference(inside: Tensor) -> Tensor:
     """`signed_distance` by SciPy, on the CPU whatever the device."""
     if inside.dim() != 3 or inside.dtype != torch.bool:
         raise ValueError(f"inside: expected bool [X,Y,Z], got {inside.dtype} {list(inside.shape)}")
@@ -82,7 +79,4 @@ def signed_distance_python(inside: Tensor) -> Tensor:
     return torch.from_numpy(depth).float().to(inside.device)
 
 
-@functools.cache
-def _register() -> None:
-    """Give the compiled op its fake kernel, once."""
-    torch.library.register_fake("microdreamer::signed_squared_distance", lambda inside: torch.empty_like(inside, dtype=torch.int32))
+extension.register("signed_squared_distance", fake=lambda inside: torch.empty_like(inside, dtype=torch.int32))

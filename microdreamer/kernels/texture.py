@@ -13,17 +13,17 @@ A pixel's footprint is the ellipse to which the Jacobian of uv, in texels, maps 
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
 
 FILTERS = ("nearest", "linear", "linear-mipmap-linear")
 WRAPS = ("wrap", "clamp")
-MAX_SIDE = 1 << 15  # texels; so that the texels of a pyramid are counted in 32 bits. Stands in csrc/texture_math.h too.
+MAX_SIDE = 1 << 15  # texels; so that the texels of a pyramid are counted in 32 bits
 
 
 class Mips(NamedTuple):
@@ -99,8 +99,8 @@ def texture(
     _check_pixels(mips, uv, uv_da, mask)
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
-    if not _takes_op(uv.device.type, compiled):
-        return _sample_python(mips, uv, uv_da, mask, filter, wrap, levels)
+    if not extension.use_compiled(uv.device, asked=compiled):
+        return _sample_reference(mips, uv, uv_da, mask, filter, wrap, levels)
     tensors = [None if tensor is None else tensor.contiguous() for tensor in (mips.texels, uv, uv_da, mask)]
     settings = (mips.height, mips.width, mips.channels, levels, FILTERS.index(filter), wrap == "wrap", deterministic)
     return torch.ops.microdreamer.texture_sample(*tensors, *settings)
@@ -114,10 +114,10 @@ def build_mips(tex: Tensor, max_level: int | None = None, *, compiled: bool | No
     _check_texture(tex)
     _, height, width, channels = tex.shape
     levels = _levels(height, width, max_level)
-    if _takes_op(tex.device.type, compiled):
+    if extension.use_compiled(tex.device, asked=compiled):
         texels = torch.ops.microdreamer.texture_mips(tex.contiguous(), levels)
     else:
-        texels = _build_mips_python(tex, levels)
+        texels = _build_mips_reference(tex, levels)
     return Mips(texels, height, width, channels, levels)
 
 
@@ -159,32 +159,16 @@ def _check_pixels(mips: Mips, uv: Tensor, uv_da: Tensor | None, mask: Tensor | N
             raise ValueError(f"{name}: expected {uv.dtype} like uv, got {tensor.dtype}")
 
 
-@extension.constant_when_compiling
-def _takes_op(device: str, compiled: bool | None) -> bool:
-    if takes := extension.takes_op(device, compiled, "texture sampler"):
-        _register()
-    return takes
-
-
 # ---- The ops: shapes for torch.compile, and autograd ----
-
-
-@functools.cache
-def _register() -> None:
-    """Attach the fake kernels and autograd to the loaded ops, once."""
-    torch.library.register_fake("microdreamer::texture_mips", _fake_mips)
-    torch.library.register_fake(
-        "microdreamer::texture_mips_bwd", lambda v, height, width, channels, levels: v.new_empty(v.shape[0], height, width, channels)
-    )
-    torch.library.register_autograd("microdreamer::texture_mips", _mips_backward, setup_context=_save_mips)
-    torch.library.register_fake("microdreamer::texture_sample", _fake_sample)
-    torch.library.register_fake("microdreamer::texture_sample_bwd", _fake_sample_backward)
-    torch.library.register_autograd("microdreamer::texture_sample", _sample_backward, setup_context=_save_sample)
 
 
 def _fake_mips(tex, levels):
     batch, height, width, channels = tex.shape
     return tex.new_empty(batch, sum(h * w for h, w in level_sizes(height, width, levels)), _texel_floats(channels))
+
+
+def _fake_mips_backward(v_texels, height, width, channels, levels):
+    return v_texels.new_empty(v_texels.shape[0], height, width, channels)
 
 
 def _save_mips(ctx, inputs, output) -> None:
@@ -219,10 +203,16 @@ def _sample_backward(ctx, v_out):
     return (*grads, None, *[None] * len(ctx.settings))
 
 
+extension.register("texture_mips", fake=_fake_mips, gradient=Gradient(_mips_backward, _save_mips))
+extension.register("texture_mips_bwd", fake=_fake_mips_backward)
+extension.register("texture_sample", fake=_fake_sample, gradient=Gradient(_sample_backward, _save_sample))
+extension.register("texture_sample_bwd", fake=_fake_sample_backward)
+
+
 # ---- The plain-PyTorch twin ----
 
 
-def _build_mips_python(tex: Tensor, levels: int) -> Tensor:
+def _build_mips_reference(tex: Tensor, levels: int) -> Tensor:
     batch, _, _, channels = tex.shape
     level, texels = tex, [tex.reshape(batch, -1, channels)]
     for _ in range(1, levels):
@@ -245,7 +235,7 @@ def _halve(level: Tensor, axis: int) -> Tensor:
     return ((half - place) * first + half * second + (place + 1) * third) / length
 
 
-def _sample_python(mips: Mips, uv: Tensor, uv_da: Tensor | None, mask: Tensor | None, filter: str, wrap: str, levels: int) -> Tensor:
+def _sample_reference(mips: Mips, uv: Tensor, uv_da: Tensor | None, mask: Tensor | None, filter: str, wrap: str, levels: int) -> Tensor:
     seen = uv.isfinite().all(-1)
     if mask is not None:
         seen = seen & mask

@@ -6,19 +6,17 @@ statistics are in float32. Differentiable. Every function raises ValueError for 
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from microdreamer.kernels import extension
-from microdreamer.kernels.twin_gradient import differentiate_by_twin
+from microdreamer.kernels.extension import gradient_by_twin
 
 
 def add_bias(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
     """x [N,P,C] + bias [C] (+ residual [N,P,C])."""
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return add_bias_reference(x, bias, residual)
     return torch.ops.microdreamer.add_bias(x, bias, residual)
 
@@ -29,7 +27,7 @@ def gated_gelu(x: Tensor, beside: Tensor | None = None) -> Tensor:
     With `beside` [N,P,B] -> [N,P,C+B+8]: then `beside`, a one and seven zeros, for a matrix with a column for each of them to multiply:
     two linear maps and a bias as one product.
     """
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return gated_gelu_reference(x, beside)
     return torch.ops.microdreamer.gated_gelu(x, beside)
 
@@ -39,7 +37,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
     On a GPU a row is at most 5120 bytes.
     """
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return layer_norm_reference(x, weight, bias, eps)
     return torch.ops.microdreamer.layer_norm(x, weight, bias, eps)
 
@@ -48,7 +46,7 @@ def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, offset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """x + residual [N,P,C] (+ offset [N,C] of the sample, whose rows may be parts of longer ones), and the `layer_norm` of that."""
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return add_layer_norm_reference(x, residual, offset, weight, bias, eps)
     return torch.ops.microdreamer.add_layer_norm(x, residual, offset, weight, bias, eps)
 
@@ -77,27 +75,18 @@ def add_layer_norm_reference(
     return total, layer_norm_reference(total, weight, bias, eps)
 
 
-@functools.cache
-def _register() -> None:
-    """Shape inference and gradients of the ops, once the extension is loaded."""
+# ---- The ops: shapes for torch.compile, and autograd ----
 
-    @torch.library.register_fake("microdreamer::add_bias")
-    def fake_add_bias(x, *_):
-        return torch.empty_like(x)
 
-    @torch.library.register_fake("microdreamer::gated_gelu")
-    def fake_gated_gelu(x, beside=None):
-        return x.new_empty((*x.shape[:-1], x.shape[-1] // 2 + (0 if beside is None else beside.shape[-1] + 8)))
+def _fake_gated_gelu(x, beside=None):
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2 + (0 if beside is None else beside.shape[-1] + 8)))
 
-    @torch.library.register_fake("microdreamer::layer_norm")
-    def fake_layer_norm(x, *_):
-        return torch.empty_like(x)
 
-    @torch.library.register_fake("microdreamer::add_layer_norm")
-    def fake_add_layer_norm(x, *_):
-        return torch.empty_like(x), torch.empty_like(x)
+def _fake_add_layer_norm(x, *_):
+    return torch.empty_like(x), torch.empty_like(x)
 
-    differentiate_by_twin("microdreamer::add_bias", add_bias_reference)
-    differentiate_by_twin("microdreamer::gated_gelu", gated_gelu_reference)
-    differentiate_by_twin("microdreamer::layer_norm", layer_norm_reference)
-    differentiate_by_twin("microdreamer::add_layer_norm", add_layer_norm_reference)
+
+extension.register("add_bias", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(add_bias_reference))
+extension.register("gated_gelu", fake=_fake_gated_gelu, gradient=gradient_by_twin(gated_gelu_reference))
+extension.register("layer_norm", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(layer_norm_reference))
+extension.register("add_layer_norm", fake=_fake_add_layer_norm, gradient=gradient_by_twin(add_layer_norm_reference))

@@ -14,15 +14,14 @@ convolution makes 0.0002; products are about as large as the result. Functions r
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import gradient_by_twin
 from microdreamer.kernels.group_norm import group_moments_reference, group_normalise_reference, moment_slices
-from microdreamer.kernels.twin_gradient import differentiate_by_twin
 
 PLACES = (0, 1, 2, 3)  # of a transformed patch along an axis
 PLACES_ENLARGED = (0, 1, 3)  # a patch of a picture whose pixels repeat has nothing at place 2
@@ -51,7 +50,7 @@ def transform_weights(weight: Tensor, enlarged: bool = False) -> Tensor:
 def winograd_input(x: Tensor, height: int, norm: Norm | None = None, enlarged: bool = False) -> Tensor:
     """Planes of x [N,P,C] after its normalisation, or of x enlarged to twice its height and width."""
     moments, weight, bias, eps, silu = norm or (None, None, None, 1e-5, False)
-    if not extension.use_compiled(x.device, register=_register):
+    if not extension.use_compiled(x.device):
         return winograd_input_reference(x, height, enlarged, moments, weight, bias, eps, silu)
     return torch.ops.microdreamer.winograd_input(x, height, enlarged, moments, weight, bias, eps, silu)
 
@@ -63,7 +62,7 @@ def winograd_output(
 
     Also their moments (`kernels.group_norm.group_moments`), for `groups` groups.
     """
-    if not extension.use_compiled(products.device, register=_register):
+    if not extension.use_compiled(products.device):
         return winograd_output_reference(products, samples, height, offset, residual, groups)
     return torch.ops.microdreamer.winograd_output(products, samples, height, offset, residual, groups)
 
@@ -102,20 +101,19 @@ def winograd_output_reference(
     return out, group_moments_reference(out, groups)
 
 
-@functools.cache
-def _register() -> None:
-    """Shape inference and gradients of the ops, once the extension is loaded."""
+# ---- The ops: shapes for torch.compile, and autograd ----
 
-    @torch.library.register_fake("microdreamer::winograd_input")
-    def fake_input(x, height, enlarged, *_):
-        samples, pixels, channels = x.shape
-        return x.new_empty((9, samples * pixels, channels) if enlarged else (16, samples * pixels // 4, channels))
 
-    @torch.library.register_fake("microdreamer::winograd_output")
-    def fake_output(products, samples, height, offset, residual=None, groups=0):
-        pixels = products.shape[1] * 4 // samples
-        moments = products.new_empty((samples, moment_slices(pixels), groups, 3), dtype=torch.float32)
-        return products.new_empty((samples, pixels, products.shape[2])), moments
+def _fake_input(x, height, enlarged, *_):
+    samples, pixels, channels = x.shape
+    return x.new_empty((9, samples * pixels, channels) if enlarged else (16, samples * pixels // 4, channels))
 
-    differentiate_by_twin("microdreamer::winograd_input", winograd_input_reference)
-    differentiate_by_twin("microdreamer::winograd_output", winograd_output_reference)
+
+def _fake_output(products, samples, height, offset, residual=None, groups=0):
+    pixels = products.shape[1] * 4 // samples
+    moments = products.new_empty((samples, moment_slices(pixels), groups, 3), dtype=torch.float32)
+    return products.new_empty((samples, pixels, products.shape[2])), moments
+
+
+extension.register("winograd_input", fake=_fake_input, gradient=gradient_by_twin(winograd_input_reference))
+extension.register("winograd_output", fake=_fake_output, gradient=gradient_by_twin(winograd_output_reference))

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "cutout":
         from microdreamer.pipeline.cutouts import main as cutout
 
-        return cutout(rest)
+        return cutout(rest, "microdreamer cutout")
     print(f"microdreamer: {f'unknown command {name!r}' if name else 'no command'}; expected make, refine or cutout", file=sys.stderr)
     return 2
 

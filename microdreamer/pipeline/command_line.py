@@ -9,7 +9,7 @@ from microdreamer.core.command import Parser
 from microdreamer.core.errors import UserError
 from microdreamer.pipeline.config import FIELDS, Config, load_config
 
-ALIASES = {"--from-ply": "load", "--from-mesh": "mesh"}
+ALIASES = {"--from-splats": "load", "--from-ply": "load", "--from-mesh": "mesh"}
 
 
 def parse_command_line(arguments: Sequence[str], description: str, program: str | None = None) -> tuple[Config, bool]:
@@ -30,7 +30,10 @@ def parse_command_line(arguments: Sequence[str], description: str, program: str 
 
 
 def with_aliases(arguments: Sequence[str]) -> list[str]:
-    """`--from-ply FILE` and `--from-mesh FILE` as the key=value words that they stand for. Raises UserError for a missing FILE."""
+    """The ALIASES (`--from-mesh FILE` or `--from-mesh=FILE`) as the key=value words that they stand for.
+
+    Raises UserError for a missing FILE.
+    """
     words, rest = [], iter(arguments)
     for word in rest:
         name, equals, value = word.partition("=")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from microdreamer.core.command import Interrupt, exit_code
 from microdreamer.core.errors import Stopped, UserError
+from microdreamer.core.files import clean_name
 from microdreamer.pipeline.command_line import parse_command_line
 from microdreamer.pipeline.config import Config
 
@@ -25,7 +26,7 @@ python main.py --config configs/micro.yaml prompt="a red apple"
 REFINE = """Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior.
 
 python main2.py --config configs/micro.yaml input=photo_rgba.png save_path=name     refines what main.py wrote under that name
-python main2.py --from-ply gaussians.ply save_path=name                             a textured mesh of any 3DGS PLY
+python main2.py --from-splats gaussians.ply save_path=name                          a textured mesh of any Gaussians (docs/splats.md)
 python main2.py --from-mesh chair.glb --config configs/micro.yaml prompt="a chair"  refines a mesh of your own
 
 A mesh without colours wants to be painted, not retouched: add refine_views=4 refine_denoise_steps=20 refine_strength=0.3 refine_cfg=3
@@ -76,8 +77,8 @@ def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
     from microdreamer.pipeline.results import check_writable, result_stem
     from microdreamer.pipeline.terminal import Bar
 
-    if (own := config.mesh or config.load) and config.save_path is None:
-        config = dataclasses.replace(config, save_path=Path(own).stem)
+    if (own := config.mesh or config.load) and config.save_path is None:  # named after what is refined, not after the picture
+        config = dataclasses.replace(config, save_path=clean_name(Path(own).stem))
     stem = result_stem(config)
     check_writable(stem)
     profiler.write_to(Path(f"{stem}_refined_trace"))
@@ -101,7 +102,9 @@ def print_config(config: Config) -> None:
 def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
     """What `run` returns, with the ranges or the trace that `config.profiling` asks for."""
     from microdreamer.core import profiler
+    from microdreamer.kernels.extension import keep_freed_memory
 
+    keep_freed_memory()
     if not quiet:
         print_config(config)
     wanted = config.profiling

@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from microdreamer.core.errors import UserError
+from microdreamer.core.paths import shipped_folder
 from microdreamer.core.profiler_settings import MODES, ROUNDS, SCOPES
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
-from microdreamer.gaussians import FIELD_BLOCKS
+from microdreamer.gaussians import FIELD_BLOCKS, OTHER_FORMATS, UPS
 from microdreamer.guidance import PRECISIONS, PRIORS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
 
@@ -35,7 +36,6 @@ def _text(about: str, default: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"about": about})
 
 
-DEFAULT = Path(__file__).resolve().parents[2] / "configs" / "micro.yaml"
 MESH_METHODS = ("density", "field")
 
 
@@ -60,7 +60,9 @@ class Config:
     recenter: bool = dataclasses.field(default=True, metadata={"about": "centre and scale an object that is not framed in its picture"})
     outdir: str = _text("folder of the results", "logs")
     save_path: str | None = _text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
-    load: str | None = _text("PLY of Gaussians to start from instead of a ball; main2.py: to make the mesh of")
+    load: str | None = _text("Gaussians (.ply, .splat, .spz, .glb) to start from instead of a ball; main2.py: to make the mesh of")
+    up: str = _choice("auto", UPS, "main2.py: axis of these Gaussians that is up; auto: what the file says, else their floor, else y")
+    clean: bool = dataclasses.field(default=True, metadata={"about": "main2.py: drop faint, huge and floating ones of these Gaussians"})
     seed: int = _number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
 
@@ -91,9 +93,11 @@ class Config:
     )
 
     init_steps: int = _number(15, 1, 100_000, "optimiser steps of the first round")
-    steps_min: int = _number(15, 1, 100_000, "fewest optimiser steps of a later round")
-    steps_max: int = _number(15, 1, 100_000, "most optimiser steps of a later round")
-    steps_schedule: str = _choice("fixed", STEPS_SCHEDULES, "optimiser steps over the rounds; fixed takes steps_max")
+    steps_min: int = _number(15, 1, 100_000, "optimiser steps of a later round at one end of steps_schedule")
+    steps_max: int = _number(15, 1, 100_000, "the same at its other end")
+    steps_schedule: str = _choice(
+        "fixed", STEPS_SCHEDULES, "optimiser steps over the rounds, from steps_min to steps_max or back; fixed takes steps_max"
+    )
     lambda_sd: float = _number(1.0, 0, 1e6, "weight of the prior's views")
     ref_loss: float = _number(0.3, 0, 1e6, "weight of the picture's colours")
     ref_mask_loss: float = _number(0.01, 0, 1e6, "weight of the picture's mask")
@@ -126,6 +130,7 @@ class Config:
     texture_size: int = _number(1024, 16, 8192, "texels a side of the mesh's texture")
     unwrap: str = _choice("charts", UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
     mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
+    splat_format: str = _choice("ply", ("ply", *OTHER_FORMATS, "all"), "main.py: files of Gaussians to write beside the PLY")
     video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
     video_size: int = _number(256, 16, 4096, "pixels a side of turntable and sheet of views")
 
@@ -232,7 +237,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
         if not _is_allowed(key, value):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}")
     config = OmegaConf.to_object(merged)
-    for low, high in (("batch_size_min", "batch_size_max"), ("steps_min", "steps_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
+    for low, high in (("batch_size_min", "batch_size_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
         if getattr(config, low) > getattr(config, high):
             raise UserError(f"{low}={getattr(config, low)} is above {high}={getattr(config, high)}; raise {high} or lower {low}")
     return config
@@ -267,4 +272,4 @@ def as_config(source: Config | str | Path | Mapping[str, Any] | None) -> Config:
         return source
     if isinstance(source, (str, Path)):
         return load_config(source, [])
-    return load_config(DEFAULT, [f"{key}={value}" for key, value in (source or {}).items()])
+    return load_config(shipped_folder("configs") / "micro.yaml", [f"{key}={value}" for key, value in (source or {}).items()])

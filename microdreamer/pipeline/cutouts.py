@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from microdreamer.core.console import accept_any_text
-from microdreamer.core.errors import one_line
+from microdreamer.core.command import Parser, exit_code
+from microdreamer.core.errors import one_line, user_errors
 from microdreamer.core.files import atomic_write, clean_name, user_path
 from microdreamer.images.cutout import AUTO, EMBEDDED, GRABCUT, Matting, load_matting, separated
 from microdreamer.images.framing import BORDER_RATIO, SIZE, recentre
@@ -86,13 +86,8 @@ def _matting(model: str) -> Matting:
     return lambda rgb: load(AUTO)(rgb)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {message} (see --help)\n")
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = _Parser(prog="process.py", description="Photo, or a folder of them, to centred cut-outs on a transparent ground.")
+def parse_arguments(arguments: Sequence[str] | None = None, program: str = "process.py") -> argparse.Namespace:
+    parser = Parser(prog=program, description="Photo, or a folder of them, to centred cut-outs on a transparent ground.")
     parser.add_argument("input", type=user_path, help="a picture, or a folder of pictures")
     parser.add_argument("--out", type=user_path, help="folder for the results (default: beside each picture)")
     parser.add_argument("--model", default=AUTO, help=MODEL_HELP)
@@ -113,17 +108,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 when a picture could not be done."""
-    accept_any_text()
-    options = parse_arguments(arguments)
-    try:
+def run(options: argparse.Namespace, program: str) -> int:
+    """Do all pictures; returns the exit code: 2 when one could not be done."""
+    with user_errors():
         pictures = pictures_in(options.input) if options.input.is_dir() else [options.input]
         targets = _targets(pictures, options.out)
         matting = _matting(options.model)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
     failed = 0
     for path, target in tqdm(targets.items(), unit="picture", disable=None if len(targets) > 1 else True):
         try:
@@ -133,11 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tqdm.write(str(target))
         except (ValueError, OSError) as error:
             failed += 1
-            tqdm.write(f"error: {one_line(error)}", file=sys.stderr)
+            tqdm.write(f"{program}: {one_line(error)}", file=sys.stderr)
     if failed and len(targets) > 1:
-        print(f"{failed} of {len(targets)} pictures failed", file=sys.stderr)
+        print(f"{program}: {failed} of {len(targets)} pictures failed", file=sys.stderr)
     return 2 if failed else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str] | None = None, program: str = "process.py") -> int:
+    """See `core.command.exit_code`."""
+    return exit_code(program, lambda: run(parse_arguments(arguments, program), program))

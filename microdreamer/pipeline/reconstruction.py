@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from cam_utils import orbit_cameras
 from microdreamer.core import profiler
 from microdreamer.core.errors import Stopped, UserError, user_errors
+from microdreamer.core.files import user_path
 from microdreamer.core.machine import choose_device
 from microdreamer.distillation import sir
 from microdreamer.distillation.schedules import Round, density_steps, plan_rounds
@@ -25,6 +27,8 @@ from microdreamer.pipeline.config import Config, as_config
 from microdreamer.pipeline.pictures import Picture, as_picture, caption_beside
 from microdreamer.pipeline.progress import OnProgress, Progress, ShouldStop, Watch
 from microdreamer.pipeline.results import Result, check_switches, input_view_psnr, make_record
+
+log = logging.getLogger(__name__)
 
 TEXTURE_VIEW = 512  # px of the picture where it colours the mesh
 PREVIEW_VIEW = 256  # px
@@ -91,7 +95,7 @@ def prepare(config: Config, prior: Prior, picture: Tensor | None) -> Job:
     reference = None if picture is None else reference_view(picture, views.cameras(config.elevation, 0.0, prior.device))
     rounds = plan_rounds(prior.schedule, **select(config, PLAN_KEYS))
     if config.load:
-        model = GaussianModel.load_ply(config.load, prior.device)
+        model = GaussianModel.load(user_path(config.load), prior.device)
     else:
         model = GaussianModel.initial_ball(config.num_pts, sh_degree=config.sh_degree, generator=generator, device=prior.device)
     return Job(config, prior, condition, model, views, reference, rounds, generator)
@@ -183,7 +187,7 @@ def reconstruct(
             source = config.input if picture is None else picture
             if source is None and not config.prompt:
                 raise UserError(NOTHING_TO_MAKE)
-            rgba = None if source is None else as_picture(source)
+            rgba = None if source is None else as_picture(source, config.recenter, log.warning)
             check_switches(config, device)
             job = prepare(config, prior or prior_for(config, device), rgba)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
 from microdreamer.pipeline.reconstruction import condition_prior, prior_for, with_inputs
 from microdreamer.pipeline.results import Result, check_switches, input_view_psnr, make_record, result_stem
 from microdreamer.pipeline.subject import Subject, load_subject, subject_of
+
+log = logging.getLogger(__name__)
 
 GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION = 24, 256, 30.0  # renders that vertices move to: how many, px, degrees at most
 NOTHING_TO_GO_BY = 'nothing to refine the mesh by: pass input=picture.png, prompt="a sentence", or both'
@@ -131,7 +134,7 @@ def refine(
         if isinstance(source, Result) and prompt is None:
             prompt = source.config.prompt
         if given.mesh and given.load:
-            raise UserError("--from-mesh and --from-ply: pass one of them (as keys: mesh and load)")
+            raise UserError("--from-mesh and --from-splats: pass one of them (as keys: mesh and load)")
         config = with_inputs(given, picture, prompt)
         if isinstance(source, Result) and config.input is None:
             config = dataclasses.replace(config, input=source.config.input)  # what the result is named after
@@ -142,7 +145,7 @@ def refine(
             if (config.mesh or isinstance(source, Mesh)) and shown is None and not config.prompt:
                 raise UserError(NOTHING_TO_GO_BY)
             check_switches(config, device)
-            rgba = None if shown is None else as_picture(shown)
+            rgba = None if shown is None else as_picture(shown, config.recenter, log.warning)
             view = None if rgba is None else picture_view(config, rgba, device)
             condition = None
             if rgba is None and not config.prompt:

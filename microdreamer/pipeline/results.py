@@ -16,7 +16,7 @@ from torch import Tensor
 from cam_utils import Cameras, fitting_distance, turntable
 from microdreamer.core import profiler
 from microdreamer.core.errors import UserError, user_errors
-from microdreamer.core.files import try_writing
+from microdreamer.core.files import MAX_NAME, clean_name, try_writing, user_path
 from microdreamer.core.machine import device_name, peak_memory_mib, versions
 from microdreamer.core.staging import staged
 from microdreamer.gaussians.model import GaussianModel
@@ -36,9 +36,9 @@ SHEET_VIEWS = 8
 QUANTILE_POINTS = 1 << 20  # torch.quantile takes no more than 16 million
 MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
 # All that a result may consist of, after its stem; the record is put in place last.
-STAGE_1 = ("_model.ply", *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
+SPLAT_FILES = {"ply": "_model.ply", "splat": "_model.splat", "spz": "_model.spz", "glb": "_splats.glb"}  # _model.glb is the mesh
+STAGE_1 = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
 STAGE_2 = (*MESH_FILES, ".mp4", "_views.png", ".json")
-MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
 
 
 class Shown(Protocol):
@@ -79,7 +79,7 @@ class Result:
         with user_errors(), torch.no_grad(), staged(stem, STAGE_2 if self.refined else STAGE_1) as aside:
             with watch.phase("write"):
                 if not self.refined:
-                    self.gaussians.save_ply(f"{aside}_model.ply")
+                    write_gaussians(config, aside, self.gaussians)
                 if self.mesh is not None:
                     write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)
             with watch.phase("video"):
@@ -92,15 +92,18 @@ class Result:
 
 
 def result_stem(config: Config) -> Path:
-    """`outdir/NAME`: save_path, else the picture's name, else the prompt's words. Raises UserError for a name that is a path."""
-    name = config.save_path
-    if name is None and config.input:
-        name = Path(config.input).stem.removesuffix("_rgba")
+    """`outdir/NAME`: save_path, else the name of the picture (or of what is refined), else the prompt's words, made fit for a name.
+
+    Raises UserError for a save_path that is no plain name.
+    """
+    name, source = config.save_path, config.input or config.mesh or config.load
+    if name is None and source:
+        name = clean_name(Path(source).stem.removesuffix("_rgba"))
     elif name is None:
-        name = re.sub(r"\W+", "_", config.prompt or "").strip("_")[:60] or "object"
-    if Path(name).name != name or not name.isprintable() or name.startswith(".") or len(name.encode()) > MAX_NAME:
+        name = clean_name(re.sub(r"\W+", "_", config.prompt or "").strip("_")[:60])
+    elif Path(name).name != name or not name.isprintable() or name.startswith(".") or len(name.encode()) > MAX_NAME:
         raise UserError(f"save_path={name}: expected a plain name of at most {MAX_NAME} bytes; outdir=FOLDER sets where it goes")
-    return Path(config.outdir) / name
+    return user_path(config.outdir) / name
 
 
 def check_writable(stem: Path) -> None:
@@ -163,6 +166,13 @@ def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
         write_obj(mesh, f"{stem}.obj", png)
     if config.mesh_format in ("glb", "all"):
         write_glb(mesh, f"{stem}.glb", png)
+
+
+def write_gaussians(config: Config, stem: str | Path, model: GaussianModel) -> None:
+    """The Gaussians as PLY, and in the other formats asked for."""
+    for format in SPLAT_FILES:
+        if format in ("ply", config.splat_format) or config.splat_format == "all":
+            model.save(f"{stem}{SPLAT_FILES[format]}", format)
 
 
 def make_record(config: Config, device: torch.device, seconds: dict[str, float], **found: object) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cam_utils import fitting_radius
 from microdreamer.core.errors import UserError
+from microdreamer.core.files import user_path
 from microdreamer.core.staging import finish
-from microdreamer.gaussians.model import PARAMETERS, GaussianModel
+from microdreamer.gaussians import captures
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.gaussians.splat_files import holds_gaussians, log_remarks, read_splats
 from microdreamer.meshes.baking import bake, repainted, unwrapped
 from microdreamer.meshes.cleaning import drop_unused_vertices, merge_vertices
 from microdreamer.meshes.files import read_mesh
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
 OFF_CENTER = 0.25  # of the object's reach, by which its middle may miss the origin, and
 REACH_RANGE = (0.5, 1.5)  # its reach, as a share of what fits, to stay as it is: objects of stage 1 do
+FRAMED_SHARE = 0.995  # of the opacity of Gaussians, that a frame holds
 UNPAINTED = 0.5  # grey of a mesh that came without colours; from the ends of the scale, where sigmoids are flat, a fit hardly gets away
-HEADER_BYTES = 1 << 16  # of a PLY, among which its header's properties stand
 UV_TOLERANCE = 1e-5  # by which texture coordinates may leave [0,1]
 
 
@@ -69,11 +71,18 @@ class Subject:
 def frame_of(points: np.ndarray, radius: float, fov_y: float) -> Frame:
     """The frame in which points [P,3] just fit into the view of cameras at distance `radius`, whichever side they look from.
 
-    Points of about that size around the origin stay where they are. Raises ValueError for points that all fall into one.
+    Raises ValueError for points that all fall into one.
     """
     low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     center = (low + high) / 2
-    reach = float(np.linalg.norm(points - center, axis=1).max())
+    return frame_around(center, float(np.linalg.norm(points - center, axis=1).max()), radius, fov_y)
+
+
+def frame_around(center: np.ndarray, reach: float, radius: float, fov_y: float) -> Frame:
+    """The frame in which a ball of radius `reach` around `center` [3] just fits into the view of cameras at distance `radius`.
+
+    One of about that size around the origin stays where it is. Raises ValueError for a ball without a size.
+    """
     if not 0 < reach < math.inf:
         raise ValueError(f"expected an object with a size, got one that reaches {reach:g} from its middle")
     fitting = fitting_radius(radius, fov_y)
@@ -89,21 +98,26 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     Raises UserError where there is none, ValueError and OSError for files that cannot be used.
     """
     if config.mesh:
-        mesh = read_mesh(config.mesh)
+        mesh = read_mesh(user_path(config.mesh))
         try:
             mesh, frame = framed_mesh(mesh, config)
             return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
         except ValueError as error:
             raise ValueError(f"{config.mesh}: {error}") from error
     if config.load:
-        gaussians, frame = framed_gaussians(GaussianModel.load_ply(config.load, device), config)
-        return Subject(make_mesh(config, gaussians, picture), gaussians, frame)
+        parameters, stated_up, remarks = read_splats(user_path(config.load))
+        try:
+            subject = gaussian_subject(parameters, stated_up, config, picture, device)
+        except ValueError as error:
+            raise ValueError(f"{config.load}: {'; '.join([str(error), *remarks])}") from error
+        log_remarks(config.load, remarks)
+        return subject
     finish(stem)
     found = [path for path in (Path(f"{stem}_model.glb"), Path(f"{stem}_model.obj")) if path.is_file()]
     if not found:
-        raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-ply FILE")
+        raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-splats FILE")
     mesh, ply = read_mesh(found[0]), Path(f"{stem}_model.ply")
-    gaussians = GaussianModel.load_ply(ply, device) if ply.is_file() else None
+    gaussians = GaussianModel.load(ply, device) if ply.is_file() else None
     if not mesh.has_texture:
         mesh = bake(unwrapped(mesh, config.texture_size, config.unwrap), config.texture_size, gaussians, picture, device)
     return Subject(mesh, gaussians)
@@ -117,8 +131,7 @@ def subject_of(
         mesh, frame = framed_mesh(source, config)
         return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
     if isinstance(source, GaussianModel):
-        gaussians, frame = framed_gaussians(source.to(device), config)
-        return Subject(make_mesh(config, gaussians, picture), gaussians, frame)
+        return gaussian_subject(source.arrays(), None, config, picture, device)
     if isinstance(source, (str, Path)):
         key = "load" if holds_gaussians(source) else "mesh"
         return load_subject(dataclasses.replace(config, mesh=None, load=None, **{key: str(source)}), Path(), picture, device)
@@ -127,23 +140,32 @@ def subject_of(
     return Subject(source.mesh, source.gaussians)
 
 
-def holds_gaussians(path: str | Path) -> bool:
-    """Whether a file is one of Gaussians rather than of a mesh; both may be PLY. False for a missing one."""
-    if Path(path).suffix.lower() != ".ply" or not Path(path).is_file():
-        return False
-    with open(path, "rb") as file:
-        return b" f_dc_0" in file.read(HEADER_BYTES)
+def gaussian_subject(
+    parameters: captures.Parameters, stated_up: str | None, config: Config, picture: Reference | None, device: torch.device
+) -> Subject:
+    """The mesh of Gaussians of the user's own; see `framed_gaussians`."""
+    gaussians, frame = framed_gaussians(parameters, stated_up, config, device)
+    solid = GaussianModel.from_arrays(captures.thickened(gaussians.arrays()), device)
+    return Subject(make_mesh(config, solid, picture), gaussians, frame)
 
 
-def framed_gaussians(model: GaussianModel, config: Config) -> tuple[GaussianModel, Frame]:
-    """The Gaussians within a frame for the cameras of `config`, and that frame. Raises ValueError for none."""
-    if len(model) == 0:
-        raise ValueError(f"{config.load}: expected Gaussians, found none")
-    frame = frame_of(model.means.detach().cpu().numpy(), config.radius, config.fovy)
-    parameters: dict[str, Tensor] = {name: getattr(model, name).detach() for name in PARAMETERS}
-    parameters["means"] = torch.from_numpy(frame.inward(parameters["means"].cpu().numpy())).to(model.device)
-    parameters["log_scales"] = parameters["log_scales"] + math.log(frame.scale)
-    return GaussianModel(parameters), frame
+def framed_gaussians(
+    parameters: captures.Parameters, stated_up: str | None, config: Config, device: torch.device
+) -> tuple[GaussianModel, Frame]:
+    """The Gaussians of a file, cleaned and upright, within a frame for the cameras of `config`, and that frame.
+
+    Raises ValueError where there are none, or none that can be seen.
+    """
+    if not len(parameters["means"]):
+        raise ValueError("expected Gaussians, found none")
+    parameters = captures.upright(captures.cleaned(parameters) if config.clean else parameters, config.up, stated_up)
+    frame = frame_around(*captures.extent_of(parameters, FRAMED_SHARE), config.radius, config.fovy)
+    parameters["means"] = frame.inward(parameters["means"]).astype(np.float32)
+    parameters["log_scales"] = parameters["log_scales"] + np.float32(math.log(frame.scale))
+    model = GaussianModel.from_arrays(parameters, device)
+    if config.clean:
+        model = captures.without_white_floaters(model, config.radius, config.fovy)
+    return model, frame
 
 
 def framed_mesh(mesh: Mesh, config: Config) -> tuple[Mesh, Frame]:

@@ -186,6 +186,14 @@ def test_direct_and_winograd_layers_are_one_layer(monkeypatch, tmp_path):
         run(monkeypatch, tmp_path, winograd, "--device", "cpu", "--layers", "4x64x32", "--samples", "2", "--repeats", "1")
 
 
+def test_a_guided_result_that_is_not_its_branches_is_not_timed(monkeypatch, tmp_path):
+    monkeypatch.setattr(micro_prior, "classifier_free", lambda null, conditional, scale: conditional)
+    monkeypatch.setattr(micro_prior, "time_calls", lambda *_: pytest.fail("timed"))
+    for precision in ("float32", "bfloat16"):
+        with pytest.raises(SystemExit, match="differs from its branches"):
+            run(monkeypatch, tmp_path, micro_prior, "--repeats", "1", "--precision", precision)
+
+
 # ---- Plots ----
 
 

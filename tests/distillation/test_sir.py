@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from cam_utils import orbit_cameras, turntable
 from microdreamer.distillation import sir
-from microdreamer.distillation.schedules import density_steps, optimiser_steps, plan_rounds
+from microdreamer.distillation.schedules import STEPS_SCHEDULES, density_steps, plan_rounds
 from microdreamer.gaussians.model import PARAMETERS, GaussianModel
 from microdreamer.guidance import samplers
 from microdreamer.guidance.schedule import NoiseSchedule
@@ -55,11 +55,62 @@ def test_density_control_falls_on_the_same_steps_and_loses_none(golden_schedules
     assert set(golden["densify_at"]) <= steps and len(steps) == 3
 
 
-def test_optimiser_step_schedules_reach_both_ends():
-    for name, ends in {"fixed": (9, 9), "linear_up": (3, 9), "cosine_up": (3, 9), "linear_down": (9, 3), "cosine_down": (9, 3)}.items():
-        assert (optimiser_steps(name, 0.0, 3, 9), optimiser_steps(name, 1.0, 3, 9)) == ends
+def test_the_published_run_has_its_levels_steps_and_calls():
+    """image_sai.yaml, in double precision in the published order of operations; a clone without golden files has this one."""
+    plan = {"total_steps": 21, "denoise_steps": 20, "t_start": 0.9, "t_end": 0.2, "inv_r": 0.6}
+    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **plan, init_steps=15, steps_min=15, steps_max=15)
+    tops = [901, 851, 801, 751, 751, 701, 651, 651, 601, 551, 501, 501, 451, 401, 401, 351, 301, 301, 251, 201]
+    starts = [501, 501, 451, 451, 451, 401, 351, 351, 351, 301, 301, 301, 251, 201, 201, 201, 151, 151, 151, 101]
+    assert rounds[0].starts_from_noise and rounds[0].denoising == tuple(range(951, 0, -50)) and rounds[0].steps == range(2, 17)
+    for turn, start, top in zip(rounds[1:], starts, tops, strict=True):
+        assert turn.inversion == tuple(range(start, top + 1, 50)) and turn.denoising == tuple(range(top, 0, -50))
+    assert sum(turn.network_calls for turn in rounds) == 352 and sum(len(turn.steps) for turn in rounds) == 315
+    assert rounds[-1].steps[-1] == 336 and density_steps(rounds, 0, 300, 100) == {100, 200, 300}
+
+
+# Optimiser steps of the 17 rounds after the first, by the published expressions in double precision.
+PUBLISHED_STEPS = {
+    ("linear", 5, 22): [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21],
+    ("linear", 10, 30): [10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 24, 25, 26, 27, 28],
+    ("linear", 30, 10): [30, 28, 27, 26, 25, 24, 22, 21, 20, 19, 18, 17, 15, 14, 13, 12, 11],
+    ("cosine_up", 5, 22): [5, 5, 5, 6, 7, 8, 9, 11, 12, 14, 15, 17, 18, 19, 20, 21, 21],
+    ("cosine_up", 30, 10): [30, 29, 29, 28, 27, 26, 24, 22, 20, 19, 17, 15, 13, 12, 11, 10, 10],
+    ("cosine_down", 5, 22): [22, 21, 21, 20, 19, 18, 17, 15, 14, 12, 11, 9, 8, 7, 6, 5, 5],
+    ("cosine_up_then_down", 10, 30): [10, 10, 12, 15, 19, 22, 26, 28, 29, 29, 28, 26, 22, 19, 15, 12, 10],
+    ("fixed", 5, 22): [22] * 17,
+}
+
+
+def planned_steps(schedule, steps_min, steps_max, total_steps=18):
+    """Optimiser steps of the rounds after the first."""
+    plan = {"total_steps": total_steps, "denoise_steps": 20, "t_start": 0.9, "t_end": 0.2, "inv_r": 0.6, "init_steps": 7}
+    counts = {"steps_min": steps_min, "steps_max": steps_max, "steps_schedule": schedule}
+    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **plan, **counts)
+    assert len(rounds[0].steps) == 7
+    return [len(turn.steps) for turn in rounds[1:]]
+
+
+@pytest.mark.parametrize(("schedule", "steps_min", "steps_max"), PUBLISHED_STEPS)
+def test_varying_optimiser_steps_are_the_published_ones(schedule, steps_min, steps_max):
+    assert planned_steps(schedule, steps_min, steps_max) == PUBLISHED_STEPS[schedule, steps_min, steps_max]
+
+
+def test_linear_steps_have_a_direction_and_the_published_rounding():
+    assert planned_steps("linear_up", 5, 22) == planned_steps("linear_down", 22, 5) == PUBLISHED_STEPS["linear", 5, 22]
+    assert planned_steps("linear_down", 10, 30) == planned_steps("linear_up", 30, 10) == PUBLISHED_STEPS["linear", 30, 10]
+    # 27/49 * 49 + 1 is 28, and 27.999... in double precision: the published runs take 27 steps there.
+    assert planned_steps("linear", 1, 50, total_steps=50) == [*range(1, 28), 27, *range(29, 50)]
+
+
+@pytest.mark.parametrize("schedule", STEPS_SCHEDULES)
+def test_steps_begin_at_one_end_and_stay_between_both(schedule):
+    for steps_min, steps_max in ((1, 40), (40, 1), (9, 9)):
+        steps = planned_steps(schedule, steps_min, steps_max)
+        first = {"up": steps_min, "linear": steps_min, "down": steps_max, "fixed": steps_max}
+        assert steps[0] == first["up" if schedule == "cosine_up_then_down" else schedule.split("_")[-1]]
+        assert min(steps_min, steps_max) <= min(steps) and max(steps) <= max(steps_min, steps_max)
     with pytest.raises(ValueError, match="steps_schedule=square"):
-        optimiser_steps("square", 0.0, 3, 9)
+        planned_steps("square", 3, 9)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +119,8 @@ def test_optimiser_step_schedules_reach_both_ends():
         ({"total_steps": 0}, "total_steps=0"),
         ({"t_start": 0.2, "t_end": 0.9}, "t_end <= t_start"),
         ({"inv_r": 0.0}, "inv_r=0.0"),
-        ({"steps_min": 9, "steps_max": 3}, "steps_min <= steps_max"),
+        ({"steps_min": 0, "steps_max": 3}, "steps_min=0"),
+        ({"steps_schedule": "square"}, "steps_schedule=square"),
         ({"denoise_steps": 0}, "denoising steps"),
     ],
 )

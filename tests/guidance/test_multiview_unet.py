@@ -1,5 +1,6 @@
 """The network of MVDream and ImageDream: the published structure, the reference implementation's numbers, what mixes views."""
 
+import dataclasses
 import json
 
 import pytest
@@ -116,6 +117,32 @@ def test_published_checkpoints_have_the_same_keys(parity, name):
 TINY = MultiViewUNetConfig(
     model_channels=32, channel_mult=(1, 2), num_res_blocks=1, num_head_channels=16, context_dim=48, transformer_depth=2
 )
+
+
+def heads_by_width(**fields):
+    """{width: heads} of the attention layers of a network of two widths, 32 and 64."""
+    with torch.device("meta"):
+        network = MultiViewUNet(dataclasses.replace(TINY, **fields))
+    return {block.norm1.normalized_shape[0]: (block.attn1.heads, block.attn2.heads) for block in network.blocks}
+
+
+def test_heads_by_their_width_or_by_their_number():
+    assert heads_by_width(num_head_channels=16) == {32: (2, 2), 64: (4, 4)}
+    assert heads_by_width(num_head_channels=-1, num_heads=4) == {32: (4, 4), 64: (4, 4)}
+    assert heads_by_width(num_head_channels=32, num_heads=4) == {32: (1, 1), 64: (2, 2)}
+    assert MultiViewUNetConfig().heads_of(1280) == 20
+    with pytest.raises(ValueError, match="num_heads=5: expected a divisor of 32, the width of a layer"):
+        heads_by_width(num_head_channels=-1, num_heads=5)
+    with pytest.raises(ValueError, match="num_head_channels=48: expected a divisor of 32"):
+        heads_by_width(num_head_channels=48)
+
+
+def test_the_number_of_heads_reaches_the_attention(tiny):
+    x, t, text = torch.randn(4, 4, 8, 8), torch.full((4,), 300.0), torch.randn(1, 5, 48)
+    twin = MultiViewUNet(dataclasses.replace(TINY, num_head_channels=-1, num_heads=2)).eval()
+    twin.load_state_dict(tiny.state_dict())
+    moved = (twin(x, t, twin.embed_context(text), None, 4) - tiny(x, t, tiny.embed_context(text), None, 4)).abs().max()
+    assert float(moved) > 1e-5  # the same weights, of which the wider layer makes 2 heads rather than 4
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import DEVICES, relative_l2
 
-from microdreamer.kernels import extension, gaussian_field
-from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_python, gaussian_3d_coeff, gaussian_3d_coeff_python
+from microdreamer.kernels import extension
+from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference, gaussian_3d_coeff, gaussian_3d_coeff_reference
 
 needs_kernels = pytest.mark.skipif(not extension.load(), reason="the compiled kernels are not built")
 
@@ -50,7 +50,7 @@ def golden_field_inputs(golden: dict) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("function", [gaussian_3d_coeff, gaussian_3d_coeff_python])
+@pytest.mark.parametrize("function", [gaussian_3d_coeff, gaussian_3d_coeff_reference])
 def test_coeff_matches_float64_goldens(parity, device, function):
     golden = np.load(parity("kernels/gaussian_coeff.npz"))
     weights = function(torch.from_numpy(golden["xyz"]).to(device), torch.from_numpy(golden["cov6"]).to(device)).cpu().numpy()
@@ -85,7 +85,7 @@ def test_coeff_gradients(device):
     covs = covariances(0.02 + 0.08 * torch.rand(24, 3), torch.randn(24, 4)).to(device).requires_grad_()
     assert torch.autograd.gradcheck(gaussian_3d_coeff, (xyzs, covs), eps=1e-7, atol=1e-4)
     v_weights = torch.randn(24, dtype=torch.float64, device=device)
-    expected = torch.autograd.grad(gaussian_3d_coeff_python(xyzs, covs), (xyzs, covs), v_weights)
+    expected = torch.autograd.grad(gaussian_3d_coeff_reference(xyzs, covs), (xyzs, covs), v_weights)
     actual = torch.autograd.grad(gaussian_3d_coeff(xyzs, covs), (xyzs, covs), v_weights)
     for got, wanted in zip(actual, expected, strict=True):
         assert relative_l2(got, wanted) < 1e-10
@@ -105,13 +105,12 @@ def test_weights_that_vanish_have_zero_gradient(device):
 @needs_kernels
 @pytest.mark.parametrize("device", DEVICES)
 def test_registration(device):
-    gaussian_field._register()
     xyzs = (torch.randn(5, 3) * 0.05).to(device)
     means, covs, opacities = random_set(5, device)
     ops = torch.ops.microdreamer
     torch.library.opcheck(ops.gaussian_3d_coeff.default, (xyzs, covs))
     torch.library.opcheck(ops.gaussian_3d_coeff.default, (xyzs.requires_grad_(), covs.clone().requires_grad_()))
-    torch.library.opcheck(ops.gaussian_3d_coeff_backward.default, (xyzs.detach(), covs, torch.randn(5, device=device)))
+    torch.library.opcheck(ops.gaussian_3d_coeff_bwd.default, (xyzs.detach(), covs, torch.randn(5, device=device)))
     torch.library.opcheck(ops.extract_fields.default, (means, covs, opacities, 16, 4, 1.5))
 
 
@@ -134,7 +133,7 @@ def test_field_matches_goldens(parity, device, name):
 @pytest.mark.parametrize("device", DEVICES)
 def test_field_of_the_edge_set_matches_float64(parity, device):
     inputs = [value.to(device) for value in golden_field_inputs(dict(np.load(parity("kernels/extract_fields_edge.npz"))))]
-    expected = extract_fields_python(*(value.double() for value in inputs), 64)
+    expected = extract_fields_reference(*(value.double() for value in inputs), 64)
     assert (extract_fields(*inputs, 64) - expected).abs().max() <= 2e-6
 
 
@@ -167,7 +166,7 @@ def test_field_matches_plain_version(device, resolution, num_blocks, relax_ratio
     sets = [random_set(60, device), random_set(12, device, 0.1, 1.0), random_set(8, device, 1e-3, 5e-3)]
     means, covs, opacities = (torch.cat(parts) for parts in zip(*sets, strict=True))
     arguments = (resolution, num_blocks, relax_ratio)
-    expected = extract_fields_python(means.double(), covs.double(), opacities.double(), *arguments)
+    expected = extract_fields_reference(means.double(), covs.double(), opacities.double(), *arguments)
     actual = extract_fields(means, covs, opacities, *arguments)
     assert (actual - expected).abs().max() < 2e-5 * max(1.0, float(expected.max()))
     assert actual.max() > 0.01 or resolution == 2
@@ -189,12 +188,12 @@ def test_degenerate_members(device):
     for name, (scales, tolerance) in shapes.items():
         means, _, opacities = random_set(count, device)
         covs = covariances(torch.tensor(scales).expand(count, 3), torch.randn(count, 4)).float().to(device)
-        expected = extract_fields_python(means.double(), covs.double(), opacities.double(), 32, 4)
+        expected = extract_fields_reference(means.double(), covs.double(), opacities.double(), 32, 4)
         actual = extract_fields(means, covs, opacities, 32, 4)
         assert (actual - expected).abs().max() < tolerance * max(1.0, float(expected.max())), name
     indefinite = torch.tensor([[0.01, 0, 0, -0.02, 0, 0.03], [0, 0, 0, 0, 0, 0], [0.01, 0.02, 0, 0.01, 0, 0.01]], device=device)
     means, opacities = torch.zeros(3, 3, device=device), torch.ones(3, device=device)
-    expected = extract_fields_python(means.double(), indefinite.double(), opacities.double(), 32, 4)
+    expected = extract_fields_reference(means.double(), indefinite.double(), opacities.double(), 32, 4)
     assert (extract_fields(means, indefinite, opacities, 32, 4) - expected).abs().max() < 1e-5
 
 
@@ -270,6 +269,22 @@ def test_bad_arguments(switch, monkeypatch):
         gaussian_3d_coeff(means, covs[:2])
     with pytest.raises(ValueError, match="covs"):
         gaussian_3d_coeff(means, covs.double())
+
+
+@pytest.mark.parametrize("switch", ["USE_CUDA_EXTRACT", "USE_CUDA_GAUSS"])
+def test_a_kernel_that_is_asked_for_and_not_there_is_an_error(switch, monkeypatch):
+    monkeypatch.setattr(extension, "available", lambda _: False)
+    means, covs, opacities = random_set(4)
+    calls = {
+        "USE_CUDA_EXTRACT": lambda: extract_fields(means, covs, opacities, 32, 4),
+        "USE_CUDA_GAUSS": lambda: gaussian_3d_coeff(means, covs),
+    }
+    plain = calls[switch]()
+    monkeypatch.setenv(switch, "1")
+    with pytest.raises(RuntimeError, match=f"{switch}=1 but there is no compiled cpu kernel; build it with"):
+        calls[switch]()
+    monkeypatch.setenv(switch, "0")
+    torch.testing.assert_close(calls[switch](), plain)
 
 
 @needs_kernels

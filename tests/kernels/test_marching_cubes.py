@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from microdreamer.kernels import extension
 from microdreamer.kernels import marching_cubes as module
-from microdreamer.kernels.marching_cubes import MAX_FACES, marching_cubes, marching_cubes_python, triangle_table
+from microdreamer.kernels.marching_cubes import MAX_FACES, marching_cubes, marching_cubes_reference, triangle_table
 from microdreamer.meshes import cleaning as mesh_cleaning
 
 compiled = pytest.mark.skipif(not extension.available("cpu"), reason="no kernels were built")
@@ -27,7 +27,7 @@ def ball(points=40, radius=0.7):
 
 
 def plain(field):
-    return marching_cubes_python(field, module.table_on(field.device))
+    return marching_cubes_reference(field, module.table_on(field.device))
 
 
 def cases_of(field):

@@ -7,7 +7,7 @@ import torch
 from conftest import DEVICES
 
 from cam_utils import orbit_cameras
-from microdreamer.kernels import extension, mesh_render
+from microdreamer.kernels import extension
 from microdreamer.kernels.mesh_render import linear_to_srgb, render_meshes, render_meshes_reference, srgb_to_linear
 from microdreamer.shapes.packed import PackedMeshes, concatenate, pack
 from microdreamer.shapes.render import Lights, over_white, random_lights, render_views, studio_lights
@@ -179,7 +179,6 @@ def test_batch_equals_single_views_and_repeats_exactly(device):
 def test_opcheck(device):
     packed = coloured_objects().to(device)
     views, gloss = random_views(2, 8, device)
-    mesh_render._register()
     torch.library.opcheck(torch.ops.microdreamer.render_meshes.default, (*arrays_of(packed), *views, gloss, 8, 9, 2, 100))
 
 

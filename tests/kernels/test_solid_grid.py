@@ -7,7 +7,7 @@ from conftest import DEVICES
 from scipy import ndimage
 
 from microdreamer.kernels import extension, solid_grid
-from microdreamer.kernels.solid_grid import UNREACHED, fill_voids, signed_distance, signed_distance_python
+from microdreamer.kernels.solid_grid import UNREACHED, fill_voids, signed_distance, signed_distance_reference
 
 compiled = pytest.mark.skipif(not extension.available("cpu"), reason="no kernels were built")
 
@@ -43,7 +43,7 @@ def test_a_grid_of_one_kind_stays_as_it_is(inside, device):
     assert torch.equal(fill_voids(solid), solid)
     assert torch.equal(solid_grid._fill_by_sweeps(solid), solid)
     assert (signed_distance(solid) == (UNREACHED if inside else -UNREACHED)).all()
-    assert (signed_distance_python(solid) == (UNREACHED if inside else -UNREACHED)).all()
+    assert (signed_distance_reference(solid) == (UNREACHED if inside else -UNREACHED)).all()
 
 
 @compiled

@@ -15,8 +15,8 @@ from microdreamer.meshes.vertex_fit import Neighbourhood, RefineSettings, refine
 SQUARE = np.array([[0, 1, 2], [0, 2, 3]])  # two triangles that share the edge 0-2
 
 
-def sphere(radius, grey=0.5):
-    made = trimesh.creation.icosphere(subdivisions=3, radius=radius)
+def sphere(radius, grey=0.5, subdivisions=3):
+    made = trimesh.creation.icosphere(subdivisions, radius)
     return Mesh(made.vertices, made.faces, np.full((len(made.vertices), 3), grey))
 
 
@@ -94,6 +94,33 @@ def test_colours_do_not_move_vertices():
     v_vertices, v_colors = torch.autograd.grad((image * torch.rand_like(image)).sum(), [vertices, colors], allow_unused=True)
     assert float(v_colors.abs().max()) > 0
     assert v_vertices is None or not v_vertices.any()
+
+
+def learnt_offsets(**weights):
+    """Offsets of the vertices of a sphere, from pictures of a larger one with a bumpy outline."""
+    cameras = orbit_cameras(0.0, [0.0, 90.0, 180.0, 270.0], 2.0, width=64, height=64)
+    mesh, target = sphere(0.5, subdivisions=2), sphere(0.55, subdivisions=2)  # faces of some pixels, or no silhouette would be seen
+    target.vertices *= 1 + 0.08 * np.sin(9 * np.arctan2(target.vertices[:, 1:2], target.vertices[:, :1]))
+    settings = RefineSettings(steps=15, **{"normal_weight": 0.0, "laplacian_weight": 0.0, "offset_weight": 0.0, **weights})
+    refined = refine_vertices(mesh, cameras, *pictures(target, cameras), settings, generator=torch.Generator().manual_seed(0))
+    return torch.from_numpy(refined.vertices - mesh.vertices), Neighbourhood(mesh.faces, len(mesh.vertices))
+
+
+def test_each_regulariser_holds_back_what_it_is_for():
+    free, neighbourhood = learnt_offsets()
+    roughness = float(neighbourhood.laplacian(free).square().mean())
+    assert float(free.square().mean()) > 1e-5 and roughness > 1e-6
+    smooth, _ = learnt_offsets(laplacian_weight=100.0)
+    assert float(neighbourhood.laplacian(smooth).square().mean()) < 0.05 * roughness
+    assert float(smooth.square().mean()) > 0.2 * float(free.square().mean())  # it moves all the same
+    short, _ = learnt_offsets(offset_weight=1000.0)
+    assert float(short.square().mean()) < 0.05 * float(free.square().mean())
+    even, _ = learnt_offsets(normal_weight=1.0)
+    folds = [
+        float(neighbourhood.normal_inconsistency(torch.from_numpy(sphere(0.5, subdivisions=2).vertices) + offsets))
+        for offsets in (free, even)
+    ]
+    assert folds[1] < 0.7 * folds[0]
 
 
 @pytest.mark.parametrize(("name", "channels"), [("target_images", 3), ("target_alphas", 1)])

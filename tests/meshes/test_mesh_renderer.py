@@ -159,6 +159,20 @@ def test_gaussians_become_a_texture_and_the_picture_wins_where_it_sees():
     torch.testing.assert_close(red_back[core], back[core])  # the picture does not reach through
 
 
+def test_the_pictures_edge_colours_nothing():
+    """At a silhouette a picture's colours are mixed with what was behind the object: 3 px of it are left out."""
+    square = unwrapped(Mesh(quad(0.4, 0.0).vertices, quad(0.4, 0.0).faces, np.full((4, 3), 0.5)), 256)
+    camera = orbit_cameras(0, 0, 2, width=128, height=128)
+    texels = texels_of(square, 256)
+    mask = MeshModel(square).render(camera).alpha.detach().round()  # [1,1,128,128]
+    inner = -torch.nn.functional.max_pool2d(-mask, 5, stride=1, padding=2)  # without the outermost 2 px
+    assert 0 < float(mask.sum() - inner.sum()) < 0.2 * float(mask.sum())
+    image = torch.cat([1 - inner, inner, 0 * inner], dim=1)  # green with a red edge
+    colors = torch.from_numpy(bake(square, 256, picture=Reference(camera, image, mask)).texture)[texels.inside]
+    assert float((colors[:, 1] > 0.99).float().mean()) > 0.7  # what is left is painted
+    assert float(colors[:, 0].max()) <= 0.5 + 1e-5  # and the edge keeps its own grey
+
+
 def test_the_picture_colours_nothing_that_another_part_hides():
     near, far = quad(0.2, 0.3), quad(0.5, -0.3)
     both = Mesh(np.concatenate([near.vertices, far.vertices]), np.concatenate([near.faces, far.faces + 4]), np.full((8, 3), 0.5))

@@ -354,7 +354,7 @@ def test_a_mask_wider_than_the_strip_is_not_placed():
 @pytest.mark.parametrize("make", [several, soup], ids=lambda make: make.__name__)
 def test_the_layout_is_the_same_without_compiled_kernels(make, monkeypatch):
     expected = unwrap(*make(), resolution=SIZE)
-    monkeypatch.setattr(extension, "takes_op", lambda *_: False)
+    monkeypatch.setattr(extension, "use_compiled", lambda *_, **__: False)
     plain = unwrap(*make(), resolution=SIZE)
     assert (plain.uvs == expected.uvs).all() and (plain.uv_faces == expected.uv_faces).all()
 

@@ -269,11 +269,26 @@ def test_a_wrong_switch_is_found_at_once(tmp_path, prior, capsys, monkeypatch, s
     assert not (tmp_path / "out").exists() and prior.evaluations == 0
 
 
-def test_a_run_starts_from_saved_gaussians(tmp_path, prior):
-    start = tmp_path / "start.ply"
-    prior.truth.save_ply(start)
+@pytest.mark.parametrize("format", ["ply", "splat", "spz", "glb"])
+def test_a_run_starts_from_saved_gaussians(tmp_path, prior, format):
+    start = tmp_path / f"start.{format}"
+    prior.truth.save(start, format)
     assert run(tmp_path, "prompt=a", f"load={start}", "total_steps=1", "init_steps=1") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["gaussians"] <= len(prior.truth)
+
+
+@pytest.mark.parametrize(("wanted", "written"), [("spz", {"a_model.spz"}), ("all", {"a_model.splat", "a_model.spz", "a_splats.glb"})])
+def test_gaussians_are_written_in_the_formats_asked_for(tmp_path, prior, wanted, written):
+    assert run(tmp_path, "prompt=a", f"splat_format={wanted}", "total_steps=1", "init_steps=1") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | written
+    model = GaussianModel.load(tmp_path / "out" / "a_model.ply")
+    for name in written:
+        again = GaussianModel.load(tmp_path / "out" / name)
+        assert len(again) == len(model)
+        assert float((again.means.detach().mean(0) - model.means.detach().mean(0)).abs().max()) < 1e-4
+    # A later run of that name without them leaves none of an earlier one.
+    assert run(tmp_path, "prompt=a", "total_steps=1", "init_steps=1") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_start_up_does_without_the_compiler_of_pytorch():

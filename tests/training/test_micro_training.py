@@ -1,5 +1,7 @@
 """Training of the micro prior in small: checkpoints, optimiser, batches, and a loss that falls."""
 
+import math
+
 import pytest
 import torch
 from conftest import relative_l2
@@ -11,7 +13,7 @@ from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.shapes.packed import pack
 from microdreamer.shapes.procedural.catalogue import generate
 from microdreamer.training.micro_prior.batches import Bank, draw_batch, random_shapes, support_points, world_to_camera
-from microdreamer.training.micro_prior.loop import TrainingConfig, draw_log_snr, save_prior, train
+from microdreamer.training.micro_prior.loop import TrainingConfig, denoising_loss, draw_log_snr, save_prior, train
 from microdreamer.training.micro_prior.optimiser import FlatOptimiser, orthogonalise
 
 TINY = NetworkConfig(resolution=32, channels=(16, 32, 64), depth=(1, 1, 1, 1, 1), head_width=16, condition_width=32, text_width=32)
@@ -123,6 +125,28 @@ def test_noise_levels_follow_the_shifted_cosine():
     assert float((draws < -4).float().mean()) == pytest.approx(0.5, abs=0.01)
     coarse = draw_log_snr(20000, torch.ones(()))
     assert float(coarse.max()) <= -2.99 and float(coarse.min()) >= -14
+
+
+def test_loss_weighs_noise_levels_by_their_capped_signal_to_noise_ratio(bank_and_words):
+    """A network that is off by 0.1 (2 b + 1) in sample b: the mean of (min(SNR, 5) + 4) times that error squared."""
+    bank, _ = bank_and_words
+    batch = draw_batch(bank, 4, TINY.resolution)
+    off = 0.1 * (2 * torch.arange(4.0) + 1)
+    log_snr = torch.tensor([-14.0, 0.0, math.log(3), 6.0])
+    loss = denoising_loss(lambda *_: batch.views + off[:, None, None, None, None], batch, log_snr)
+    weights = [4 + math.exp(-14), 5.0, 7.0, 9.0]
+    expected = sum(weight * error**2 for weight, error in zip(weights, (0.1, 0.3, 0.5, 0.7), strict=True)) / 4
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_network_sees_views_noised_to_the_level_it_is_told(bank_and_words):
+    bank, _ = bank_and_words
+    batch = draw_batch(bank, 4, TINY.resolution)
+    seen = []
+    for level in (-14.0, 14.0):
+        denoising_loss(lambda noisy, *_: (seen.append(noisy), batch.views)[1], batch, torch.full((4,), level))
+    assert float(seen[0].std()) == pytest.approx(1.0, abs=0.02) and abs(float((seen[0] * batch.views).mean())) < 0.02
+    torch.testing.assert_close(seen[1], batch.views, rtol=0, atol=5 * math.exp(-7))
 
 
 def test_training_lowers_the_loss_and_its_result_loads(bank_and_words, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
+from microdreamer.core.paths import shipped_folder
 from microdreamer.guidance.base import Prior, classifier_free
 from microdreamer.guidance.checkpoints import load_into, load_sharded
 from microdreamer.guidance.micro.network import (
@@ -30,7 +32,6 @@ from microdreamer.guidance.schedule import NoiseSchedule
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / "micro_prior"
 LOG_SNR_SHIFT, MIN_LOG_SNR = -4.0, -14.0
 # Sampling ends here and takes the network's clean views: shape and colour are settled below about -4, and above -2 the
 # network, which has 64 channels for the 48 values of a pixel block, leaves more noise than it removes.
@@ -88,7 +89,7 @@ class MicroPrior(Prior):
         Raises FileNotFoundError or ValueError in one line for a folder that is not a whole, matching checkpoint.
         """
         dtype = choose_dtype(torch.device(device), precision)
-        folder = Path(path) if path else WEIGHTS
+        folder = Path(path) if path else shipped_folder("weights") / "micro_prior"
         try:
             stored = json.loads((folder / "config.json").read_text())
             fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["network"].items()}
@@ -184,6 +185,10 @@ class MicroPrior(Prior):
         return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
 
 
+# Values of ONEDNN_MAX_CPU_ISA, which keeps PyTorch's products to older instructions, that leave out those of bfloat16.
+WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+
+
 def choose_dtype(device: torch.device, precision: str) -> torch.dtype:
     """What the micro prior multiplies in. auto: bfloat16 on a CPU with AVX-512's products of it, float32 elsewhere.
 
@@ -192,7 +197,8 @@ def choose_dtype(device: torch.device, precision: str) -> torch.dtype:
     """
     if precision == "auto":
         supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # no public name tells; some versions may lack this one
-        has_products = device.type == "cpu" and supported()
+        allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BFLOAT16
+        has_products = device.type == "cpu" and supported() and allowed
         return torch.bfloat16 if has_products else torch.float32
     if precision == "bfloat16" and device.type == "cpu":
         return torch.bfloat16

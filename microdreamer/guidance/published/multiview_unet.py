@@ -18,11 +18,17 @@ from torch import Tensor, nn
 from microdreamer.guidance.published.resampler import IMAGE_WIDTH, Resampler
 
 GROUPS = 32  # of every group normalisation
+DEFAULT_HEAD_CHANNELS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiViewUNetConfig:
-    """The fields of unet/config.json; ip_dim counts image tokens (0: MVDream, 16: ImageDream)."""
+    """The fields of unet/config.json; ip_dim counts image tokens (0: MVDream, 16: ImageDream).
+
+    A layer's heads follow from `num_head_channels`, the width of one, or from `num_heads`, how many there are at any width; where
+    both are given the width counts, as in the latent diffusion code. -1 stands for not given; without either a head is 64 wide.
+    Raises ValueError where the heads do not divide a width.
+    """
 
     image_size: int = 32
     in_channels: int = 4
@@ -31,12 +37,22 @@ class MultiViewUNetConfig:
     attention_resolutions: Sequence[int] = (4, 2, 1)
     num_res_blocks: int = 2
     channel_mult: Sequence[int] = (1, 2, 4, 4)
-    num_head_channels: int = 64
+    num_head_channels: int = -1
+    num_heads: int = -1
     transformer_depth: int = 1
     context_dim: int = 1024
     camera_dim: int = 16
     ip_dim: int = 0
     ip_weight: float = 1.0
+
+    def heads_of(self, width: int) -> int:
+        """Attention heads of a layer of this width."""
+        by_count = self.num_head_channels == -1 and self.num_heads != -1
+        name, divisor = ("num_heads", self.num_heads) if by_count else ("num_head_channels", self.num_head_channels)
+        divisor = DEFAULT_HEAD_CHANNELS if divisor == -1 else divisor
+        if divisor < 1 or width % divisor:
+            raise ValueError(f"{name}={divisor}: expected a divisor of {width}, the width of a layer with attention")
+        return divisor if by_count else width // divisor
 
 
 class KeysValues(NamedTuple):
@@ -177,7 +193,7 @@ class ViewTransformer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width)
-        heads = width // config.num_head_channels
+        heads = config.heads_of(width)
         self.transformer_blocks = nn.ModuleList(ViewBlock(width, heads, config) for _ in range(config.transformer_depth))
         self.proj_out = nn.Linear(width, width)
 
