@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from microdreamer.core.files import atomic_write
-from microdreamer.gaussians.formats.common import RawSplats
+from microdreamer.gaussians.formats.common import FORMATS, RawSplats
 from microdreamer.gaussians.formats.gltf import read_gltf, write_glb
 from microdreamer.gaussians.formats.ply import read_ply, write_ply
 from microdreamer.gaussians.formats.splat import read_splat, write_splat
@@ -23,8 +23,7 @@ from microdreamer.kernels.spherical_harmonics import MAX_DEGREE
 
 log = logging.getLogger(__name__)
 
-WRITERS = {"ply": write_ply, "splat": write_splat, "spz": write_spz, "glb": write_glb}
-OTHER_FORMATS = ("splat", "spz", "glb")  # to write beside the PLY
+WRITERS = dict(zip(FORMATS, (write_ply, write_splat, write_spz, write_glb), strict=True))
 READERS = {".ply": read_ply, ".splat": read_splat, ".spz": read_spz, ".glb": read_gltf, ".gltf": read_gltf}
 MAGIC = {b"ply\n": read_ply, b"ply\r": read_ply, b"\x1f\x8b": read_spz, b"NGSP": read_spz, b"glTF": read_gltf}
 KINDS = "a PLY, .splat, .spz or .glb of Gaussians"

@@ -18,9 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from microdreamer.core.profiler import MODES, ROUNDS, SCOPES
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
-from microdreamer.gaussians.captures import UPS
 from microdreamer.gaussians.extraction import FIELD_BLOCKS
-from microdreamer.gaussians.splat_files import OTHER_FORMATS
+from microdreamer.gaussians.formats.common import FORMATS, UPS
 from microdreamer.guidance import PRECISIONS, PRIORS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
 
@@ -132,7 +131,7 @@ class Config:
     texture_size: int = _number(1024, 16, 8192, "texels a side of the mesh's texture")
     unwrap: str = _choice("charts", UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
     mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
-    splat_format: str = _choice("ply", ("ply", *OTHER_FORMATS, "all"), "main.py: files of Gaussians to write beside the PLY")
+    splat_format: str = _choice("ply", (*FORMATS, "all"), "main.py: files of Gaussians to write beside the PLY")
     video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
     video_size: int = _number(256, 16, 4096, "pixels a side of turntable and sheet of views")
 

@@ -8,6 +8,7 @@ from cam_utils import orbit_cameras
 from microdreamer.gaussians import captures
 from microdreamer.gaussians.captures import cleaned, connected, extent_of, kept, thickened, up_axis, upright, weighted_quantile
 from microdreamer.gaussians.extraction import extract_mesh
+from microdreamer.gaussians.formats.common import UPS
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.rotation import turned
 
@@ -84,7 +85,7 @@ def test_white_floaters_go_and_white_objects_stay():
 # ---- Upright ----
 
 
-@pytest.mark.parametrize("axis", captures.UPS[1:])
+@pytest.mark.parametrize("axis", UPS[1:])
 def test_the_floor_says_what_is_up(axis):
     scene = joined(ball(), floor(1.2, -0.42))
     lying = turned(scene, captures.turn_to_y(axis).T)  # what is +y becomes `axis`
