@@ -18,6 +18,8 @@ from torch import Tensor
 FOV_Y = 49.1  # degrees, vertical; the originals' value
 RADIUS = 2.0  # distance at which the unit-sized objects of this project fill a picture of that field of view
 
+MARGIN = 1.05  # how much farther than where a ball just fits into the picture a camera is put
+
 Number = float | Sequence[float] | np.ndarray | Tensor
 
 
@@ -170,3 +172,56 @@ def orbit_cameras(
 def turntable(count: int, elevation: float = 0.0, radius: float = RADIUS, **kwargs) -> Cameras:
     """`count` cameras evenly around the object, starting at the front; keywords as for `orbit_cameras`."""
     return orbit_cameras(elevation, [360.0 * k / count for k in range(count)], radius, **kwargs)
+
+
+def fitting_distance(radius: float, fov_y: float = FOV_Y) -> float:
+    """Distance from which the ball of `radius` around the target fits into a square picture, with a margin."""
+    return MARGIN * radius / math.sin(math.radians(fov_y) / 2)
+
+
+def fitting_radius(distance: float, fov_y: float = FOV_Y) -> float:
+    """Radius of the ball around the target that fits into a square picture from `distance`: the inverse of `fitting_distance`."""
+    return distance * math.sin(math.radians(fov_y / 2)) / MARGIN
+
+
+def in_camera_axes(cameras: Cameras, points: Tensor) -> Tensor:
+    """World positions [P,3] in the axes of each camera [V,P,3]: x right, y down, z forward."""
+    return points @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]
+
+
+def project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Where world positions [P,3] fall in the pictures, in pixels [V,P,2] (x, y), and their view depth z [V,P].
+
+    Pixels mean something only where z is positive.
+    """
+    x, y, z = in_camera_axes(cameras, points).unbind(-1)
+    fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
+    return torch.stack([fx * x / z + cx, fy * y / z + cy], dim=-1), z
+
+
+def project_for_sampling(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """As `project`, with places [V,P,2] from -1 to 1 between the pictures' edges, as grid_sample (align_corners=False) wants them."""
+    pixels, z = project(cameras, points)
+    x, y = pixels.unbind(-1)
+    return torch.stack([x / cameras.width, y / cameras.height], dim=-1) * 2 - 1, z
+
+
+def unproject(cameras: Cameras, view: Tensor, pixels: Tensor, depth: Tensor) -> Tensor:
+    """World positions [P,3] of places `pixels` [P,2] (x, y) at view depth z `depth` [P] in the pictures numbered `view` [P]."""
+    fx, fy, cx, cy = cameras.intrinsics[view].unbind(1)
+    x, y = pixels.unbind(1)
+    in_camera = torch.stack([(x - cx) / fx * depth, (y - cy) / fy * depth, depth], dim=1)
+    world_to_camera = cameras.world_to_camera[view]
+    return (world_to_camera[:, :3, :3].transpose(1, 2) @ (in_camera - world_to_camera[:, :3, 3])[..., None])[..., 0]
+
+
+def rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions [V,H,W,3] in the world of the rays through pixel centres."""
+    columns = torch.arange(cameras.width, device=cameras.device) + 0.5
+    rows = torch.arange(cameras.height, device=cameras.device) + 0.5
+    fx, fy, cx, cy = cameras.intrinsics[:, :, None, None].unbind(1)
+    x, y = torch.broadcast_tensors((columns[None, None] - cx) / fx, (rows[None, :, None] - cy) / fy)
+    in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    directions = torch.nn.functional.normalize(in_camera.flatten(1, 2) @ cameras.world_to_camera[:, :3, :3], dim=-1)
+    directions = directions.reshape(*x.shape, 3)
+    return cameras.centers[:, None, None].expand_as(directions), directions

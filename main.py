@@ -1,8 +1,14 @@
-"""A picture and/or a sentence -> 3D Gaussians -> a coarse coloured mesh: see microdreamer.pipeline.reconstruction."""
+"""A picture and/or a sentence -> 3D Gaussians -> a coarse textured mesh.
+
+python main.py --config configs/micro.yaml input=photo_rgba.png save_path=name
+python main.py --config configs/micro.yaml prompt="a red apple"
+
+Reads the words, calls `microdreamer.reconstruct`, saves the result: see `make` in microdreamer/pipeline/commands.py.
+"""
 
 import sys
 
-from microdreamer.pipeline.reconstruction import main
+from microdreamer.pipeline.commands import make
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(make(sys.argv[1:]))

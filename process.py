@@ -1,4 +1,7 @@
-"""Photo, or a folder of them, to centred cut-outs: see microdreamer.pipeline.cutouts."""
+"""Photo, or a folder of them, to centred cut-outs: `python process.py photo.jpg` writes photo_rgba.png beside it.
+
+See microdreamer/pipeline/cutouts.py.
+"""
 
 import sys
 

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.gaussian_raster import ball_of_gaussians, checked_twin, difference, gsplat_step, least_bytes, our_step, ring, worst_gradient
-from benchmarks.log_plot import Panel, write_plots
 from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, peak_mib, time_calls, write_json
+from microdreamer.core.files import atomic_write
 from microdreamer.kernels import extension
 
 CENTRE = {"gaussians": 5000, "size": 256, "views": 7}
@@ -97,17 +97,44 @@ def line(row: dict) -> str:
     )
 
 
-def panels(rows: list[dict], factors: list[str], figure: str, unit: str) -> list[Panel]:
-    """`figure` of the rows over each factor; none where no row has it."""
-    found = []
-    for factor in factors:
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            if row["factor"] == factor and row.get(figure):
-                lines.setdefault(row["what"], []).append((row[factor], row[figure]))
-        if lines:
-            found.append(Panel(LABELS[factor], unit, lines))
-    return found
+def curves(rows: list[dict], factor: str, figure: str) -> dict[str, list[tuple[float, float]]]:
+    """(factor, figure) of the rows in which the factor varies, by what was measured; none where no row has the figure."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["factor"] == factor and row.get(figure):
+            lines.setdefault(row["what"], []).append((row[factor], row[figure]))
+    return lines
+
+
+def draw(path: Path, title: str, rows: list[dict], factors: list[str]) -> None:
+    """Milliseconds and MiB over each factor, on logarithmic axes, as one PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = [
+        (factor, unit, curves(rows, factor, figure)) for figure, unit in (("median_ms", "ms"), ("peak_mib", "MiB")) for factor in factors
+    ]
+    found = [panel for panel in found if panel[2]]
+    columns = len(factors)
+    figure, axes = pyplot.subplots(
+        -(-len(found) // columns), columns, figsize=(4 * columns, 3.2 * -(-len(found) // columns)), squeeze=False
+    )
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    for axis, (factor, unit, lines) in zip(axes.flat, found, strict=False):
+        for name, points in lines.items():
+            axis.loglog(*zip(*sorted(points), strict=True), marker="o", label=name)
+        axis.set_xlabel(LABELS[factor])
+        axis.set_ylabel(unit)
+        axis.grid(True, alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    pyplot.close(figure)
 
 
 def main() -> None:
@@ -147,8 +174,7 @@ def main() -> None:
     if options.plot:
         fixed = ", ".join(f"{value} {LABELS[factor]}" for factor, value in centre.items())
         title = f"Gaussian rasteriser, forward + backward, {header['device']}, around {fixed}"
-        drawn = [(result["rows"], list(values), *figure) for figure in (("median_ms", "ms"), ("peak_mib", "MiB"))]
-        write_plots(options.plot, title, [panel for figure in drawn for panel in panels(*figure)], columns=len(values))
+        draw(options.plot, title, result["rows"], list(values))
 
 
 if __name__ == "__main__":

@@ -27,15 +27,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import describe, environment, write_json
-from microdreamer.guidance import Prior, load_prior
-from microdreamer.pipeline import reconstruction as stage1
-from microdreamer.pipeline import refinement as stage2
-from microdreamer.pipeline.config import Config, UserError, load_config
-from microdreamer.pipeline.results import choose_device
+from microdreamer.core.errors import UserError
+from microdreamer.core.machine import choose_device
+from microdreamer.guidance import load_prior
+from microdreamer.guidance.base import Prior
+from microdreamer.pipeline.commands import run_make, run_refine
+from microdreamer.pipeline.config import Config, load_config
 
 PICTURE = str(Path(__file__).resolve().parent.parent / "test_data" / "robot_rgba.png")
 NAME = "run"
-STAGES = {"stage 1": (stage1.run, f"{NAME}.json"), "stage 2": (stage2.run, f"{NAME}_refined.json")}
+STAGES = {"stage 1": (run_make, f"{NAME}.json"), "stage 2": (run_refine, f"{NAME}_refined.json")}
 WORK = ("rounds", "optimiser_steps", "prior_evaluations")
 ASSET = "picture to refined textured mesh"
 # MicroDreamer's own programs with configs/image_sai.yaml on one NVIDIA H200 with random weights of full size, run warm but where it
@@ -60,7 +61,7 @@ def run_once(name: str, config: Config, prior: Prior, device: torch.device) -> t
     prior.evaluations = 0  # so that the record tells those of this run
     started = time.perf_counter()
     try:
-        program(dataclasses.replace(config), True, prior)
+        program(config, True, prior)
     except UserError as error:
         raise SystemExit(f"{name}: {error}") from None
     if device.type == "cuda":
@@ -145,7 +146,7 @@ def main() -> None:
     try:
         config = load_config(options.config, words)
         if not config.input and not config.prompt:
-            config.input = PICTURE
+            config = dataclasses.replace(config, input=PICTURE)
         device = choose_device(config.device)
     except UserError as error:
         parser.error(str(error))

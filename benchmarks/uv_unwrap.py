@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import Timing, describe, environment, time_calls, write_json
 from microdreamer.meshes import cleaning as mesh_cleaning
-from microdreamer.meshes.unwrap import UVLayout, unwrap
+from microdreamer.meshes.unwrap.parametrize import UVLayout, unwrap
 from microdreamer.metrics import uvs as uv_quality
 from microdreamer.metrics.points import draw_points
 from microdreamer.shapes.packed import load_packed

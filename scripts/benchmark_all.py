@@ -39,8 +39,8 @@ from benchmarks.timing import Timing, busy_milliseconds, describe, environment, 
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels import extension
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_python, gaussian_3d_coeff, gaussian_3d_coeff_python
+from microdreamer.pipeline.asset import make_mesh
 from microdreamer.pipeline.config import Config
-from microdreamer.pipeline.results import make_mesh
 
 SWITCHES = ("USE_CUDA_GAUSS", "USE_CUDA_EXTRACT")
 VERSIONS = {("0", "0"): "plain PyTorch", ("1", "0"): "kernel of the weights", ("0", "1"): "fused kernel", ("1", "1"): "fused kernel"}

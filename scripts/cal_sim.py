@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from microdreamer.core.files import atomic_write, one_line
+from microdreamer.core.errors import one_line
+from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import choose_device
 from microdreamer.evaluation.clip_similarity import SIZE, Clip, load_mesh, similarity, views_of
 from microdreamer.guidance.published.latent import on_white
 from microdreamer.pipeline.pictures import load_picture
-from microdreamer.pipeline.results import choose_device
 
 
 def reference_of(record: Path, against: str) -> Tensor | str:

@@ -25,7 +25,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from microdreamer.core.files import atomic_write, one_line
+from microdreamer.core.errors import one_line
+from microdreamer.core.files import atomic_write
 from microdreamer.guidance.checkpoints import check_shapes
 from microdreamer.guidance.published.configs import class_of, configurations
 from microdreamer.guidance.published.ldm_keys import Row, apply, map_keys, undo

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from microdreamer.core.files import one_line
+from microdreamer.core.errors import one_line
 from microdreamer.guidance.checkpoints import check_shapes
 from microdreamer.guidance.published.configs import PUBLISHED, class_of
 from microdreamer.guidance.published.presets import PRESETS, Preset, find_checkpoint, missing_parts, part_weights, split_hub_name

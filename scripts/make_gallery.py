@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from cam_utils import turntable
+from cam_utils import FOV_Y, turntable
 from microdreamer.core.files import atomic_write
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.images.writing import to_bytes
-from microdreamer.pipeline.results import fitting_distance
+from microdreamer.pipeline.results import distance_for
 
 VIEWS = 6
 LABEL = 16  # px above each strip
@@ -28,7 +28,7 @@ LABEL = 16  # px above each strip
 def strip(path: Path, size: int, elevation: float) -> Image.Image:
     """Six views of the model in a PLY file side by side, with the file's name above."""
     model = GaussianModel.load_ply(path)
-    cameras = turntable(VIEWS, elevation, fitting_distance(model.means), width=size, height=size)
+    cameras = turntable(VIEWS, elevation, distance_for(model.means, FOV_Y), width=size, height=size)
     with torch.no_grad():
         views = model.render(cameras, 1.0).image
     picture = Image.new("RGB", (VIEWS * size, size + LABEL), "white")

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from cam_utils import orbit_cameras
-from microdreamer.core.files import one_line
-from microdreamer.guidance import PRECISIONS, Prior, load_prior
+from microdreamer.core.errors import one_line
+from microdreamer.core.machine import choose_device
+from microdreamer.guidance import PRECISIONS, load_prior
+from microdreamer.guidance.base import Prior
 from microdreamer.guidance.samplers import ddim_sample
 from microdreamer.images.writing import write_sheet
 from microdreamer.pipeline.pictures import load_picture
-from microdreamer.pipeline.results import choose_device
 
 SUFFIX = ", 3d asset"  # what MVDream's and ImageDream's captions of 3D objects end with
 # prior: (steps, guidance scale, eta, suffix)

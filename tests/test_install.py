@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from microdreamer.pipeline.config import parse_command_line
+from microdreamer.pipeline.command_line import parse_command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_FILES = ["install_extensions.bat", "run_main.bat"]
@@ -198,4 +198,4 @@ def test_install_builds_in_place_and_reports(tmp_path):
     python = stub(tmp_path / "python", '[[ $1 == -c ]] || { pwd; printf "[%s]" "$@"; }')
     done = run_script("install_extensions.sh", PYTHON=str(python), CXX="true")
     assert done.returncode == 0
-    assert done.stdout == f"{ROOT}\n[setup.py][--quiet][build_ext][--inplace]{ROOT}\n[-m][kernels.extension]"
+    assert done.stdout == f"{ROOT}\n[setup.py][--quiet][build_ext][--inplace]{ROOT}\n[-m][microdreamer.kernels.extension]"

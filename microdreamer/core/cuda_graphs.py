@@ -37,7 +37,7 @@ class _Captured:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A graph of old that is destroyed while another is captured would spoil that."""
+    """An earlier graph that is destroyed while another is captured would spoil that."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

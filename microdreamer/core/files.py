@@ -1,14 +1,18 @@
-"""Writing files whole or not at all, and saying what went wrong with one."""
+"""Files: written whole or not at all, named so that every system takes the name, and what went wrong with one in a line."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 PROBES = 100  # trials of a folder that goes missing again and again
+MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")  # Windows takes these for devices, suffix or not
 
 
 @contextlib.contextmanager
@@ -29,7 +33,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # unnamed where an open file was written to
+        # Unnamed where an open file was written to. An error without a number has a message of its own, which a name would replace.
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
@@ -58,8 +63,40 @@ def try_writing(path: str | Path) -> None:
             folder.rmdir()
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error in one line; of one of the operating system, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+def user_path(text: str | Path) -> Path:
+    """The path that a user typed: `~` and `~name` at its start are a home folder, unless there is a file of that very name."""
+    path = Path(text)
+    if not str(text).startswith("~") or os.path.lexists(path):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
+
+
+def readable(text: str) -> str:
+    """`text` without lone surrogates, which stand for the undecodable bytes of a file's name: those read as Latin-1, others as escapes."""
+    latin = re.sub("[\udc80-\udcff]", lambda found: chr(ord(found.group()) - 0xDC00), text)
+    return latin.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def clean_name(text: str) -> str:
+    """A plain file name for results, of at most `MAX_NAME` bytes, from any text, such as the name of a user's file.
+
+    Blanks of every kind become spaces; joiners, controls and marks of direction go; what paths or Windows forbid becomes `_`;
+    dots do not come first. Names that are plain already stay as they are; of nothing at all comes `object`.
+    """
+    kept = []
+    for sign in unicodedata.normalize("NFC", readable(text)):
+        category = unicodedata.category(sign)
+        if sign.isspace() or category == "Zs":
+            kept.append(" ")
+        elif sign in '<>:"/\\|?*' or category in ("Cn", "Co"):
+            kept.append("_")
+        elif category not in ("Cc", "Cf"):
+            kept.append(sign)
+    name = " ".join("".join(kept).split()).lstrip(". ")
+    if _RESERVED.match(name):
+        name = f"_{name}"
+    name = name.encode()[:MAX_NAME].decode(errors="ignore").rstrip(". ")
+    return unicodedata.normalize("NFC", name) or "object"

@@ -31,12 +31,12 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from microdreamer.core.files import atomic_write, one_line, try_writing
+from microdreamer.core.errors import one_line
+from microdreamer.core.files import atomic_write, try_writing
+from microdreamer.core.profiler_settings import ROUNDS
 from microdreamer.core.trace_summary import summary
 
-MODES = ("none", "nvtx", "torch")
-SCOPES = ("broad", "function")
-ROUNDS = 2  # that a trace records: the first, which warms up, and one like those that follow
+PACKAGE = "microdreamer."  # left out of the names of ranges
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -140,7 +140,7 @@ def function(wrapped: Callable[P, R]) -> Callable[P, R]:
     module = wrapped.__module__
     if module == "__main__":
         module = Path(inspect.unwrap(wrapped).__code__.co_filename).stem
-    name = f"{module}.{wrapped.__qualname__}"
+    name = f"{module.removeprefix(PACKAGE)}.{wrapped.__qualname__}"
 
     @functools.wraps(wrapped)
     def ranged(*args: P.args, **kwargs: P.kwargs) -> R:

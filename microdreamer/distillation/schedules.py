@@ -9,8 +9,10 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from microdreamer.guidance.schedule import NoiseSchedule
+if TYPE_CHECKING:
+    from microdreamer.guidance.schedule import NoiseSchedule
 
 STEPS_SCHEDULES = ("fixed", "linear_up", "linear_down", "cosine_up", "cosine_down")
 

@@ -20,6 +20,7 @@ from microdreamer.core.cuda_graphs import GraphedStep
 from microdreamer.distillation.schedules import Round
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
+from microdreamer.images.reference import Reference
 from microdreamer.kernels import gaussian_fit
 
 MAX_ELEVATION = 80  # degrees: no view is drawn closer to the poles
@@ -32,15 +33,6 @@ class Rendering(Protocol):
 
 class Representation(Protocol):
     def render(self, cameras: Cameras, background: Tensor) -> Rendering: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The picture as one more view: its camera (a batch of one), colours on the background [1,3,S,S] and mask [1,1,S,S], in [0,1]."""
-
-    camera: Cameras
-    image: Tensor
-    mask: Tensor
 
 
 @dataclasses.dataclass(frozen=True)

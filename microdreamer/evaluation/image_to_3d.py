@@ -1,4 +1,4 @@
-"""How well pictures become 3D: known objects are generated from one picture and measured from where nobody looked.
+"""How well pictures become 3D: known objects are generated from one picture and measured from sides that no one has seen.
 
 python -m microdreamer.evaluation.image_to_3d --config configs/micro.yaml --objects val.npz --limit 32 --out results.json [key=value ...]
 
@@ -23,10 +23,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cam_utils import Cameras, orbit_cameras
+from microdreamer.core.command import Interrupt, Parser, exit_code
+from microdreamer.core.errors import Stopped, UserError, user_errors
 from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import choose_device, device_name, peak_memory_mib, versions
 from microdreamer.evaluation import summary
 from microdreamer.evaluation.trivial import flat_card, visual_hull
-from microdreamer.guidance import Prior, load_prior
+from microdreamer.guidance import load_prior
+from microdreamer.guidance.base import Prior
 from microdreamer.guidance.samplers import ddim_sample
 from microdreamer.images.writing import write_sheet
 from microdreamer.meshes.files import read_mesh, write_glb
@@ -37,9 +41,11 @@ from microdreamer.metrics.pictures import mask_iou, point_scores, psnr, sharpnes
 from microdreamer.metrics.points import flat_light, outer_points, outer_points_of
 from microdreamer.pipeline import reconstruction as generation
 from microdreamer.pipeline import refinement
-from microdreamer.pipeline.config import Config, UserError, load_config
-from microdreamer.pipeline.progress import Interrupt, Progress, Stopped
-from microdreamer.pipeline.results import check_writable, choose_device, device_name, make_mesh, peak_memory_mib, print_config, versions
+from microdreamer.pipeline.asset import make_mesh
+from microdreamer.pipeline.commands import print_config
+from microdreamer.pipeline.config import Config, load_config
+from microdreamer.pipeline.progress import Progress, ShouldStop, Watch
+from microdreamer.pipeline.results import check_writable
 from microdreamer.shapes import render as shape_render
 from microdreamer.shapes.packed import PackedMeshes, load_packed
 from microdreamer.training.micro_prior.metrics import silhouette_iou
@@ -161,11 +167,11 @@ def object_seed(config: Config, name: str) -> int:
 
 
 def evaluate_object(
-    prior: Prior, meshes: PackedMeshes, index: int, config: Config, interrupt: Interrupt | None = None
+    prior: Prior, meshes: PackedMeshes, index: int, config: Config, should_stop: ShouldStop | None = None
 ) -> tuple[dict, list[Tensor]]:
     """The record of one object, and its row of a sheet: input, true views, our Gaussians, our refined mesh.
 
-    Raises Stopped where `interrupt` asks for it.
+    Raises Stopped where `should_stop` says so.
     """
     name = meshes.ids[index]
     seed = object_seed(config, name)
@@ -182,8 +188,8 @@ def evaluate_object(
     scene = make_scene(meshes, index, config, generator)
     lap("truth")
     job = generation.prepare(dataclasses.replace(config, seed=seed), prior, scene.picture)
-    with Progress(prior, job.rounds, config.cfg, interrupt=interrupt) as progress:
-        generation.reconstruct(job, progress)
+    with Progress(prior, job.rounds, config.cfg, Watch(prior.device, should_stop=should_stop)) as progress:
+        generation.run_rounds(job, progress)
     failure = None
     try:
         generation.clean(job)
@@ -200,7 +206,7 @@ def evaluate_object(
     lap("mesh")
     if mesh is not None:
         guides = refinement.Guides(job.model, picture, prior, job.condition)
-        refined = refinement.refine(config, mesh, guides, generator)
+        refined = refinement.refine_mesh(config, mesh, guides, generator)
     lap("refine")
 
     white = torch.ones(3, device=prior.device)
@@ -242,14 +248,9 @@ def evaluate_object(
     return record, row
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"command line: {message} (see --help)")
-
-
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     """The options and the configuration of the runs. Raises UserError."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m microdreamer.evaluation.image_to_3d",
         description=__doc__,
         epilog="key=value words are those of main.py (see its --help), without the ones that make no sense here: " + ", ".join(OWN_KEYS),
@@ -301,7 +302,7 @@ def _check_folder(option: str, path: Path) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """Evaluate, print the table, write the files; returns the exit code."""
-    with generation.user_errors():
+    with user_errors():
         device = choose_device(config.device)
         meshes = load_packed(options.objects)
         chosen = choose_objects(meshes, options.limit, options.only)
@@ -338,30 +339,31 @@ def run(options: argparse.Namespace, config: Config) -> int:
         for index in bar:
             bar.set_postfix_str(meshes.ids[index])
             try:
-                with generation.user_errors():
+                with user_errors():
                     record, row = evaluate_object(prior, meshes, index, config, interrupt)
-                    interrupt.check()
+                if interrupt():
+                    raise Stopped
             except Stopped:
                 complete = False
                 break
             records.append(record)
             small = torch.nn.functional.interpolate(torch.stack(row).cpu(), (SHEET_SIZE, SHEET_SIZE), mode="area")
             pictures.extend(small)
-            with generation.user_errors():
+            with user_errors():
                 write(complete=len(records) == len(meshes))
             if not options.quiet:
                 tqdm.write(summary.object_line(record), file=sys.stderr)
     if not records:
         print("evaluation: stopped before the first object was done; nothing was written", file=sys.stderr)
-        return generation.INTERRUPTED
+        return interrupt.exit_code
     print(summary.table(records))
-    return 0 if complete else generation.INTERRUPTED
+    return 0 if complete else interrupt.exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See `main.exit_code`."""
+    """See `core.command.exit_code`."""
     words = sys.argv[1:] if arguments is None else arguments
-    return generation.exit_code("evaluation.image_to_3d", lambda: run(*parse(words)))
+    return exit_code("evaluation.image_to_3d", lambda: run(*parse(words)))
 
 
 if __name__ == "__main__":

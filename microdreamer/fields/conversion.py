@@ -1,6 +1,6 @@
 """From Gaussians to a mesh by way of a neural field: fitted to renders of them, extracted, then refined by differentiable rendering.
 
-The other way, `gaussian_mesh.extract_mesh`, takes the density of the Gaussians as it is. Here that density is only where the
+The other way, `gaussians.extraction.extract_mesh`, takes the density of the Gaussians as it is. Here that density is only where the
 field starts and where rays look for it: along a ray, samples lie in space where there are Gaussians at all, and the field learns
 what to change so that volume renders of it look like the Gaussians' own.
 """
@@ -17,16 +17,17 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from cam_utils import Cameras
+from cam_utils import Cameras, rays
 from microdreamer.core import profiler
-from microdreamer.fields.hash_field import NeuralField, Rays, Start, field_values, pixel_rays, render_rays
-from microdreamer.gaussians import surface as gaussian_surface
+from microdreamer.fields.hash_field import NeuralField, Rays, Start, field_values, render_rays
 from microdreamer.gaussians.extraction import DensityField, closed_surface, extract_fields, solid_core, surface_density, uncut_field
+from microdreamer.gaussians.surface import seen_points
 from microdreamer.kernels.hash_grid import HashGridSpec
 from microdreamer.kernels.mesh_raster import interpolate, rasterize
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import clip_positions
+from microdreamer.meshes.shown import coloured
 from microdreamer.meshes.vertex_fit import RefineSettings, random_views, refine_to_model
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ SMALL_GRID = HashGridSpec(levels=6, features=2, log2_table_size=15, base_resolut
 
 @dataclasses.dataclass(frozen=True)
 class ConverterSettings:
-    """The constants of a conversion; the defaults take about ten seconds on a CPU. PUBLISHED has those of the published converter.
+    """The constants of a conversion; the defaults take about ten seconds on a CPU.
 
     Densities are per half side of the field's box, which is the published converter's unit.
     """
@@ -77,29 +78,11 @@ class ConverterSettings:
     refine: RefineSettings = dataclasses.field(default_factory=RefineSettings)
 
 
-# What it does and this does not: remesh every 512 refinement steps, total variation of the density grid (weighted 1e-8).
-PUBLISHED = ConverterSettings(
-    grid=HashGridSpec(levels=12, features=2, log2_table_size=19, base_resolution=16, growth=2.0),
-    field_steps=512,
-    views=512,
-    rays=128 * 128,
-    samples=128,
-    bins=256,
-    alpha_weight=0.1,
-    density_level=5.0,
-    mesh_resolution=256,
-    refine_views=256,
-    refine_size=512,
-    refine_elevation=10.0,
-    refine=RefineSettings(steps=2048, views=1, offset_lr=1e-4, color_lr=1e-3, alpha_weight=0.1, normal_weight=1e-3, laplacian_weight=0.0),
-)
-
-
 @torch.no_grad()
 def start_of(model: GaussianModel, settings: ConverterSettings) -> Start:
     """Where the field starts: from the Gaussians' density, relative to that at which renders see their surface."""
     field = extract_fields(model, settings.field_resolution, relax_ratio=None)
-    threshold = surface_density(field, gaussian_surface.seen_points(model))
+    threshold = surface_density(field, seen_points(model))
     field = uncut_field(model, field, threshold)
     relative = field.values / threshold
     known = settings.sharpness * relative.clamp_min(1e-6).log() + math.log(settings.start_density)
@@ -111,7 +94,7 @@ def start_of(model: GaussianModel, settings: ConverterSettings) -> Start:
 def rays_of(model: GaussianModel, cameras: Cameras) -> Rays:
     """The rays of renders of the model through pixels that show it, or lie within SURROUNDINGS pixels of one that does."""
     rendering = model.render(cameras, 0.0)
-    origins, directions = pixel_rays(cameras)
+    origins, directions = rays(cameras)
     near = nn.functional.max_pool2d(rendering.alpha, 2 * SURROUNDINGS + 1, 1, SURROUNDINGS) > MIN_SHOWN
     kept = near.reshape(-1).nonzero()[:, 0]
     color = rendering.image.permute(0, 2, 3, 1)
@@ -196,7 +179,7 @@ def extract_surface(
     Raises ValueError where the field does not reach the level.
     """
     density = field_values(field, settings.mesh_resolution)
-    seen = gaussian_surface.seen_points(model)
+    seen = seen_points(model)
     core = solid_core(field.start.field, surface_density(field.start.field, seen), seen).cpu().numpy()
     core = resampled(core, settings.mesh_resolution)
     level = settings.density_level
@@ -232,16 +215,16 @@ def convert(
 
     A neural field is fitted to renders, its surface simplified to `target_faces` if it has more, and its vertices
     refined until the mesh looks like the Gaussians from around; coloured a vertex as renders show it. An alternative to
-    `gaussian_mesh.extract_mesh`, slower and closer to the renders. Vertices are in the world of the Gaussians. `generator` (on the
+    `gaussians.extraction.extract_mesh`, slower and closer to the renders. Vertices are in the world of the Gaussians. `generator` (on the
     CPU; default: seed 0) draws views, rays and initial values. Raises ValueError where there is no surface.
     """
     generator = generator or torch.Generator().manual_seed(0)
     start = start_of(model, settings)
     field = fit_field(model, start, settings, generator, progress)
     vertices, faces = mesh_cleaning.simplify(*extract_surface(model, field, settings, generator), target_faces)
-    mesh = gaussian_surface.coloured(Mesh(vertices, faces), model)
+    mesh = coloured(Mesh(vertices, faces), model)
     if settings.refine_views and settings.refine.steps:
-        mesh = gaussian_surface.coloured(refined(mesh, model, settings, generator, progress), model)
+        mesh = coloured(refined(mesh, model, settings, generator, progress), model)
     return mesh
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cam_utils import Cameras
 from microdreamer.gaussians.extraction import DensityField
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec
@@ -104,18 +103,6 @@ class Rays(NamedTuple):
 
     def __getitem__(self, index: Tensor) -> Rays:
         return Rays(*(tensor[index] for tensor in tuple(self)))
-
-
-def pixel_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Origins and unit directions [V,H,W,3] in the world of the rays through pixel centres."""
-    columns = torch.arange(cameras.width, device=cameras.device) + 0.5
-    rows = torch.arange(cameras.height, device=cameras.device) + 0.5
-    fx, fy, cx, cy = cameras.intrinsics[:, :, None, None].unbind(1)
-    x, y = torch.broadcast_tensors((columns[None, None] - cx) / fx, (rows[None, :, None] - cy) / fy)
-    in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    directions = nn.functional.normalize(in_camera.flatten(1, 2) @ cameras.world_to_camera[:, :3, :3], dim=-1)
-    directions = directions.reshape(*x.shape, 3)
-    return cameras.centers[:, None, None].expand_as(directions), directions
 
 
 def composite(density: Tensor, color: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

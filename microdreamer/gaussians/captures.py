@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 Parameters = dict[str, np.ndarray]
 
+
 # The frame: what of the opacity lies within, and how much of it a floater may not have.
 FRAME_SHARE = 0.98
 CELLS = 32  # across the frame, of the grid in which Gaussians that touch form one part

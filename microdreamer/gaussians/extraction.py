@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from microdreamer.core import profiler
+from microdreamer.gaussians import FIELD_BLOCKS
 from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.kernels import gaussian_field
 from microdreamer.kernels.marching_cubes import marching_cubes
 from microdreamer.kernels.solid_grid import fill_voids, signed_distance
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.shown import coloured
 
 if TYPE_CHECKING:
     from microdreamer.gaussians.model import GaussianModel
@@ -26,7 +28,7 @@ MIN_FIELD_OPACITY = 0.005  # fainter Gaussians are left out of the density field
 FIELD_BOX = 1.8  # the longest side of the means' box after normalisation, in the field's [-1, 1]
 MIN_FIELD_BOX = 0.6  # the least it is shrunk to where the surface would be cut by the border
 FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field without a fixed relax ratio reaches,
-FIELD_BLOCKS, MIN_RELAX_RATIO, MAX_RELAX_RATIO = 16, 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
+MIN_RELAX_RATIO, MAX_RELAX_RATIO = 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
 CORE_DENSITY = 0.1  # of the surface's density: bounds the region that is worn off to a solid core,
 CORE_QUANTILE = 0.85  # to the depth below which this share of the seen points lies outside
 BLUR_REACH = 4  # steps, of a Gaussian of one
@@ -121,7 +123,7 @@ def extract_mesh(
     vertices = mesh_cleaning.smooth(vertices, faces, smoothing_steps)
     vertices, faces = mesh_cleaning.simplify(vertices, faces, target_faces)
     mesh = Mesh(vertices, faces)
-    return gaussian_surface.coloured(mesh, model) if color_vertices else mesh
+    return coloured(mesh, model) if color_vertices else mesh
 
 
 @torch.no_grad()

@@ -14,17 +14,15 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras
+from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project
 from microdreamer.core import profiler
 from microdreamer.gaussians import density_control as gaussian_density
-from microdreamer.gaussians.extraction import FIELD_BLOCKS, DensityField, extract_fields, extract_mesh
+from microdreamer.gaussians import surface
 from microdreamer.gaussians.splat_files import log_remarks, read_splats, write_splats
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.gaussian_fit import activate_gaussians, clamp_image, record_gradients
 from microdreamer.kernels.gaussian_raster import rasterize_gaussians, rotation_matrices
 from microdreamer.kernels.spherical_harmonics import MAX_DEGREE, color_to_sh, degree_from_coefficients, sh_to_base_color
-
-__all__ = ["FIELD_BLOCKS", "PARAMETERS", "DensityField", "GaussianModel", "Render", "extract_fields", "extract_mesh"]
 
 PARAMETERS = ("means", "sh_dc", "sh_rest", "log_scales", "quaternions", "opacity_logits")
 
@@ -234,6 +232,15 @@ class GaussianModel(nn.Module):
         )
         return Render(clamp_image(image), alpha, depth, radii, means2d)
 
+    @property
+    def reach(self) -> float:
+        """Distance from the origin of the farthest Gaussian's end, at one standard deviation."""
+        return float((self.means.detach().norm(dim=1) + self.scales.detach().amax(1)).max())
+
+    def surface_colors(self, points: Tensor, normals: Tensor, view_size: int = surface.VIEW_SIZE) -> Tensor:
+        """Colours [P,3] in [0,1] that renders of `view_size` pixels show at points [P,3] with unit normals [P,3]."""
+        return surface.surface_colors(self, points, normals, view_size)
+
     # ---- Optimiser ----
 
     def make_optimizer(
@@ -382,12 +389,10 @@ class GaussianModel(nn.Module):
         others[candidates] = False
         without = GaussianModel({name: getattr(self, name).detach()[others] for name in PARAMETERS})
         loss = (self.render(camera).alpha - without.render(camera).alpha)[0, 0]
-        world_to_camera, (fx, fy, cx, cy) = camera.world_to_camera[0], camera.intrinsics[0]
-        x, y, z = (self.means[candidates] @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]).unbind(1)
-        in_front = z > 0
-        z = torch.where(in_front, z, 1.0)
-        column, row = (fx * x / z + cx).floor().long(), (fy * y / z + cy).floor().long()
-        inside = in_front & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
+        (pixels,), (z,) = project(camera, self.means[candidates])
+        x, y = pixels.unbind(1)
+        inside = (z > 0) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
+        column, row = torch.where(inside, x, 0).long(), torch.where(inside, y, 0).long()
         lost = torch.zeros_like(inside)
         lost[inside] = loss[row[inside], column[inside]] > min_alpha_loss
         floaters = torch.zeros_like(others)

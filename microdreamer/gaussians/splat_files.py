@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from microdreamer.core.files import atomic_write
-from microdreamer.gaussians.formats.common import FORMATS, RawSplats
+from microdreamer.gaussians.formats.common import RawSplats
 from microdreamer.gaussians.formats.gltf import read_gltf, write_glb
 from microdreamer.gaussians.formats.ply import read_ply, write_ply
 from microdreamer.gaussians.formats.splat import read_splat, write_splat
@@ -23,7 +23,9 @@ from microdreamer.kernels.spherical_harmonics import MAX_DEGREE
 
 log = logging.getLogger(__name__)
 
-WRITERS = dict(zip(FORMATS, (write_ply, write_splat, write_spz, write_glb), strict=True))
+WRITERS = {"ply": write_ply, "splat": write_splat, "spz": write_spz, "glb": write_glb}
+MARKS = (b"f_dc_0", b"packed_position", b"KHR_gaussian_splatting")  # that headers of Gaussians hold and those of meshes do not
+HEADER_BYTES = 1 << 20  # among which a header of a PLY and the JSON of a GLB of Gaussians stand
 READERS = {".ply": read_ply, ".splat": read_splat, ".spz": read_spz, ".glb": read_gltf, ".gltf": read_gltf}
 MAGIC = {b"ply\n": read_ply, b"ply\r": read_ply, b"\x1f\x8b": read_spz, b"NGSP": read_spz, b"glTF": read_gltf}
 KINDS = "a PLY, .splat, .spz or .glb of Gaussians"
@@ -67,6 +69,18 @@ def read_splats(path: str | Path) -> SplatFile:
     except ValueError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     return SplatFile(parameters, raw.up, (*raw.remarks, *remarks))
+
+
+def holds_gaussians(path: str | Path) -> bool:
+    """Whether a file is one of Gaussians rather than of a mesh; PLY and glTF may hold either. False for a missing one."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in (".splat", ".spz"):
+        return True
+    with open(path, "rb") as file:
+        start = file.read(HEADER_BYTES)
+    return any(mark in start for mark in MARKS)
 
 
 def log_remarks(path: str | Path, remarks: Iterable[str]) -> None:

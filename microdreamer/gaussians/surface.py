@@ -5,7 +5,6 @@ The means of Gaussians lie behind what is seen of them, and their density alone 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +12,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from cam_utils import FOV_Y, Cameras, orbit_cameras
+from cam_utils import Cameras, fitting_distance, orbit_cameras, project_for_sampling, unproject
 from microdreamer.core import profiler
 from microdreamer.kernels import gaussian_field
-from microdreamer.meshes.mesh import Mesh
 
 if TYPE_CHECKING:
     from microdreamer.gaussians.model import GaussianModel
@@ -33,10 +31,9 @@ COLOR_NEIGHBOURS = 32  # Gaussians that may colour an unseen vertex
 
 def views_around(model: GaussianModel, size: int = VIEW_SIZE) -> tuple[Cameras, float]:
     """Cameras of `size` pixels a side on all sides from which the whole model is seen, and its radius around the origin."""
-    radius = float((model.means.norm(dim=1) + model.scales.amax(1)).max())
-    distance = 1.05 * radius / math.sin(math.radians(FOV_Y) / 2)
+    radius = model.reach
     elevation, azimuth = zip(*VIEWS, strict=True)
-    return orbit_cameras(elevation, azimuth, distance, width=size, height=size, device=model.device), radius
+    return orbit_cameras(elevation, azimuth, fitting_distance(radius), width=size, height=size, device=model.device), radius
 
 
 @torch.no_grad()
@@ -46,10 +43,7 @@ def seen_points(model: GaussianModel) -> Tensor:
     rendering = model.render(cameras, 0.0)
     view, _, row, column = (rendering.alpha > MIN_ALPHA).nonzero().unbind(1)
     depth = (rendering.depth / rendering.alpha.clamp_min(MIN_ALPHA))[view, 0, row, column]
-    fx, fy, cx, cy = cameras.intrinsics[view].unbind(1)
-    in_camera = torch.stack([(column + 0.5 - cx) / fx * depth, (row + 0.5 - cy) / fy * depth, depth], dim=1)
-    world_to_camera = cameras.world_to_camera[view]
-    return (world_to_camera[:, :3, :3].transpose(1, 2) @ (in_camera - world_to_camera[:, :3, 3])[..., None])[..., 0]
+    return unproject(cameras, view, torch.stack([column + 0.5, row + 0.5], dim=1), depth)
 
 
 @torch.no_grad()
@@ -72,15 +66,9 @@ def surface_colors(model: GaussianModel, points: Tensor, normals: Tensor, view_s
     return colors.clamp(0, 1)
 
 
-def coloured(mesh: Mesh, model: GaussianModel) -> Mesh:
-    """The mesh with the colours at its vertices that renders of the model show there."""
-    colors = surface_colors(model, torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals))
-    return Mesh(mesh.vertices, mesh.faces, colors.cpu().numpy())
-
-
 def _seen_colors(cameras: Cameras, layers: Tensor, tolerance: float, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
     """Mean colours [P,3] that the views show at the points, and the sum of the views' weights [P]."""
-    positions, z = project(cameras, points)
+    positions, z = project_for_sampling(cameras, points)
     samples = grid_sample(layers, positions[:, :, None], align_corners=False)[..., 0]  # [V,5,P]
     premultiplied, alpha, depth = samples[:, :3], samples[:, 3], samples[:, 4]
     to_camera = torch.nn.functional.normalize(cameras.centers[:, None] - points, dim=-1)
@@ -89,14 +77,6 @@ def _seen_colors(cameras: Cameras, layers: Tensor, tolerance: float, points: Ten
     weights = torch.where(is_seen, facing.clamp_min(0) ** FACING_POWER, 0)
     total = (weights * alpha).sum(0)
     return (weights[:, None] * premultiplied).sum(0).T / total.clamp_min(1e-12)[:, None], total
-
-
-def project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Where points [P,3] fall in the pictures: [V,P,2] (x, y), -1 to 1 from edge to edge as grid_sample wants; and view z [V,P]."""
-    in_camera = points @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]
-    x, y, z = in_camera.unbind(-1)
-    fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
-    return torch.stack([(fx * x / z + cx) / cameras.width, (fy * y / z + cy) / cameras.height], dim=-1) * 2 - 1, z
 
 
 @torch.no_grad()

@@ -1,10 +1,17 @@
 """Diffusion priors behind one small interface, the noise schedule and the samplers."""
 
-import torch
+from __future__ import annotations
 
-from microdreamer.guidance.base import PRECISIONS, PRIORS, Prior
+from typing import TYPE_CHECKING
 
-__all__ = ["PRECISIONS", "PRIORS", "Prior", "load_prior"]
+from microdreamer.guidance.names import PRECISIONS, PRIORS
+
+if TYPE_CHECKING:
+    import torch
+
+    from microdreamer.guidance.base import Prior
+
+__all__ = ["PRECISIONS", "PRIORS", "load_prior"]
 
 
 def load_prior(
@@ -13,8 +20,8 @@ def load_prior(
     """The prior called `name`, with the weights at `path` (None: the ones that ship or its public checkpoint).
 
     precision: auto (float16 on a GPU, float32 on the CPU), float32, float16 or bfloat16; memory_gib: what one network call
-    may take beyond the weights (None: a quarter of what is free). The micro prior has its own choice (see `guidance.micro.choose_dtype`)
-    and does not look at memory_gib.
+    may take beyond the weights (None: a quarter of what is free). The micro prior chooses for itself
+    (`guidance.micro.prior.choose_dtype`) and does not look at memory_gib.
     Raises ValueError for a name that is not in PRIORS, FileNotFoundError or ValueError for weights that do not load.
     """
     if name not in PRIORS:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import abc
+import threading
 
 import torch
 from torch import Tensor
 
 from cam_utils import Cameras
+from microdreamer.guidance.names import PRIORS
 from microdreamer.guidance.schedule import NoiseSchedule
-
-# Every prior there is and what it can be conditioned on: errors name the ones that can do what was asked.
-PRIORS: dict[str, frozenset[str]] = {
-    "micro": frozenset({"image", "prompt"}),
-    "zero123_xl": frozenset({"image"}),
-    "stable_zero123": frozenset({"image"}),
-    "mvdream": frozenset({"prompt"}),
-    "imagedream": frozenset({"image", "prompt"}),
-    "stable_diffusion": frozenset({"prompt"}),
-}
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")  # in which the published ones compute
 
 MAX_SPACING_ERROR = 1.0  # degrees by which cameras may miss a prior's fixed azimuth spacing
 
@@ -47,7 +38,16 @@ class Prior(abc.ABC):
     dtype: torch.dtype = torch.float32  # in which it multiplies
 
     def __init__(self) -> None:
-        self.evaluations = 0  # network branches evaluated so far; a guided call is two
+        self._counts = threading.local()  # several runs may share a prior, each in its thread
+
+    @property
+    def evaluations(self) -> int:
+        """Network branches evaluated so far from this thread; a guided call is two."""
+        return getattr(self._counts, "evaluations", 0)
+
+    @evaluations.setter
+    def evaluations(self, count: int) -> None:
+        self._counts.evaluations = count
 
     @abc.abstractmethod
     def condition(

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from microdreamer.core import profiler
+from microdreamer.core.errors import one_line
 from microdreamer.core.files import atomic_write
 
 SHEET_MARGIN = 4  # px between the pictures of a sheet
@@ -51,9 +52,13 @@ def write_video(path: str | Path, frames: Tensor, fps: int = 30) -> None:
     target = ["-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     target += ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     with atomic_write(path) as temporary:
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *target, str(temporary)]
-        result = subprocess.run(command, input=pictures.tobytes(), capture_output=True)
-        if result.returncode != 0:
+        # file: because ffmpeg takes what stands before a colon for a protocol, and a leading dash for an option.
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *target, f"file:{temporary}"]
+        try:
+            result = subprocess.run(command, input=pictures.tobytes(), capture_output=True)
+        except OSError as error:  # not there, not for this machine, or gone while it was written to
+            raise OSError(f"{path}: ffmpeg could not be run ({one_line(error)}); is imageio-ffmpeg whole?") from error
+        if result.returncode != 0 or not temporary.is_file():
             first_line = (result.stderr.decode(errors="replace").splitlines() or [f"exit code {result.returncode}"])[0]
             raise OSError(f"{path}: ffmpeg could not write the video ({first_line}); check free space and permissions")
 

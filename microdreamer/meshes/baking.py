@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
+from cam_utils import project_for_sampling
 from microdreamer.core import profiler
-from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.kernels.mesh_raster import interpolate, rasterize
 from microdreamer.kernels.texture import texture as sample_texture
 from microdreamer.kernels.texture_padding import fill_holes
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel, vertex_normals
-from microdreamer.meshes.unwrap import unwrap
+from microdreamer.meshes.unwrap.parametrize import unwrap
 
 if TYPE_CHECKING:
-    from microdreamer.distillation.sir import Reference
-    from microdreamer.gaussians.model import GaussianModel
+    from microdreamer.images.reference import Reference
+    from microdreamer.meshes.shown import Shown
 
 VIEW_SIZE = 512  # px of the renders that the texture is taken from
 PICTURE_FACING = (0.2, 0.5)  # cosines between which the picture's say grows from none to all
@@ -72,15 +72,13 @@ def unwrapped(mesh: Mesh, size: int, method: str = "charts") -> Mesh:
 
 @torch.no_grad()
 @profiler.function
-def bake(
-    mesh: Mesh, size: int, model: GaussianModel | None = None, picture: Reference | None = None, device: torch.device | str = "cpu"
-) -> Mesh:
+def bake(mesh: Mesh, size: int, model: Shown | None = None, picture: Reference | None = None, device: torch.device | str = "cpu") -> Mesh:
     """The unwrapped mesh with a texture of `size` texels a side: what renders of `model` show (without one, the vertex colours),
     over it the picture where it sees the surface; the space between charts is filled from their edges."""
     texels = texels_of(mesh, size, device)
     colors = texels.vertex_colors
     if model is not None:
-        colors = gaussian_surface.surface_colors(model, texels.positions, texels.normals, VIEW_SIZE)
+        colors = model.surface_colors(texels.positions, texels.normals, VIEW_SIZE)
     if picture is not None:
         seen, weight = picture_colors(mesh, texels, picture)
         colors = torch.lerp(colors, seen, weight[:, None])
@@ -110,7 +108,7 @@ def picture_colors(mesh: Mesh, texels: Texels, picture: Reference) -> tuple[Tens
     camera = picture.camera
     bare = MeshModel(Mesh(mesh.vertices, mesh.faces), camera.device)
     depth, _, _ = bare.geometry(camera, bare.rasterize(camera))
-    positions, z = gaussian_surface.project(camera, texels.positions)
+    positions, z = project_for_sampling(camera, texels.positions)
     core = -torch.nn.functional.max_pool2d(-picture.mask, 2 * PICTURE_EDGE + 1, stride=1, padding=PICTURE_EDGE)
     layers = torch.cat([picture.image, (core > 0.99).float()], dim=1)
     samples = grid_sample(layers, positions[:, :, None], align_corners=False)[0, :, :, 0]

@@ -15,6 +15,7 @@ from scipy.sparse import csgraph
 from microdreamer.core import profiler
 from microdreamer.kernels import extension
 from microdreamer.kernels.mesh_simplify import is_closed_manifold, simplify_closed_mesh
+from microdreamer.meshes.topology import edges_of, half_edges
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +32,6 @@ def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Normals [F,3] whose lengths are twice the areas."""
     corners = vertices[faces]
     return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-
-
-def half_edges(faces: np.ndarray) -> np.ndarray:
-    """The directed edges [3F,2] of the faces: those of face f are rows f, F + f and 2F + f."""
-    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-
-
-def _edge_numbers(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For every half-edge its undirected edge's number [3F], and how many faces each edge has [E]."""
-    edges = np.sort(half_edges(faces), axis=1)
-    keys = edges[:, 0] * (int(faces.max(initial=0)) + 1) + edges[:, 1]
-    _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    return numbers, counts
 
 
 def drop_unused_vertices(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
@@ -72,7 +60,7 @@ def drop_bad_faces(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
 def drop_crowded_faces(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
     """Make every edge have at most two faces: where there are more, the two with the largest areas stay."""
     while len(faces):
-        numbers, counts = _edge_numbers(faces)
+        _, numbers, counts = edges_of(faces)
         if counts.max() <= 2:
             break
         areas = np.tile(np.linalg.norm(face_normals(vertices, faces), axis=1), 3)
@@ -89,7 +77,7 @@ def split_touching_fans(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
     count = len(faces)
     if count == 0:
         return vertices, faces
-    numbers, counts = _edge_numbers(faces)
+    _, numbers, counts = edges_of(faces)
     order = np.argsort(numbers, kind="stable")
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts == 2]
     one, other = order[first], order[first + 1]  # half-edges of the two faces at an edge
@@ -108,7 +96,7 @@ def split_touching_fans(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
 
 def face_parts(faces: np.ndarray) -> np.ndarray:
     """The number [F] of the connected part that each face belongs to (faces are connected across edges)."""
-    numbers, counts = _edge_numbers(faces)
+    _, numbers, counts = edges_of(faces)
     count = len(faces)
     incidence = sparse.coo_matrix((np.ones(3 * count, bool), (np.tile(np.arange(count), 3), count + numbers)), (count + len(counts),) * 2)
     return csgraph.connected_components(incidence, directed=False)[1][:count]
@@ -170,10 +158,7 @@ def wind_outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """The faces, turned so that neighbours agree and every part encloses a positive volume. Edges have at most two faces."""
     if len(faces) == 0:
         return faces
-    numbers, counts = _edge_numbers(faces)
-    order = np.argsort(numbers, kind="stable")
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts == 2]
-    one, other = order[first], order[first + 1]
+    one, other = edges_of(faces).pairs()
     directed = half_edges(faces)
     agree = directed[one, 0] != directed[other, 0]
     if not agree.all():
@@ -210,8 +195,8 @@ def boundary_loops(faces: np.ndarray) -> list[list[int]]:
     Every vertex must have one fan of consistently wound faces (`split_touching_fans`, `wind_outward`), so that one such edge
     at most leaves it. Chains that do not close (on a one-sided surface) are left out.
     """
-    numbers, counts = _edge_numbers(faces)
-    following = dict(half_edges(faces)[counts[numbers] == 1].tolist())
+    edges = edges_of(faces)
+    following = dict(half_edges(faces)[edges.sharing[edges.numbers] == 1].tolist())
     loops = []
     while following:
         loop = [next(iter(following))]
@@ -261,7 +246,7 @@ def clean(vertices: np.ndarray, faces: np.ndarray, max_hole_edges: int = 64) -> 
         vertices, faces = split_touching_fans(vertices, faces)
         faces = wind_outward(vertices, faces)
         vertices, faces = fill_holes(vertices, faces, max_hole_edges)
-        if len(faces) == 0 or _edge_numbers(faces)[1].max() <= 2:
+        if len(faces) == 0 or edges_of(faces)[1:][1].max() <= 2:
             break
     vertices, faces = drop_small_parts(vertices, faces)
     return vertices, wind_outward(vertices, faces)

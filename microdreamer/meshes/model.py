@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cam_utils import Cameras
+from cam_utils import Cameras, in_camera_axes
 from microdreamer.core import profiler
 from microdreamer.kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
 from microdreamer.kernels.texture import texture as sample_texture
@@ -47,7 +47,7 @@ class Fragments(NamedTuple):
 
 def clip_positions(cameras: Cameras, vertices: Tensor) -> Tensor:
     """Clip-space positions [V,N,4] of `vertices` [N,3]: y grows downwards as rows do, w is the view z."""
-    x, y, z = (vertices @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]).unbind(-1)
+    x, y, z = in_camera_axes(cameras, vertices).unbind(-1)
     fx, fy, cx, cy = (value[:, None] for value in cameras.intrinsics.unbind(1))
     clip_x = (2 * fx / cameras.width) * x + (2 * cx / cameras.width - 1) * z  # in this order a centred camera cancels no digits
     clip_y = (2 * fy / cameras.height) * y + (2 * cy / cameras.height - 1) * z

@@ -24,7 +24,7 @@ def well_seen(model: MeshModel, camera: Cameras, mask: Tensor) -> Tensor:
 
 
 class Target:
-    """Pictures [V,3,S,S] that renders from `cameras` shall look like, with weights [V,1,S,S] or 1."""
+    """Pictures [V,3,S,S] that renders from `cameras` should look like, with weights [V,1,S,S] or 1."""
 
     def __init__(self, cameras: Cameras, images: Tensor, weight: Tensor | float = 1.0, alpha: Tensor | None = None) -> None:
         self.cameras, self.images, self.weight, self.alpha = cameras, images, weight, alpha

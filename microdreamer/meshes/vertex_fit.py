@@ -7,7 +7,6 @@ the inside of the object has something to be compared with, and say nothing abou
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,22 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cam_utils import FOV_Y, Cameras, concatenate, orbit_cameras
+from cam_utils import Cameras, concatenate, fitting_distance, orbit_cameras
 from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedStep
-from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
-from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import clip_positions
+from microdreamer.meshes.shown import Shown, coloured
+from microdreamer.meshes.topology import edges_of
 
 if TYPE_CHECKING:
-    from microdreamer.distillation.sir import Reference
-    from microdreamer.gaussians.model import GaussianModel
+    from microdreamer.images.reference import Reference
 
 OFFSET_EPS = 3e-5  # Adam's: gradients of vertices at silhouettes are 1e-4 and more; those that no picture needs to move stay
-FRAME = 1.05  # how much farther than where the whole model just fits into the picture the nearest camera stands
 PICTURE_SHARE = 1 / 6
 COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could not move
 
@@ -57,13 +54,9 @@ class Neighbourhood:
 
     def __init__(self, faces: np.ndarray, vertex_count: int, device: torch.device | str = "cpu") -> None:
         faces = np.asarray(faces, np.int64)
-        ends = np.sort(mesh_cleaning.half_edges(faces), axis=1)
-        keys, numbers = np.unique(ends[:, 0] * max(vertex_count, 1) + ends[:, 1], return_inverse=True)  # far faster than unique rows
-        edges = np.stack(np.divmod(keys, max(vertex_count, 1)), axis=1)
-        order = np.argsort(numbers.reshape(-1), kind="stable")
-        counts = np.bincount(numbers.reshape(-1), minlength=len(edges))
-        first = (np.cumsum(counts) - counts)[counts == 2]
-        pairs = np.stack([order[first], order[first + 1]], axis=1) % max(len(faces), 1)
+        found = edges_of(faces)
+        edges = found.ends
+        pairs = np.stack(found.pairs(), axis=1) % max(len(faces), 1)
         self.faces = torch.from_numpy(faces).to(device)
         self.edges = torch.from_numpy(edges).to(device)
         self.face_pairs = torch.from_numpy(pairs).to(device)
@@ -162,10 +155,9 @@ def refine_vertices(
     return Mesh(vertices, mesh.faces, color_logits.detach().sigmoid().cpu().numpy())
 
 
-def random_views(model: GaussianModel, count: int, size: int, max_elevation: float, farthest: float, generator: torch.Generator) -> Cameras:
+def random_views(model: Shown, count: int, size: int, max_elevation: float, farthest: float, generator: torch.Generator) -> Cameras:
     """Cameras around the model, from where it just fits into the picture to `farthest` times that distance."""
-    radius = float((model.means.detach().norm(dim=1) + model.scales.detach().amax(1)).max())
-    nearest = FRAME * radius / math.sin(math.radians(FOV_Y) / 2)
+    nearest = fitting_distance(model.reach)
     draws = torch.rand(3, count, generator=generator)
     elevation = max_elevation * (2 * draws[0] - 1)
     azimuth = 360 * (torch.arange(count) + draws[1]) / count  # one in each of `count` sectors
@@ -176,7 +168,7 @@ def random_views(model: GaussianModel, count: int, size: int, max_elevation: flo
 @profiler.function
 def refine_to_model(
     mesh: Mesh,
-    model: GaussianModel,
+    model: Shown,
     cameras: Cameras,
     settings: RefineSettings = RefineSettings(),
     generator: torch.Generator | None = None,
@@ -188,7 +180,7 @@ def refine_to_model(
     A `picture` counts as `PICTURE_SHARE` of those views.
     """
     if mesh.vertex_colors is None:
-        mesh = dataclasses.replace(mesh, vertex_colors=gaussian_surface.coloured(mesh, model).vertex_colors)
+        mesh = dataclasses.replace(mesh, vertex_colors=coloured(mesh, model).vertex_colors)
     with torch.no_grad():
         rendering = model.render(cameras, 1.0)
     images, alphas = rendering.image, rendering.alpha

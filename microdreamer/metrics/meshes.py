@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from microdreamer.meshes import cleaning as mesh_cleaning
+from microdreamer.meshes.topology import edges_of, half_edges
 
 NEEDLE = 1e-6  # faces of less height than this share of their longest edge are degenerate
 
@@ -53,12 +54,11 @@ def mesh_quality(vertices: np.ndarray, faces: np.ndarray) -> MeshQuality:
     a, b, c = faces.T
     collapsed = (a == b) | (b == c) | (c == a)
     faces = faces[~collapsed]
-    edges = mesh_cleaning.half_edges(faces)
+    edges = half_edges(faces)
     lengths = np.linalg.norm(vertices[edges[:, 1]] - vertices[edges[:, 0]], axis=1).reshape(3, -1)
     areas = np.linalg.norm(mesh_cleaning.face_normals(vertices, faces), axis=1)
     needles = areas <= NEEDLE * lengths.max(0, initial=0) ** 2
-    _, numbers, sharing = np.unique(np.sort(edges, axis=1), axis=0, return_inverse=True, return_counts=True)
-    numbers = numbers.reshape(-1)
+    _, numbers, sharing = edges_of(faces)
     # Half-edges in the direction of rising vertex numbers; an edge of two faces that agree has one of them.
     rising = np.bincount(numbers, edges[:, 0] < edges[:, 1], len(sharing))
     pairs = sharing == 2

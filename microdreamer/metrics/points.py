@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from cam_utils import FOV_Y, orbit_cameras
+from cam_utils import fitting_distance, orbit_cameras, project
 from microdreamer.shapes.packed import PackedMeshes, pack
 from microdreamer.shapes.render import Lights, render_views
 
@@ -52,8 +52,7 @@ class OuterSurface:
         as_colors = ((vertices - low) / extent * 255).round().clamp(0, 255).to(torch.uint8)[faces.long()]
         mesh = pack([(vertices, faces, as_colors, torch.zeros_like(as_colors, dtype=torch.int8))], ["positions"])
         elevation, azimuth = zip(*DIRECTIONS, strict=True)
-        distance = 1.05 * self.radius / math.sin(math.radians(FOV_Y) / 2)
-        self.cameras = orbit_cameras(elevation, azimuth, distance, width=VIEW_SIZE, height=VIEW_SIZE)
+        self.cameras = orbit_cameras(elevation, azimuth, fitting_distance(self.radius), width=VIEW_SIZE, height=VIEW_SIZE)
         pictures = render_views(mesh, 0, self.cameras, flat_light(len(self.cameras)), supersample=1)
         positions = pictures[:, :3].permute(0, 2, 3, 1) * extent + low
         depth = (positions * self.cameras.world_to_camera[:, None, None, 2, :3]).sum(-1) + self.cameras.world_to_camera[:, 2, 3, None, None]
@@ -61,11 +60,10 @@ class OuterSurface:
 
     def sees(self, points: Tensor) -> Tensor:
         """Whether each point [P,3] on the mesh is in sight of at least one direction [P]."""
-        in_camera = points @ self.cameras.world_to_camera[:, :3, :3].transpose(1, 2) + self.cameras.world_to_camera[:, None, :3, 3]
-        pixels = in_camera[..., :2] / in_camera[..., 2:] * self.cameras.intrinsics[:, None, :2] + self.cameras.intrinsics[:, None, 2:]
+        pixels, z = project(self.cameras, points)
         column, row = pixels.long().clamp(0, VIEW_SIZE - 1).unbind(-1)
         nearest = self.depth[torch.arange(len(self.cameras))[:, None], row, column]
-        return (in_camera[..., 2] <= nearest + DEPTH_TOLERANCE * self.radius).any(0)
+        return (z <= nearest + DEPTH_TOLERANCE * self.radius).any(0)
 
 
 def outer_points(vertices: Tensor, faces: Tensor, generator: torch.Generator, count: int = POINTS) -> Tensor:

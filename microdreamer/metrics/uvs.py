@@ -11,6 +11,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from microdreamer.meshes.topology import edges_of, half_edges
+
 TEXELS_AT_A_TIME = 2_000_000  # of faces' boxes, when coverage is counted
 
 
@@ -104,8 +106,7 @@ def overlapping_texels(uvs: np.ndarray, uv_faces: np.ndarray, resolution: int) -
 def face_charts(uv_faces: np.ndarray) -> np.ndarray:
     """The number [F] of the chart of each face: charts are connected across edges that two faces share in the layout."""
     count = len(uv_faces)
-    edges = np.sort(np.concatenate([uv_faces[:, [0, 1]], uv_faces[:, [1, 2]], uv_faces[:, [2, 0]]]).astype(np.int64), axis=1)
-    _, numbers = np.unique(edges[:, 0] * (int(uv_faces.max(initial=0)) + 1) + edges[:, 1], return_inverse=True)
+    numbers = edges_of(uv_faces).numbers
     links = sparse.coo_matrix((np.ones(3 * count, bool), (np.tile(np.arange(count), 3), count + numbers)), (4 * count,) * 2)
     return np.unique(csgraph.connected_components(links, directed=False)[1][:count], return_inverse=True)[1]
 
@@ -120,16 +121,11 @@ def seam_share(vertices: np.ndarray, faces: np.ndarray, uv_faces: np.ndarray) ->
     An edge is cut where its two faces do not share both ends in the layout. Open and crowded edges do not count.
     """
     faces, uv_faces = np.asarray(faces, np.int64), np.asarray(uv_faces, np.int64)
-    start, end = faces.T.reshape(-1), np.roll(faces, -1, axis=1).T.reshape(-1)
-    uv_start, uv_end = uv_faces.T.reshape(-1), np.roll(uv_faces, -1, axis=1).T.reshape(-1)
+    (start, end), (uv_start, uv_end) = half_edges(faces).T, half_edges(uv_faces).T
     turned = start > end
     start, end = np.where(turned, end, start), np.where(turned, start, end)
     uv_start, uv_end = np.where(turned, uv_end, uv_start), np.where(turned, uv_start, uv_end)
-    keys = start * (int(faces.max(initial=0)) + 1) + end
-    order = np.argsort(keys, kind="stable")
-    same = np.concatenate([[False], keys[order][1:] == keys[order][:-1], [False]])
-    first = np.flatnonzero(same[1:-1] & ~same[:-2] & ~same[2:])
-    one, other = order[first], order[first + 1]
+    one, other = edges_of(faces).pairs()
     vertices = np.asarray(vertices, np.float64)
     lengths = np.linalg.norm(vertices[end[one]] - vertices[start[one]], axis=1)
     cut = (uv_start[one] != uv_start[other]) | (uv_end[one] != uv_end[other])

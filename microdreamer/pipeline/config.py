@@ -5,27 +5,22 @@ Keys that MicroDreamer's YAML files have keep their names and meaning. A key tha
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from microdreamer.core.profiler import MODES, ROUNDS, SCOPES
+from microdreamer.core.errors import UserError
+from microdreamer.core.profiler_settings import MODES, ROUNDS, SCOPES
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
-from microdreamer.gaussians.extraction import FIELD_BLOCKS
-from microdreamer.gaussians.formats.common import FORMATS, UPS
+from microdreamer.gaussians import FIELD_BLOCKS, OTHER_FORMATS, UPS
 from microdreamer.guidance import PRECISIONS, PRIORS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
-
-
-class UserError(ValueError):
-    """Something the user can mend; the message is one line that says what was expected, what came and what to do."""
 
 
 def _number(default: float, low: float, high: float, about: str) -> Any:
@@ -40,6 +35,7 @@ def _text(about: str, default: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"about": about})
 
 
+DEFAULT = Path(__file__).resolve().parents[2] / "configs" / "micro.yaml"
 MESH_METHODS = ("density", "field")
 
 
@@ -61,6 +57,7 @@ class Config:
     prompt_suffix: str | None = _text("added to the prompt for the prior: what the sentences of its training data ended with")
     negative_prompt: str | None = _text("what it is not")
     elevation: float = _number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
+    recenter: bool = dataclasses.field(default=True, metadata={"about": "centre and scale an object that is not framed in its picture"})
     outdir: str = _text("folder of the results", "logs")
     save_path: str | None = _text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
     load: str | None = _text("Gaussians (.ply, .splat, .spz, .glb) to start from instead of a ball; main2.py: to make the mesh of")
@@ -131,7 +128,7 @@ class Config:
     texture_size: int = _number(1024, 16, 8192, "texels a side of the mesh's texture")
     unwrap: str = _choice("charts", UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
     mesh_format: str = _choice("all", ("obj", "glb", "all"), "mesh files to write")
-    splat_format: str = _choice("ply", (*FORMATS, "all"), "main.py: files of Gaussians to write beside the PLY")
+    splat_format: str = _choice("ply", ("ply", *OTHER_FORMATS, "all"), "main.py: files of Gaussians to write beside the PLY")
     video_frames: int = _number(72, 0, 10_000, "frames of the turntable; 0 writes none")
     video_size: int = _number(256, 16, 4096, "pixels a side of turntable and sheet of views")
 
@@ -186,12 +183,12 @@ def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
             yield prefix + field.name, field
 
 
-_FIELDS = dict(_keys(Config))
+FIELDS = dict(_keys(Config))
 
 
 def _expected(key: str) -> str:
     """What a key takes, in words."""
-    field = _FIELDS[key]
+    field = FIELDS[key]
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}[str(field.type).split(" ")[0]]
     if "choices" in field.metadata:
         return f"one of {', '.join(field.metadata['choices'])}"
@@ -204,7 +201,7 @@ def _expected(key: str) -> str:
 
 def _is_allowed(key: str, value: Any) -> bool:
     """Whether a value of the right type is one of the key's choices or in its range."""
-    metadata = _FIELDS[key].metadata
+    metadata = FIELDS[key].metadata
     if value is None:
         return True
     if "choices" in metadata:
@@ -222,13 +219,13 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
         if key in RETIRED:
             raise UserError(f"{source}: {key}: {RETIRED[key]}")
         if key in GROUPS:
-            inner = ", ".join(name for name in _FIELDS if name.startswith(f"{key}."))
+            inner = ", ".join(name for name in FIELDS if name.startswith(f"{key}."))
             raise UserError(f"{source}: {key}: expected one of {inner}")
-        if key not in _FIELDS:
-            nearest = max(_FIELDS, key=lambda known: difflib.SequenceMatcher(None, str(key).lower(), known).ratio())
+        if key not in FIELDS:
+            nearest = max(FIELDS, key=lambda known: difflib.SequenceMatcher(None, str(key).lower(), known).ratio())
             raise UserError(f"{source}: unknown key {key!r}; the nearest valid key is {nearest!r}")
         shown = f"{key}={value}".replace("\n", " ")
-        optional = "None" in str(_FIELDS[key].type)
+        optional = "None" in str(FIELDS[key].type)
         try:
             empty = isinstance(value, str) and value.strip() in ("", "null")
             OmegaConf.update(merged, key, None if optional and empty else value)
@@ -267,22 +264,10 @@ def _assignments(path: str | Path | None, overrides: Sequence[str]) -> Iterator[
         yield "command line", key, value.replace("${", r"\${")  # a prompt is text, not an interpolation
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"command line: {message} (see --help)")
-
-
-def parse_command_line(arguments: Sequence[str], description: str) -> tuple[Config, bool]:
-    """The configuration and whether to be quiet. Words other than the options are `key=value` (leading dashes are dropped)."""
-    keys = "\n".join(f"  {name}={'' if f.default is None else f.default}  {f.metadata['about']}" for name, f in _FIELDS.items())
-    parser = _Parser(
-        description=description,
-        epilog=f"keys and their defaults:\n{keys}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--config FILE] [--quiet] [key=value ...]",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of key: value")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
-    options, words = parser.parse_known_args(arguments)
-    return load_config(options.config, words), options.quiet
+def as_config(source: Config | str | Path | Mapping[str, Any] | None) -> Config:
+    """A configuration from whatever callers have: one, the path of a YAML file, or keys and values on top of `configs/micro.yaml`."""
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, (str, Path)):
+        return load_config(source, [])
+    return load_config(DEFAULT, [f"{key}={value}" for key, value in (source or {}).items()])

@@ -1,78 +1,56 @@
 """Photo, or a folder of them, to centred cut-outs: `python process.py photo.jpg` writes photo_rgba.png beside it.
 
-A picture that has alpha keeps it; otherwise the background is removed (see cutout.py). In a folder, files that end in
-`_rgba.png` are results of this script and left alone; one picture that fails is reported and the rest go on.
+A picture whose alpha is a cut-out keeps it; otherwise the background is removed (see microdreamer/images/cutout.py). In a folder, files
+that end in `_rgba.png` are results of this script and left alone; one picture that fails is reported and the rest go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from microdreamer.core.files import atomic_write, one_line
-from microdreamer.images.cutout import AUTO, Matting, cut_out, load_matting
+from microdreamer.core.console import accept_any_text
+from microdreamer.core.errors import one_line
+from microdreamer.core.files import atomic_write, clean_name, user_path
+from microdreamer.images.cutout import AUTO, EMBEDDED, GRABCUT, Matting, load_matting, separated
+from microdreamer.images.framing import BORDER_RATIO, SIZE, recentre
 from microdreamer.images.reading import SUFFIXES, read_image
 
-__all__ = ["cut_out", "process_file", "recentre"]
-
-VISIBLE = 12  # of 255; fainter alpha does not count as part of the object when it is measured
 RESULT_SUFFIX = "_rgba.png"
-
-
-def recentre(image: Image.Image, size: int = 512, border_ratio: float = 0.2) -> Image.Image:
-    """The visible part of an RGBA picture, centred in a transparent square of `size` pixels.
-
-    Its box's longer side becomes round(size * (1 - border_ratio)) pixels. Raises ValueError where nothing is visible.
-    """
-    visible = np.asarray(image.getchannel("A")) > VISIBLE
-    rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
-    if rows.size == 0:
-        raise ValueError(f"expected a picture with something visible in it, got alpha of at most {VISIBLE} of 255 everywhere")
-    left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-    scale = round(size * (1 - border_ratio)) / max(right - left, bottom - top)
-    width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-    part = image.crop((left, top, right, bottom)).convert("RGBa")
-    if (factor := int(0.25 / scale)) > 1:  # averages first what a longer filter would do slowly
-        part = part.reduce(factor)
-    scaled = Image.fromarray(_resample(np.asarray(part), width, height))
-    canvas = Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    canvas.paste(scaled, ((size - width) // 2, (size - height) // 2))
-    return canvas
-
-
-def _resample(premultiplied: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Straight RGBA uint8 [height,width,4] from premultiplied [h,w,4], by Lanczos.
-
-    In floats: the filter overshoots at edges in colours and alpha alike, so their ratio is right before either is clipped.
-    """
-    channels = [Image.fromarray(premultiplied[..., c].astype(np.float32)) for c in range(4)]
-    red, green, blue, alpha = (np.asarray(channel.resize((width, height), Image.Resampling.LANCZOS)) for channel in channels)
-    colours = np.dstack([red, green, blue]) * (255 / np.maximum(alpha, 0.5))[..., None]
-    return np.round(np.clip(np.dstack([colours, alpha]), 0, 255)).astype(np.uint8)
+MODEL_HELP = f"auto, {EMBEDDED} (the network that ships), {GRABCUT}, or a model of rembg such as u2net (default: auto)"
+MAX_STEM = 240  # bytes of a picture's name; longer ones have no room for the suffix
 
 
 def process_file(
-    path: Path, target: Path, model: str | Matting = AUTO, size: int = 512, border_ratio: float = 0.2, recenter: bool = True
-) -> None:
-    """Write the cut-out of the picture at `path` to `target`, a PNG, whole or not at all.
+    path: Path,
+    target: Path,
+    model: str | Matting = AUTO,
+    size: int = SIZE,
+    border_ratio: float = BORDER_RATIO,
+    recenter: bool = True,
+) -> str | None:
+    """Write the cut-out of the picture at `path` to `target`, a PNG, whole or not at all. Returns what there was to say of it, or None.
 
     Without `recenter` the picture keeps its size and place. Raises FileNotFoundError or ValueError, in one line with the path.
     """
-    image = read_image(path)
+    said: list[str] = []
+    image = read_image(path, said.append)
     try:
-        image = cut_out(image, model)
-        image = recentre(image, size, border_ratio) if recenter else image
+        found = separated(image, model)
+        result = recentre(found.image, size, border_ratio) if recenter else found.image
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if found.done and image.mode == "RGBA":  # that a photograph lost its background is what it came for
+        said.append(found.done)
     with atomic_write(target) as temporary:
-        image.save(temporary, format="PNG")
+        result.save(temporary, format="PNG")
+    return f"{path}: {'; '.join(said)}" if said else None
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -86,7 +64,8 @@ def pictures_in(folder: Path) -> list[Path]:
 
 def target_of(path: Path, out: Path | None) -> Path:
     """foo.jpg -> foo_rgba.png, beside it or in the folder `out`; a foo_rgba.png given by name stays foo_rgba.png."""
-    return (out or path.parent) / f"{path.stem.removesuffix('_rgba')}{RESULT_SUFFIX}"
+    stem = path.stem.removesuffix("_rgba")
+    return (out or path.parent) / f"{stem if len(os.fsencode(stem)) <= MAX_STEM else clean_name(stem)}{RESULT_SUFFIX}"
 
 
 def _targets(pictures: Sequence[Path], out: Path | None) -> dict[Path, Path]:
@@ -113,12 +92,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = _Parser(prog="process.py", description=__doc__.splitlines()[0])
-    parser.add_argument("input", type=Path, help="a picture, or a folder of pictures")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: beside each picture)")
-    parser.add_argument("--model", default=AUTO, help="auto, embedded (no download) or a model of rembg such as u2net (default: auto)")
-    parser.add_argument("--size", type=int, default=512, help="side of the result in pixels (default: 512)")
-    parser.add_argument("--border_ratio", type=float, default=0.2, help="share of the side left free around the object (default: 0.2)")
+    parser = _Parser(prog="process.py", description="Photo, or a folder of them, to centred cut-outs on a transparent ground.")
+    parser.add_argument("input", type=user_path, help="a picture, or a folder of pictures")
+    parser.add_argument("--out", type=user_path, help="folder for the results (default: beside each picture)")
+    parser.add_argument("--model", default=AUTO, help=MODEL_HELP)
+    parser.add_argument("--size", type=int, default=SIZE, help=f"side of the result in pixels (default: {SIZE})")
+    parser.add_argument(
+        "--border_ratio", type=float, default=BORDER_RATIO, help=f"share of the side left free around the object (default: {BORDER_RATIO})"
+    )
     parser.add_argument(
         "--recenter", action=argparse.BooleanOptionalAction, default=True, help="centre and scale the object (default: yes)"
     )
@@ -134,6 +115,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 when a picture could not be done."""
+    accept_any_text()
     options = parse_arguments(arguments)
     try:
         pictures = pictures_in(options.input) if options.input.is_dir() else [options.input]
@@ -145,7 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     for path, target in tqdm(targets.items(), unit="picture", disable=None if len(targets) > 1 else True):
         try:
-            process_file(path, target, matting, options.size, options.border_ratio, options.recenter)
+            said = process_file(path, target, matting, options.size, options.border_ratio, options.recenter)
+            if said:
+                tqdm.write(said, file=sys.stderr)
             tqdm.write(str(target))
         except (ValueError, OSError) as error:
             failed += 1

@@ -1,40 +1,67 @@
-"""The picture that a run starts from: read, cut out where needed, squared; and as the reference view of a fit."""
+"""The picture that a run starts from: read, cut out where needed, squared."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cam_utils import Cameras
-from microdreamer.distillation.sir import Reference
+from microdreamer.core.files import user_path
+from microdreamer.images.preparation import prepared
 from microdreamer.images.reading import read_image
 
 MIN_SIDE = 16  # pixels; less shows no object
 MAX_SIDE = 1024  # pixels; no prior sees more, and a phone's picture would cost seconds a resize
 
+Say = Callable[[str], None]  # takes a line about what was done
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 
-def load_picture(path: str | Path) -> Tensor:
-    """The object at `path` as straight RGBA [4,S,S] in [0,1], padded to a square; without alpha it is cut out and centred.
 
+def as_picture(source: Picture, recenter: bool = True, say: Say | None = None) -> Tensor:
+    """The object in a picture as straight RGBA [4,S,S] in [0,1]; see `reconstruct` for what may be given, `load_picture` for the rest.
+
+    Raises ValueError in one line for an array or tensor of another shape, and as `load_picture`.
+    """
+    if isinstance(source, Tensor):
+        if source.ndim != 3 or source.shape[0] != 4 or source.shape[1] != source.shape[2]:
+            raise ValueError(f"picture: expected a tensor [4,S,S], got {list(source.shape)}")
+        return source.detach().float().clamp(0, 1)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] not in (3, 4):
+            raise ValueError(f"picture: expected an array [H,W,3] or [H,W,4], got {list(source.shape)}")
+        source = Image.fromarray(source if source.dtype == np.uint8 else np.rint(np.clip(source, 0, 1) * 255).astype(np.uint8))
+    if isinstance(source, Image.Image):
+        return object_in(source if source.mode in ("RGB", "RGBA") else source.convert("RGBA"), "picture", recenter, say)
+    return load_picture(source, recenter, say)
+
+
+def load_picture(path: str | Path, recenter: bool = True, say: Say | None = None) -> Tensor:
+    """The object at `path` as straight RGBA [4,S,S] in [0,1], padded to a square; cut out and centred where it is not yet.
+
+    See `preparation.prepared`; without `recenter` the object stays where it is. `say` is told in one line what was done, if anything.
     Raises FileNotFoundError or ValueError in one line for what is not a picture or holds no object.
     """
-    picture = read_image(path)
+    path = user_path(path)
+    notes: list[str] = []
+    return object_in(read_image(path, notes.append), str(path), recenter, say, notes)
+
+
+def object_in(picture: Image.Image, name: str, recenter: bool = True, say: Say | None = None, notes: Sequence[str] = ()) -> Tensor:
+    """As `load_picture`, of an RGB or RGBA picture called `name`; `notes` were made of it already."""
     if min(picture.size) < MIN_SIDE:
         raise ValueError(
-            f"{path}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
+            f"{name}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
         )
-    if picture.mode != "RGBA":
-        from microdreamer.pipeline.cutouts import cut_out, recentre
-
-        try:
-            picture = recentre(cut_out(picture))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    try:
+        picture, done = prepared(picture, recenter=recenter)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if say and (said := [*notes, *([done] if done else [])]):
+        say(f"{name}: {'; '.join(said)}")
     side = max(picture.size)
     square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
@@ -45,7 +72,7 @@ def load_picture(path: str | Path) -> Tensor:
 
 def caption_beside(path: str | Path) -> str | None:
     """The sentence in `foo_caption.txt` for a picture `foo_rgba.*`, or None. Raises ValueError for a file that is not UTF-8 text."""
-    path = Path(path)
+    path = user_path(path)
     caption = path.with_name(f"{path.stem.removesuffix('_rgba')}_caption.txt")
     if not path.stem.endswith("_rgba") or not caption.is_file():
         return None
@@ -53,12 +80,3 @@ def caption_beside(path: str | Path) -> str | None:
         return " ".join(caption.read_text(encoding="utf-8").split()) or None
     except UnicodeDecodeError:
         raise ValueError(f"{caption}: expected a sentence in UTF-8; mend the file or pass prompt=...") from None
-
-
-def reference_view(picture: Tensor, camera: Cameras) -> Reference:
-    """The RGBA picture [4,S,S] on white and its mask, at the size of `camera` (one view) and on its device."""
-    rgba = picture[None].to(camera.device)
-    white = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
-    size = (camera.height, camera.width)
-    image, mask = (F.interpolate(layer, size, mode="bilinear", antialias=True).clamp(0, 1) for layer in (white, rgba[:, 3:]))
-    return Reference(camera, image, mask)

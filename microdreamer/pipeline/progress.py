@@ -1,61 +1,71 @@
-"""What a long run shows and obeys: a progress bar, seconds per phase, and Ctrl-C."""
+"""How far a run is: seconds per phase, steps done, an estimate of what is left. Whoever called is told, and may ask it to stop.
+
+Nothing here prints or takes signals: `on_progress` and `should_stop` are the caller's, and are called from the thread of the run.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import sys
+import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from microdreamer.core import profiler
+from microdreamer.core.errors import Stopped
 from microdreamer.distillation.schedules import Round
-from microdreamer.guidance import Prior
+from microdreamer.guidance.base import Prior
 
 
-class Stopped(Exception):
-    """Ctrl-C was pressed; raised between two steps, where everything is whole."""
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What `on_progress` is told after each step and at each end of a phase.
+
+    phase: load, prior, fit, mesh, refine, write or video; finished: whether it ended, after `seconds` in all. fraction: the share
+    [0,1] of the rounds (or of the refinement's steps) that is done, by time; seconds_left: an estimate for the rest of them, or
+    None. note: what is being done, in words. preview: renders the object as it is now, [1,3,S,S] in [0,1]; costs one render.
+    """
+
+    phase: str
+    seconds: float
+    finished: bool = False
+    fraction: float = 0.0
+    seconds_left: float | None = None
+    note: str = ""
+    preview: Callable[[], Tensor] | None = None
 
 
-class Interrupt:
-    """While entered, the first Ctrl-C only asks: `check` raises `Stopped` at the next step. The second one ends the program."""
+OnProgress = Callable[[Update], None]
+ShouldStop = Callable[[], bool]
 
-    def __init__(self) -> None:
-        self.requested = False
 
-    def __enter__(self) -> Interrupt:
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
-        return self
+def _silent(_: Update) -> None:
+    """For callers who do not want to know."""
 
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nstopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+def _never() -> bool:
+    return False
+
+
+class Watch:
+    """The caller's two functions, and the seconds of each phase in order; a phase that is entered again adds up."""
+
+    def __init__(self, device: torch.device, on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.tell = on_progress or _silent
+        self._should_stop = should_stop or _never
+        self._device = device
 
     def check(self) -> None:
-        if self.requested:
+        """Raise Stopped where the caller wants the run to stop."""
+        if self._should_stop():
             raise Stopped
 
-
-class Phases:
-    """Seconds per phase of a run, in order; a phase that is entered again adds up."""
-
-    def __init__(self, device: torch.device, quiet: bool = True) -> None:
-        self.seconds: dict[str, float] = {}
-        self._device = device
-        self._quiet = quiet
-
     @contextlib.contextmanager
-    def __call__(self, name: str, announce: bool = True) -> Iterator[None]:
-        """Time the block and, unless `announce` is false, print one line about it."""
+    def phase(self, name: str, announce: bool = True) -> Iterator[None]:
+        """Time the block and, unless `announce` is false, tell its end."""
         start = time.perf_counter()
         try:
             with profiler.phase(name):
@@ -70,12 +80,13 @@ class Phases:
             self.announce(name)
 
     def announce(self, name: str) -> None:
-        if not self._quiet and name in self.seconds:
-            print(f"{name}: {self.seconds[name]:.1f} s", file=sys.stderr, flush=True)
+        """Tell that a phase is over."""
+        if name in self.seconds:
+            self.tell(Update(name, self.seconds[name], finished=True))
 
 
 class Progress:
-    """The bar over all rounds, which also times their two halves, marks each for profilers and passes on Ctrl-C between steps.
+    """The rounds of one reconstruction: times their two halves, marks each for profilers, tells and asks the caller between steps.
 
     What is left is told from the mean time of the prior's branches and of the optimiser's steps so far, which differ widely.
     """
@@ -85,26 +96,20 @@ class Progress:
         prior: Prior,
         rounds: Sequence[Round],
         guidance_scale: float,
-        phases: Phases | None = None,
-        interrupt: Interrupt | None = None,
-        quiet: bool = True,
+        watch: Watch | None = None,
+        preview: Callable[[], Tensor] | None = None,
     ) -> None:
-        self.phases = phases or Phases(prior.device)
+        self.watch = watch or Watch(prior.device)
         self.rounds_done = 0
         self.fit_steps = 0  # optimiser steps done
-        self._prior, self._rounds, self._interrupt = prior, len(rounds), interrupt or Interrupt()
+        self._prior, self._rounds, self._preview = prior, len(rounds), preview
         self._evaluations = prior.evaluations  # the ones of earlier runs do not count
         guided = sum(len(turn.denoising) for turn in rounds) if guidance_scale != 1 else 0
         self._all_branches = sum(turn.network_calls for turn in rounds) + guided
         self._all_steps = sum(len(turn.steps) for turn in rounds)
         self._prior_seconds = self._fit_seconds = 0.0
-        self._loss = ""
+        self._note = self._loss = ""
         self._range = contextlib.ExitStack()  # the round's, for profilers
-        self._bar = tqdm(
-            total=1.0,
-            disable=quiet or None,  # None: shown on a terminal only
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far{postfix}",
-        )
         self._ticked = time.perf_counter()
 
     def __enter__(self) -> Progress:
@@ -112,7 +117,6 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._range.close()
-        self._bar.close()
 
     @property
     def evaluations(self) -> int:
@@ -129,7 +133,7 @@ class Progress:
     def start_round(self, turn: Round) -> None:
         self._range.enter_context(profiler.one_round(turn.index))
         self._ticked = time.perf_counter()
-        self._bar.set_description_str(f"round {turn.index + 1}/{self._rounds}", refresh=False)
+        self._note = f"round {turn.index + 1}/{self._rounds}"
 
     def end_round(self, loss: float) -> None:
         self._range.close()
@@ -138,21 +142,20 @@ class Progress:
 
     def after_prior_step(self, _step: int, _total: int, _metrics: dict[str, float]) -> None:
         self._prior_seconds += self._lap()
-        self._show()
+        self._tell("prior", self._prior_seconds)
 
     def after_fit_step(self, _step: int, _total: int, _metrics: dict[str, float]) -> None:
         self.fit_steps += 1
         self._fit_seconds += self._lap()
-        self._show()
+        self._tell("fit", self._fit_seconds)
 
     def _lap(self) -> float:
         now = time.perf_counter()
         seconds, self._ticked = now - self._ticked, now
         return seconds
 
-    def _show(self) -> None:
+    def _tell(self, phase: str, seconds: float) -> None:
         spent, left = self._prior_seconds + self._fit_seconds, self.seconds_left
-        self._bar.set_postfix_str(f"{tqdm.format_interval(left)} left{self._loss}", refresh=False)
-        self._bar.total = spent + left
-        self._bar.update(max(spent - self._bar.n, 0.0))
-        self._interrupt.check()
+        fraction = spent / max(spent + left, 1e-9)
+        self.watch.tell(Update(phase, seconds, False, fraction, left, self._note + self._loss, self._preview))
+        self.watch.check()

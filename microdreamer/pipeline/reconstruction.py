@@ -1,55 +1,36 @@
-"""A picture and/or a sentence -> 3D Gaussians -> a coarse coloured mesh, by score-based iterative reconstruction.
-
-python main.py --config configs/micro.yaml input=photo_rgba.png save_path=name
-python main.py --config configs/micro.yaml prompt="a red apple"
-"""
+"""Stage 1: a picture and/or a sentence -> 3D Gaussians -> a coarse textured mesh, by score-based iterative reconstruction."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cam_utils import orbit_cameras
 from microdreamer.core import profiler
-from microdreamer.core.files import one_line
+from microdreamer.core.errors import Stopped, UserError, user_errors
+from microdreamer.core.machine import choose_device
 from microdreamer.distillation import sir
 from microdreamer.distillation.schedules import Round, density_steps, plan_rounds
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.guidance import PRIORS, Prior, load_prior
-from microdreamer.pipeline.config import Config, UserError, parse_command_line
-from microdreamer.pipeline.pictures import caption_beside, load_picture, reference_view
-from microdreamer.pipeline.progress import Interrupt, Phases, Progress, Stopped
-from microdreamer.pipeline.results import (
-    check_switches,
-    check_writable,
-    choose_device,
-    input_view_psnr,
-    print_config,
-    result_stem,
-    write_record,
-    write_results,
-)
+from microdreamer.guidance import PRIORS, load_prior
+from microdreamer.guidance.base import Prior
+from microdreamer.images.reference import Reference, reference_view
+from microdreamer.pipeline.asset import make_mesh
+from microdreamer.pipeline.config import Config, as_config
+from microdreamer.pipeline.pictures import Picture, as_picture, caption_beside
+from microdreamer.pipeline.progress import OnProgress, Progress, ShouldStop, Watch
+from microdreamer.pipeline.results import Result, check_switches, input_view_psnr, make_record
 
 TEXTURE_VIEW = 512  # px of the picture where it colours the mesh
-INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
+PREVIEW_VIEW = 256  # px
+NOTHING_TO_MAKE = 'nothing to make: pass input=picture.png, prompt="a sentence", or both'
 PLAN_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
 LEARNING_KEYS = ("position_lr_init", "position_lr_final", "position_lr_max_steps", "feature_lr", "opacity_lr", "scaling_lr", "rotation_lr")
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Whatever is found wrong with what the user gave becomes a UserError of one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UserError(one_line(error)) from error
 
 
 def select(config: Config, keys: Sequence[str]) -> dict:
@@ -65,14 +46,26 @@ class Job:
     condition: object
     model: GaussianModel
     views: sir.ViewRange
-    reference: sir.Reference | None  # the picture as one more view
+    reference: Reference | None  # the picture as one more view
     rounds: list[Round]
     generator: torch.Generator
 
 
-def own_caption(config: Config) -> str | None:
-    """The sentence beside the picture, for a prior that reads."""
-    return caption_beside(config.input) if config.input and "prompt" in PRIORS[config.prior] else None
+def with_inputs(config: Config, picture: Picture | None, prompt: str | None) -> Config:
+    """The configuration with what was given beside it, and with the sentence beside the picture for a prior that reads.
+
+    The caller's own is never changed.
+    """
+    path = str(picture) if isinstance(picture, (str, Path)) else config.input if picture is None else None
+    prompt = config.prompt if prompt is None else prompt
+    if not prompt and path and "prompt" in PRIORS[config.prior]:
+        prompt = caption_beside(path)
+    return dataclasses.replace(config, input=path, prompt=prompt)
+
+
+def prior_for(config: Config, device: torch.device) -> Prior:
+    """The prior that the configuration names."""
+    return load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
 
 
 @profiler.function
@@ -104,7 +97,7 @@ def prepare(config: Config, prior: Prior, picture: Tensor | None) -> Job:
     return Job(config, prior, condition, model, views, reference, rounds, generator)
 
 
-def reconstruct(job: Job, progress: Progress) -> None:
+def run_rounds(job: Job, progress: Progress) -> None:
     """All rounds of SIR on `job.model`, which is whole whenever `progress` raises `Stopped`."""
     config, prior, model, generator = job.config, job.prior, job.model, job.generator
     background = torch.ones(3, device=prior.device)
@@ -126,11 +119,11 @@ def reconstruct(job: Job, progress: Progress) -> None:
     for turn in job.rounds:
         progress.start_round(turn)
         cameras = sir.draw_cameras(prior, job.views, generator, from_front=turn.starts_from_noise)
-        with progress.phases("prior", announce=False):
+        with progress.watch.phase("prior", announce=False):
             with torch.no_grad():
                 renders = model.render(cameras, background).image
             targets = sir.repair(prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator, progress.after_prior_step)
-        with progress.phases("fit", announce=False):
+        with progress.watch.phase("fit", announce=False):
             loss = fitter.fit(
                 cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow, on_step=progress.after_fit_step
             )
@@ -146,7 +139,7 @@ def clean(job: Job) -> None:
         raise UserError("nothing is left of the object: the prior drew next to nothing; try another seed, prompt or picture")
 
 
-def texture_view(job: Job, picture: Tensor | None) -> sir.Reference | None:
+def texture_view(job: Job, picture: Tensor | None) -> Reference | None:
     """The picture as a view of the size that textures are made from."""
     if picture is None:
         return None
@@ -154,85 +147,74 @@ def texture_view(job: Job, picture: Tensor | None) -> sir.Reference | None:
     return reference_view(picture, camera.resized(TEXTURE_VIEW, TEXTURE_VIEW))
 
 
-def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
-    """One picture and/or sentence to files, by `prior` or, without one, by that of the configuration; returns the exit code."""
+def preview(job: Job) -> Tensor:
+    """The object as it is now, from a little beside the picture: [1,3,S,S] in [0,1] on white."""
+    config, size = job.config, {"width": PREVIEW_VIEW, "height": PREVIEW_VIEW}
+    camera = orbit_cameras(config.elevation, 30.0, config.radius, fov_y=config.fovy, **size, device=job.prior.device)
+    with torch.no_grad():
+        return job.model.render(camera, 1.0).image
+
+
+def reconstruct(
+    picture: Picture | None = None,
+    prompt: str | None = None,
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *,
+    prior: Prior | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Result:
+    """One picture and/or sentence -> Gaussians and a textured mesh.
+
+    picture: a path, a PIL picture, an array [H,W,3 or 4] (uint8, or float in [0,1]) or a straight RGBA tensor [4,S,S]; without
+    alpha its background is cut out. config: a `Config`, the path of a YAML file, or keys and values on top of
+    `configs/micro.yaml`, which is also the default. prior: one that is loaded already (`load_prior`), on the device to use;
+    several runs may share it. on_progress, should_stop: see `pipeline.progress`; a run that is stopped after its first fit
+    returns what it has, with `complete` false.
+
+    Changes none of its arguments, prints nothing, takes no signals, and may run in any thread, several at once. Raises UserError
+    (a ValueError) in one line for what cannot be used, and Stopped where there is nothing to return yet.
+    """
     with user_errors():
-        device = choose_device(config.device)
-        phases = Phases(device, quiet)
-        with phases("load"):
-            if not config.input and not config.prompt:
-                raise UserError('nothing to make: pass input=picture.png, prompt="a sentence", or both')
-            picture = load_picture(config.input) if config.input else None
-            config.prompt = config.prompt or own_caption(config)
-            stem = result_stem(config)
+        config = with_inputs(as_config(config), picture, prompt)
+        device = choose_device(config.device) if prior is None else prior.device
+        watch = Watch(device, on_progress, should_stop)
+        with watch.phase("load"):
+            source = config.input if picture is None else picture
+            if source is None and not config.prompt:
+                raise UserError(NOTHING_TO_MAKE)
+            rgba = None if source is None else as_picture(source)
             check_switches(config, device)
-            prior = prior or load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
-            job = prepare(config, prior, picture)
-            check_writable(stem)
-            profiler.write_to(Path(f"{stem}_trace"))
-    if not quiet:
-        print_config(config)
+            job = prepare(config, prior or prior_for(config, device), rgba)
 
-    with Interrupt() as interrupt:
-        with Progress(job.prior, job.rounds, config.cfg, phases, interrupt, quiet) as progress:
-            try:
-                reconstruct(job, progress)
-                complete = True
-            except Stopped:
-                complete = False
-        if not progress.fit_steps:
-            print("main.py: stopped before the first fit; nothing was written", file=sys.stderr)
-            return INTERRUPTED
-        for name in ("prior", "fit"):
-            phases.announce(name)
-        clean(job)
-        with user_errors():
-            no_mesh = write_results(config, stem, job.model, texture_view(job, picture), phases)
-            write_record(
-                config,
-                stem,
-                device,
-                phases,
-                complete=complete,
-                rounds=progress.rounds_done,
-                optimiser_steps=progress.fit_steps,
-                prior_evaluations=progress.evaluations,
-                prior_precision=str(job.prior.dtype).removeprefix("torch."),
-                gaussians=len(job.model),
-                input_view_psnr_db=input_view_psnr(job.model, job.reference),
-                no_mesh=no_mesh,
-            )
-    if no_mesh:
-        raise UserError(f"everything was written but the mesh: {no_mesh}")
-    if not quiet:
-        print(f"{'wrote' if complete else 'stopped early, wrote'} {stem}_model.* and {stem}.json", file=sys.stderr)
-    return 0 if complete else INTERRUPTED
-
-
-def exit_code(program: str, work: Callable[[], int]) -> int:
-    """What `work` returns; 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
-    try:
-        return work()
-    except (UserError, profiler.TraceError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        return INTERRUPTED
-
-
-def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
-    """What `run` returns, with the ranges or the trace that `config.profiling` asks for. Raises profiler.TraceError."""
-    wanted = config.profiling
-    with profiler.session(wanted.mode, wanted.scope, wanted.rounds, quiet):
-        return run(config, quiet)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """See `exit_code`."""
-    words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("main.py", lambda: profiled(run, *parse_command_line(words, __doc__)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    complete = True
+    with Progress(job.prior, job.rounds, config.cfg, watch, lambda: preview(job)) as progress:
+        try:
+            run_rounds(job, progress)
+        except Stopped:
+            if not progress.fit_steps:
+                raise
+            complete = False
+    for name in ("prior", "fit"):
+        watch.announce(name)
+    clean(job)
+    mesh = no_mesh = None
+    with user_errors(), watch.phase("mesh"):
+        try:
+            mesh = make_mesh(config, job.model, texture_view(job, rgba))
+        except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
+            no_mesh = str(error)
+    record = make_record(
+        config,
+        device,
+        watch.seconds,
+        complete=complete,
+        rounds=progress.rounds_done,
+        optimiser_steps=progress.fit_steps,
+        prior_evaluations=progress.evaluations,
+        prior_precision=str(job.prior.dtype).removeprefix("torch."),
+        gaussians=len(job.model),
+        input_view_psnr_db=input_view_psnr(job.model, job.reference),
+        no_mesh=no_mesh,
+    )
+    return Result(config, job.model, mesh, record, complete, no_mesh, input_picture=rgba, shown=job.model, points=job.model.means)

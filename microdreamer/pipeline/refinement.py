@@ -1,58 +1,36 @@
-"""Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior.
-
-python main2.py --config configs/micro.yaml input=photo_rgba.png save_path=name     refines what main.py wrote under that name
-python main2.py --from-splats gaussians.ply save_path=name                          a textured mesh of any Gaussians (docs/splats.md)
-python main2.py --from-mesh chair.glb --config configs/micro.yaml prompt="a chair"  refines a mesh of your own
-
-A mesh without colours wants to be painted, not retouched: add refine_views=4 refine_denoise_steps=20 refine_strength=0.3 refine_cfg=3
-iters_refine=4 texture_lr=0.2. What the prior draws beyond the mesh's outline is lost, and where its drawing is smaller there is white.
-"""
+"""Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cam_utils import orbit_cameras
-from microdreamer.core import profiler
-from microdreamer.distillation import sir
+from microdreamer.core.errors import UserError, user_errors
+from microdreamer.core.machine import choose_device
 from microdreamer.distillation.refinement import check_view_count, circle_of_views, retouched, retouching_levels
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.guidance import Prior, load_prior
+from microdreamer.guidance.base import Prior
+from microdreamer.images.reference import Reference, reference_view
 from microdreamer.meshes.baking import bake
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel
 from microdreamer.meshes.texture_fit import Target, fit_surface, well_seen
 from microdreamer.meshes.vertex_fit import RefineSettings, random_views, refine_to_model
-from microdreamer.pipeline.config import Config, UserError, parse_command_line
-from microdreamer.pipeline.pictures import load_picture, reference_view
-from microdreamer.pipeline.progress import Interrupt, Phases, Stopped
-from microdreamer.pipeline.reconstruction import INTERRUPTED, condition_prior, exit_code, own_caption, profiled, user_errors
-from microdreamer.pipeline.results import (
-    MESH_FILES,
-    check_switches,
-    check_writable,
-    choose_device,
-    input_view_psnr,
-    print_config,
-    remove_results,
-    result_stem,
-    write_mesh,
-    write_pictures,
-    write_record,
-)
-from microdreamer.pipeline.subject import Subject, load_subject
+from microdreamer.pipeline.config import Config, as_config
+from microdreamer.pipeline.pictures import Picture, as_picture
+from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
+from microdreamer.pipeline.reconstruction import condition_prior, prior_for, with_inputs
+from microdreamer.pipeline.results import Result, check_switches, input_view_psnr, make_record, result_stem
+from microdreamer.pipeline.subject import Subject, load_subject, subject_of
 
-RESULTS = (*MESH_FILES, ".mp4", "_views.png", ".json")
 GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION = 24, 256, 30.0  # renders that vertices move to: how many, px, degrees at most
 NOTHING_TO_GO_BY = 'nothing to refine the mesh by: pass input=picture.png, prompt="a sentence", or both'
-ALIASES = {"--from-splats": "load", "--from-ply": "load", "--from-mesh": "mesh"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +38,7 @@ class Guides:
     """What the surface is fitted to; whatever is not there is None."""
 
     gaussians: GaussianModel | None
-    picture: sir.Reference | None
+    picture: Reference | None
     prior: Prior | None
     condition: object
 
@@ -69,12 +47,14 @@ class Guides:
         return self.prior.device if self.gaussians is None else self.gaussians.device
 
 
-def picture_target(model: MeshModel, picture: sir.Reference) -> Target:
+def picture_target(model: MeshModel, picture: Reference) -> Target:
     """The picture, where the surface faces it."""
     return Target(picture.camera, picture.image, well_seen(model, picture.camera, picture.mask).float())
 
 
-def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generator, on_step: Callable[[], None] = lambda: None) -> MeshModel:
+def refine_mesh(
+    config: Config, mesh: Mesh, guides: Guides, generator: torch.Generator, on_step: Callable[[], None] = lambda: None
+) -> MeshModel:
     """Move the vertices to where renders of the Gaussians show the surface and paint it anew; then, round by round, fit the texture
     to the prior's retouched views of it. The picture counts throughout."""
     device = guides.device
@@ -100,61 +80,7 @@ def refine(config: Config, mesh: Mesh, guides: Guides, generator: torch.Generato
     return model
 
 
-def run(config: Config, quiet: bool, prior: Prior | None = None) -> int:
-    """One mesh to files, by `prior` or, without one, by that of the configuration; returns the exit code."""
-    with user_errors():
-        device = choose_device(config.device)
-        phases = Phases(device, quiet)
-        with phases("load"):
-            if config.mesh and config.load:
-                raise UserError("--from-mesh and --from-splats: pass one of them (as keys: mesh and load)")
-            if config.mesh and not config.input and not config.prompt:
-                raise UserError(NOTHING_TO_GO_BY)
-            if (own := config.mesh or config.load) and config.save_path is None:
-                config.save_path = Path(own).stem
-            stem = result_stem(config)
-            check_switches(config, device)
-            check_writable(stem)
-            profiler.write_to(Path(f"{stem}_refined_trace"))
-            rgba = load_picture(config.input) if config.input else None
-            config.prompt = config.prompt or own_caption(config)
-            picture = None if rgba is None else picture_view(config, rgba, device)
-            condition = None
-            if rgba is None and not config.prompt:
-                prior = None
-            else:
-                prior = prior or load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
-                condition = condition_prior(config, prior, rgba)
-                check_view_count(prior, config.refine_views)
-                retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
-        with phases("mesh"):
-            subject = load_subject(config, stem, picture, device)
-        if subject.gaussians is None and prior is None:
-            raise UserError(NOTHING_TO_GO_BY)
-    if not quiet:
-        print_config(config)
-
-    guides = Guides(subject.gaussians, picture, prior, condition)
-    with Interrupt() as interrupt, tqdm(total=steps_of(config, guides), disable=quiet or None, unit="step", desc="refine") as bar:
-
-        def on_step() -> None:
-            bar.update()
-            interrupt.check()
-
-        try:
-            with user_errors(), phases("refine"):
-                model = refine(config, subject.mesh, guides, torch.Generator().manual_seed(config.seed), on_step)
-        except Stopped:
-            print("main2.py: stopped before the end; nothing was written", file=sys.stderr)
-            return INTERRUPTED
-        with user_errors():
-            write_results(config, f"{stem}_refined", model, subject, guides, phases)
-    if not quiet:
-        print(f"wrote {stem}_refined.*", file=sys.stderr)
-    return 0
-
-
-def picture_view(config: Config, rgba: Tensor, device: torch.device) -> sir.Reference:
+def picture_view(config: Config, rgba: Tensor, device: torch.device) -> Reference:
     """The picture as a view of the size of the refinement's renders."""
     size = {"width": config.refine_size, "height": config.refine_size}
     return reference_view(rgba, orbit_cameras(config.elevation, 0.0, config.radius, fov_y=config.fovy, **size, device=device))
@@ -170,47 +96,90 @@ def steps_of(config: Config, guides: Guides) -> int:
     return steps
 
 
-def write_results(config: Config, stem: str, model: MeshModel, subject: Subject, guides: Guides, phases: Phases) -> None:
-    """Mesh, turntable, sheet of views and record, each written whole or not at all."""
-    remove_results(Path(stem), RESULTS)
+class Steps:
+    """Tells the caller how far the refinement is, and asks whether to go on, after each of `total` steps."""
+
+    def __init__(self, watch: Watch, total: int) -> None:
+        self._watch, self._total, self._done = watch, max(total, 1), 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._watch.tell(Update("refine", 0.0, fraction=self._done / self._total, note=f"refine, step {self._done}/{self._total}"))
+        self._watch.check()
+
+
+def refine(
+    source: Result | Mesh | GaussianModel | str | Path | None = None,
+    picture: Picture | None = None,
+    prompt: str | None = None,
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *,
+    prior: Prior | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Result:
+    """Refine a mesh: move its vertices to what the Gaussians show, paint it anew, let the prior retouch it.
+
+    source: what `reconstruct` returned, a mesh or Gaussians, or the path of a file of either; None takes the configuration's
+    `mesh` or `load`, or the files that stage 1 wrote under its name. Without a picture and a prompt (those of a Result are
+    taken) Gaussians alone guide it, and no prior is loaded. The rest as for `reconstruct`; a run that is stopped raises Stopped.
+    """
+    with user_errors():
+        given = as_config(source.config if config is None and isinstance(source, Result) else config)
+        if isinstance(source, Result) and picture is None and source.input_picture is not None:
+            picture = source.input_picture
+        if isinstance(source, Result) and prompt is None:
+            prompt = source.config.prompt
+        if given.mesh and given.load:
+            raise UserError("--from-mesh and --from-splats: pass one of them (as keys: mesh and load)")
+        config = with_inputs(given, picture, prompt)
+        if isinstance(source, Result) and config.input is None:
+            config = dataclasses.replace(config, input=source.config.input)  # what the result is named after
+        device = choose_device(config.device) if prior is None else prior.device
+        watch = Watch(device, on_progress, should_stop)
+        with watch.phase("load"):
+            shown = config.input if picture is None else picture
+            if (config.mesh or isinstance(source, Mesh)) and shown is None and not config.prompt:
+                raise UserError(NOTHING_TO_GO_BY)
+            check_switches(config, device)
+            rgba = None if shown is None else as_picture(shown)
+            view = None if rgba is None else picture_view(config, rgba, device)
+            condition = None
+            if rgba is None and not config.prompt:
+                prior = None
+            else:
+                prior = prior or prior_for(config, device)
+                condition = condition_prior(config, prior, rgba)
+                check_view_count(prior, config.refine_views)
+                retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
+        with watch.phase("mesh"):
+            subject = (
+                load_subject(config, result_stem(config), view, device) if source is None else subject_of(source, config, view, device)
+            )
+        if subject.gaussians is None and prior is None:
+            raise UserError(NOTHING_TO_GO_BY)
+        guides = Guides(subject.gaussians, view, prior, condition)
+        evaluations = prior.evaluations if prior else 0
+        with watch.phase("refine"):
+            generator = torch.Generator().manual_seed(config.seed)
+            model = refine_mesh(config, subject.mesh, guides, generator, Steps(watch, steps_of(config, guides)))
+        return refined_result(config, model, subject, guides, watch, evaluations, rgba)
+
+
+def refined_result(
+    config: Config, model: MeshModel, subject: Subject, guides: Guides, watch: Watch, evaluations_before: int, rgba: Tensor | None
+) -> Result:
+    """The refined mesh where its file had it, with its record."""
     mesh = subject.placed_back(model.to_mesh())
-    with phases("write"):
-        write_mesh(config, stem, mesh)
-    with phases("video"):
-        write_pictures(config, stem, model, model.vertices)
-    write_record(
+    record = make_record(
         config,
-        stem,
         model.device,
-        phases,
+        watch.seconds,
         complete=True,
         faces=len(mesh.faces),
         vertices=len(mesh.vertices),
         texture_size=len(mesh.texture),
-        prior_evaluations=guides.prior.evaluations if guides.prior else 0,
+        prior_evaluations=guides.prior.evaluations - evaluations_before if guides.prior else 0,
         input_view_psnr_db=input_view_psnr(model, guides.picture),
     )
-
-
-def with_aliases(arguments: Sequence[str]) -> list[str]:
-    """The ALIASES, as `--from-mesh FILE` or `--from-mesh=FILE`, as key=value words. Raises UserError for a missing FILE."""
-    words, rest = [], iter(arguments)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name in ALIASES:
-            value = value if equals else next(rest, "")
-            if not value:
-                raise UserError(f"command line: {name}: expected a file")
-            word = f"{ALIASES[name]}={value}"
-        words.append(word)
-    return words
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """See `main.exit_code`."""
-    words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("main2.py", lambda: profiled(run, *parse_command_line(with_aliases(words), __doc__)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Result(config, subject.gaussians, mesh, record, refined=True, input_picture=rgba, shown=model, points=model.vertices.detach())

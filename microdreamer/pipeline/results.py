@@ -3,44 +3,93 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
-import math
-import platform
+import logging
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cam_utils import FOV_Y, Cameras, turntable
+from cam_utils import Cameras, fitting_distance, turntable
 from microdreamer.core import profiler
-from microdreamer.core.files import atomic_write, try_writing
-from microdreamer.distillation.sir import Reference
-from microdreamer.fields.conversion import convert
-from microdreamer.gaussians.extraction import extract_mesh
+from microdreamer.core.errors import UserError, user_errors
+from microdreamer.core.files import try_writing
+from microdreamer.core.machine import device_name, peak_memory_mib, versions
+from microdreamer.core.staging import staged
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.images.reference import Reference
 from microdreamer.images.writing import write_sheet, write_video
 from microdreamer.kernels.extension import use_compiled
-from microdreamer.meshes.baking import bake, unwrapped
 from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.metrics.pictures import psnr
-from microdreamer.pipeline.config import Config, UserError
-from microdreamer.pipeline.progress import Phases
+from microdreamer.pipeline.config import Config
+from microdreamer.pipeline.progress import OnProgress, Watch
+
+log = logging.getLogger(__name__)
 
 VIEWS_PER_CALL = 12  # bounds the memory of a turntable
 SHEET_VIEWS = 8
 QUANTILE_POINTS = 1 << 20  # torch.quantile takes no more than 16 million
 MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
+# All that a result may consist of, after its stem; the record is put in place last.
 SPLAT_FILES = {"ply": "_model.ply", "splat": "_model.splat", "spz": "_model.spz", "glb": "_splats.glb"}  # _model.glb is the mesh
-RESULTS = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
+STAGE_1 = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
+STAGE_2 = (*MESH_FILES, ".mp4", "_views.png", ".json")
 MAX_NAME = 200  # bytes; file systems allow 255, and suffixes follow
-PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh", "diffusers", "transformers")
+
+
+class Shown(Protocol):
+    def render(self, cameras: Cameras, background: Tensor) -> Any: ...
+
+
+@dataclasses.dataclass
+class Result:
+    """What `reconstruct` or `refine` made.
+
+    gaussians: None where a mesh was refined that came without. mesh: textured, None where the Gaussians have no surface
+    (`no_mesh` says why). record: what the JSON file will hold: configuration, seconds, scores, versions. complete: whether no
+    round was left out because the caller stopped it. input_picture: the straight RGBA picture [4,S,S] that it was made from.
+    """
+
+    config: Config
+    gaussians: GaussianModel | None
+    mesh: Mesh | None
+    record: dict[str, Any]
+    complete: bool = True
+    no_mesh: str | None = None
+    refined: bool = False
+    input_picture: Tensor | None = None
+    shown: Shown | None = None  # what pictures are made of: the Gaussians, or the refined mesh within its frame
+    points: Tensor | None = None  # [P,3], of that
+
+    def save(self, folder: str | Path | None = None, name: str | None = None, on_progress: OnProgress | None = None) -> Path:
+        """Write everything as `folder/NAME...` (default: the configuration's); returns `folder/NAME`, `_refined` added to a refined one's.
+
+        All files take their places together, at the end: until then an earlier result of that name stays as it was. A film that
+        cannot be written is a warning, and the rest is written. Raises UserError where files cannot be.
+        """
+        config = dataclasses.replace(self.config, outdir=str(folder or self.config.outdir), save_path=name or self.config.save_path)
+        stem = result_stem(config)
+        if self.refined:
+            stem = stem.with_name(f"{stem.name}_refined")
+        watch = Watch(self.points.device, on_progress)
+        with user_errors(), torch.no_grad(), staged(stem, STAGE_2 if self.refined else STAGE_1) as aside:
+            with watch.phase("write"):
+                if not self.refined:
+                    write_gaussians(config, aside, self.gaussians)
+                if self.mesh is not None:
+                    write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)
+            with watch.phase("video"):
+                write_pictures(config, aside, self.shown, self.points)
+            seconds = self.record["seconds"] | {phase: round(spent, 3) for phase, spent in watch.seconds.items()}
+            record = self.record | {"seconds": seconds, "config": dataclasses.asdict(self.config)}
+            text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+            Path(f"{aside}.json").write_text(text, encoding="utf-8")
+        return stem
 
 
 def result_stem(config: Config) -> Path:
@@ -63,32 +112,6 @@ def check_writable(stem: Path) -> None:
         raise UserError(f"outdir={stem.parent}: cannot be written to ({error.strerror}); choose another outdir") from None
 
 
-class Shown(Protocol):
-    def render(self, cameras: Cameras, background: Tensor) -> Any: ...
-
-
-@torch.no_grad()
-@profiler.function
-def render_views(model: Shown, cameras: Cameras, background: Tensor) -> Tensor:
-    """Pictures [V,3,H,W] of many cameras, a few at a time."""
-    parts = (cameras[start : start + VIEWS_PER_CALL] for start in range(0, len(cameras), VIEWS_PER_CALL))
-    return torch.cat([model.render(part, background).image for part in parts])
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is CUDA where there is one. Raises UserError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device={name}: not on this machine; pass device=cpu or device=auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device={name}: expected cpu or cuda")
-    return device
-
-
 def check_switches(config: Config, device: torch.device) -> None:
     """Raise UserError for a switch or a method that cannot be followed, before the long part rather than at the mesh."""
     if config.unwrap == "xatlas" and importlib.util.find_spec("xatlas") is None:
@@ -100,60 +123,26 @@ def check_switches(config: Config, device: torch.device) -> None:
             raise UserError(str(error)) from None
 
 
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in ("microdreamer-optimized", *PACKAGES):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+@torch.no_grad()
+@profiler.function
+def render_views(model: Shown, cameras: Cameras, background: Tensor) -> Tensor:
+    """Pictures [V,3,H,W] of many cameras, a few at a time."""
+    parts = (cameras[start : start + VIEWS_PER_CALL] for start in range(0, len(cameras), VIEWS_PER_CALL))
+    return torch.cat([model.render(part, background).image for part in parts])
 
 
-def device_name(device: torch.device) -> str:
-    """What ran: the GPU's name, or the processor with the number of threads used."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def peak_memory_mib(device: torch.device) -> dict[str, float]:
-    """Largest memory so far in MiB: of the process, and of PyTorch's tensors on the GPU."""
-    found = {}
-    if sys.platform != "win32":
-        import resource
-
-        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found["process"] = round(largest / (2**20 if sys.platform == "darwin" else 2**10), 1)
-    if device.type == "cuda":
-        found["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return found
-
-
-def print_config(config: Config) -> None:
-    """The resolved configuration, as one line of JSON that the next run could read."""
-    print(f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}", file=sys.stderr)
-
-
-def fitting_distance(points: Tensor, fov_y: float = FOV_Y) -> float:
+def distance_for(points: Tensor, fov_y: float) -> float:
     """Camera distance from which the ball around points [P,3], but for the farthest in a thousand, fits into the picture with a margin."""
     reach = float(torch.quantile(points.detach().norm(dim=-1)[:: 1 + len(points) // QUANTILE_POINTS], 0.999))
-    return 1.05 * reach / math.sin(math.radians(fov_y / 2))
-
-
-def remove_results(stem: Path, suffixes: Sequence[str]) -> None:
-    """Remove what an earlier run of that name left; it would seem to belong to this one."""
-    for suffix in suffixes:
-        Path(f"{stem}{suffix}").unlink(missing_ok=True)
+    return fitting_distance(reach, fov_y)
 
 
 def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tensor) -> None:
-    """The sheet of views and the turntable of an object with these points [P,3]."""
+    """The sheet of views and the turntable of an object with these points [P,3]. A film that fails is a warning."""
     background = torch.ones(3, device=points.device)
     looks = {
         "elevation": config.elevation,
-        "radius": max(config.radius, fitting_distance(points, config.fovy)),
+        "radius": max(config.radius, distance_for(points, config.fovy)),
         "fov_y": config.fovy,
         "device": points.device,
         "width": config.video_size,
@@ -161,7 +150,10 @@ def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tenso
     }
     write_sheet(f"{stem}_views.png", render_views(model, turntable(SHEET_VIEWS, **looks), background), columns=SHEET_VIEWS // 2)
     if config.video_frames:
-        write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks), background))
+        try:
+            write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks), background))
+        except OSError as error:
+            log.warning("no film was written, the rest was: %s", " ".join(str(error).split()))
 
 
 @profiler.function
@@ -181,43 +173,16 @@ def write_gaussians(config: Config, stem: str | Path, model: GaussianModel) -> N
             model.save(f"{stem}{SPLAT_FILES[format]}", format)
 
 
-def make_mesh(config: Config, model: GaussianModel, picture: Reference | None) -> Mesh:
-    """The textured mesh of the Gaussians. Raises ValueError where they have no surface."""
-    if config.mesh_method == "field":
-        mesh = convert(model, config.mesh_faces, generator=torch.Generator().manual_seed(config.seed))
-    else:
-        mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces, color_vertices=False)
-    mesh = unwrapped(mesh, config.texture_size, config.unwrap)
-    return bake(mesh, config.texture_size, model, picture, model.device)
-
-
-def write_results(config: Config, stem: Path, model: GaussianModel, picture: Reference | None, phases: Phases) -> str | None:
-    """Gaussians, turntable, sheet of views and mesh, each written whole or not at all. Returns why there is no mesh, or None."""
-    remove_results(stem, RESULTS)
-    write_gaussians(config, stem, model)
-    with phases("video"):
-        write_pictures(config, stem, model, model.means)
-    with phases("mesh"):
-        try:
-            mesh = make_mesh(config, model, picture)
-        except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
-            return str(error)
-        write_mesh(config, f"{stem}_model", mesh)
-    return None
-
-
-def write_record(config: Config, stem: str | Path, device: torch.device, phases: Phases, **found: object) -> None:
-    """`NAME.json`, the last file of a run: what the run found, what it took, on what, and how to repeat it."""
-    record = found | {
-        "seconds": {name: round(seconds, 3) for name, seconds in phases.seconds.items()},
+def make_record(config: Config, device: torch.device, seconds: dict[str, float], **found: object) -> dict[str, Any]:
+    """What `NAME.json` holds: what the run found, what it took, on what, and how to repeat it."""
+    return found | {
+        "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
         "peak_memory_mib": peak_memory_mib(device),
         "device": device_name(device),
         "versions": versions(),
         "seed": config.seed,
         "config": dataclasses.asdict(config),
     }
-    with atomic_write(f"{stem}.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def input_view_psnr(model: Shown, reference: Reference | None) -> float | None:

@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from cam_utils import fitting_radius
+from microdreamer.core.errors import UserError
+from microdreamer.core.staging import finish
 from microdreamer.gaussians import captures
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.gaussians.splat_files import log_remarks, read_splats
+from microdreamer.gaussians.splat_files import holds_gaussians, log_remarks, read_splats
 from microdreamer.meshes.baking import bake, repainted, unwrapped
 from microdreamer.meshes.cleaning import drop_unused_vertices, merge_vertices
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.mesh import Mesh
-from microdreamer.pipeline.config import Config, UserError
-from microdreamer.pipeline.results import make_mesh
+from microdreamer.pipeline.asset import make_mesh
+from microdreamer.pipeline.config import Config
 
 if TYPE_CHECKING:
-    from microdreamer.distillation.sir import Reference
+    from microdreamer.images.reference import Reference
+    from microdreamer.pipeline.results import Result
 
-MARGIN = 1.05  # around an object that just fits into the cameras' view
 OFF_CENTER = 0.25  # of the object's reach, by which its middle may miss the origin, and
 REACH_RANGE = (0.5, 1.5)  # its reach, as a share of what fits, to stay as it is: objects of stage 1 do
 FRAMED_SHARE = 0.995  # of the opacity of Gaussians, that a frame holds
@@ -81,7 +84,7 @@ def frame_around(center: np.ndarray, reach: float, radius: float, fov_y: float) 
     """
     if not 0 < reach < math.inf:
         raise ValueError(f"expected an object with a size, got one that reaches {reach:g} from its middle")
-    fitting = radius * math.sin(math.radians(fov_y / 2)) / MARGIN
+    fitting = fitting_radius(radius, fov_y)
     smallest, largest = REACH_RANGE
     if np.linalg.norm(center) <= OFF_CENTER * reach and smallest <= reach / fitting <= largest:
         return UNMOVED
@@ -103,12 +106,12 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     if config.load:
         parameters, stated_up, remarks = read_splats(config.load)
         try:
-            gaussians, frame = framed_gaussians(parameters, stated_up, config, device)
+            subject = gaussian_subject(parameters, stated_up, config, picture, device)
         except ValueError as error:
             raise ValueError(f"{config.load}: {'; '.join([str(error), *remarks])}") from error
         log_remarks(config.load, remarks)
-        solid = GaussianModel.from_arrays(captures.thickened(gaussians.arrays()), device)
-        return Subject(make_mesh(config, solid, picture), gaussians, frame)
+        return subject
+    finish(stem)
     found = [path for path in (Path(f"{stem}_model.glb"), Path(f"{stem}_model.obj")) if path.is_file()]
     if not found:
         raise UserError(f"{stem}_model.glb: there is no mesh of that name; run main.py first, or pass --from-mesh or --from-splats FILE")
@@ -117,6 +120,32 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     if not mesh.has_texture:
         mesh = bake(unwrapped(mesh, config.texture_size, config.unwrap), config.texture_size, gaussians, picture, device)
     return Subject(mesh, gaussians)
+
+
+def subject_of(
+    source: Result | Mesh | GaussianModel | str | Path, config: Config, picture: Reference | None, device: torch.device
+) -> Subject:
+    """What `refine` was given: a result of stage 1, a mesh or Gaussians of the user's own, or the path of a file of either."""
+    if isinstance(source, Mesh):
+        mesh, frame = framed_mesh(source, config)
+        return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
+    if isinstance(source, GaussianModel):
+        return gaussian_subject(source.arrays(), None, config, picture, device)
+    if isinstance(source, (str, Path)):
+        key = "load" if holds_gaussians(source) else "mesh"
+        return load_subject(dataclasses.replace(config, mesh=None, load=None, **{key: str(source)}), Path(), picture, device)
+    if source.mesh is None:
+        raise ValueError(f"there is no mesh to refine: {source.no_mesh}")
+    return Subject(source.mesh, source.gaussians)
+
+
+def gaussian_subject(
+    parameters: captures.Parameters, stated_up: str | None, config: Config, picture: Reference | None, device: torch.device
+) -> Subject:
+    """The mesh of Gaussians of the user's own; see `framed_gaussians`."""
+    gaussians, frame = framed_gaussians(parameters, stated_up, config, device)
+    solid = GaussianModel.from_arrays(captures.thickened(gaussians.arrays()), device)
+    return Subject(make_mesh(config, solid, picture), gaussians, frame)
 
 
 def framed_gaussians(

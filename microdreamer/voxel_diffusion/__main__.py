@@ -9,20 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import torch
 
-from microdreamer.core.files import one_line
+from microdreamer.core.command import Parser, exit_code
+from microdreamer.core.errors import UserError, user_errors
 from microdreamer.voxel_diffusion import commands, network, primitives, sampling, schedule, timesteps
 
 PROGRAM = "voxel_diffusion"
 DATA = "data/synthetic"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def _common(parser: argparse.ArgumentParser, device: bool = True) -> None:
@@ -82,8 +77,8 @@ def _train_options(parser: argparse.ArgumentParser, strategy: str) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_subparsers(dest="command", required=True, parser_class=_Parser).add_parser
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_subparsers(dest="command", required=True, parser_class=Parser).add_parser
 
     generate = add("generate", aliases=["gen_synthetic"], help="write voxel grids to train on")
     generate.add_argument("--kind", default="sphere", choices=[*primitives.KINDS, "mesh"])
@@ -144,19 +139,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
-    try:
-        options = build_parser().parse_args(arguments)
-        return options.run(options)
-    except torch.OutOfMemoryError:
-        print(f"{PROGRAM}: out of GPU memory; lower --batch, raise --patch or pass --checkpointing", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped", file=sys.stderr)
-        return commands.INTERRUPTED
+    """See `core.command.exit_code`."""
+
+    def work() -> int:
+        try:
+            with user_errors():
+                options = build_parser().parse_args(arguments)
+                return options.run(options)
+        except torch.OutOfMemoryError:
+            raise UserError("out of GPU memory; lower --batch, raise --patch or pass --checkpointing") from None
+
+    return exit_code(PROGRAM, work)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import choose_device
 from microdreamer.voxel_diffusion import checkpoints, primitives
 from microdreamer.voxel_diffusion.checkpoints import ScheduleConfig
 from microdreamer.voxel_diffusion.grids import PATTERN, load_grids, save_array, save_folder, save_packed
@@ -22,8 +23,6 @@ from microdreamer.voxel_diffusion.schedule import shift_for
 from microdreamer.voxel_diffusion.timesteps import TimestepSampler, make_sampler
 from microdreamer.voxel_diffusion.training import Trainer, TrainingConfig
 
-INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
-
 
 def bar(iterable, description: str, quiet: bool, total: int | None = None):
     return tqdm(iterable, desc=description, total=total, delay=2, leave=False, disable=quiet or None)
@@ -32,17 +31,6 @@ def bar(iterable, description: str, quiet: bool, total: int | None = None):
 def say(options: argparse.Namespace, text: str) -> None:
     if not options.quiet:
         print(text, file=sys.stderr, flush=True)
-
-
-def device_of(options: argparse.Namespace) -> torch.device:
-    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: expected auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"--device {name}: not on this machine; pass --device cpu or --device auto")
-    return device
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -71,7 +59,7 @@ def generate(options: argparse.Namespace) -> int:
 
 def _trainer(options: argparse.Namespace, sampler_of) -> tuple[Trainer, ScheduleConfig]:
     """The trainer that the network, schedule and execution options ask for, on the grids of --data."""
-    device = device_of(options)
+    device = choose_device(options.device)
     on_gpu = device.type == "cuda"
     if options.bf16 and not on_gpu:
         raise ValueError("--bf16: needs a GPU; leave it out on the CPU, where it gains nothing")
@@ -126,7 +114,7 @@ def importance(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    from microdreamer.pipeline.progress import Interrupt
+    from microdreamer.core.command import Interrupt
     from microdreamer.voxel_diffusion.monitoring import MEAN_OVER, Losses, Monitor, Profiler
 
     if options.steps is None and options.minutes is None:
@@ -181,13 +169,13 @@ def train(options: argparse.Namespace) -> int:
             profiler.close()
         monitor.close()
     say(options, f"{'stopped' if interrupt.requested else 'done'} after step {trainer.steps}: {path}")
-    return INTERRUPTED if interrupt.requested else 0
+    return interrupt.exit_code if interrupt.requested else 0
 
 
 def sample(options: argparse.Namespace) -> int:
     from microdreamer.voxel_diffusion.sampling import sample as draw
 
-    device = device_of(options)
+    device = choose_device(options.device)
     denoiser, about = checkpoints.load_denoiser(options.checkpoint, device, bf16=device.type == "cuda")
     timesteps = denoiser.schedule.timesteps
     levels = None
@@ -220,7 +208,7 @@ def evaluate(options: argparse.Namespace) -> int:
     output = Path(options.output)
     if output.suffix == ".json":
         raise ValueError(f"--output {output}: name the text file; the JSON file is written beside it")
-    device = device_of(options)
+    device = choose_device(options.device)
     generated = torch.from_numpy(load_grids(options.gen))
     truth = torch.from_numpy(load_grids(options.gt_dir, generated.shape[-1]))
     result = measure(generated.to(device), truth.to(device), set_limit=options.sets)

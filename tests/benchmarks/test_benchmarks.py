@@ -3,12 +3,10 @@
 import dataclasses
 import functools
 import json
-import math
 import os
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import DEVICES
@@ -29,7 +27,6 @@ from benchmarks import (
     uv_unwrap,
     winograd,
 )
-from benchmarks.log_plot import COLORS, Panel, ticks, write_plots
 from benchmarks.timing import (
     Timing,
     busy_milliseconds,
@@ -192,32 +189,15 @@ def test_direct_and_winograd_layers_are_one_layer(monkeypatch, tmp_path):
 # ---- Plots ----
 
 
-def test_ticks_are_powers_of_ten_or_two():
-    assert ticks(0.5, 2000) == [1, 10, 100, 1000]
-    assert ticks(60, 520) == [64, 128, 256, 512]
-
-
-def test_a_line_of_constant_slope_is_straight(tmp_path):
-    line = [(10.0**k, 3 * 10.0 ** (2 * k)) for k in range(4)]
-    write_plots(
-        tmp_path / "plot.png", "title", [Panel("x", "y", {"square": line}), Panel("x", "y", {"other": [(1, 1), (2, 3)]})], columns=2
-    )
-    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB")).astype(int)
-    color = np.array([int(COLORS[0][i : i + 2], 16) for i in (1, 3, 5)])
-    left = pixels[40:-70, : pixels.shape[1] // 2]  # without the legend
-    rows, columns = np.nonzero(np.abs(left - color).max(-1) < 60)  # whatever is mostly of the line's colour
-    first, last = columns.argmin(), columns.argmax()
-    across, up = columns[last] - columns[first], rows[first] - rows[last]
-    assert across > 150 and up > 150 and len(rows) > across
-    distance = ((columns - columns[first]) * up + (rows - rows[first]) * across) / math.hypot(across, up)
-    assert np.abs(distance).max() < 6  # dots are 3 px wide to either side
-
-
-def test_what_has_no_logarithm_is_not_drawn(tmp_path):
-    for panels in ([], [Panel("x", "y", {})], [Panel("x", "y", {"a": [(1, 0)]})]):
-        with pytest.raises(ValueError, match="panels: expected"):
-            write_plots(tmp_path / "plot.png", "title", panels, columns=1)
-    assert not list(tmp_path.iterdir())
+def test_curves_take_the_rows_of_their_factor_and_leave_out_what_was_not_measured():
+    rows = [
+        {"factor": "views", "views": 1, "size": 64, "what": "ours", "median_ms": 2.0},
+        {"factor": "views", "views": 4, "size": 64, "what": "ours", "median_ms": 5.0, "peak_mib": 0},
+        {"factor": "size", "views": 1, "size": 128, "what": "ours", "median_ms": 7.0},
+        {"factor": "views", "views": 4, "size": 64, "what": "peer", "failed": "out of memory"},
+    ]
+    assert scaling.curves(rows, "views", "median_ms") == {"ours": [(1, 2.0), (4, 5.0)]}
+    assert scaling.curves(rows, "views", "peak_mib") == {}
 
 
 # ---- The switches ----

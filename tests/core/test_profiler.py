@@ -12,21 +12,22 @@ import torch
 from fake_priors import OraclePrior, coloured_ellipsoid
 
 from microdreamer.core import profiler, trace_summary
-from microdreamer.pipeline import reconstruction as main
-from microdreamer.pipeline import refinement as main2
+from microdreamer.core.profiler_settings import SCOPES
+from microdreamer.pipeline import commands, reconstruction
+from microdreamer.pipeline.results import Result
 
 WORDS = ["profiling.mode=torch", "prompt=an egg", "save_path=a", "init_steps=6", "steps_min=3", "steps_max=3", "denoise_steps=6", "cfg=1"]
 SMALL = ["num_pts=300", "video_frames=4", "video_size=32", "mesh_resolution=32", "texture_size=64", "eta=1"]
-PHASES = {"load", "prior", "fit", "mesh", "video"}
+PHASES = {"load", "prior", "fit", "mesh", "write", "video"}
 FUNCTIONS = {
-    "microdreamer.distillation.sir.repair",
-    "microdreamer.guidance.samplers.ddim_sample",
-    "microdreamer.distillation.sir.Fitter.fit",
-    "gs_renderer.GaussianModel.render",
-    "gaussian_mesh.extract_mesh",
-    "mesh_cleaning.keep_outer_parts",
-    "texture_bake.bake",
-    "mesh_io.write_obj",
+    "distillation.sir.repair",
+    "guidance.samplers.ddim_sample",
+    "distillation.sir.Fitter.fit",
+    "gaussians.model.GaussianModel.render",
+    "gaussians.extraction.extract_mesh",
+    "meshes.cleaning.keep_outer_parts",
+    "meshes.baking.bake",
+    "meshes.files.write_obj",
 }
 
 
@@ -59,13 +60,12 @@ def ranges(monkeypatch):
 @pytest.fixture
 def prior(monkeypatch):
     prior = OraclePrior(coloured_ellipsoid(), 32)
-    for program in (main, main2):
-        monkeypatch.setattr(program, "load_prior", lambda *_: prior)
+    monkeypatch.setattr(reconstruction, "load_prior", lambda *_: prior)
     return prior
 
 
 def run(tmp_path, *words):
-    return main.main([f"outdir={tmp_path / 'out'}", *WORDS, *SMALL, *words])
+    return commands.make([f"outdir={tmp_path / 'out'}", *WORDS, *SMALL, *words])
 
 
 def read(folder):
@@ -97,7 +97,7 @@ def test_without_a_profiler_there_are_no_ranges_and_no_trace(ranges, monkeypatch
     assert ranges == [] and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("scope", profiler.SCOPES)
+@pytest.mark.parametrize("scope", SCOPES)
 def test_nvtx_ranges_nest_by_phase_round_and_function(ranges, scope):
     with profiler.session("nvtx", scope), profiler.one_round(2), profiler.phase("a"):
         Pair().added(torch.ones(2))
@@ -161,7 +161,7 @@ def test_an_error_or_a_missing_folder_leaves_no_trace_and_the_profiler_free(tmp_
     assert_nothing_is_open()
 
 
-@pytest.mark.parametrize("scope", profiler.SCOPES)
+@pytest.mark.parametrize("scope", SCOPES)
 def test_the_trace_of_a_run_has_its_phases_and_at_function_scope_its_functions(tmp_path, prior, capsys, scope):
     assert run(tmp_path, "total_steps=3", f"profiling.scope={scope}") == 0
     counts = named(read(tmp_path / "out" / "a_trace"))
@@ -185,7 +185,7 @@ def test_ctrl_c_leaves_a_trace_of_what_was_done(tmp_path, prior):
         return decode(latents)
 
     prior.decode = decode_and_press
-    assert run(tmp_path, "total_steps=3", "--quiet") == main.INTERRUPTED
+    assert run(tmp_path, "total_steps=3", "--quiet") == 130
     counts = named(read(tmp_path / "out" / "a_trace"))
     assert counts["round 1"] == counts["round 2"] == counts["mesh"] == 1
     assert json.loads((tmp_path / "out" / "a.json").read_text())["complete"] is False
@@ -195,7 +195,7 @@ def test_ctrl_c_leaves_a_trace_of_what_was_done(tmp_path, prior):
 def test_the_second_stage_writes_a_trace_of_its_own(tmp_path, prior, capsys):
     coloured_ellipsoid().save_ply(tmp_path / "thing.ply")
     words = ["--quiet", f"outdir={tmp_path / 'out'}", "profiling.mode=torch", "profiling.scope=function", *SMALL]
-    assert main2.main([*words, "--from-ply", str(tmp_path / "thing.ply")]) == 0
+    assert commands.refine([*words, "--from-ply", str(tmp_path / "thing.ply")]) == 0
     counts = named(read(tmp_path / "out" / "thing_refined_trace"))
     assert counts.keys() >= {
         "load",
@@ -203,8 +203,8 @@ def test_the_second_stage_writes_a_trace_of_its_own(tmp_path, prior, capsys):
         "refine",
         "write",
         "video",
-        "microdreamer.pipeline.results.write_mesh",
-        "microdreamer.gaussians.extraction.extract_mesh",
+        "pipeline.results.write_mesh",
+        "gaussians.extraction.extract_mesh",
     }
     assert capsys.readouterr().err == ""
 
@@ -220,13 +220,13 @@ def test_a_folder_that_cannot_hold_the_trace_is_told_before_the_run(tmp_path, pr
 
 
 def test_a_trace_that_cannot_be_written_in_the_end_costs_no_result(tmp_path, prior, capsys, monkeypatch):
-    write_record = main.write_record
+    save = Result.save
 
     def write_and_block(*given, **more):
-        write_record(*given, **more)
+        save(*given, **more)
         (tmp_path / "out" / "a_trace").touch()
 
-    monkeypatch.setattr(main, "write_record", write_and_block)
+    monkeypatch.setattr(Result, "save", write_and_block)
     assert run(tmp_path, "total_steps=1", "--quiet") == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "the trace could not be written" in said and "results of the run are not affected" in said

@@ -13,14 +13,14 @@ from fake_priors import OraclePrior
 from PIL import Image
 
 from cam_utils import orbit_cameras
+from microdreamer.core.errors import Stopped, UserError
 from microdreamer.evaluation import image_to_3d, summary
 from microdreamer.evaluation.image_to_3d import evaluate_object, input_picture, make_scene, object_seed, picture_scores
 from microdreamer.evaluation.trivial import flat_card, visual_hull
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.metrics.pictures import mask_iou, point_scores, psnr, ssim
 from microdreamer.metrics.points import OuterSurface, draw_points, flat_light, outer_points
-from microdreamer.pipeline.config import Config, UserError, load_config
-from microdreamer.pipeline.progress import Stopped
+from microdreamer.pipeline.config import Config, load_config
 from microdreamer.shapes.packed import pack
 from microdreamer.shapes.render import over_white, render_views
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import DEVICES
 
-from cam_utils import orbit_cameras
+from cam_utils import orbit_cameras, rays
 from microdreamer.fields import conversion as field_converter
-from microdreamer.fields.hash_field import NeuralField, Start, TruncatedExp, composite, field_values, pixel_rays, place_samples, render_rays
+from microdreamer.fields.hash_field import NeuralField, Start, TruncatedExp, composite, field_values, place_samples, render_rays
 from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.gaussians.extraction import DensityField
 from microdreamer.gaussians.model import GaussianModel
@@ -115,7 +115,7 @@ def test_field_that_learnt_nothing_shows_its_start(device):
     start = box_start(2.0, device=device)
     field = silent(NeuralField(start, GRID, 8)).to(device)
     cameras = orbit_cameras([-20.0, 35.0], [40.0, 160.0], 2.0, width=12, height=9, device=device)
-    origins, directions = (rays.reshape(-1, 3) for rays in pixel_rays(cameras))
+    origins, directions = (each.reshape(-1, 3) for each in rays(cameras))
     color, alpha = render_rays(field, origins, directions, 8, 64)
     half = 1 / float(start.field.scale)
     one, other = ((start.field.center + side * half - origins) / directions for side in (-1, 1))
@@ -147,7 +147,7 @@ def test_samples_lie_where_there_is_something(device):
 
 def test_rays_go_through_pixel_centres():
     cameras = orbit_cameras([-30.0, 10.0], [20.0, 250.0], 1.7, width=7, height=5)
-    origins, directions = pixel_rays(cameras)
+    origins, directions = rays(cameras)
     points = origins + 1.3 * directions
     in_camera = points.flatten(1, 2) @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]
     pixels = in_camera[..., :2] / in_camera[..., 2:] * cameras.intrinsics[:, None, :2] + cameras.intrinsics[:, None, 2:]

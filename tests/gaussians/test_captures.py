@@ -5,10 +5,9 @@ import pytest
 from splat_scenes import ball, changed, floor, joined
 
 from cam_utils import orbit_cameras
-from microdreamer.gaussians import captures
+from microdreamer.gaussians import UPS, captures
 from microdreamer.gaussians.captures import cleaned, connected, extent_of, kept, thickened, up_axis, upright, weighted_quantile
 from microdreamer.gaussians.extraction import extract_mesh
-from microdreamer.gaussians.formats.common import UPS
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.rotation import turned
 

@@ -11,8 +11,8 @@ from conftest import DEVICES, relative_l2
 from cam_utils import orbit_cameras, turntable
 from microdreamer.gaussians import density_control as gaussian_density
 from microdreamer.gaussians import model as gs_renderer
-from microdreamer.gaussians.extraction import surface_density
-from microdreamer.gaussians.model import PARAMETERS, GaussianModel, extract_fields, extract_mesh
+from microdreamer.gaussians.extraction import extract_fields, extract_mesh, surface_density
+from microdreamer.gaussians.model import PARAMETERS, GaussianModel
 from microdreamer.gaussians.surface import seen_points, surface_colors
 from microdreamer.kernels.spherical_harmonics import color_to_sh
 

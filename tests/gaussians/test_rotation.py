@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 from splat_scenes import angles, changed, random_parameters
 
 from cam_utils import orbit_cameras
+from microdreamer.gaussians import UPS
 from microdreamer.gaussians.captures import turn_to_y
-from microdreamer.gaussians.formats.common import UPS
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.rotation import harmonic_rotation, product, quaternion_of, turned
 from microdreamer.kernels.spherical_harmonics import sh_basis

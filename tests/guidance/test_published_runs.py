@@ -17,8 +17,7 @@ from microdreamer.guidance.published.presets import PRESETS
 from microdreamer.guidance.schedule import NoiseSchedule
 from microdreamer.meshes.files import read_mesh
 from microdreamer.metrics.meshes import asset_faults
-from microdreamer.pipeline import reconstruction as main
-from microdreamer.pipeline import refinement as main2
+from microdreamer.pipeline import commands, reconstruction
 from microdreamer.pipeline.config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -59,7 +58,7 @@ def test_configurations_have_the_published_values(parity, name, run):
     config = load_config(CONFIGS / f"{name}.yaml", [])
     for key, value in golden["config"].items():
         assert getattr(config, key) == value, key
-    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **main.select(config, main.PLAN_KEYS))
+    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **reconstruction.select(config, reconstruction.PLAN_KEYS))
     assert sum(turn.network_calls for turn in rounds) == golden["nfe_total"]
     assert sum(len(turn.steps) for turn in rounds) == golden["optimizer_steps"]
 
@@ -95,7 +94,7 @@ def stage_1(request, picture, tiny_checkpoint, tmp_path_factory):
     checkpoint = tiny_checkpoint(load_config(CONFIGS / f"{name}.yaml", []).prior)
     words = [f"--config={CONFIGS / name}.yaml", f"prior_path={checkpoint}", given, f"outdir={folder}", "save_path=a", *FEW_ROUNDS]
     words = ["--quiet", "device=cpu", *words]
-    assert main.main(words) == 0
+    assert commands.make(words) == 0
     return name, words, folder
 
 
@@ -103,7 +102,7 @@ def test_every_configuration_runs_end_to_end(stage_1):
     name, _, folder = stage_1
     config = load_config(CONFIGS / f"{name}.yaml", FEW_ROUNDS)
     record = json.loads((folder / "a.json").read_text())
-    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **main.select(config, main.PLAN_KEYS))
+    rounds = plan_rounds(NoiseSchedule.scaled_linear(), **reconstruction.select(config, reconstruction.PLAN_KEYS))
     up = sum(max(len(turn.inversion) - 1, 0) for turn in rounds)
     assert record["prior_evaluations"] == up + 2 * sum(len(turn.denoising) for turn in rounds)
     assert record["config"]["prior"] == config.prior and (record["input_view_psnr_db"] is None) == ("text" in name)
@@ -120,7 +119,7 @@ def test_the_second_stage_follows_with_every_configuration(stage_1, monkeypatch)
     monkeypatch.setattr(
         LatentPrior, "predict_noise", lambda self, *given: (seen.append((self, given[1], given[2])), predict(self, *given))[1]
     )
-    assert main2.main([*words, *FEW_REFINEMENTS, "elevation=-10"]) == 0
+    assert commands.refine([*words, *FEW_REFINEMENTS, "elevation=-10"]) == 0
     record = json.loads((folder / "a_refined.json").read_text())
     assert record["complete"] and record["prior_evaluations"] == 2 * len(seen)
     assert [t for _, t, _ in seen] == [1, 1]  # of five levels the lowest, in each of two rounds
@@ -140,21 +139,21 @@ def test_the_second_stage_follows_with_every_configuration(stage_1, monkeypatch)
     assert asset_faults(refined.vertices, refined.faces, refined.normals, refined.uvs, refined.uv_faces, refined.texture) == []
 
 
-@pytest.mark.parametrize("program", [main, main2])
+@pytest.mark.parametrize("program", ["main", "main2"])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_without_weights_there_is_one_line(monkeypatch, picture, tmp_path, capsys, name, program):
     monkeypatch.setattr("microdreamer.guidance.published.presets.in_cache", lambda _: None)
     given = "prompt=an orange disc" if "text" in name else f"input={picture}"
     words = [f"--config={CONFIGS / name}.yaml", "device=cpu", given, f"outdir={tmp_path / 'out'}"]
-    assert program.main(words) == 2
+    assert {"main": commands.make, "main2": commands.refine}[program](words) == 2
     error = capsys.readouterr().err
     prior = load_config(CONFIGS / f"{name}.yaml", []).prior
     preset = PRESETS[prior]
-    assert error.count("\n") == 1 and error.startswith(f"{program.__name__}.py: no weights of the {prior} prior")
+    assert error.count("\n") == 1 and error.startswith(f"{program}.py: no weights of the {prior} prior")
     assert f"download_models.py {prior} fetches {preset.megabytes / 1000:.1f} GB" in error and preset.licence in error
     assert all(f"{part} {size} MB" in error for part, size in preset.parts.items())
     assert not (tmp_path / "out").exists()
-    if program is main:  # users find it there
+    if program == "main":  # users find it there
         assert f"| `{name}.yaml` | `{error.strip()}` |" in (CONFIGS.parent / "docs" / "priors.md").read_text()
 
 
@@ -176,7 +175,7 @@ def test_without_weights_there_is_one_line(monkeypatch, picture, tmp_path, capsy
 def test_what_a_prior_cannot_do_is_one_line(tmp_path, picture, tiny_checkpoint, capsys, prior, words, message):
     words = [f"input={picture}" if word == "PICTURE" else word for word in words]
     arguments = ["--quiet", "device=cpu", f"prior={prior}", f"prior_path={tiny_checkpoint(prior)}", f"outdir={tmp_path}", *words]
-    assert main.main(arguments) == 2
+    assert commands.make(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -194,7 +193,7 @@ def test_the_suffix_reaches_the_prior_and_not_the_record(tmp_path, tiny_checkpoi
         "prompt_suffix=, 3d asset",
         f"outdir={tmp_path}",
     ]
-    assert main.main(["--quiet", "device=cpu", "save_path=a", f"outdir={tmp_path}", *words, *FEW_ROUNDS, "total_steps=1"]) == 0
+    assert commands.make(["--quiet", "device=cpu", "save_path=a", f"outdir={tmp_path}", *words, *FEW_ROUNDS, "total_steps=1"]) == 0
     assert seen == ["a red car, 3d asset"]
     assert json.loads((tmp_path / "a.json").read_text())["config"]["prompt"] == "a red car"
 
@@ -205,7 +204,9 @@ def test_the_fast_schedule_is_image_sai_in_fewer_calls():
     schedule = {"eta", "inv_r", "denoise_steps", "total_steps", "init_steps", "steps_min", "steps_max"}
     differing = {key for key in vars(plain) if getattr(plain, key) != getattr(fast, key)}
     assert differing == schedule
-    rounds, fewer = (plan_rounds(NoiseSchedule.scaled_linear(), **main.select(config, main.PLAN_KEYS)) for config in (plain, fast))
+    rounds, fewer = (
+        plan_rounds(NoiseSchedule.scaled_linear(), **reconstruction.select(config, reconstruction.PLAN_KEYS)) for config in (plain, fast)
+    )
     calls, fewer_calls = (sum(turn.network_calls for turn in turns) for turns in (rounds, fewer))
     assert 5 * fewer_calls < calls
     assert sum(len(turn.steps) for turn in fewer) >= sum(len(turn.steps) for turn in rounds)

@@ -1,47 +1,18 @@
-"""Cut-outs: the embedded method on made and real pictures, the choice of model with a stand-in for rembg, refusals."""
+"""Cut-outs: the embedded network on made and real pictures, the choice of model with a stand-in for rembg, refusals."""
 
 import sys
 import types
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from made_pictures import alpha_of, iou, toy_mask, toy_picture
+from PIL import Image
 
 from microdreamer.images import cutout
-from microdreamer.images.cutout import cut_out, decontaminate, embedded_alpha, load_matting
-from microdreamer.images.saliency import saliency, superpixels
+from microdreamer.images.cutout import cut_out, embedded_alpha, load_matting
+from microdreamer.images.grabcut import grabcut_alpha
 
 skimage_data = pytest.importorskip("skimage.data")  # brick, grass, gravel, astronaut, coffee, cat and rocket come with the package
-
-
-def toy_mask(side: int = 256) -> np.ndarray:
-    """A made object's silhouette: a jug with a handle that one can look through."""
-    mask = Image.new("L", (side * 4, side * 4), 0)
-    draw = ImageDraw.Draw(mask)
-    unit = side * 4 / 16
-    draw.ellipse([8.5 * unit, 5 * unit, 12.5 * unit, 10 * unit], fill=255)
-    draw.ellipse([9.3 * unit, 6 * unit, 11.6 * unit, 9 * unit], fill=0)
-    draw.rounded_rectangle([4 * unit, 4 * unit, 10 * unit, 12.5 * unit], radius=unit, fill=255)
-    return np.asarray(mask.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255
-
-
-def toy_picture(background: np.ndarray, mask: np.ndarray) -> Image.Image:
-    """The jug, lit from the left and painted in two colours, before `background`."""
-    side = len(mask)
-    y, x = np.mgrid[:side, :side] / side
-    paint = np.where((y < 0.5)[..., None], np.array([205, 60, 40]), np.array([235, 190, 60]))
-    lit = paint * (1.1 - 0.7 * x)[..., None]
-    backdrop = np.asarray(Image.fromarray(background).convert("RGB").resize((side, side)), dtype=np.float32)
-    return Image.fromarray((backdrop * (1 - mask[..., None]) + lit * mask[..., None]).clip(0, 255).astype(np.uint8))
-
-
-def iou(alpha: np.ndarray, truth: np.ndarray) -> float:
-    found, expected = alpha > 0.5, truth > 0.5
-    return float((found & expected).sum() / (found | expected).sum())
-
-
-def alpha_of(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.getchannel("A"), dtype=np.float32) / 255
 
 
 @pytest.mark.parametrize("texture", ["brick", "grass", "gravel"])
@@ -49,7 +20,7 @@ def test_embedded_finds_a_made_object_before_a_real_texture(texture):
     mask = toy_mask()
     result = cut_out(toy_picture(getattr(skimage_data, texture)(), mask), "embedded")
     assert result.mode == "RGBA" and result.size == (256, 256)
-    assert iou(alpha_of(result), mask) > 0.93
+    assert iou(alpha_of(result), mask) > 0.92
 
 
 def test_embedded_keeps_a_handle_open_and_edges_soft():
@@ -71,7 +42,7 @@ def test_embedded_is_repeatable_and_does_not_depend_on_resolution():
     assert iou(np.kron(small, np.ones((2, 2))), first) > 0.95
 
 
-@pytest.mark.parametrize("name, floor", [("composite_1", 0.85), ("composite_2", 0.97), ("composite_3", 0.96), ("composite_4", 0.8)])
+@pytest.mark.parametrize("name, floor", [("composite_1", 0.8), ("composite_2", 0.98), ("composite_3", 0.98), ("composite_4", 0.98)])
 def test_embedded_on_composites_with_true_masks(shared_data, name, floor):
     picture = Image.open(shared_data(f"images/with_background/{name}.png"))
     truth = Image.open(shared_data(f"images/with_background/{name}_mask.png"))
@@ -84,41 +55,11 @@ def test_embedded_finds_the_cup_and_its_saucer():
     assert alpha[20, 20] < 0.1 and alpha[380, 30] < 0.1  # the table
 
 
-def test_picture_with_alpha_comes_back_as_it_is():
-    image = Image.new("RGBA", (4, 4), (10, 20, 30, 128))
-    assert np.array_equal(np.asarray(cut_out(image)), np.asarray(image))
-
-
-def test_edges_lose_the_background_colour():
-    mask = toy_mask()
-    rgb = np.zeros((256, 256, 3), np.float32)
-    rgb[:] = mask[..., None] * np.array([220, 60, 40]) + (1 - mask[..., None]) * np.array([20, 60, 230])
-    soft = (mask > 0) & (mask < 1)
-    colours = decontaminate(np.round(rgb).astype(np.uint8), mask)
-    error = np.abs(colours[soft].astype(float) - [220, 60, 40])
-    assert np.abs(rgb[soft] - [220, 60, 40]).max(axis=1).mean() > 50  # what there was to take away
-    assert error.mean() < 3
-    assert np.array_equal(colours[mask == 1], np.round(rgb).astype(np.uint8)[mask == 1])
-    assert not colours[mask == 0][:100].any()
-
-
-def test_saliency_is_high_on_the_object_only():
-    mask = toy_mask(128) > 0.5
-    lab = np.where(mask[..., None], np.array([50.0, 60, 40]), np.array([70.0, 0, 0])).astype(np.float32)
-    values = saliency(lab)
-    assert values.shape == mask.shape and values.min() >= 0 and values.max() <= 1
-    assert values[mask].mean() > 0.9 and values[~mask].mean() < 0.1
-
-
-def test_superpixels_are_numbered_without_gaps():
-    labels = superpixels(np.random.default_rng(0).uniform(0, 100, (37, 61, 3)).astype(np.float32), count=50)
-    assert labels.shape == (37, 61) and np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
-
-
+@pytest.mark.parametrize("model", ["embedded", "grabcut"])
 @pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (255, 255, 255)])
-def test_picture_of_one_colour_is_refused(colour):
+def test_picture_of_one_colour_is_refused(colour, model):
     with pytest.raises(ValueError, match="pass an RGBA picture"):
-        cut_out(Image.new("RGB", (64, 48), colour), "embedded")
+        cut_out(Image.new("RGB", (64, 48), colour), model)
 
 
 def test_tiny_picture_is_refused():
@@ -131,6 +72,11 @@ def test_odd_shapes_work(shape):
     rgb = np.full((*shape, 3), 200, np.uint8)
     rgb[shape[0] // 4 : -(shape[0] // 4), shape[1] // 4 : -(shape[1] // 4)] = (200, 30, 30)
     assert embedded_alpha(rgb).shape == shape
+
+
+@pytest.mark.parametrize("name, alpha", [("embedded", embedded_alpha), ("u2netp", embedded_alpha), ("grabcut", grabcut_alpha)])
+def test_names_of_the_methods_that_ship(without_rembg, name, alpha):
+    assert load_matting(name) is alpha
 
 
 @pytest.mark.parametrize(
@@ -195,18 +141,20 @@ def test_rembg_is_used_where_it_can_be_had(rembg_stand_in, capsys, model):
     assert capsys.readouterr().err == ""
 
 
-def test_auto_says_that_rembg_is_missing(without_rembg, capsys):
+def test_auto_without_rembg_is_the_embedded_network_without_a_word(without_rembg, capsys, caplog):
     assert load_matting("auto") is embedded_alpha
-    assert capsys.readouterr().err == "cut-out: embedded method (rembg is not installed: pip install 'microdreamer-optimized[rembg]')\n"
+    assert capsys.readouterr() == ("", "") and caplog.messages == []
 
 
-def test_auto_says_that_the_model_cannot_be_fetched(rembg_stand_in, capsys):
+def test_auto_says_that_the_model_cannot_be_fetched(rembg_stand_in, caplog):
     def no_network(name):
         raise ConnectionError("name resolution failed\nlong traceback")
 
     rembg_stand_in.new_session = no_network
     assert load_matting("auto") is embedded_alpha
-    assert capsys.readouterr().err.count("\n") == 1
+    assert caplog.messages == [
+        "cut-out: embedded network (rembg could not load 'u2net' (name resolution failed long traceback): check its name and the network)"
+    ]
 
 
 def test_named_model_without_rembg_is_an_error(without_rembg):

@@ -13,7 +13,8 @@ import torch
 import trimesh
 from PIL import Image
 
-from microdreamer.core.files import atomic_write, one_line, try_writing
+from microdreamer.core.errors import one_line
+from microdreamer.core.files import atomic_write, try_writing
 from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, write_video
 from microdreamer.meshes.files import linear_to_srgb, read_mesh, srgb_to_linear, texture_path, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh

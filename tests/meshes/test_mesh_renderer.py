@@ -8,7 +8,7 @@ from conftest import DEVICES
 from fake_priors import coloured_ellipsoid
 
 from cam_utils import orbit_cameras
-from microdreamer.distillation.sir import Reference
+from microdreamer.images.reference import Reference
 from microdreamer.meshes.baking import bake, texels_of, unwrapped
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel, clip_positions, vertex_normals

@@ -6,12 +6,12 @@ import trimesh
 from scipy import ndimage
 
 from microdreamer.kernels import extension
-from microdreamer.meshes import unwrap as uv_unwrap
 from microdreamer.meshes.unwrap import charts as uv_charts
 from microdreamer.meshes.unwrap import flatten as uv_flatten
 from microdreamer.meshes.unwrap import overlaps as uv_overlaps
 from microdreamer.meshes.unwrap import packing as uv_packing
-from microdreamer.meshes.unwrap import unwrap
+from microdreamer.meshes.unwrap import parametrize as uv_unwrap
+from microdreamer.meshes.unwrap.parametrize import unwrap
 from microdreamer.metrics import uvs as uv_quality
 
 SIZE = 512

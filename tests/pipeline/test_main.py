@@ -16,9 +16,10 @@ from PIL import Image
 from cam_utils import orbit_cameras
 from microdreamer.distillation.schedules import plan_rounds
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.pipeline import cutouts as process
-from microdreamer.pipeline import reconstruction as main
-from microdreamer.pipeline.pictures import load_picture, reference_view
+from microdreamer.images import cutout
+from microdreamer.images.reference import reference_view
+from microdreamer.pipeline import commands, reconstruction
+from microdreamer.pipeline.pictures import load_picture
 from microdreamer.pipeline.progress import Progress
 
 SMALL = [
@@ -43,7 +44,7 @@ FILES = MESH_FILES | {"a_model.ply", "a.mp4", "a_views.png", "a.json"}
 @pytest.fixture
 def prior(monkeypatch):
     prior = OraclePrior(coloured_ellipsoid(), 32)
-    monkeypatch.setattr(main, "load_prior", lambda *_: prior)
+    monkeypatch.setattr(reconstruction, "load_prior", lambda *_: prior)
     return prior
 
 
@@ -59,7 +60,7 @@ def picture(tmp_path, prior):
 
 
 def run(tmp_path, *words, out="out", name="a"):
-    return main.main(["--quiet", f"outdir={tmp_path / out}", f"save_path={name}", *SMALL, *words])
+    return commands.make(["--quiet", f"outdir={tmp_path / out}", f"save_path={name}", *SMALL, *words])
 
 
 def test_a_picture_becomes_files_that_others_read(tmp_path, picture, prior):
@@ -70,7 +71,7 @@ def test_a_picture_becomes_files_that_others_read(tmp_path, picture, prior):
     assert record["complete"] is True and record["rounds"] == 3 and record["optimiser_steps"] == 24
     assert record["prior_evaluations"] == prior.evaluations > 0
     assert record["input_view_psnr_db"] > 16
-    assert set(record["seconds"]) == {"load", "prior", "fit", "mesh", "video"}
+    assert set(record["seconds"]) == {"load", "prior", "fit", "mesh", "write", "video"}
     assert record["config"]["seed"] == 0 and record["config"]["input"] == str(picture)
     assert len(GaussianModel.load_ply(out / "a_model.ply")) == record["gaussians"] > 0
     for name in ("a_model.obj", "a_model.glb"):
@@ -105,7 +106,7 @@ def test_a_run_is_repeated_from_its_own_record(tmp_path, picture):
     settings = json.loads((tmp_path / "out" / "a.json").read_text())["config"]
     config = tmp_path / "again.yaml"
     config.write_text(json.dumps(settings))  # JSON is YAML
-    assert main.main(["--quiet", f"--config={config}", f"outdir={tmp_path / 'again'}"]) == 0
+    assert commands.make(["--quiet", f"--config={config}", f"outdir={tmp_path / 'again'}"]) == 0
     assert (tmp_path / "again" / "a_model.ply").read_bytes() == (tmp_path / "out" / "a_model.ply").read_bytes()
 
 
@@ -125,18 +126,19 @@ def test_a_prompt_alone_and_a_caption_beside_the_picture(tmp_path, picture, prio
 def test_a_photograph_is_cut_out_centred_and_a_wide_picture_padded(tmp_path, monkeypatch):
     photo = tmp_path / "photo.jpg"
     Image.new("RGB", (60, 40), (200, 30, 30)).save(photo)
-    mask = Image.new("L", (60, 40), 0)
-    mask.paste(255, (5, 5, 25, 15))
-    monkeypatch.setattr(process, "cut_out", lambda image: (image.putalpha(mask), image)[1])
+    mask = np.zeros((40, 60), np.float32)
+    mask[5:15, 5:25] = 1
+    monkeypatch.setattr(cutout, "load_matting", lambda model: lambda rgb: mask)
     alpha = load_picture(photo)[3]
     rows, columns = (alpha > 0.5).any(1).nonzero()[:, 0], (alpha > 0.5).any(0).nonzero()[:, 0]
     side = len(alpha)
     assert abs(int(rows[0] + rows[-1] + 1) - side) <= 1 and abs(int(columns[0] + columns[-1] + 1) - side) <= 1
     assert len(columns) == pytest.approx(0.8 * side, abs=2) and len(rows) == pytest.approx(0.4 * side, abs=2)
-    wide = Image.new("RGBA", (40, 20), (0, 0, 255, 255))
-    wide.putpixel((0, 0), (0, 0, 255, 0))
+    wide = Image.new("RGBA", (40, 20), (0, 0, 255, 0))
+    wide.paste((0, 0, 255, 255), (15, 0, 40, 20))
+    wide.paste((0, 0, 255, 255), (0, 8, 40, 20))
     wide.save(tmp_path / "wide.png")
-    picture = load_picture(tmp_path / "wide.png")
+    picture = load_picture(tmp_path / "wide.png", recenter=False)
     assert picture.shape == (4, 40, 40) and float(picture[3, :10].max()) == float(picture[3, 30:].max()) == 0
     reference = reference_view(picture, orbit_cameras(0, 0, width=20, height=20))
     assert float(reference.mask[0, 0, :4].max()) == 0 and float(reference.image[0, :, :4].min()) == 1
@@ -291,4 +293,4 @@ def test_gaussians_are_written_in_the_formats_asked_for(tmp_path, prior, wanted,
 
 def test_start_up_does_without_the_compiler_of_pytorch():
     code = "import sys, microdreamer.pipeline.reconstruction, microdreamer.kernels.mesh_render; sys.exit('torch._dynamo' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(main.__file__).parents[2], timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=120).returncode == 0

@@ -22,8 +22,7 @@ from microdreamer.meshes.files import read_mesh, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel
 from microdreamer.metrics.meshes import asset_faults
-from microdreamer.pipeline import reconstruction as main
-from microdreamer.pipeline import refinement as main2
+from microdreamer.pipeline import commands, reconstruction, refinement
 from microdreamer.pipeline.config import Config
 from microdreamer.pipeline.subject import UNMOVED, framed_gaussians
 
@@ -79,8 +78,7 @@ def ply(truth, tmp_path_factory):
 @pytest.fixture
 def prior(monkeypatch, truth):
     prior = OraclePrior(truth, 32)
-    for program in (main, main2):
-        monkeypatch.setattr(program, "load_prior", lambda *_: prior)
+    monkeypatch.setattr(reconstruction, "load_prior", lambda *_: prior)
     return prior
 
 
@@ -89,7 +87,7 @@ def no_prior(monkeypatch):
     def load_prior(*_):
         raise AssertionError("no prior is needed")
 
-    monkeypatch.setattr(main2, "load_prior", load_prior)
+    monkeypatch.setattr(reconstruction, "load_prior", load_prior)
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +95,8 @@ def stage_1(picture, truth, tmp_path_factory):
     """The folder that stage 1 leaves."""
     folder = tmp_path_factory.mktemp("stage_1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "load_prior", lambda *_: OraclePrior(truth, 32))
-        assert main.main(["--quiet", f"outdir={folder}", "save_path=a", *FIRST, *SMALL, f"input={picture}"]) == 0
+        patch.setattr(reconstruction, "load_prior", lambda *_: OraclePrior(truth, 32))
+        assert commands.make(["--quiet", f"outdir={folder}", "save_path=a", *FIRST, *SMALL, f"input={picture}"]) == 0
     return folder
 
 
@@ -114,7 +112,7 @@ def out(stage_1, tmp_path):
 
 def run(folder, *words, name="a"):
     named = [f"save_path={name}"] if name else []
-    return main2.main(["--quiet", f"outdir={folder}", *named, *SMALL, *words])
+    return commands.refine(["--quiet", f"outdir={folder}", *named, *SMALL, *words])
 
 
 def made(folder):
@@ -174,7 +172,7 @@ def test_a_run_is_repeated_from_its_own_record(out, picture, prior, tmp_path):
     assert run(out, f"input={picture}", "seed=3") == 0
     first = (out / "a_refined.glb").read_bytes()
     (tmp_path / "again.yaml").write_text(json.dumps(record(out)["config"]))  # JSON is YAML
-    assert main2.main(["--quiet", f"--config={tmp_path / 'again.yaml'}"]) == 0
+    assert commands.refine(["--quiet", f"--config={tmp_path / 'again.yaml'}"]) == 0
     assert (out / "a_refined.glb").read_bytes() == first
 
 
@@ -457,7 +455,7 @@ def test_wrong_words_are_one_line_exit_code_2_and_no_file(tmp_path, prior, capsy
 
 
 def test_what_is_wrong_is_found_before_the_mesh_is_made(tmp_path, prior, ply, monkeypatch, capsys):
-    monkeypatch.setattr(main2, "load_subject", lambda *_: pytest.fail("the long part began"))
+    monkeypatch.setattr(refinement, "load_subject", lambda *_: pytest.fail("the long part began"))
     for word in ("refine_views=6", "refine_strength=1"):
         assert run(tmp_path, f"load={ply}", "prompt=a", word) == 2
     monkeypatch.setenv("USE_CUDA_GAUSS", "2")

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-FORMATS = ("ply", "splat", "spz", "glb")  # that are written
-UPS = ("auto", "x", "-x", "y", "-y", "z", "-z")  # answers to which axis of a file is up
 Y00 = 0.5 / np.sqrt(np.pi)  # the constant harmonic: a base colour is Y00 * coefficient + 0.5
 
 

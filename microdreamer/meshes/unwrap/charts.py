@@ -13,6 +13,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from microdreamer.meshes.topology import edges_of, half_edges
+
 SMOOTHING_STEPS = 8  # of normals, before directions are chosen
 BORDER_STEPS = 6  # moves of faces at borders
 BORDER_PULL = 0.7  # what the agreement of all neighbours is worth, as a difference of cosines
@@ -36,18 +38,14 @@ class FacePairs(NamedTuple):
 def edge_pairs(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Half-edges [P],[P] that run along the same edge in opposite directions, where no third one does.
 
-    Half-edge k F + f is the one from corner k of face f to the next corner.
+    They are numbered as in `topology.half_edges`; the first of each pair runs toward the higher vertex number.
     """
-    start = faces.T.reshape(-1)
-    end = np.roll(faces, -1, axis=1).T.reshape(-1)
-    # The lowest bit is the direction; half-edges of an edge become neighbours.
-    keys = (np.minimum(start, end) * (int(faces.max(initial=0)) + 1) + np.maximum(start, end)) * 2 + (start > end)
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    edges = keys >> 1
-    same = np.concatenate([[False], edges[1:] == edges[:-1], [False]])
-    first = np.flatnonzero(same[1:-1] & ~same[:-2] & ~same[2:] & (keys[1:] != keys[:-1]))
-    return order[first], order[first + 1]
+    one, other = edges_of(faces).pairs()
+    start, end = half_edges(faces).T
+    rising = start < end
+    opposite = rising[one] != rising[other]
+    one, other = one[opposite], other[opposite]
+    return np.where(rising[one], one, other), np.where(rising[one], other, one)
 
 
 def face_pairs(vertices: np.ndarray, faces: np.ndarray) -> FacePairs:
@@ -73,7 +71,7 @@ def border(pairs: FacePairs, labels: np.ndarray, of: np.ndarray | None = None) -
 
 
 def neighbours(pairs: FacePairs, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The neighbours [3,F] of `count` faces and the lengths [3,F] of the edges between; a face itself, at 0, for want of one."""
+    """The neighbours [3,F] of `count` faces and the lengths [3,F] of the edges between; where there is none, the face itself, at 0."""
     one, other = pairs.half_edges
     near, lengths = np.tile(np.arange(count), 3), np.zeros(3 * count)
     near[one], near[other] = pairs.other, pairs.one

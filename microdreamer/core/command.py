@@ -1,0 +1,72 @@
+"""What the project's commands share: one parser, one way to end, one way to be stopped. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from microdreamer.core.errors import UserError, one_line
+
+INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are UserErrors, so that they end as all others do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message} (see --help)")
+
+
+def exit_code(program: str, work: Callable[[], int]) -> int:
+    """What `work` returns; 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
+    logging.basicConfig(format=f"{program}: %(message)s", level=logging.WARNING)
+    try:
+        return work()
+    except UserError as error:
+        print(f"{program}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+class Interrupt:
+    """While entered, the first Ctrl-C or SIGTERM only asks (`requested`), so that what is done can be written; the second ends the program.
+
+    Outside of the main thread, where Python takes no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number)
+        print("\nstopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+
+    def __call__(self) -> bool:
+        """Whether to stop: what a run asks between two steps."""
+        return self.requested is not None
+
+    @property
+    def exit_code(self) -> int:
+        """That of a program which the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + int(self.requested or signal.SIGINT)

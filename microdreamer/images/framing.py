@@ -1,0 +1,65 @@
+"""Where an object lies in its picture: measured, and put in the middle of a square."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from microdreamer.images.alpha import VISIBLE
+
+SIZE, BORDER_RATIO = 512, 0.2  # of a cut-out: pixels a side, and the share of them left free
+LEAST_FILL, MOST_FILL = 0.5, 0.95  # of the square's side: an object as large as this and
+OFF_CENTRE = 0.05  # of the side, no further from the middle, is framed
+
+
+def visible_box(image: Image.Image) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (right and bottom excluded) of what an RGBA picture shows. Raises ValueError where that is nothing."""
+    visible = np.asarray(image.getchannel("A")) > VISIBLE
+    rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
+    if rows.size == 0:
+        raise ValueError(f"expected a picture with something visible in it, got alpha of at most {VISIBLE} of 255 everywhere")
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def why_not_framed(image: Image.Image) -> str | None:
+    """None where the object of an RGBA picture, padded to a square, is framed; else what is wrong, for a message.
+
+    Framed: its box's longer side is 50 % to 95 % of the square's, and its middle lies within 5 % of the side of the square's.
+    """
+    left, top, right, bottom = visible_box(image)
+    side = max(image.size)
+    fill = max(right - left, bottom - top) / side
+    off = max(abs(left + right - image.width), abs(top + bottom - image.height)) / (2 * side)
+    if not LEAST_FILL <= fill <= MOST_FILL:
+        return f"the object filled {fill:.0%} of the picture's side"
+    if off > OFF_CENTRE:
+        return f"the object lay {off:.0%} of the picture's side off its middle"
+    return None
+
+
+def recentre(image: Image.Image, size: int = SIZE, border_ratio: float = BORDER_RATIO) -> Image.Image:
+    """The visible part of an RGBA picture, centred in a transparent square of `size` pixels.
+
+    Its box's longer side becomes round(size * (1 - border_ratio)) pixels. Raises ValueError where nothing is visible.
+    """
+    left, top, right, bottom = visible_box(image)
+    scale = round(size * (1 - border_ratio)) / max(right - left, bottom - top)
+    width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    part = image.crop((left, top, right, bottom)).convert("RGBa")
+    if (factor := int(0.25 / scale)) > 1:  # averages first what a longer filter would do slowly
+        part = part.reduce(factor)
+    scaled = Image.fromarray(_resample(np.asarray(part), width, height))
+    canvas = Image.new("RGBA", (size, size), (0, 0, 0, 0))
+    canvas.paste(scaled, ((size - width) // 2, (size - height) // 2))
+    return canvas
+
+
+def _resample(premultiplied: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Straight RGBA uint8 [height,width,4] from premultiplied [h,w,4], by Lanczos.
+
+    In floats: the filter overshoots at edges in colours and alpha alike, so their ratio is right before either is clipped.
+    """
+    channels = [Image.fromarray(premultiplied[..., c].astype(np.float32)) for c in range(4)]
+    red, green, blue, alpha = (np.asarray(channel.resize((width, height), Image.Resampling.LANCZOS)) for channel in channels)
+    colours = np.dstack([red, green, blue]) * (255 / np.maximum(alpha, 0.5))[..., None]
+    return np.round(np.clip(np.dstack([colours, alpha]), 0, 255)).astype(np.uint8)

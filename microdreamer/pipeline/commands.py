@@ -1,0 +1,112 @@
+"""The commands: what main.py, main2.py and `microdreamer make|refine` run. Each reads words, calls the library, says how it went."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from microdreamer.core.command import Interrupt, exit_code
+from microdreamer.core.errors import Stopped, UserError
+from microdreamer.pipeline.command_line import parse_command_line
+from microdreamer.pipeline.config import Config
+
+if TYPE_CHECKING:
+    from microdreamer.guidance.base import Prior
+
+MAKE = """A picture and/or a sentence -> 3D Gaussians -> a coarse textured mesh, by score-based iterative reconstruction.
+
+python main.py --config configs/micro.yaml input=photo_rgba.png save_path=name
+python main.py --config configs/micro.yaml prompt="a red apple"
+"""
+REFINE = """Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior.
+
+python main2.py --config configs/micro.yaml input=photo_rgba.png save_path=name     refines what main.py wrote under that name
+python main2.py --from-splats gaussians.ply save_path=name                          a textured mesh of any Gaussians (docs/splats.md)
+python main2.py --from-mesh chair.glb --config configs/micro.yaml prompt="a chair"  refines a mesh of your own
+
+A mesh without colours wants to be painted, not retouched: add refine_views=4 refine_denoise_steps=20 refine_strength=0.3 refine_cfg=3
+iters_refine=4 texture_lr=0.2. What the prior draws beyond the mesh's outline is lost, and where its drawing is smaller there is white.
+"""
+
+
+def make(words: Sequence[str], program: str = "main.py") -> int:
+    """Stage 1 from words to files; returns the exit code."""
+    return exit_code(program, lambda: profiled(run_make, *parse_command_line(words, MAKE, program)))
+
+
+def refine(words: Sequence[str], program: str = "main2.py") -> int:
+    """Stage 2 from words to files; returns the exit code."""
+    return exit_code(program, lambda: profiled(run_refine, *parse_command_line(words, REFINE, program)))
+
+
+def run_make(config: Config, quiet: bool, prior: Prior | None = None) -> int:
+    """Stage 1 of a configuration to files, by `prior` or the one that it names; returns the exit code. Raises UserError."""
+    from microdreamer.core import profiler
+    from microdreamer.pipeline.reconstruction import NOTHING_TO_MAKE, reconstruct
+    from microdreamer.pipeline.results import check_writable, result_stem
+    from microdreamer.pipeline.terminal import Bar
+
+    if not config.input and not config.prompt:
+        raise UserError(NOTHING_TO_MAKE)
+    stem = result_stem(config)
+    check_writable(stem)
+    profiler.write_to(Path(f"{stem}_trace"))
+    with Bar(quiet) as bar, Interrupt() as interrupt:
+        try:
+            result = reconstruct(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
+        except Stopped:
+            print("stopped before the first fit; nothing was written", file=sys.stderr)
+            return interrupt.exit_code
+        result.save(on_progress=bar)
+    if result.no_mesh:
+        raise UserError(f"everything was written but the mesh: {result.no_mesh}")
+    if not quiet:
+        print(f"{'wrote' if result.complete else 'stopped early, wrote'} {stem}_model.* and {stem}.json", file=sys.stderr)
+    return 0 if result.complete else interrupt.exit_code
+
+
+def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
+    """Stage 2 of a configuration to files, by `prior` or the one that it names; returns the exit code. Raises UserError."""
+    from microdreamer.core import profiler
+    from microdreamer.pipeline.refinement import refine
+    from microdreamer.pipeline.results import check_writable, result_stem
+    from microdreamer.pipeline.terminal import Bar
+
+    if (own := config.mesh or config.load) and config.save_path is None:
+        config = dataclasses.replace(config, save_path=Path(own).stem)
+    stem = result_stem(config)
+    check_writable(stem)
+    profiler.write_to(Path(f"{stem}_refined_trace"))
+    with Bar(quiet) as bar, Interrupt() as interrupt:
+        try:
+            result = refine(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
+        except Stopped:
+            print("stopped before the end; nothing was written", file=sys.stderr)
+            return interrupt.exit_code
+        result.save(on_progress=bar)
+    if not quiet:
+        print(f"wrote {stem}_refined.*", file=sys.stderr)
+    return 0
+
+
+def print_config(config: Config) -> None:
+    """The resolved configuration, as one line of JSON that the next run could read."""
+    print(f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}", file=sys.stderr)
+
+
+def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
+    """What `run` returns, with the ranges or the trace that `config.profiling` asks for."""
+    from microdreamer.core import profiler
+
+    if not quiet:
+        print_config(config)
+    wanted = config.profiling
+    try:
+        with profiler.session(wanted.mode, wanted.scope, wanted.rounds, quiet):
+            return run(config, quiet)
+    except profiler.TraceError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,42 @@
+"""What the commands show on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from tqdm import tqdm
+
+from microdreamer.pipeline.progress import Update
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far{postfix}"
+
+
+class Bar:
+    """A bar while a run goes on, and one line for each phase that has ended; nothing where `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, update: Update) -> None:
+        """What a run tells."""
+        if self._quiet:
+            return
+        if update.finished:
+            with contextlib.nullcontext() if self._bar is None else self._bar.external_write_mode(file=sys.stderr):
+                print(f"{update.phase}: {update.seconds:.1f} s", file=sys.stderr, flush=True)
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=1.0, disable=None, bar_format=BAR)  # None: shown on a terminal only
+        self._bar.set_description_str(update.note.partition(",")[0] or update.phase, refresh=False)
+        left = "" if update.seconds_left is None else f"{tqdm.format_interval(update.seconds_left)} left"
+        self._bar.set_postfix_str(left + "".join(update.note.partition(",")[1:]), refresh=False)
+        self._bar.update(max(update.fraction - self._bar.n, 0.0))

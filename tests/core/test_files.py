@@ -1,0 +1,68 @@
+"""Names of files: clean ones from any text, paths as users type them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microdreamer.core.files import MAX_NAME, clean_name, readable, user_path
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("robot", "robot"),
+        ("grüne Ente", "grüne Ente"),
+        ("写真 1", "写真 1"),
+        ("Screenshot 2026-11-28 at 5.04.12\u202fPM", "Screenshot 2026-11-28 at 5.04.12 PM"),  # macOS
+        ("a\u00a0b\u3000c", "a b c"),
+        ("\U0001f469\u200d\U0001f469\u200d\U0001f467", "\U0001f469\U0001f469\U0001f467"),
+        (".hidden", "hidden"),
+        ("...", "object"),
+        ("", "object"),
+        ("a\u0301", "á"),  # as macOS decomposes names
+        (os.fsdecode(b"caf\xe9"), "café"),  # Latin-1 bytes on a UTF-8 system
+        ("a/b\\c:d", "a_b_c_d"),
+        ("what? *no*", "what_ _no_"),
+        ("tab\tand\nline", "tab and line"),
+        ("bell\a\u202e", "bell"),
+        ("con", "_con"),
+        ("Nul.tar", "_Nul.tar"),
+        ("console", "console"),
+        ("end. . ", "end"),
+        ("-dash", "-dash"),
+        ("é" * 300, "é" * 100),
+    ],
+)
+def test_clean_names(text, name):
+    assert clean_name(text) == name
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.characters(codec=None), max_size=300))
+def test_a_clean_name_is_plain_whatever_it_is_made_of(text):
+    name = clean_name(text)
+    assert name and Path(name).name == name and name.isprintable() and name[0] not in ". " and name[-1] not in ". "
+    assert len(name.encode("utf-8")) <= MAX_NAME and clean_name(name) == name
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40))
+def test_names_of_any_bytes_can_be_read_and_printed(data):
+    text = readable(os.fsdecode(data))
+    text.encode("utf-8")
+    assert readable(text) == text
+
+
+def test_home_is_expanded_where_it_was_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert user_path("~/a.png") == tmp_path / "home" / "a.png" and user_path("~") == tmp_path / "home"
+    assert user_path("a/~b.png") == Path("a/~b.png") and user_path("") == Path("")
+    assert user_path("~nobody-of-that-name/a.png") == Path("~nobody-of-that-name/a.png")
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "a.png").touch()
+    assert user_path("~/a.png") == Path("~/a.png")
