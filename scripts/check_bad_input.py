@@ -11,9 +11,10 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
-import importlib
+import json
 import multiprocessing
 import os
+import runpy
 import shutil
 import struct
 import subprocess
@@ -147,6 +148,43 @@ def make_meshes(folder: Path) -> None:
     (folder / "truncated.glb").write_bytes((folder / "truncated.glb").read_bytes()[:-20])
     (folder / "empty.glb").touch()
     shutil.copy(PICTURE, folder / "a_picture.glb")
+    make_gltf(folder)
+    (folder / "a_scene.fbx").write_bytes(b"Kaydara FBX Binary  \0")
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    faces = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    (folder / "cut_short.ply").write_text(head + faces + "0 0 0\n1 0 0\n0 1")
+    (folder / "splat.ply").write_text(f"{head}property float f_dc_0\nend_header\n0 0 0 1\n1 0 0 1\n0 1 0 1\n")
+
+
+def make_gltf(folder: Path) -> None:
+    """glTF files that need what is not there."""
+    from scripts.make_mesh_files import GltfFile
+
+    def file() -> tuple[GltfFile, dict]:
+        made = GltfFile()
+        part = made.primitive(np.float32(np.eye(3)), [[0, 1, 2]], made.material(color=[1, 1, 1, 1]))
+        made.node([part])
+        return made, part
+
+    made, _ = file()
+    made.use("EXT_of_tomorrow", required=True)
+    made.write(folder / "of_tomorrow.glb")
+    made, part = file()
+    made.use("KHR_draco_mesh_compression", required=True)
+    part["extensions"] = {"KHR_draco_mesh_compression": {"bufferView": 0, "attributes": {"POSITION": 0}}}
+    made.write(folder / "draco.glb")
+    made, _ = file()
+    made.json["materials"][0]["pbrMetallicRoughness"]["baseColorFactor"][3] = 0
+    made.json["materials"][0]["alphaMode"] = "BLEND"
+    made.write(folder / "transparent.glb")
+    made, _ = file()
+    made.json["asset"]["version"] = "1.0"
+    made.write(folder / "gltf_1.glb")
+    made, _ = file()
+    made.write(folder / "no_buffer.gltf")
+    document = json.loads((folder / "no_buffer.gltf").read_text())
+    document["buffers"][0]["uri"] = "scene.bin"
+    (folder / "no_buffer.gltf").write_text(json.dumps(document))
 
 
 def write_safetensors(path: Path) -> None:
@@ -250,6 +288,14 @@ def main2_cases(files: Path, full: Path | None) -> list[Case]:
         "a texture that is missing": "no_texture.obj",
         "a texture that is corrupt": "odd_texture.obj",
         "a format that is unknown": "text.png",
+        "a format of another program": "a_scene.fbx",
+        "a glTF that needs an unknown extension": "of_tomorrow.glb",
+        "a compressed glTF without the package": "draco.glb",
+        "a glTF without its buffer": "no_buffer.gltf",
+        "a glTF of version 1": "gltf_1.glb",
+        "a mesh that is all transparent": "transparent.glb",
+        "a PLY that is cut short": "cut_short.ply",
+        "a PLY of Gaussians as a mesh": "splat.ply",
     }
     splats = {
         "Gaussians that nothing can be seen of": "transparent.splat",
@@ -317,8 +363,8 @@ def call(case: Case, folder: Path, output: Path) -> None:
         os.dup2(file.fileno(), 2)
     os.chdir(folder)
     os.environ.update(case.environment)
-    sys.argv[0] = case.program
-    sys.exit(importlib.import_module(case.program.removesuffix(".py")).main(case.arguments))
+    sys.argv = [case.program, *case.arguments]
+    runpy.run_path(str(REPOSITORY / case.program), run_name="__main__")
 
 
 def attempt(case: Case, root: Path, processes: multiprocessing.context.BaseContext) -> Outcome:

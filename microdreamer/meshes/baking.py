@@ -1,4 +1,4 @@
-"""Paints a mesh's texture: from renders of the Gaussians it was made of, its vertex colours or another texture, and the input picture.
+"""Paints a mesh's texture: from renders of the Gaussians it was made of, from what a file's materials show, and the input picture.
 
 The texture is gathered, not scattered: every texel asks each view what it shows at the texel's place on the surface, so that no
 texel within a chart stays empty. S is the number of texels a side, P that of texels within charts.
@@ -9,17 +9,20 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
 from cam_utils import project_for_sampling
 from microdreamer.core import profiler
+from microdreamer.images.colour import linear_to_srgb
 from microdreamer.kernels.mesh_raster import interpolate, rasterize
-from microdreamer.kernels.texture import texture as sample_texture
 from microdreamer.kernels.texture_padding import fill_holes
+from microdreamer.meshes.cleaning import merge_vertices
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel, vertex_normals
+from microdreamer.meshes.surface import Surface
 from microdreamer.meshes.unwrap.parametrize import unwrap
 
 if TYPE_CHECKING:
@@ -79,28 +82,71 @@ def bake(mesh: Mesh, size: int, model: Shown | None = None, picture: Reference |
     colors = texels.vertex_colors
     if model is not None:
         colors = model.surface_colors(texels.positions, texels.normals, VIEW_SIZE)
+    return _painted(mesh, size, texels, colors, picture)
+
+
+def with_picture(mesh: Mesh, size: int, picture: Reference, device: torch.device | str = "cpu") -> Mesh:
+    """The mesh with a texture of `size` texels a side on which the picture stands where it sees the surface."""
+    texels = texels_of(mesh, size, device)
+    return _painted(mesh, size, texels, torch.from_numpy(mesh.texture).to(device)[texels.inside], picture)
+
+
+@torch.no_grad()
+def _painted(mesh: Mesh, size: int, texels: Texels, colors: Tensor, picture: Reference | None) -> Mesh:
+    """The mesh with `colors` [P,3] at its texels, the picture over them, and the space between charts filled from their edges."""
     if picture is not None:
         seen, weight = picture_colors(mesh, texels, picture)
         colors = torch.lerp(colors, seen, weight[:, None])
-    texture = torch.zeros(size, size, 3, device=device)
+    texture = torch.zeros(size, size, 3, device=colors.device)
     texture[texels.inside] = colors
     texture = fill_holes(texture, texels.inside, SEAM_PADDING)
     return dataclasses.replace(mesh, texture=texture.cpu().numpy())
 
 
-@torch.no_grad()
-def repainted(mesh: Mesh, layout: Mesh, size: int, device: torch.device | str = "cpu") -> Mesh:
-    """`layout`, the same faces unwrapped anew, with a texture of `size` texels a side that shows what the textured `mesh` shows.
+def baked(surface: Surface, size: int, method: str = "charts", device: torch.device | str = "cpu") -> Mesh:
+    """Whatever `surface` shows, on one texture of `size` texels a side; faces that use a vertex twice are left out.
 
-    Beyond [0,1] the texture of `mesh` repeats.
+    Raises ValueError where no other is left.
     """
+    surface, vertices, faces = welded(surface)
+    return repainted(surface, unwrapped(Mesh(vertices, faces), size, method), size, device)
+
+
+def welded(surface: Surface) -> tuple[Surface, np.ndarray, np.ndarray]:
+    """The faces of `surface` that have three corners, and the same as vertices [V,3] float64, one where several fell together, with
+    faces [F,3]. Raises ValueError where there is none."""
+    used, faces = np.unique(surface.faces, return_inverse=True)
+    vertices, faces = merge_vertices(surface.vertices[used], faces.reshape(-1, 3))
+    a, b, c = faces.T
+    solid = (a != b) & (b != c) & (c != a)
+    if not solid.any():
+        raise ValueError("expected a mesh with faces that have an area, found none")
+    return surface.take(solid), vertices, faces[solid]
+
+
+@torch.no_grad()
+@profiler.function
+def repainted(surface: Surface, layout: Mesh, size: int, device: torch.device | str = "cpu") -> Mesh:
+    """`layout`, the same faces unwrapped anew, with a texture of `size` texels a side that shows what `surface` shows."""
+    face, uvs, colors, stretch, inside = _corners_of_texels(surface, layout, size, device)
+    texture = torch.zeros(size, size, 3)
+    texture[inside] = torch.from_numpy(linear_to_srgb(surface.shade_at(face, uvs, colors, stretch)[:, :3]).astype(np.float32))
+    return dataclasses.replace(layout, texture=fill_holes(texture, inside, SEAM_PADDING).numpy())
+
+
+def _corners_of_texels(surface: Surface, layout: Mesh, size: int, device: torch.device | str):
+    """For the texels within charts: face [P], uvs [P,4], colors [P,4] of its corners blended, and how much uvs change from one texel to
+    the next [P,4], in row order; and which texels these are, bool [S,S]."""
     rast, rast_db = rasterize_layout(layout, size, device)
-    uvs = torch.from_numpy(mesh.uvs * [1, -1] + [0, 1]).float().to(device)  # v grows upwards, the rows of a texture downwards
-    uv, uv_da = interpolate(uvs[None], rast, torch.from_numpy(mesh.uv_faces).to(device), rast_db)
-    inside = rast[..., 3] > 0
-    source = torch.from_numpy(mesh.texture).to(device)[None]
-    texture = sample_texture(source, uv, uv_da, "linear-mipmap-linear", "wrap", mask=inside)
-    return dataclasses.replace(layout, texture=fill_holes(texture[0], inside[0], SEAM_PADDING).cpu().numpy())
+    inside = rast[0, ..., 3].cpu() > 0
+    rast, rast_db = rast[0].cpu()[inside].double().numpy(), rast_db[0].cpu()[inside].double().numpy()
+    face = np.rint(rast[:, 3]).astype(int) - 1
+    weights = np.stack([rast[:, 0], rast[:, 1], 1 - rast[:, 0] - rast[:, 1]], axis=1)
+    corners = surface.uvs[face]
+    uvs, colors = np.einsum("nkc,nk->nc", corners, weights), np.einsum("nkc,nk->nc", surface.colors[face], weights)
+    along, across = corners[:, 0] - corners[:, 2], corners[:, 1] - corners[:, 2]
+    steps = [along * rast_db[:, [0 + axis]] + across * rast_db[:, [2 + axis]] for axis in range(2)]
+    return face, uvs, colors, np.maximum(np.abs(steps[0]), np.abs(steps[1])), inside
 
 
 def picture_colors(mesh: Mesh, texels: Texels, picture: Reference) -> tuple[Tensor, Tensor]:

@@ -1,33 +1,32 @@
-"""Mesh files: OBJ with a material and a PNG, binary glTF (GLB) out; whatever trimesh knows in."""
+"""Mesh files: OBJ with a material and a PNG, binary glTF (GLB) out; these, PLY and a few more in (see `formats`)."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from microdreamer.core import profiler
 from microdreamer.core.files import atomic_write
+from microdreamer.images.colour import srgb_to_linear
 from microdreamer.images.writing import encoded_png
+from microdreamer.meshes.cutting import without_hidden
+from microdreamer.meshes.formats.gltf import read_gltf
+from microdreamer.meshes.formats.gltf_document import MAGIC
+from microdreamer.meshes.formats.obj import read_obj
+from microdreamer.meshes.formats.other import read_other
+from microdreamer.meshes.formats.ply import read_ply
 from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.surface import UV_TOLERANCE, Surface
 
 _FLOAT, _UINT32 = 5126, 5125  # glTF component types
 _ARRAY, _ELEMENT_ARRAY = 34962, 34963  # glTF buffer targets
-_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071  # glTF sampler settings
+_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE, _REPEAT = 9729, 9987, 33071, 10497  # glTF sampler settings
 _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
-
-
-def srgb_to_linear(colors: np.ndarray) -> np.ndarray:
-    """Light intensities of sRGB values, both in [0,1] (IEC 61966-2-1)."""
-    return np.where(colors <= 0.04045, colors / 12.92, ((np.maximum(colors, 0) + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(colors: np.ndarray) -> np.ndarray:
-    """sRGB values of light intensities, both in [0,1]."""
-    return np.where(colors <= 0.0031308, colors * 12.92, 1.055 * np.maximum(colors, 0.0031308) ** (1 / 2.4) - 0.055)
+UNLIT = "KHR_materials_unlit"
 
 
 # ---- OBJ ----
@@ -105,11 +104,20 @@ def encoded_texture(mesh: Mesh) -> bytes:
 def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     """Write `path` (.glb): binary glTF 2.0 with positions, normals, and texture (a PNG inside) or vertex colours.
 
-    glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants.
+    glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants. The colours
+    hold the light of the picture that they come from, so the material says that they are to be shown as they are
+    (KHR_materials_unlit); readers that do not know that word get a matt surface, which they light once more. Open surfaces are shown
+    from both sides.
     """
     path = _with_suffix(path, ".glb")
-    material: dict = {"name": "vertex_colors", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
-    document: dict = {}
+    material: dict = {
+        "name": "albedo" if mesh.has_texture else "vertex_colors",
+        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
+        "extensions": {UNLIT: {}},
+    }
+    if is_open(mesh.faces):
+        material["doubleSided"] = True
+    document: dict = {"extensionsUsed": [UNLIT]}
     image = b""
     if mesh.has_texture:
         pairs = np.stack([mesh.faces.reshape(-1), mesh.uv_faces.reshape(-1)], axis=1).astype(np.int64)
@@ -117,16 +125,16 @@ def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
         source, uv_source = pairs[first].T
         faces = corner.reshape(-1, 3)
         uvs = mesh.uvs[uv_source] * [1, -1] + [0, 1]  # glTF's v grows downwards
-        attributes = {"POSITION": mesh.vertices[source], "NORMAL": mesh.normals[source], "TEXCOORD_0": uvs.astype(np.float32)}
-        material["name"] = "albedo"
+        attributes = {"POSITION": mesh.vertices[source], "NORMAL": _unit_normals(mesh)[source], "TEXCOORD_0": uvs.astype(np.float32)}
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
-        sampler = {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
+        wrap = _REPEAT if uvs.min() < -UV_TOLERANCE or uvs.max() > 1 + UV_TOLERANCE else _CLAMP_TO_EDGE
+        sampler = {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": wrap, "wrapT": wrap}
         image = png or encoded_texture(mesh)
-        document = {"textures": [{"source": 0, "sampler": 0}], "samplers": [sampler]}
+        document |= {"textures": [{"source": 0, "sampler": 0}], "samplers": [sampler]}
     else:
         faces = mesh.faces
         colors = srgb_to_linear(_vertex_colors(mesh).astype(np.float64)).astype(np.float32)
-        attributes = {"POSITION": mesh.vertices, "NORMAL": mesh.normals, "COLOR_0": colors}
+        attributes = {"POSITION": mesh.vertices, "NORMAL": _unit_normals(mesh), "COLOR_0": colors}
     arrays = [*attributes.values(), faces.astype(np.uint32)]
     views, accessors, offset = [], [], 0
     for array in arrays:
@@ -168,137 +176,81 @@ def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
         file.write(image)
 
 
+def _unit_normals(mesh: Mesh) -> np.ndarray:
+    """The normals, and any where there is none: the format wants all of them to be of length one."""
+    normals = mesh.normals
+    return np.where(normals.any(axis=1, keepdims=True), normals, np.float32([0, 0, 1]))
+
+
+def is_open(faces: np.ndarray) -> bool:
+    """Whether some edge of faces [F,3] belongs to one face alone."""
+    edges = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1), axis=-1).reshape(-1, 2).astype(np.int64)
+    return bool((np.unique(edges[:, 0] << 32 | edges[:, 1], return_counts=True)[1] == 1).any())
+
+
 # ---- Reading ----
+
+FOREIGN = {  # formats of scenes and solids that need the programs they come from
+    *(".fbx", ".blend", ".max", ".ma", ".mb", ".c4d", ".usd", ".usda", ".usdc", ".usdz", ".abc", ".skp"),
+    *(".step", ".stp", ".iges", ".igs", ".sldprt", ".ifc", ".dwg", ".dxf"),
+}
+SUFFIXES = (".glb", ".gltf", ".obj", ".ply")  # of formats with a reader of this project's own
+REMEDY = "get a whole copy or save it anew"  # what can be done about a file that is not what it should be
+BAKED_SIZE = 1024  # texels a side of a texture that `read_mesh` makes
+
+
+def read_surface(path: str | Path) -> Surface:
+    """What the mesh file at `path` shows: glTF (binary or JSON), OBJ, PLY, and without guarantee whatever else trimesh knows.
+
+    Which format it is, is seen from how it begins, then from its name. Raises FileNotFoundError, or ValueError in one line for what
+    cannot be read, needs a package that is not installed, has no triangles, numbers that are not finite, or lacks a texture.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a mesh (.glb, .gltf, .obj, .ply, ...), got a folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a mesh (.glb, .gltf, .obj, .ply, ...)")
+    try:
+        return without_hidden(_reader(path)(path).checked())
+    except ImportError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path}: {what}{'' if ';' in what else f'; {REMEDY}'}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a structure that is not what its format promises, at any place of it
+        what = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: not a mesh that can be read ({what[:200]}); {REMEDY}") from error
+
+
+def _reader(path: Path) -> Callable[[Path], Surface]:
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ValueError("expected a mesh, got an empty file")
+    if start.startswith(MAGIC) or suffix in (".glb", ".gltf", ".vrm"):
+        return read_gltf
+    if start.startswith((b"ply\n", b"ply\r")) or suffix == ".ply":
+        return read_ply
+    if suffix == ".obj":
+        return read_obj
+    if suffix in FOREIGN:
+        raise ValueError(f"{suffix} files are not read; save it as GLB (Blender: File > Import, then File > Export > glTF 2.0)")
+    return read_other
 
 
 def read_mesh(path: str | Path) -> Mesh:
-    """Read a mesh of any format that trimesh knows; polygons as triangles, all parts of a scene as one.
+    """`read_surface` as one mesh with one texture or with colours at its vertices.
 
-    One textured part (or several that share a texture) keeps its texture and coordinates; vertices that only seams had
-    repeated become one again. Parts with different textures get the textures' colours at their vertices. Without either: the
-    material's or the vertices' colours, else white. Raises FileNotFoundError, or ValueError for a file without triangles, with
-    numbers that are not finite, or whose texture is missing.
+    Where its parts have several textures, or one whose colours they change, these are baked into one of `BAKED_SIZE` texels a side.
+    Vertices that only seams had repeated become one again where there is a texture. Raises what `read_surface` raises.
     """
-    import trimesh
+    surface = read_surface(path)
+    mesh = surface.to_mesh()
+    if mesh is None:
+        from microdreamer.meshes.baking import baked
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a mesh (.obj, .glb, .ply, ...)")
-    # trimesh keeps the order of an OBJ's vertices only at the cost of its texture coordinates.
-    keeps_order = path.suffix.lower() != ".obj" or not _scan_obj(path)
-    try:
-        scene = trimesh.load_scene(path, process=False, maintain_order=keeps_order)
-        gltf_colors = _gltf_colors(path) if path.suffix.lower() == ".glb" else {}
-    except Exception as error:  # trimesh's readers raise whatever their parsing trips over
-        raise ValueError(f"{path}: not a mesh that can be read ({' '.join(str(error).split())}); get a whole copy") from error
-    parts = []
-    for node in scene.graph.nodes_geometry:
-        transform, name = scene.graph[node]
-        geometry = scene.geometry[name]
-        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
-            faces = geometry.faces[:, ::-1] if np.linalg.det(transform[:3, :3]) < 0 else geometry.faces
-            parts.append((trimesh.transform_points(geometry.vertices, transform), faces, geometry.visual, gltf_colors.get(name)))
-    if not parts:
-        raise ValueError(f"{path}: expected a mesh, found no triangles")
-    try:
-        mesh = _joined(parts)
-        mesh.check()
-    except (ValueError, OSError) as error:  # OSError: a texture inside of the file is cut short
-        raise ValueError(f"{path}: {error}") from error
+        mesh = baked(surface, BAKED_SIZE)
     return mesh
-
-
-def _joined(parts: list[tuple]) -> Mesh:
-    starts = np.cumsum([0, *(len(vertices) for vertices, *_ in parts)])[:-1]
-    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite and is refused later
-        vertices = np.concatenate([vertices for vertices, *_ in parts]).astype(np.float32)
-    faces = np.concatenate([faces + start for (_, faces, *_), start in zip(parts, starts, strict=True)])
-    textures = [_texture(visual) for _, _, visual, _ in parts]
-    shared = textures[0]
-    if shared is not None and all(texture is not None and np.array_equal(texture, shared) for texture in textures[1:]):
-        uvs = np.concatenate([visual.uv for _, _, visual, _ in parts])
-        welded, index = np.unique(vertices, axis=0, return_inverse=True)
-        index = index.reshape(-1)
-        return Mesh(welded, index[faces], uvs=uvs, uv_faces=faces, texture=shared)
-    colors = [_part_colors(len(v), visual, painted) for v, _, visual, painted in parts]
-    return Mesh(vertices, faces, np.concatenate(colors))
-
-
-def _material_image(visual):
-    material = getattr(visual, "material", None)
-    return getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-
-
-def _texture(visual) -> np.ndarray | None:
-    """sRGB texture [H,W,3] in [0,1] of a trimesh visual that has one with coordinates, its material's factor applied."""
-    image = _material_image(visual)
-    if image is None or getattr(visual, "uv", None) is None:
-        return None
-    texture = np.asarray(image.convert("RGB"), np.float32) / 255
-    factor = getattr(visual.material, "baseColorFactor", None)
-    if factor is not None and (factor := _unit(np.asarray(factor))[:3]).min() < 1:
-        texture = linear_to_srgb(srgb_to_linear(texture.astype(np.float64)) * factor).astype(np.float32)
-    return texture
-
-
-def _part_colors(count: int, visual, painted: np.ndarray | None) -> np.ndarray:
-    """sRGB colours [count,3] of a part that keeps no texture."""
-    if painted is not None:
-        return painted
-    if visual.kind == "vertex":
-        return _unit(visual.vertex_colors)[:, :3]
-    if visual.kind == "texture":
-        image, factor = _material_image(visual), getattr(visual.material, "baseColorFactor", None)
-        if image is not None and visual.uv is not None:
-            return _unit(visual.to_color().vertex_colors)[:, :3]
-        if hasattr(visual.material, "baseColorFactor"):
-            linear = np.ones(3) if factor is None else _unit(np.asarray(factor))[:3]
-            return np.tile(linear_to_srgb(linear), (count, 1))
-        if image is None:
-            return np.tile(_unit(np.asarray(visual.material.diffuse))[:3], (count, 1))
-    return np.ones((count, 3))
-
-
-def _unit(colors: np.ndarray) -> np.ndarray:
-    """Values in [0,1] of channels stored as floats or as integers of full scale."""
-    scale = 1.0 if colors.dtype.kind == "f" else np.iinfo(colors.dtype).max
-    return np.clip(colors.astype(np.float64) / scale, 0, 1)
-
-
-def _gltf_colors(path: Path) -> dict[str, np.ndarray]:
-    """sRGB vertex colours by geometry name, from the file's linear ones before trimesh rounds them to 8 bits."""
-    from trimesh.exchange.gltf import load_glb
-
-    with path.open("rb") as file:
-        geometries = load_glb(file, skip_materials=True)["geometry"]
-    return {name: linear_to_srgb(_unit(part["vertex_colors"])[:, :3]) for name, part in geometries.items() if "vertex_colors" in part}
-
-
-def _check_texture(path: Path, name: str, library: str) -> None:
-    """Raise ValueError unless the picture that a material of the OBJ at `path` names can be read; trimesh would pass over it."""
-    remedy = f"restore it or remove the map_Kd line of {library}"
-    if not (path.parent / name).is_file():
-        raise ValueError(f"{path}: its texture {name} is not there; {remedy}")
-    try:
-        with Image.open(path.parent / name) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for damaged files
-        raise ValueError(f"{path}: its texture {name} is no picture that can be read ({error}); {remedy}") from error
-
-
-def _scan_obj(path: Path) -> bool:
-    """Whether an OBJ has texture coordinates. Raises ValueError where a material names a picture that cannot be read."""
-    has_uvs, libraries = False, []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            has_uvs = has_uvs or line.startswith("vt ")
-            if line.startswith("mtllib") and (library := line.removeprefix("mtllib").strip()):
-                libraries.append(library)
-    for library in libraries:
-        if not (material := path.parent / library).is_file():
-            continue  # a mesh without its materials is still a mesh
-        for line in material.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, *image = line.split(maxsplit=1) or [""]
-            if key.lower() == "map_kd" and image:
-                _check_texture(path, image[0].strip(), library)
-    return has_uvs

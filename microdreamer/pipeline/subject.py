@@ -7,6 +7,7 @@ unit size around the origin: a frame takes the object there and, when it is writ
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,10 +22,11 @@ from microdreamer.core.staging import finish
 from microdreamer.gaussians import captures
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.splat_files import holds_gaussians, log_remarks, read_splats
-from microdreamer.meshes.baking import bake, repainted, unwrapped
-from microdreamer.meshes.cleaning import drop_unused_vertices, merge_vertices
-from microdreamer.meshes.files import read_mesh
+from microdreamer.meshes.baking import bake, repainted, unwrapped, welded, with_picture
+from microdreamer.meshes.cleaning import drop_unused_vertices
+from microdreamer.meshes.files import read_mesh, read_surface
 from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.surface import UV_TOLERANCE, Surface
 from microdreamer.pipeline.asset import make_mesh
 from microdreamer.pipeline.config import Config
 
@@ -32,11 +34,12 @@ if TYPE_CHECKING:
     from microdreamer.images.reference import Reference
     from microdreamer.pipeline.results import Result
 
+log = logging.getLogger(__name__)
+
 OFF_CENTER = 0.25  # of the object's reach, by which its middle may miss the origin, and
 REACH_RANGE = (0.5, 1.5)  # its reach, as a share of what fits, to stay as it is: objects of stage 1 do
 FRAMED_SHARE = 0.995  # of the opacity of Gaussians, that a frame holds
 UNPAINTED = 0.5  # grey of a mesh that came without colours; from the ends of the scale, where sigmoids are flat, a fit hardly gets away
-UV_TOLERANCE = 1e-5  # by which texture coordinates may leave [0,1]
 
 
 class Frame(NamedTuple):
@@ -98,12 +101,15 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     Raises UserError where there is none, ValueError and OSError for files that cannot be used.
     """
     if config.mesh:
-        mesh = read_mesh(user_path(config.mesh))
+        surface = read_surface(user_path(config.mesh))
         try:
-            mesh, frame = framed_mesh(mesh, config)
-            return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
+            surface, frame = framed_surface(surface, config)
+            mesh = made_fit(surface, config.texture_size, config.unwrap, picture, device)
         except ValueError as error:
             raise ValueError(f"{config.mesh}: {error}") from error
+        for note in surface.notes:
+            log.warning("%s: %s", config.mesh, note)
+        return Subject(mesh, None, frame)
     if config.load:
         parameters, stated_up, remarks = read_splats(user_path(config.load))
         try:
@@ -128,10 +134,10 @@ def subject_of(
 ) -> Subject:
     """What `refine` was given: a result of stage 1, a mesh or Gaussians of the user's own, or the path of a file of either."""
     if isinstance(source, Mesh):
-        mesh, frame = framed_mesh(source, config)
-        return Subject(made_fit(mesh, config.texture_size, config.unwrap, picture, device), None, frame)
+        surface, frame = framed_surface(Surface.of_mesh(source), config)
+        return Subject(made_fit(surface, config.texture_size, config.unwrap, picture, device), None, frame)
     if isinstance(source, GaussianModel):
-        return gaussian_subject(source.arrays(), None, config, picture, device)
+        return gaussian_subject(source.arrays(), "y", config, picture, device)  # as all models here
     if isinstance(source, (str, Path)):
         key = "load" if holds_gaussians(source) else "mesh"
         return load_subject(dataclasses.replace(config, mesh=None, load=None, **{key: str(source)}), Path(), picture, device)
@@ -168,39 +174,32 @@ def framed_gaussians(
     return model, frame
 
 
-def framed_mesh(mesh: Mesh, config: Config) -> tuple[Mesh, Frame]:
-    """The mesh within a frame for the cameras of `config`, and that frame, which vertices of no face have no say in."""
-    frame = frame_of(mesh.vertices[mesh.faces].reshape(-1, 3), config.radius, config.fovy)
-    return dataclasses.replace(mesh, vertices=frame.inward(mesh.vertices)), frame
+def framed_surface(surface: Surface, config: Config) -> tuple[Surface, Frame]:
+    """The surface within a frame for the cameras of `config`, and that frame, which vertices of no face have no say in."""
+    frame = frame_of(surface.vertices[surface.faces].reshape(-1, 3), config.radius, config.fovy)
+    return dataclasses.replace(surface, vertices=frame.inward(surface.vertices)), frame
 
 
-def made_fit(mesh: Mesh, size: int, method: str, picture: Reference | None, device: torch.device) -> Mesh:
+def made_fit(surface: Surface, size: int, method: str, picture: Reference | None, device: torch.device) -> Mesh:
     """A mesh of the user's own with a texture that lies within [0,1], one vertex where several fell together, none without faces.
 
-    A texture is made, of `size` texels a side by the unwrap `method`, where there is none (of vertex colours and the picture; all
-    white counts as no colour) or where faces repeat it. Faces that use a vertex twice are dropped. Raises ValueError where no
-    other is left.
+    Where it has one texture that every face shows once, that is it. Else a texture is made, of `size` texels a side by the unwrap
+    `method`: of all the file's materials, or, where it has no texture, of its colours and the picture (all white counts as no colour).
+    Faces that use a vertex twice are dropped. Raises ValueError where no other is left.
     """
-    used, faces = np.unique(mesh.faces, return_inverse=True)
-    colors = None if mesh.vertex_colors is None else mesh.vertex_colors[used]
-    mesh = dataclasses.replace(mesh, vertices=mesh.vertices[used], faces=faces, vertex_colors=colors)
-    vertices, faces = merge_vertices(mesh.vertices.astype(np.float64), mesh.faces)
-    a, b, c = faces.T
-    solid = (a != b) & (b != c) & (c != a)
-    if not solid.any():
-        raise ValueError("expected a mesh with faces that have an area, found none")
-    faces = faces[solid]
-    uv_faces = None if mesh.uv_faces is None else mesh.uv_faces[solid]
-    mesh = dataclasses.replace(mesh, faces=mesh.faces[solid], uv_faces=uv_faces)
-    painted = within_unit_square(mesh) if mesh.has_texture else None
+    surface, vertices, faces = welded(surface)
+    painted = None
+    if surface.has_texture and (mesh := surface.to_mesh()) is not None:
+        painted = within_unit_square(mesh)
     if painted is None:
         layout = unwrapped(Mesh(vertices, faces), size, method)
-        if mesh.has_texture:
-            painted = repainted(mesh, layout, size, device)
-        else:  # colours may differ between vertices that fall together, so these are joined after they are painted
-            colors = np.full_like(mesh.vertices, UNPAINTED) if (mesh.vertex_colors == 1).all() else mesh.vertex_colors
-            unpainted = Mesh(mesh.vertices, mesh.faces, colors, layout.uvs, layout.uv_faces)
-            painted = bake(unpainted, size, None, picture, device)
+        if surface.is_white:
+            grey = Mesh(vertices, faces, np.full_like(vertices, UNPAINTED), layout.uvs, layout.uv_faces)
+            painted = bake(grey, size, None, picture, device)
+        else:
+            painted = repainted(surface, layout, size, device)
+            if picture is not None and not surface.has_texture:
+                painted = with_picture(painted, size, picture, device)
     vertices, faces = drop_unused_vertices(vertices, faces)
     return Mesh(vertices, faces, uvs=painted.uvs, uv_faces=painted.uv_faces, texture=painted.texture)
 

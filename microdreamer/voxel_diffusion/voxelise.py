@@ -188,13 +188,12 @@ def voxelise_files(paths: Sequence[str | Path], size: int, least: int = 1, limit
 
 def _meshes(paths: Sequence[Path]) -> Iterator[tuple[Path, str, Callable]]:
     """(file, name, function that gives vertices and faces) of every object."""
-    from microdreamer.meshes.files import read_mesh
-    from microdreamer.shapes.mesh_files import SUFFIXES
+    from microdreamer.meshes.files import SUFFIXES, read_surface
     from microdreamer.shapes.packed import load_packed
 
     def from_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        mesh = read_mesh(path)
-        return mesh.vertices, mesh.faces
+        surface = read_surface(path)  # its shape alone
+        return surface.vertices.astype(np.float32), surface.faces
 
     for path in paths:
         if path.is_dir():

@@ -15,9 +15,12 @@ from PIL import Image
 
 from microdreamer.core.errors import one_line
 from microdreamer.core.files import atomic_write, try_writing
+from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, write_video
-from microdreamer.meshes.files import linear_to_srgb, read_mesh, srgb_to_linear, texture_path, write_glb, write_obj
+from microdreamer.meshes.files import read_mesh, texture_path, write_glb, write_obj
+from microdreamer.meshes.formats.gltf_document import Document
 from microdreamer.meshes.mesh import Mesh
+from scripts.validate_glb import find_validator, issues
 
 WRITERS = {"obj": write_obj, "glb": write_glb}
 AWKWARD_NAME = "ein Würfel, 立方体 №1"
@@ -74,6 +77,54 @@ def test_glb_keeps_the_rules_of_the_format(tmp_path, mesh):
     position = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["POSITION"]]
     np.testing.assert_allclose([position["min"], position["max"]], [mesh.vertices.min(0), mesh.vertices.max(0)])
     assert document["materials"][0]["pbrMetallicRoughness"]["metallicFactor"] == 0  # the format's default is metal
+
+
+def material_of(path):
+    data = path.read_bytes()
+    document = json.loads(data[20 : 20 + struct.unpack_from("<I", data, 12)[0]])
+    return document["materials"][0], document
+
+
+@pytest.mark.parametrize("kind", ["mesh", "textured"])
+def test_a_glb_is_shown_without_light(tmp_path, request, kind):
+    """Its colours hold the light of the picture; where a reader does not know that, it gets a matt surface."""
+    write_glb(request.getfixturevalue(kind), tmp_path / "a.glb")
+    material, document = material_of(tmp_path / "a.glb")
+    assert material["extensions"] == {"KHR_materials_unlit": {}} and document["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert "extensionsRequired" not in document
+    base = material["pbrMetallicRoughness"]
+    assert (base["metallicFactor"], base["roughnessFactor"]) == (0, 1) and "emissiveFactor" not in material
+
+
+def test_open_surfaces_are_shown_from_both_sides(tmp_path, mesh):
+    write_glb(mesh, tmp_path / "closed.glb")
+    write_glb(Mesh(mesh.vertices, mesh.faces[1:], mesh.vertex_colors), tmp_path / "open.glb")
+    assert "doubleSided" not in material_of(tmp_path / "closed.glb")[0] and material_of(tmp_path / "open.glb")[0]["doubleSided"]
+
+
+def test_coordinates_beyond_the_texture_repeat_it(tmp_path, textured):
+    for shift, wrap in ((0, 33071), (1, 10497)):
+        textured.uvs = textured.uvs + np.float32(shift)
+        write_glb(textured, tmp_path / "a.glb")
+        assert material_of(tmp_path / "a.glb")[1]["samplers"][0]["wrapS"] == wrap
+
+
+def test_the_khronos_validator_finds_nothing(tmp_path, mesh, textured):
+    validator = find_validator()
+    if validator is None:
+        pytest.skip("needs node and the npm package gltf-validator in NODE_PATH")
+    lonely = Mesh([*mesh.vertices, [5, 5, 5]], mesh.faces, [*mesh.vertex_colors, [1, 0, 0]])  # a vertex without a face has no normal
+    paths = [tmp_path / f"{number}.glb" for number in range(4)]
+    for path, shown in zip(paths, (mesh, textured, lonely, Mesh(mesh.vertices, mesh.faces[1:])), strict=True):
+        write_glb(shown, path)
+    for report in issues(validator, paths):
+        assert (report["numErrors"], report["numWarnings"]) == (0, 0), report["messages"]
+
+
+def test_normals_of_files_are_of_length_one(tmp_path, mesh):
+    write_glb(Mesh([*mesh.vertices, [5, 5, 5]], mesh.faces), tmp_path / "a.glb")
+    normals = Document(tmp_path / "a.glb").accessor(1)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
 
 
 def test_colour_conversion_goes_there_and_back():

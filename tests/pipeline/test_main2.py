@@ -18,13 +18,16 @@ from microdreamer.gaussians.captures import turn_to_y
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.rotation import turned
 from microdreamer.gaussians.splat_files import read_splats
-from microdreamer.meshes.files import read_mesh, write_glb, write_obj
+from microdreamer.images.colour import linear_to_srgb
+from microdreamer.meshes.baking import baked
+from microdreamer.meshes.files import read_mesh, read_surface, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel
 from microdreamer.metrics.meshes import asset_faults
 from microdreamer.pipeline import commands, reconstruction, refinement
 from microdreamer.pipeline.config import Config
 from microdreamer.pipeline.subject import UNMOVED, framed_gaussians
+from scripts.make_mesh_files import GltfFile, cut_out_leaves, several_materials
 
 FIRST = [
     "total_steps=2",
@@ -415,6 +418,46 @@ def test_the_prior_paints_a_white_mesh(tmp_path, prior, truth):
 def test_the_record_names_the_mesh(tmp_path, prior):
     assert run(tmp_path, "--from-mesh", str(quads(tmp_path / "a.obj")), "prompt=a box") == 0
     assert record(tmp_path)["config"]["mesh"] == str(tmp_path / "a.obj")
+
+
+def test_several_materials_become_one_texture(tmp_path, prior, caplog):
+    """Walls, roof and door of a house keep their looks, seen from in front and above."""
+    path = several_materials(tmp_path / "house.glb")
+    assert run(tmp_path, "--from-mesh", str(path), "prompt=a house", "iters_refine=0", "texture_size=1024") == 0
+    found = read_mesh(tmp_path / "a_refined.glb")
+    assert found.texture.shape == (1024, 1024, 3) and not caplog.records
+    middles, uvs = found.vertices[found.faces].mean(1), found.uvs[found.uv_faces].mean(1)
+    colors = found.texture[((1 - uvs[:, 1]) * 1024).astype(int), (uvs[:, 0] * 1024).astype(int)] * 255
+    door = np.abs(middles - [0, -0.3, 0.37]).max(1) < 0.08
+    assert door.any() and np.abs(colors[door] - linear_to_srgb(np.array([0.05, 0.25, 0.08])) * 255).max() < 3
+    camera = orbit_cameras(-20, 20, 2, fov_y=45, width=96, height=96)
+    with torch.no_grad():
+        seen, wanted = (MeshModel(mesh).render(camera).image for mesh in (found, baked(read_surface(path), 1024)))
+    assert float((seen - wanted).abs().mean()) < 0.01
+
+
+def test_what_a_file_lacks_is_one_line_and_still_a_mesh(tmp_path, prior, caplog):
+    path = quads(tmp_path / "a.obj", half=0.4, extra="mtllib gone.mtl\n")
+    assert run(tmp_path, "--from-mesh", str(path), "prompt=a box", "iters_refine=0") == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: its materials gone.mtl are not there; colours and textures are left out"
+    ]
+
+
+def test_a_cut_out_card_is_cut_and_not_black(tmp_path, prior):
+    path = cut_out_leaves(tmp_path / "plant.glb")
+    assert run(tmp_path, "--from-mesh", str(path), "prompt=a plant", "iters_refine=0") == 0
+    found = read_mesh(tmp_path / "a_refined.glb")
+    assert len(found.faces) > 100 and found.texture.max(-1).min() > 0.2
+
+
+def test_a_glTF_that_needs_what_is_not_read_is_refused(tmp_path, prior, capsys):
+    file = GltfFile()
+    file.use("EXT_of_tomorrow", required=True)
+    file.node([file.primitive(np.float32(np.eye(3)), [[0, 1, 2]])])
+    assert run(tmp_path / "out", "--from-mesh", str(file.write(tmp_path / "a.glb")), "prompt=a") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "EXT_of_tomorrow" in said and not (tmp_path / "out").exists()
 
 
 # ---- Wrong input ----

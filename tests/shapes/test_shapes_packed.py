@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from microdreamer.images.colour import linear_to_srgb
 from microdreamer.shapes.mesh_files import read_mesh
 from microdreamer.shapes.packed import TENSORS, PackedMeshes, concatenate, load_folder, load_packed, pack
+from scripts.make_mesh_files import quantised, several_materials
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -153,6 +155,16 @@ def test_even_texture_needs_no_splitting_and_takes_its_factor(tmp_path):
     assert len(faces) == 2 and (colors == [255, 0, 255]).all()
 
 
+def test_several_materials_and_quantised_numbers_come_through(tmp_path):
+    _, faces, colors, _ = read_mesh(several_materials(tmp_path / "house.glb"), face_limit=4000)
+    found = {tuple(color) for color in colors.reshape(-1, 3).tolist()}
+    door = tuple(np.rint(255 * linear_to_srgb(np.array([0.05, 0.25, 0.08]))).astype(int).tolist())
+    assert len(faces) > 1000 and {(190, 80, 60), (220, 210, 200), (60, 70, 110), (110, 120, 170), door} <= found
+    vertices, _, colors, _ = read_mesh(quantised(tmp_path / "box.glb"), face_limit=4000)
+    np.testing.assert_allclose(np.ptp(vertices, axis=0) / np.ptp(vertices[:, 0]), [1, 0.75, 1], atol=1e-3)
+    assert {(220, 30, 30), (30, 180, 30), (30, 60, 220), (230, 210, 30)} <= {tuple(color) for color in colors.reshape(-1, 3).tolist()}
+
+
 def test_folder_with_captions(tmp_path):
     box = trimesh.creation.box()
     for name in ("a", "b", "c"):
@@ -173,13 +185,13 @@ def test_bad_folders_and_files_are_said_in_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no mesh in this folder; expected files ending in \.glb"):
         load_folder(tmp_path)
     (tmp_path / "bad.glb").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"bad\.glb: not a readable mesh"):
+    with pytest.raises(ValueError, match=r"bad\.glb: neither binary glTF nor JSON"):
         load_folder(tmp_path)
     (tmp_path / "nan.obj").write_text("v 0 0 0\nv 1 0 nan\nv 0 1 0\nf 1 2 3\n")
-    with pytest.raises(ValueError, match=r"nan\.obj: has vertices that are not finite"):
+    with pytest.raises(ValueError, match=r"nan\.obj: vertices: 1 values are not finite"):
         read_mesh(tmp_path / "nan.obj")
     (tmp_path / "points.obj").write_text("v 0 0 0\nv 1 0 0\n")
-    with pytest.raises(ValueError, match=r"points\.obj: has no triangles"):
+    with pytest.raises(ValueError, match=r"points\.obj: expected a mesh, found no triangles"):
         read_mesh(tmp_path / "points.obj")
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_mesh(tmp_path / "missing.glb")
