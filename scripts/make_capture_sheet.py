@@ -25,17 +25,15 @@ from torch import Tensor
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from cam_utils import turntable  # noqa: E402
+from cam_utils import fitting_distance, turntable  # noqa: E402
 from microdreamer.gaussians.captures import extent_of, turn_to_y  # noqa: E402
 from microdreamer.gaussians.model import GaussianModel  # noqa: E402
 from microdreamer.gaussians.rotation import turned  # noqa: E402
 from microdreamer.gaussians.splat_files import read_splats, write_splats  # noqa: E402
 from microdreamer.images.writing import write_sheet  # noqa: E402
-from microdreamer.meshes.files import read_mesh  # noqa: E402
 from microdreamer.meshes.mesh import Mesh  # noqa: E402
 from microdreamer.meshes.model import MeshModel  # noqa: E402
-from microdreamer.pipeline import refinement  # noqa: E402
-from microdreamer.pipeline.results import fitting_distance  # noqa: E402
+from microdreamer.pipeline.library import mesh_from_gaussians  # noqa: E402
 
 VIEWS, SIZE, ELEVATION = 4, 256, -20.0
 SCALE, PLACE = 7.0, np.array([60.0, -25.0, 12.0], np.float32)
@@ -81,19 +79,14 @@ def capture_of(parameters: Parameters, rng: np.random.Generator) -> Parameters:
 
 def views(model: GaussianModel | MeshModel, reach: float) -> Tensor:
     """Pictures [V,3,S,S] all around what lies within `reach` of the origin."""
-    looks = {"elevation": ELEVATION, "radius": fitting_distance(torch.tensor([[reach, 0.0, 0.0]])), "width": SIZE, "height": SIZE}
+    looks = {"elevation": ELEVATION, "radius": fitting_distance(reach), "width": SIZE, "height": SIZE}
     with torch.no_grad():
         return model.render(turntable(VIEWS, **looks), torch.ones(3)).image
 
 
-def mesh_of(path: Path, *words: str) -> Mesh:
-    """What main2.py makes of the file, around the origin."""
-    with tempfile.TemporaryDirectory() as folder:
-        code = refinement.main([f"--from-splats={path}", f"outdir={folder}", "save_path=a", "video_frames=0", "--quiet", *words])
-        if code:
-            sys.exit(code)
-        mesh = read_mesh(Path(folder) / "a_refined.glb")
-        return dataclasses.replace(mesh, vertices=mesh.vertices - (mesh.vertices.min(0) + mesh.vertices.max(0)) / 2)
+def centred(mesh: Mesh) -> Mesh:
+    """The mesh around the origin."""
+    return dataclasses.replace(mesh, vertices=mesh.vertices - (mesh.vertices.min(0) + mesh.vertices.max(0)) / 2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_splats(path, capture)
         path.write_bytes(path.read_bytes().replace(b"Vertical Axis: y", b"Vertical Axis: ?"))  # captures seldom say
         extent = extent_of(capture)
-        centred = capture | {"means": capture["means"] - extent.center.astype(np.float32)}
-        rows.append(views(GaussianModel.from_arrays(centred), 1.2 * extent.reach))
-        for words in (("up=y", "clean=false"), ()):
-            mesh = mesh_of(path, *words)
+        middle = capture | {"means": capture["means"] - extent.center.astype(np.float32)}
+        rows.append(views(GaussianModel.from_arrays(middle), 1.2 * extent.reach))
+        for keys in ({"up": "y", "clean": False}, {}):
+            mesh = centred(mesh_from_gaussians(path, keys))
             rows.append(views(MeshModel(mesh), float(np.linalg.norm(mesh.vertices, axis=1).max())))
-            print(f"{' '.join(words) or 'as main2.py does it'}: {len(mesh.faces)} faces", file=sys.stderr)
+            print(f"{keys or 'as main2.py does it'}: {len(mesh.faces)} faces", file=sys.stderr)
     write_sheet(options.sheet, torch.cat(rows), columns=VIEWS)
     return 0
 

@@ -9,7 +9,8 @@ from microdreamer.images.alpha import VISIBLE
 
 SIZE, BORDER_RATIO = 512, 0.2  # of a cut-out: pixels a side, and the share of them left free
 LEAST_FILL, MOST_FILL = 0.5, 0.95  # of the square's side: an object as large as this and
-OFF_CENTRE = 0.05  # of the side, no further from the middle, is framed
+OFF_CENTRE = 0.05  # of the side, no further from the middle, and
+LEAST_MARGIN = 0.01  # of the side, no nearer to the border, is framed
 
 
 def visible_box(image: Image.Image) -> tuple[int, int, int, int]:
@@ -24,16 +25,21 @@ def visible_box(image: Image.Image) -> tuple[int, int, int, int]:
 def why_not_framed(image: Image.Image) -> str | None:
     """None where the object of an RGBA picture, padded to a square, is framed; else what is wrong, for a message.
 
-    Framed: its box's longer side is 50 % to 95 % of the square's, and its middle lies within 5 % of the side of the square's.
+    Framed: its box's longer side is 50 % to 95 % of the square's, its middle lies within 5 % of the side of the square's, and there
+    is 1 % of the side all around it.
     """
     left, top, right, bottom = visible_box(image)
     side = max(image.size)
     fill = max(right - left, bottom - top) / side
     off = max(abs(left + right - image.width), abs(top + bottom - image.height)) / (2 * side)
+    padding = (side - image.width) / 2, (side - image.height) / 2
+    margin = min(left + padding[0], image.width - right + padding[0], top + padding[1], image.height - bottom + padding[1])
     if not LEAST_FILL <= fill <= MOST_FILL:
         return f"the object filled {fill:.0%} of the picture's side"
     if off > OFF_CENTRE:
         return f"the object lay {off:.0%} of the picture's side off its middle"
+    if margin < LEAST_MARGIN * side:
+        return "the object touched the picture's border"
     return None
 
 

@@ -168,7 +168,8 @@ def _report() -> int:
         print(f"kernels: none built, the plain-PyTorch versions will run, slower; {BUILD_HINT}")
         return 1
     has_cuda = torch.ops.microdreamer.built_with_cuda()
-    print(f"kernels: built for {'CPU and CUDA ' + str(torch.version.cuda) if has_cuda else 'CPU'}, PyTorch {torch.__version__}")
+    name = next(Path(path).name for path in torch.ops.loaded_libraries if Path(path).parent == Path(__file__).parent)
+    print(f"kernels: built for {'CPU and CUDA ' + str(torch.version.cuda) if has_cuda else 'CPU'}, PyTorch {torch.__version__}; {name}")
     return 0
 
 

@@ -137,7 +137,7 @@ def subject_of(
         surface, frame = framed_surface(Surface.of_mesh(source), config)
         return Subject(made_fit(surface, config.texture_size, config.unwrap, picture, device), None, frame)
     if isinstance(source, GaussianModel):
-        return gaussian_subject(source.arrays(), None, config, picture, device)
+        return gaussian_subject(source.arrays(), "y", config, picture, device)  # as all models here
     if isinstance(source, (str, Path)):
         key = "load" if holds_gaussians(source) else "mesh"
         return load_subject(dataclasses.replace(config, mesh=None, load=None, **{key: str(source)}), Path(), picture, device)

@@ -66,6 +66,9 @@ def square_with_a_box(left: int, top: int, right: int, bottom: int, size: tuple[
         ((30, 20, 190, 180), None),  # 5 % off
         ((31, 20, 191, 180), "lay 6% of the picture's side off its middle"),
         ((20, 9, 180, 169), "lay 6% of"),
+        ((2, 40, 184, 160), None),  # a margin of 1 %
+        ((1, 40, 183, 160), "touched the picture's border"),
+        ((40, 18, 160, 200), "touched the picture's border"),
     ],
 )
 def test_framed_or_not(box, reason):

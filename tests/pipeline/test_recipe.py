@@ -748,7 +748,8 @@ def test_a_kernel_that_is_asked_for_and_not_there_is_one_line(bench, monkeypatch
 
     monkeypatch.setenv(switch, "1")
     monkeypatch.setattr(extension, "available", lambda _: False)
-    program, words = (commands.make, ()) if stage == 1 else (commands.refine, (bench.cube(),))
+    short = ("total_steps=1", "denoise_steps=1", "init_steps=1", "num_pts=60", "ref_size=16", "mesh_resolution=16", "video_size=16")
+    program, words = (commands.make, short) if stage == 1 else (commands.refine, (*SECOND, bench.cube()))
     folder = bench.folder / f"no_kernel_{switch}_{stage}"
     run = bench._run(program, (f"outdir={folder}", "save_path=a", *SMALL, "prompt=an egg", *words), folder, "a")
     assert run.code == 2 and run.said.count("\n") == 1 and f"{switch}=1 but there is no compiled cpu kernel" in run.said
