@@ -217,6 +217,7 @@ def _is_allowed(key: str, value: Any) -> bool:
 def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
     """Defaults, then the YAML file, then `key=value` words. Raises UserError for whatever is not understood."""
     merged = OmegaConf.structured(Config)
+    marks: set[str] = set()  # keys whose text is "???", which OmegaConf takes for a missing value
     for source, key, value in _assignments(path, overrides):
         if key in RETIRED:
             raise UserError(f"{source}: {key}: {RETIRED[key]}")
@@ -228,6 +229,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
             raise UserError(f"{source}: unknown key {key!r}; the nearest valid key is {nearest!r}")
         shown = f"{key}={value}".replace("\n", " ")
         optional = "None" in str(FIELDS[key].type)
+        marks.discard(key)
+        if value == "???" and str(FIELDS[key].type).startswith("str"):
+            marks.add(key)
+            value = "?"
         try:
             empty = isinstance(value, str) and value.strip() in ("", "null")
             OmegaConf.update(merged, key, None if optional and empty else value)
@@ -236,7 +241,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
             raise UserError(f"{source}: {shown}: expected {_expected(key)}") from None
         if not _is_allowed(key, value):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}")
-    config = OmegaConf.to_object(merged)
+    config = dataclasses.replace(OmegaConf.to_object(merged), **dict.fromkeys(marks, "???"))
     for low, high in (("batch_size_min", "batch_size_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
         if getattr(config, low) > getattr(config, high):
             raise UserError(f"{low}={getattr(config, low)} is above {high}={getattr(config, high)}; raise {high} or lower {low}")

@@ -87,7 +87,8 @@ class Result:
             seconds = self.record["seconds"] | {phase: round(spent, 3) for phase, spent in watch.seconds.items()}
             record = self.record | {"seconds": seconds, "config": dataclasses.asdict(self.config)}
             text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-            Path(f"{aside}.json").write_text(text, encoding="utf-8")
+            # A name of bytes that are no text stands as an escape, which JSON reads back.
+            Path(f"{aside}.json").write_text(text, encoding="utf-8", errors="backslashreplace")
         return stem
 
 

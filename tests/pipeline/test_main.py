@@ -294,3 +294,30 @@ def test_gaussians_are_written_in_the_formats_asked_for(tmp_path, prior, wanted,
 def test_start_up_does_without_the_compiler_of_pytorch():
     code = "import sys, microdreamer.pipeline.reconstruction, microdreamer.kernels.mesh_render; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("Screenshot 2026-11-28 at 5.06\u202fPM.png", "Screenshot 2026-11-28 at 5.06 PM"),
+        ("\u3000egg\u00a0one .png", "egg one"),
+        (".hidden_rgba.png", "hidden"),
+        ("family \U0001f468\u200d\U0001f469\u200d\U0001f467.png", "family \U0001f468\U0001f469\U0001f467"),
+        ("caf\udce9.png", "caf\u00e9"),
+    ],
+)
+def test_names_that_nobody_typed_are_made_fit(tmp_path, picture, name, result):
+    try:
+        picture.rename(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system does not take the name")
+    assert run(tmp_path, f"input={tmp_path / name}", "total_steps=1", "init_steps=1", "mesh_format=glb", name="null") == 0
+    record = json.loads((tmp_path / "out" / f"{result}.json").read_text(encoding="utf-8"))
+    assert record["config"]["input"] == str(tmp_path / name) and (tmp_path / "out" / f"{result}_model.glb").is_file()
+
+
+def test_words_of_signs_alone_and_a_home_folder(tmp_path, prior, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["total_steps=1", "init_steps=1", "mesh_format=glb", "save_path=null", "prompt=???"]
+    assert commands.make(["--quiet", "outdir=~/made", *SMALL, *words]) == 0
+    assert (tmp_path / "made" / "object.json").is_file()
