@@ -56,32 +56,8 @@ class Conv3x3(nn.Module):
         return F.conv2d(x.permute(0, 3, 1, 2), self.weight.permute(0, 3, 1, 2), self.bias, padding=1).permute(0, 2, 3, 1)
 
 
-class Linear(nn.Linear):
-    """A linear map whose result in float32 on a CPU does not depend on the number of threads.
-
-    For products of few rows the matrix libraries share out the sum over channels, and how they do so, which decides the last
-    bits, depends on the number of threads. Here such a product is a batch of products with few outputs each, and a thread takes whole
-    ones. (In bfloat16 that would take many times as long.)
-    """
-
-    FEW_ROWS = 256  # sums were seen to be shared out up to 192 rows, for the widths of the shipped network and up to 32 threads
-    BLOCK = 64  # outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, blocks = x.numel() // max(x.shape[-1], 1), self.out_features // self.BLOCK
-        exact = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-        if not (x.device.type == "cpu" and exact and 0 < rows < self.FEW_ROWS and blocks and self.out_features % self.BLOCK == 0):
-            return super().forward(x)
-        inputs = x.reshape(1, rows, -1).expand(blocks, -1, -1)
-        weights = self.weight.unflatten(0, (blocks, self.BLOCK)).transpose(1, 2)
-        parts = torch.bmm(inputs, weights)
-        if self.bias is not None:
-            parts = parts + self.bias.view(blocks, 1, self.BLOCK)
-        return parts.transpose(0, 1).reshape(*x.shape[:-1], self.out_features)
-
-
-def linear(width_in: int, width_out: int, zero: bool = False, bias: bool = True) -> Linear:
-    layer = Linear(width_in, width_out, bias=bias)
+def linear(width_in: int, width_out: int, zero: bool = False, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(width_in, width_out, bias=bias)
     nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=1 / math.sqrt(width_in))
     if bias:
         nn.init.zeros_(layer.bias)
