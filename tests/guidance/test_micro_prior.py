@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from cam_utils import orbit_cameras, orbit_poses, turntable
+from microdreamer.core.paths import shipped_folder
 from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig, camera_features, fold, pixel_rays, unfold
-from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR, WEIGHTS, MicroPrior, choose_dtype, tan_half
+from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR, MicroPrior, choose_dtype, tan_half
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.shapes.packed import load_packed
 from microdreamer.training.micro_prior.metrics import score_objects
+
+WEIGHTS = shipped_folder("weights") / "micro_prior"
 
 TINY = NetworkConfig(resolution=32, channels=(16, 32, 64), depth=(1, 1, 1, 1, 1), head_width=16, condition_width=32, text_width=32)
 
