@@ -23,8 +23,9 @@ MARGIN = 1.05  # how much farther than where a ball just fits into the picture a
 Number = float | Sequence[float] | np.ndarray | Tensor
 
 
-def _column(value: Number) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).reshape(-1)
+def _columns(*values: Number) -> tuple[Tensor, ...]:
+    """Each value as [V] float64, broadcast against the others."""
+    return torch.broadcast_tensors(*(torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values))
 
 
 def orbit_poses(elevation: Number, azimuth: Number, radius: Number = RADIUS, target: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
@@ -34,14 +35,14 @@ def orbit_poses(elevation: Number, azimuth: Number, radius: Number = RADIUS, tar
     position is `radius * (cos e sin a, -sin e, cos e cos a)`. At elevation +-90 the up direction is taken from the
     azimuth, so the matrix stays a rotation (the originals' degenerates there).
     """
-    elevation, azimuth, radius = torch.broadcast_tensors(_column(elevation), _column(azimuth), _column(radius))
-    e, a = torch.deg2rad(elevation), torch.deg2rad(azimuth)
+    elevations, azimuths, radii = _columns(elevation, azimuth, radius)
+    e, a = torch.deg2rad(elevations), torch.deg2rad(azimuths)
     backward = torch.stack([e.cos() * a.sin(), -e.sin(), e.cos() * a.cos()], dim=-1)
     right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], dim=-1)
     up = torch.linalg.cross(backward, right)
     pose = torch.eye(4, dtype=torch.float64).repeat(len(e), 1, 1)
     pose[:, :3, :3] = torch.stack([right, up, backward], dim=-1)
-    pose[:, :3, 3] = radius[:, None] * backward + torch.as_tensor(target, dtype=torch.float64)
+    pose[:, :3, 3] = radii[:, None] * backward + torch.as_tensor(target, dtype=torch.float64)
     return pose
 
 
@@ -148,10 +149,10 @@ def orbit_cameras(
         raise ValueError(f"picture size {width}x{height}: expected at least 1x1")
     if not 0 < fov_y < 180:
         raise ValueError(f"fov_y={fov_y}: expected degrees between 0 and 180")
-    elevation, azimuth, radius = torch.broadcast_tensors(_column(elevation), _column(azimuth), _column(radius))
-    if not bool((radius > 0).all()):
-        raise ValueError(f"radius={radius.tolist()}: expected positive distances")
-    pose = orbit_poses(elevation, azimuth, radius)
+    elevations, azimuths, radii = _columns(elevation, azimuth, radius)
+    if not bool((radii > 0).all()):
+        raise ValueError(f"radius={radii.tolist()}: expected positive distances")
+    pose = orbit_poses(elevations, azimuths, radii)
     rotation = (pose[:, :3, :3] * pose.new_tensor([1.0, -1.0, -1.0])).transpose(1, 2)
     world_to_camera = torch.eye(4, dtype=torch.float64).repeat(len(pose), 1, 1)
     world_to_camera[:, :3, :3] = rotation
@@ -163,9 +164,9 @@ def orbit_cameras(
         intrinsics.to(device),
         width,
         height,
-        elevation.float().to(device),
-        azimuth.float().to(device),
-        radius.float().to(device),
+        elevations.float().to(device),
+        azimuths.float().to(device),
+        radii.float().to(device),
     )
 
 

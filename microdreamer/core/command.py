@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from microdreamer.core.console import accept_any_text
 from microdreamer.core.errors import UserError, one_line
@@ -46,7 +46,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():

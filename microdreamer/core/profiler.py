@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -120,17 +120,17 @@ def phase(name: str) -> AbstractContextManager[object]:
 def one_round(index: int) -> Iterator[None]:
     """A range around round `index` (from 0) of a run; a trace leaves it out beyond the number of rounds it may record."""
     recording = _recording
-    left_out = recording is not None and index >= recording.rounds
+    left_out = recording if recording is not None and index >= recording.rounds else None
     if recording:
         recording.seen += 1
     if left_out:
-        recording.pause(True)
+        left_out.pause(True)
     try:
         with phase(f"round {index + 1}"):
             yield
     finally:
         if left_out:
-            recording.pause(False)
+            left_out.pause(False)
 
 
 def function(wrapped: Callable[P, R]) -> Callable[P, R]:
@@ -167,7 +167,7 @@ def write_to(folder: Path) -> None:
 # ---- torch.profiler's traces ----
 
 
-def make_profile(with_cuda: bool, **options: object) -> torch.profiler.profile:
+def make_profile(with_cuda: bool, **options: Any) -> torch.profiler.profile:
     """A torch.profiler of the CPU and, if wanted, CUDA, not started. Raises TraceError where this PyTorch has none."""
     if not torch.profiler.kineto_available():
         raise TraceError("this PyTorch was built without its profiler (Kineto); install one from PyPI, or pass profiling.mode=none or nvtx")

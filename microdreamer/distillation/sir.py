@@ -27,8 +27,13 @@ MAX_ELEVATION = 80  # degrees: no view is drawn closer to the poles
 
 
 class Rendering(Protocol):
-    image: Tensor  # [V,3,H,W] in [0,1]
-    alpha: Tensor  # [V,1,H,W]
+    @property
+    def image(self) -> Tensor:
+        """[V,3,H,W] in [0,1]."""
+
+    @property
+    def alpha(self) -> Tensor:
+        """[V,1,H,W]."""
 
 
 class Representation(Protocol):

@@ -70,6 +70,13 @@ class GaussianModel(nn.Module):
     The parameters are replaced by new ones when Gaussians are added or dropped; an optimiser made by `make_optimizer` follows.
     """
 
+    means: nn.Parameter
+    sh_dc: nn.Parameter
+    sh_rest: nn.Parameter
+    log_scales: nn.Parameter
+    quaternions: nn.Parameter
+    opacity_logits: nn.Parameter
+
     def __init__(self, parameters: dict[str, Tensor]) -> None:
         super().__init__()
         degree_from_coefficients(1 + parameters["sh_rest"].shape[1])

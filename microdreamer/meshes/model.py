@@ -74,6 +74,9 @@ class MeshModel(nn.Module):
     color_logits is [1,S,S,3] for a textured mesh, filtered before the sigmoid as the originals do, else [1,N,3], one row a vertex.
     """
 
+    vertices: Tensor
+    faces: Tensor
+
     def __init__(self, mesh: Mesh, device: torch.device | str = "cpu") -> None:
         super().__init__()
         mesh.check()

@@ -14,8 +14,12 @@ from microdreamer.meshes.mesh import Mesh
 class Shown(Protocol):
     """A set of Gaussians, for one. Meshes know no more of it than this, so that this room needs none of those above it."""
 
-    device: torch.device
-    reach: float  # of the object from the origin
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def reach(self) -> float:
+        """Of the object from the origin."""
 
     def render(self, cameras: Cameras, background: Tensor | float) -> Any:
         """Pictures with at least `image` [V,3,H,W], `alpha` and `depth` [V,1,H,W]."""

@@ -241,7 +241,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
             raise UserError(f"{source}: {shown}: expected {_expected(key)}") from None
         if not _is_allowed(key, value):
             raise UserError(f"{source}: {shown}: expected {_expected(key)}")
-    config = dataclasses.replace(OmegaConf.to_object(merged), **dict.fromkeys(marks, "???"))
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    config = dataclasses.replace(config, **{key: "???" for key in marks})
     for low, high in (("batch_size_min", "batch_size_max"), ("min_ver", "max_ver"), ("t_end", "t_start")):
         if getattr(config, low) > getattr(config, high):
             raise UserError(f"{low}={getattr(config, low)} is above {high}={getattr(config, high)}; raise {high} or lower {low}")

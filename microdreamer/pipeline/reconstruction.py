@@ -108,7 +108,7 @@ def run_rounds(job: Job, progress: Progress) -> None:
     grow_at = density_steps(job.rounds, config.density_start_iter, config.density_end_iter, config.densification_interval)
     optimizer = model.make_optimizer(**select(config, LEARNING_KEYS))
 
-    def learn(rendering: sir.Rendering) -> None:
+    def learn(rendering: Any) -> None:
         model.record_statistics(rendering)
         optimizer.step()
         optimizer.zero_grad()
@@ -221,4 +221,5 @@ def reconstruct(
         input_view_psnr_db=input_view_psnr(job.model, job.reference),
         no_mesh=no_mesh,
     )
-    return Result(config, job.model, mesh, record, complete, no_mesh, input_picture=rgba, shown=job.model, points=job.model.means)
+    points = job.model.means.detach()
+    return Result(config, job.model, mesh, record, job.model, points, complete, no_mesh, input_picture=rgba)

@@ -47,7 +47,9 @@ class Guides:
 
     @property
     def device(self) -> torch.device:
-        return self.prior.device if self.gaussians is None else self.gaussians.device
+        guide = self.gaussians if self.gaussians is not None else self.prior
+        assert guide is not None  # one of them is there, or nothing could be refined
+        return guide.device
 
 
 def picture_target(model: MeshModel, picture: Reference) -> Target:
@@ -174,6 +176,7 @@ def refined_result(
 ) -> Result:
     """The refined mesh where its file had it, with its record."""
     mesh = subject.placed_back(model.to_mesh())
+    assert mesh.texture is not None  # a subject always has one
     record = make_record(
         config,
         model.device,
@@ -185,4 +188,5 @@ def refined_result(
         prior_evaluations=guides.prior.evaluations - evaluations_before if guides.prior else 0,
         input_view_psnr_db=input_view_psnr(model, guides.picture),
     )
-    return Result(config, subject.gaussians, mesh, record, refined=True, input_picture=rgba, shown=model, points=model.vertices.detach())
+    points = (model.vertices + model.offsets).detach()
+    return Result(config, subject.gaussians, mesh, record, model, points, refined=True, input_picture=rgba)

@@ -58,12 +58,12 @@ class Result:
     gaussians: GaussianModel | None
     mesh: Mesh | None
     record: dict[str, Any]
+    shown: Shown  # what pictures are made of: the Gaussians, or the refined mesh within its frame
+    points: Tensor  # [P,3], of that
     complete: bool = True
     no_mesh: str | None = None
     refined: bool = False
     input_picture: Tensor | None = None
-    shown: Shown | None = None  # what pictures are made of: the Gaussians, or the refined mesh within its frame
-    points: Tensor | None = None  # [P,3], of that
 
     def save(self, folder: str | Path | None = None, name: str | None = None, on_progress: OnProgress | None = None) -> Path:
         """Write everything as `folder/NAME...` (default: the configuration's); returns `folder/NAME`, `_refined` added to a refined one's.
@@ -78,7 +78,7 @@ class Result:
         watch = Watch(self.points.device, on_progress)
         with user_errors(), torch.no_grad(), staged(stem, STAGE_2 if self.refined else STAGE_1) as aside:
             with watch.phase("write"):
-                if not self.refined:
+                if not self.refined and self.gaussians is not None:
                     write_gaussians(config, aside, self.gaussians)
                 if self.mesh is not None:
                     write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)

@@ -207,6 +207,7 @@ def made_fit(surface: Surface, size: int, method: str, picture: Reference | None
 def within_unit_square(mesh: Mesh) -> Mesh | None:
     """The textured mesh with every face's coordinates moved into [0,1] by whole repeats of the texture; None where that is not
     possible, because a face spans several."""
+    assert mesh.uvs is not None
     corners = mesh.uvs[mesh.uv_faces].astype(np.float64)
     if corners.min() >= -UV_TOLERANCE and corners.max() <= 1 + UV_TOLERANCE:
         return mesh
