@@ -2,6 +2,7 @@
 
 One GPU:  python scripts/train_micro_prior.py --objects train_0.npz train_1.npz --val val.npz --minutes 60
 Several:  torchrun --nproc_per_node 4 scripts/train_micro_prior.py ... --minutes 30
+A run that was cut goes on with the same command and --resume.
 """
 
 from __future__ import annotations
@@ -20,23 +21,36 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
+from torch import Tensor
 
 from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.shapes.packed import PackedMeshes, concatenate, load_folder, load_packed, pack
 from microdreamer.shapes.procedural.catalogue import generate_many
-from microdreamer.training.micro_prior.batches import Bank, draw_batch
+from microdreamer.training.micro_prior.bank import Bank, capped_weights
+from microdreamer.training.micro_prior.batches import draw_batch
+from microdreamer.training.micro_prior.checkpoint import FILE, start_from
 from microdreamer.training.micro_prior.loop import TrainingConfig, save_prior, train
 from microdreamer.training.micro_prior.metrics import score_objects, sides_line
+from microdreamer.training.micro_prior.mixing import pairs
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", nargs="+", type=Path, required=True, help="packed .npz files and folders of GLB/OBJ files")
-    parser.add_argument("--val", type=Path, help="packed objects to score on")
+    parser.add_argument("--realistic", nargs="*", type=Path, default=[], help="more of them, which are drawn --realism times as often")
+    parser.add_argument("--realism", type=float, default=2.0)
+    parser.add_argument("--pack-cap", type=float, default=0.1, help="largest share of one pack (first part of the ids) among the objects")
+    parser.add_argument("--exclude", type=Path, help="file of ids, one a line, to leave out: near-copies of held-out objects")
+    parser.add_argument("--val", nargs="*", type=Path, default=[], help="packed objects to score on")
+    parser.add_argument("--pairs", type=int, default=8192, help="pairs of --objects to add")
+    parser.add_argument("--pair-share", type=float, default=0.15, help="share of samples that show pairs")
     parser.add_argument("--procedural", type=int, default=16384, help="procedural shapes to add")
-    parser.add_argument("--real-share", type=float, default=0.75, help="share of samples that show --objects")
+    parser.add_argument("--procedural-share", type=float, default=0.2, help="share of samples that show procedural shapes")
+    parser.add_argument("--start-from", type=Path, help="folder of a prior whose weights the network starts from")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--checkpoint-minutes", type=float, default=4.0)
     parser.add_argument("--out", type=Path, default=Path("logs/micro_prior"))
     parser.add_argument("--score-limit", type=int, default=93, help="objects to score after training")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -53,6 +67,28 @@ def load_objects(paths: list[Path]) -> PackedMeshes:
     packs = [path for path in paths if path.is_file()]
     sets = [load_packed(packs)] if packs else []
     return concatenate(sets + [load_folder(path) for path in paths if path.is_dir()])
+
+
+def training_objects(args: argparse.Namespace, workers: int) -> tuple[PackedMeshes, Tensor, int]:
+    """(all objects to train on, how often each is drawn, how many of them are --objects or --realistic, which come first)."""
+    plain, realistic = load_objects(args.objects), load_objects(args.realistic) if args.realistic else None
+    real = concatenate([plain, realistic]) if realistic else plain
+    weights = torch.ones(len(real))
+    weights[len(plain) :] = args.realism
+    if args.exclude:
+        unwanted = set(args.exclude.read_text().split())
+        kept = [index for index, name in enumerate(real.ids) if name not in unwanted]
+        real, weights = real.subset(kept), weights[kept]
+    weights = capped_weights([name.split("/")[0] for name in real.ids], weights, args.pack_cap)
+    sets, shares = [real], [weights]
+    if args.pairs:
+        sets.append(pairs(real, weights, args.pairs, torch.Generator().manual_seed(args.seed)))
+        shares = [shares[0] * (1 - args.pair_share), torch.full((args.pairs,), args.pair_share / args.pairs)]
+    if args.procedural:
+        sets.append(procedural_objects(args.procedural, workers))
+        rest = 1 - args.procedural_share
+        shares = [share * rest for share in shares] + [torch.full((args.procedural,), args.procedural_share / args.procedural)]
+    return concatenate(sets), torch.cat(shares), len(real)
 
 
 def procedural_objects(count: int, workers: int) -> PackedMeshes:
@@ -75,7 +111,7 @@ def main() -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world > 1:
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device) if device.type == "cuda" else dist.init_process_group("gloo")
     torch.set_float32_matmul_precision("high")
     begin = time.perf_counter()
 
@@ -83,16 +119,16 @@ def main() -> None:
         if rank == 0:
             print(f"[{time.perf_counter() - begin:6.0f} s]", *parts, flush=True)
 
-    real = load_objects(args.objects)
-    workers = max(1, (os.cpu_count() or 1) // world)
-    meshes = concatenate([real, procedural_objects(args.procedural, workers)]) if args.procedural else real
-    say(f"{len(real)} objects, {len(meshes) - len(real)} procedural shapes")
+    meshes, weights, real = training_objects(args, max(1, (os.cpu_count() or 1) // world))
+    say(f"{real} objects, {args.pairs} pairs, {args.procedural} procedural shapes")
 
     config = NetworkConfig()
     vocabulary = Vocabulary.from_captions((c for captions in meshes.captions for c in captions), config.vocabulary - 1)
-    bank = Bank.build(meshes, len(real), args.real_share if args.procedural else 1.0, vocabulary, config.text_tokens, device)
+    bank = Bank.build(meshes, weights, vocabulary, config.text_tokens, device, deform_seed=args.seed * 1000 + rank)
     torch.manual_seed(args.seed)
     network = MultiViewNetwork(config).to(device)
+    if args.start_from and not args.resume:
+        say(f"starts from {args.start_from}, which knows {start_from(network, vocabulary, args.start_from)} of {len(vocabulary)} words")
     training = TrainingConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingConfig)})
     args.out.mkdir(parents=True, exist_ok=True)
     if rank == 0:
@@ -103,19 +139,26 @@ def main() -> None:
     def save(optimiser, progress: dict) -> None:
         save_prior(args.out, network, optimiser.averaged_state(), vocabulary, {**dataclasses.asdict(training), **progress})
         say("saved", args.out, progress)
-        if args.val:
-            table, _ = score_objects(MicroPrior.load(args.out, device), load_packed([args.val]).to(device), range(24))
-            say(f"first 24 of {args.val.name}\n{sides_line(table)}")
 
-    optimiser, progress = train(network, bank, training, lambda metrics: say(json.dumps(metrics)), save)
+    def report(metrics: dict) -> None:
+        say(json.dumps(metrics))
+
+    optimiser, progress = train(
+        network,
+        bank,
+        training,
+        report,
+        save,
+        checkpoint_minutes=args.checkpoint_minutes,
+        state_file=args.out / FILE,
+        resume=args.resume,
+    )
     if rank == 0:
-        progress["real_objects"], progress["procedural_shapes"] = len(real), len(meshes) - len(real)
+        progress |= {"real_objects": real, "pairs": args.pairs, "procedural_shapes": args.procedural}
         save(optimiser, progress)
         prior = MicroPrior.load(args.out, device)
         results = {}
-        sets = {"train": (real.to(device), 48)}
-        if args.val:
-            sets["val"] = (load_packed([args.val]).to(device), args.score_limit)
+        sets = {path.stem: (load_packed([path]).to(device), args.score_limit) for path in args.val}
         for name, (objects, limit) in sets.items():
             for guidance in (1.0, 2.0):
                 table, pictures = score_objects(prior, objects, range(min(limit, len(objects))), guidance_scale=guidance)

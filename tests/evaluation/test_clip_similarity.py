@@ -120,7 +120,9 @@ def result(tmp_path):
     write_glb(mesh, tmp_path / "a_model.glb")
     write_obj(mesh, tmp_path / "a_model.obj")
     picture = tmp_path / "a_rgba.png"
-    Image.fromarray(np.full((32, 32, 4), 200, np.uint8)).save(picture)
+    rgba = np.zeros((32, 32, 4), np.uint8)
+    rgba[4:28, 4:28] = 200, 120, 60, 255
+    Image.fromarray(rgba).save(picture)
     (tmp_path / "a.json").write_text(json.dumps({"config": {"input": str(picture), "prompt": "a red tetrahedron"}}))
     return tmp_path
 

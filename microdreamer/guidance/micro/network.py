@@ -6,7 +6,9 @@ views, the reference and the caption). The reference attends to itself alone, so
 noise level nor on the targets: they are computed once per picture (`encode_reference`) and every denoising step pays for
 the targets only. Where cameras stand enters twice: as Pluecker rays per pixel block and through the block modulation.
 
-Preconditioning follows EDM (Karras et al. 2022, eq. 7) for a variance-preserving input; the network predicts the clean image.
+The network predicts the clean image. With `skip`, as in the shipped weights, its answer is added to a part of its noisy input (EDM's
+preconditioning, Karras et al. 2022, eq. 7), so that at low noise it has to reproduce the noise of 48 values through 64 channels; without,
+as new runs are trained, it answers with the clean image itself ("Back to Basics", Li & He 2025, arXiv 2511.13720).
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class NetworkConfig:
     text_tokens: int = 16
     vocabulary: int = 2048
     data_std: float = 0.5
+    skip: bool = False  # whether a part of the noisy input is added to the network's answer
 
 
 class Conv3x3(nn.Module):
@@ -307,14 +310,14 @@ class MultiViewNetwork(nn.Module):
         x = self.head(F.silu(normalise(x)))
         return F.pixel_shuffle(x.permute(0, 3, 1, 2), PATCH).unflatten(0, (batch, views)), kept
 
-    def _precondition(self, noisy: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(network input, c_skip applied to the input, c_out) for noisy = sqrt(a) x0 + sqrt(1-a) n, a = sigmoid(log_snr)."""
+    def _precondition(self, noisy: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """(network input, what is added to its answer, factor of its answer), noisy = sqrt(a) x0 + sqrt(1-a) n, a = sigmoid(log_snr)."""
         std = self.config.data_std
-        alpha = torch.sigmoid(log_snr).sqrt()[:, None, None, None, None]
-        sigma2 = torch.exp(-log_snr)[:, None, None, None, None]
-        total = sigma2 + std**2
-        scaled = noisy / alpha
-        return scaled * total.rsqrt(), scaled * (std**2 / total), std * (sigma2 / total).sqrt()
+        alpha = torch.sigmoid(log_snr)[:, None, None, None, None]
+        scale = (1 - alpha + alpha * std**2).rsqrt()
+        if not self.config.skip:
+            return noisy * scale, 0.0, std
+        return noisy * scale, noisy * (alpha.sqrt() * scale**2 * std**2), std * (1 - alpha).sqrt() * scale
 
     def encode_reference(self, picture: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> ReferenceCache:
         """picture [B,3,R,R] in [-1,1] (white where there is none), rays [B,h,w,6], camera [B,CAMERA_FEATURES], tokens [B,T]."""
@@ -322,7 +325,7 @@ class MultiViewNetwork(nn.Module):
         cache = ReferenceCache([], self._text_keys(text), pooled)
         log_snr = torch.full(picture.shape[:1], CLEAN_LOG_SNR, device=picture.device)[:, None]
         condition = self._condition(log_snr, camera[:, None], torch.zeros_like(pooled))
-        scaled = picture[:, None] / math.sqrt(self.config.data_std**2)
+        scaled = picture[:, None] / self.config.data_std
         _, cache.reference = self._body(scaled, rays[:, None], condition, 0, cache)
         return cache
 
@@ -331,7 +334,7 @@ class MultiViewNetwork(nn.Module):
         scaled, skip, out = self._precondition(noisy, log_snr)
         condition = self._condition(log_snr[:, None].expand(noisy.shape[:2]), camera, cache.pooled)
         result, _ = self._body(scaled, rays, condition, noisy.shape[1], cache)
-        return skip + out * result
+        return skip + out * result.float()
 
     def forward(self, noisy: Tensor, log_snr: Tensor, picture: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> Tensor:
         """`encode_reference` and `denoise` in one pass; rays [B,V+1,...] and camera [B,V+1,...] with the reference last."""
@@ -349,7 +352,7 @@ class MultiViewNetwork(nn.Module):
         )
         images = torch.cat([scaled, picture[:, None] / self.config.data_std], dim=1)
         result, _ = self._body(images, rays, condition, views, cache)
-        return skip + out * result[:, :views]
+        return skip + out * result[:, :views].float()
 
 
 CLEAN_LOG_SNR = 12.0  # the noise level that the reference view is said to have

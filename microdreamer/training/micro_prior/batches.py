@@ -14,50 +14,17 @@ from torch import Tensor
 
 from cam_utils import FOV_Y, RADIUS
 from microdreamer.guidance.micro.network import PATCH, camera_features, pixel_rays
-from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.kernels.mesh_render import render_meshes
-from microdreamer.shapes.packed import PackedMeshes
 from microdreamer.shapes.render import random_lights
+from microdreamer.training.micro_prior.bank import Bank
+from microdreamer.training.micro_prior.degrade import degrade
 
 VIEWS = 4
-SUPPORT_DIRECTIONS = 64
 TAN_HALF = math.tan(math.radians(FOV_Y / 2))
 REACH = 0.88  # radius of the ball that an object may fill after it was scaled; 0.91 touches the picture's border
 WITH_PICTURE_AND_TEXT, WITH_PICTURE, WITH_TEXT = 0.30, 0.40, 0.20  # shares of the samples; the rest sees neither
-
-
-@dataclasses.dataclass
-class Bank:
-    """All training objects on the device, with their captions as tokens and their extreme points."""
-
-    meshes: PackedMeshes
-    tokens: Tensor  # [M, 3, T] int64; rows past an object's captions repeat
-    support: Tensor  # [M, SUPPORT_DIRECTIONS, 3] vertices farthest in each of many directions
-    real: int  # the first `real` objects are drawn with `real_share`
-    real_share: float
-
-    @classmethod
-    def build(
-        cls, meshes: PackedMeshes, real: int, real_share: float, vocabulary: Vocabulary, length: int, device: torch.device | str
-    ) -> Bank:
-        rows = []
-        for captions in meshes.captions:
-            encoded = [vocabulary.encode(caption, length)[0] for caption in captions[:3]] or [[0] * length]
-            rows.append([encoded[k % len(encoded)] for k in range(3)])
-        return cls(meshes.to(device), torch.tensor(rows, device=device), support_points(meshes).to(device), real, real_share)
-
-
-def support_points(meshes: PackedMeshes) -> Tensor:
-    """[M, SUPPORT_DIRECTIONS, 3]: for each object the vertex that reaches farthest in each of a spiral of directions."""
-    k = torch.arange(SUPPORT_DIRECTIONS) + 0.5
-    height, turn = 1 - 2 * k / SUPPORT_DIRECTIONS, k * math.pi * (3 - 5**0.5)
-    ring = (1 - height**2).sqrt()
-    directions = torch.stack([ring * turn.cos(), height, ring * turn.sin()], dim=0)
-    points = []
-    for first, last in zip(meshes.vertex_offset[:-1].tolist(), meshes.vertex_offset[1:].tolist(), strict=True):
-        vertices = meshes.vertices[first:last]
-        points.append(vertices[(vertices @ directions).argmax(dim=0)])
-    return torch.stack(points)
+DEGRADED = 0.3  # share of the pictures that are degraded
+OTHER_LENS = 0.15  # share of the pictures taken from another distance, with the lens that shows the object as large
 
 
 @dataclasses.dataclass
@@ -75,19 +42,39 @@ def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.devic
     return torch.rand(shape, device=device) * (high - low) + low
 
 
-def world_to_camera(azimuth: Tensor, elevation_up: Tensor) -> Tensor:
-    """[..., 3, 4] world-to-camera matrices (OpenCV axes) of orbit cameras at RADIUS."""
+def world_to_camera(azimuth: Tensor, elevation_up: Tensor, radius: Tensor | float = RADIUS) -> Tensor:
+    """[..., 3, 4] world-to-camera matrices (OpenCV axes) of orbit cameras; angles in degrees."""
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation_up)
     zero = torch.zeros_like(a)
     backward = torch.stack([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
     right = torch.stack([a.cos(), zero, -a.sin()], dim=-1)
     up = torch.linalg.cross(backward, right)
     rotation = torch.stack([right, -up, -backward], dim=-2)
-    return torch.cat([rotation, torch.stack([zero, zero, torch.full_like(a, RADIUS)], dim=-1)[..., None]], dim=-1)
+    return torch.cat([rotation, torch.stack([zero, zero, zero + radius], dim=-1)[..., None]], dim=-1)
+
+
+def random_tilts(count: int, device: torch.device) -> Tensor:
+    """[count,3,3]: a quarter leans by some degrees, three tenths are sheared, the rest are identities."""
+    lean = torch.deg2rad(8 * torch.randn(count, device=device)) * (torch.rand(count, device=device) < 0.25)
+    toward = uniform((count,), 0, 2 * math.pi, device)
+    zero = torch.zeros_like(lean)
+    axis = torch.stack([toward.cos(), zero, toward.sin()], dim=-1)
+    cross = torch.stack(
+        [
+            torch.stack([zero, -axis[:, 2], zero], dim=-1),
+            torch.stack([axis[:, 2], zero, -axis[:, 0]], dim=-1),
+            torch.stack([zero, axis[:, 0], zero], dim=-1),
+        ],
+        dim=-2,
+    )
+    identity = torch.eye(3, device=device)
+    rotation = identity + lean.sin()[:, None, None] * cross + (1 - lean.cos())[:, None, None] * cross @ cross
+    shear = 0.1 * torch.randn(count, 3, 3, device=device) * (1 - identity) * (torch.rand(count, 1, 1, device=device) < 0.3)
+    return rotation @ (identity + shear)
 
 
 def random_shapes(support: Tensor, reference: Tensor, recentre: Tensor) -> Tensor:
-    """Object-to-world matrices [B,3,4]: mirrored, stretched and, where `recentre`, moved as a cut-out photograph would be.
+    """Object-to-world matrices [B,3,4]: mirrored, stretched, tilted and, where `recentre`, moved as a cut-out photograph would be.
 
     support [B,S,3]; reference [B,3,4] the reference camera; recentre [B] bool: the object is scaled and shifted until its
     box in the reference picture is centred and fills 65 to 95 % of it (but stays within REACH of the centre).
@@ -96,7 +83,8 @@ def random_shapes(support: Tensor, reference: Tensor, recentre: Tensor) -> Tenso
     stretch = torch.exp(torch.randn(batch, 3, device=device) * 0.12) * (torch.rand(batch, 1, device=device) < 0.5)
     stretch = torch.where(stretch > 0, stretch, torch.ones_like(stretch))
     stretch[:, 0] *= torch.where(torch.rand(batch, device=device) < 0.5, -1.0, 1.0)
-    points = support * stretch[:, None]
+    shape = random_tilts(batch, device) * stretch[:, None]
+    points = support @ shape.mT
     extent = points.norm(dim=-1).amax(dim=1)
     plain = 0.8 * uniform((batch,), 0.85, 1.0, device) / extent
 
@@ -107,7 +95,7 @@ def random_shapes(support: Tensor, reference: Tensor, recentre: Tensor) -> Tenso
     scale = torch.where(recentre, torch.minimum(plain * fill, REACH / extent), plain)
     shift = -0.5 * (low + high) * TAN_HALF * RADIUS * (scale / plain)[:, None]
     shift = torch.einsum("bij,bi->bj", reference[:, :2, :3], shift) * recentre[:, None]
-    return torch.cat([torch.diag_embed(stretch * scale[:, None]), shift[..., None]], dim=-1)
+    return torch.cat([shape * scale[:, None, None], shift[..., None]], dim=-1)
 
 
 def random_colours(count: int, keep: Tensor) -> Tensor:
@@ -128,11 +116,7 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
     def chance(share: float) -> Tensor:
         return torch.rand(count, device=device) < share
 
-    from_real = chance(bank.real_share)
-    total = len(bank.tokens)
-    index = torch.where(
-        from_real, torch.randint(0, bank.real, (count,), device=device), torch.randint(bank.real, total, (count,), device=device)
-    )
+    index = bank.draw(count)
     caption = bank.tokens[index, torch.randint(0, 3, (count,), device=device)]
 
     mode = torch.rand(count, device=device)
@@ -149,13 +133,18 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
     relative = torch.cat([start[:, None] + spread, torch.zeros(count, 1, device=device)], dim=1)
     up = torch.cat([target_up[:, None].expand(count, VIEWS), reference_up[:, None]], dim=1)
     cameras = world_to_camera(relative + reference_azimuth[:, None], up)
+    # A photograph's lens is unknown: some stand nearer or farther and show the object as large as from RADIUS.
+    distance = torch.exp(uniform((count,), math.log(1.6), math.log(5.0), device))
+    distance = torch.where(has_picture & chance(OTHER_LENS), distance, RADIUS)
 
     shapes = random_shapes(bank.support[index], cameras[:, -1], has_picture & chance(0.6))
     colours = random_colours(count, has_text | chance(0.5))
     lights = random_lights(count, device=device, front_azimuth=reference_azimuth)
 
-    focal = torch.full((count * (VIEWS + 1), 2), 0.5 * resolution / TAN_HALF, device=device)
-    intrinsics = torch.cat([focal, torch.full_like(focal, resolution / 2)], dim=1)
+    cameras[:, -1, 2, 3] = distance
+    focal = torch.full((count, VIEWS + 1, 2), 0.5 * resolution / TAN_HALF, device=device)
+    focal[:, -1] *= (distance / RADIUS)[:, None]
+    intrinsics = torch.cat([focal, torch.full_like(focal, resolution / 2)], dim=-1).flatten(0, 1)
 
     def each_view(value: Tensor) -> Tensor:
         return value.repeat_interleave(VIEWS + 1, dim=0)
@@ -182,8 +171,11 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
         max_faces=meshes.max_faces,
     )
     white = rgba[:, :3].to(torch.int16) + (255 - rgba[:, 3:].to(torch.int16))
-    images = (white.float() / 127.5 - 1).unflatten(0, (count, VIEWS + 1))
-    picture = torch.where(has_picture[:, None, None, None], images[:, VIEWS], 1.0)
+    images = (white.float() / 255).unflatten(0, (count, VIEWS + 1))
+    views, picture = images[:, :VIEWS] * 2 - 1, images[:, VIEWS]
+    coverage = rgba.unflatten(0, (count, VIEWS + 1))[:, VIEWS, 3:].float() / 255
+    picture = torch.where(chance(DEGRADED)[:, None, None, None], degrade(picture, coverage), picture) * 2 - 1
+    picture = torch.where(has_picture[:, None, None, None], picture, 1.0)
 
     # Without a picture, the reference slot stands at azimuth 0, unknown; azimuths are then absolute.
     present = has_picture.float()
@@ -205,4 +197,4 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
         ],
         dim=1,
     )
-    return Batch(images[:, :VIEWS], picture, rays, camera, torch.where(has_text[:, None], caption, 0))
+    return Batch(views, picture, rays, camera, torch.where(has_text[:, None], caption, 0))

@@ -21,7 +21,9 @@ from microdreamer.guidance.checkpoints import save_sharded
 from microdreamer.guidance.micro.network import MultiViewNetwork
 from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MIN_LOG_SNR
 from microdreamer.guidance.micro.vocabulary import Vocabulary
-from microdreamer.training.micro_prior.batches import Bank, Batch, draw_batch
+from microdreamer.training.micro_prior.bank import Bank
+from microdreamer.training.micro_prior.batches import Batch, draw_batch
+from microdreamer.training.micro_prior.checkpoint import Progress, load_run, random_states, save_run
 from microdreamer.training.micro_prior.optimiser import FlatOptimiser
 
 
@@ -39,12 +41,14 @@ class TrainingConfig:
     clip_norm: float = 1.0
     ema: float = 0.9995
     coarse_share: float = 0.25  # share of the run that draws log-SNR below -3 alone
+    deform_steps: int = 100  # steps between two redrawings of the objects' shapes
     compile: bool = True
     graph: bool = True
     seed: int = 0
 
 
 MAX_LOG_SNR = 8.0  # of the noise that is trained on
+REPORT_STEPS = 200  # steps between two reports, and the earliest between two checkpoints
 
 
 def draw_log_snr(count: int, coarse: Tensor) -> Tensor:
@@ -114,10 +118,14 @@ def train(
     report: Callable[[dict], None],
     on_checkpoint: Callable[[FlatOptimiser, dict], None] | None = None,
     checkpoint_minutes: float = 4.0,
+    state_file: Path | None = None,
+    resume: bool = False,
 ) -> tuple[FlatOptimiser, dict]:
     """Train `network` in place. `report` gets a dict per some seconds, `on_checkpoint` runs on rank 0 now and then.
 
-    Returns the optimiser (its `averaged_state` is the result) and {"steps", "samples", "seconds"}.
+    `state_file` receives the whole state of the run at each checkpoint; with `resume` the run in it goes on, and ends with the
+    same weights as if it had never stopped (on a GPU: but for the order in which its sums are rounded).
+    Returns the optimiser (its `averaged_state` is the result) and {"steps", "samples", "seconds", "gpus"}.
     """
     device = bank.tokens.device
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -129,66 +137,98 @@ def train(
     if world > 1:
         dist.broadcast(optimiser.flat, 0)
         optimiser.average.copy_(optimiser.flat)
+    run = {**dataclasses.asdict(config), "objects": len(bank.tokens), "tokens": int(bank.tokens.sum())}
+    progress = Progress()
+    if resume:
+        progress = load_run(state_file, optimiser, device, run)
+        if bank.deformer:
+            bank.deformer.redraw(progress.done // config.deform_steps)
 
     def synchronise() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def one(number: int, total: int) -> None:
-        progress = number / total
-        rate = min(1.0, (number + 1) / config.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
+    def one(total: int) -> None:
+        number = progress.done
+        if bank.deformer and number % config.deform_steps == 0:
+            bank.deformer.redraw(number // config.deform_steps)
+        share = number / total
+        rate = min(1.0, (number + 1) / config.warmup_steps) * 0.5 * (1 + math.cos(math.pi * share))
         optimiser.set_rates(config.muon_rate * rate, config.adam_rate * rate, number + 1, config.ema)
-        step.coarse.fill_(float(progress < config.coarse_share))
+        step.coarse.fill_(float(share < config.coarse_share))
         step.run_forward_backward()
         if world > 1:
-            dist.all_reduce(optimiser.gradient, op=dist.ReduceOp.AVG)
+            dist.all_reduce(optimiser.gradient, op=dist.ReduceOp.SUM)
+            optimiser.gradient.div_(world)
         step.run_update()
+        progress.done += 1
 
-    total = config.steps
-    start = time.perf_counter()
-    done = 0
-    if total is None:  # the rate of the first steps fixes their number, the same on every rank
+    def agreed(value: float) -> float:
+        """Rank 0's value, on every rank."""
+        if world == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
+    def elapsed() -> float:
+        return before + time.perf_counter() - start
+
+    before, start = progress.seconds, time.perf_counter()
+    if config.steps is not None:
+        progress.total = config.steps
+    elif not progress.total:  # the rate of the first steps fixes their number, the same on every rank
         for _ in range(30):
-            one(done, 10**6)
-            done += 1
+            one(10**6)
         synchronise()
         begin = time.perf_counter()
         for _ in range(40):
-            one(done, 10**6)
-            done += 1
+            one(10**6)
         synchronise()
-        seconds = torch.tensor((time.perf_counter() - begin) / 40, device=device)
-        if world > 1:
-            dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-        total = done + int((config.minutes * 60 - (time.perf_counter() - start)) / float(seconds))
-        if world > 1:
-            agreed = torch.tensor(total, device=device)
-            dist.broadcast(agreed, 0)
-            total = int(agreed)
+        seconds = (time.perf_counter() - begin) / 40
+        progress.total = int(agreed(progress.done + (config.minutes * 60 - elapsed()) // seconds))
 
     last, saved = time.perf_counter(), time.perf_counter()
     losses: list[Tensor] = []
-    while done < total:
-        one(done, total)
-        done += 1
+    while progress.done < progress.total:
+        one(progress.total)
         if rank == 0:
             losses.append(step.loss.clone())
-        if done % 200 == 0 or done == total:
-            synchronise()
-            now = time.perf_counter()
-            if rank == 0:
-                mean = float(torch.stack(losses).mean())
-                speed = len(losses) * config.batch * world / (now - last)
-                report({"step": done, "of": total, "loss": mean, "samples_per_s": speed, "gradient": float(optimiser.gradient_norm)})
-                if not math.isfinite(mean):
-                    raise FloatingPointError(f"the loss became {mean} at step {done}; lower muon_rate")
-                losses.clear()
-                if on_checkpoint and now - saved > checkpoint_minutes * 60 and done < total:
-                    on_checkpoint(optimiser, {"steps": done, "samples": done * config.batch * world})
-                    saved = time.perf_counter()
-            last = time.perf_counter()
+        if progress.done % REPORT_STEPS and progress.done < progress.total:
+            continue
+        synchronise()
+        progress.seconds = elapsed()
+        now = time.perf_counter()
+        if rank == 0:
+            mean = float(torch.stack(losses).mean())
+            speed = len(losses) * config.batch * world / (now - last)
+            report(
+                {
+                    "step": progress.done,
+                    "of": progress.total,
+                    "loss": mean,
+                    "samples_per_s": speed,
+                    "gradient": float(optimiser.gradient_norm),
+                }
+            )
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss became {mean} at step {progress.done}; lower muon_rate")
+            losses.clear()
+        if progress.done < progress.total and agreed(now - saved) > checkpoint_minutes * 60:
+            states = random_states(device)
+            if rank == 0 and state_file:
+                save_run(state_file, optimiser, progress, states, run)
+            if rank == 0 and on_checkpoint:
+                on_checkpoint(optimiser, {"steps": progress.done, "samples": progress.done * config.batch * world})
+            saved = time.perf_counter()
+        last = time.perf_counter()
     synchronise()
-    return optimiser, {"steps": done, "samples": done * config.batch * world, "seconds": time.perf_counter() - start, "gpus": world}
+    return optimiser, {
+        "steps": progress.done,
+        "samples": progress.done * config.batch * world,
+        "seconds": progress.seconds,
+        "gpus": world,
+    }
 
 
 def save_prior(folder: Path, network: MultiViewNetwork, state: dict[str, Tensor], vocabulary: Vocabulary, training: dict) -> None:

@@ -108,6 +108,22 @@ class FlatOptimiser:
         self.average.lerp_(self.flat, fresh)
         self.gradient.zero_()
 
+    STATE = ("flat", "average", "momentum", "first", "second")
+
+    def state(self) -> dict[str, Tensor]:
+        """All that steps carry over (the buffers themselves); rates are the caller's."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    @torch.no_grad()
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Copy what `state` returned into the buffers. Raises ValueError where it is of another network."""
+        for name, buffer in self.state().items():
+            if name not in state or state[name].shape != buffer.shape:
+                found = list(state[name].shape) if name in state else "nothing"
+                raise ValueError(f"optimiser state: {name} should be {list(buffer.shape)}, found {found}; it is another network's")
+        for name, buffer in self.state().items():
+            buffer.copy_(state[name])
+
     def averaged_state(self) -> dict[str, Tensor]:
         """The moving average, by parameter name (copies)."""
         offset, state = 0, {}
