@@ -21,9 +21,7 @@ inline void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarT
 // A size of -1 in `expected` accepts any length of that axis.
 inline void check_shape(const at::Tensor& tensor, const char* name, at::IntArrayRef expected) {
   bool same = tensor.dim() == static_cast<int64_t>(expected.size());
-  for (int64_t axis = 0; same && axis < tensor.dim(); ++axis) {
-    same = expected[axis] == -1 || expected[axis] == tensor.size(axis);
-  }
+  for (int64_t axis = 0; same && axis < tensor.dim(); ++axis) { same = expected[axis] == -1 || expected[axis] == tensor.size(axis); }
   TORCH_CHECK_VALUE(same, name, ": expected shape ", expected, " (-1: any), got ", tensor.sizes());
 }
 

@@ -8,8 +8,8 @@ namespace md {
 
 inline void check_float_type(const at::Tensor& tensor, const char* name) {
   const at::ScalarType dtype = tensor.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16, name, ": expected float32, float16 or bfloat16, got ",
-                    dtype);
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16, name,
+                    ": expected float32, float16 or bfloat16, got ", dtype);
 }
 
 // Calls `work` with a value of the C++ type of `dtype`, one that check_float_type lets pass.

@@ -107,9 +107,7 @@ struct VoxelBox {
   int hi[3];
 };
 
-MD_HOST_DEVICE bool is_empty(const VoxelBox& box) {
-  return box.hi[0] < box.lo[0] || box.hi[1] < box.lo[1] || box.hi[2] < box.lo[2];
-}
+MD_HOST_DEVICE bool is_empty(const VoxelBox& box) { return box.hi[0] < box.lo[0] || box.hi[1] < box.lo[1] || box.hi[2] < box.lo[2]; }
 
 MD_HOST_DEVICE int clamp_to_int(float value, int lo, int hi) {
   return value <= static_cast<float>(lo) ? lo : value >= static_cast<float>(hi) ? hi : static_cast<int>(value);

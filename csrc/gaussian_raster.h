@@ -11,10 +11,10 @@ namespace md::raster {
 
 // What the forward pass leaves for the backward pass.
 struct State {
-  Splat* splats;  // [V,N], zero where culled; on CUDA in the order that `order` tells
-  int* radii;     // [V,N], 0 where culled
-  int* order;     // [V,N] the Gaussians of each view by view z, nearest first; on the CPU the visible ones alone, then -1
-  uint32_t* marks; // CUDA alone, see MarksLayout: which depth ranks each cell of the picture sees
+  Splat* splats;    // [V,N], zero where culled; on CUDA in the order that `order` tells
+  int* radii;       // [V,N], 0 where culled
+  int* order;       // [V,N] the Gaussians of each view by view z, nearest first; on the CPU the visible ones alone, then -1
+  uint32_t* marks;  // CUDA alone, see MarksLayout: which depth ranks each cell of the picture sees
 };
 
 // How State::marks [V, cells, words] are laid out: a cell is 2^shift tiles square and has a bit for each depth rank.

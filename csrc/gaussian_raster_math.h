@@ -48,13 +48,13 @@ struct InputGradients {
 
 // A Gaussian as one view sees it. Positions are in pixels, with pixel centres at whole numbers.
 struct alignas(16) Splat {
-  float x, y;        // centre
-  float a, b, c;     // inverse covariance (xx, xy, yy)
-  float opacity;     // 0: culled
-  float depth;       // view z
-  float reach;       // alpha >= kMinAlpha where a dx^2 + 2 b dx dy + c dy^2 <= reach
+  float x, y;     // centre
+  float a, b, c;  // inverse covariance (xx, xy, yy)
+  float opacity;  // 0: culled
+  float depth;    // view z
+  float reach;    // alpha >= kMinAlpha where a dx^2 + 2 b dx dy + c dy^2 <= reach
   float red, green, blue;
-  float extent;      // radius in pixels
+  float extent;  // radius in pixels
 };
 static_assert(sizeof(Splat) == kSplatFloats * sizeof(float));
 
@@ -202,8 +202,8 @@ MD_HOST_DEVICE void sh_color(const float* sh, const float direction[3], float co
 
 // Adds to v_sh and v_mean, given the gradient of the colour.
 template <int K>
-MD_HOST_DEVICE void sh_color_gradient(const float* sh, const float direction[3], float inverse_distance, const float v_color[3], float* v_sh,
-                                      float v_mean[3]) {
+MD_HOST_DEVICE void sh_color_gradient(const float* sh, const float direction[3], float inverse_distance, const float v_color[3],
+                                      float* v_sh, float v_mean[3]) {
   float basis[K], weight[K];
   sh_basis<K>(direction[0], direction[1], direction[2], basis);
   for (int k = 0; k < K; ++k) weight[k] = 0.f;
@@ -249,14 +249,14 @@ MD_HOST_DEVICE void rotation_matrix_gradient(const float* q, const float v[3][3]
 
 // What the projection of one Gaussian computes on its way, shared by forward and backward.
 struct Projection {
-  float view[3];          // mean in the camera
-  float limited[2];       // view x and y with their slopes limited
+  float view[3];     // mean in the camera
+  float limited[2];  // view x and y with their slopes limited
   bool is_limited[2];
-  float jw[2][3];         // Jacobian times the rotation of the view
-  float rotation[3][3];   // of the Gaussian
-  float size[3];          // scales times the modifier
-  float axes[2][3];       // the three half axes on the screen, in pixels
-  float xx, xy, yy;       // covariance, with the low-pass filter
+  float jw[2][3];        // Jacobian times the rotation of the view
+  float rotation[3][3];  // of the Gaussian
+  float size[3];         // scales times the modifier
+  float axes[2][3];      // the three half axes on the screen, in pixels
+  float xx, xy, yy;      // covariance, with the low-pass filter
   float determinant;
 };
 
@@ -281,10 +281,11 @@ MD_HOST_DEVICE bool project(const Inputs& in, const Camera& camera, int n, Proje
   for (int axis = 0; axis < 3; ++axis) {
     p.size[axis] = in.scales[3 * static_cast<int64_t>(n) + axis] * in.scale_modifier;
     for (int row = 0; row < 2; ++row) {
-      p.axes[row][axis] = p.size[axis] * (p.jw[row][0] * p.rotation[0][axis] + p.jw[row][1] * p.rotation[1][axis] + p.jw[row][2] * p.rotation[2][axis]);
+      p.axes[row][axis] =
+          p.size[axis] * (p.jw[row][0] * p.rotation[0][axis] + p.jw[row][1] * p.rotation[1][axis] + p.jw[row][2] * p.rotation[2][axis]);
     }
   }
-  const float(*m)[3] = p.axes;
+  const float (*m)[3] = p.axes;
   const float xx = m[0][0] * m[0][0] + m[0][1] * m[0][1] + m[0][2] * m[0][2];
   const float yy = m[1][0] * m[1][0] + m[1][1] * m[1][1] + m[1][2] * m[1][2];
   p.xy = m[0][0] * m[1][0] + m[0][1] * m[1][1] + m[0][2] * m[1][2];
@@ -355,10 +356,14 @@ MD_HOST_DEVICE void gaussian_color(const Inputs& in, const Camera& camera, int n
   if (in.coefficients > 1) view_direction(camera, in.means + 3 * static_cast<int64_t>(n), direction);
   const float* sh = in.sh + 3 * static_cast<int64_t>(n) * in.coefficients;
   switch (in.coefficients) {
-    case 1: return sh_color<1>(sh, direction, color);
-    case 4: return sh_color<4>(sh, direction, color);
-    case 9: return sh_color<9>(sh, direction, color);
-    default: return sh_color<16>(sh, direction, color);
+    case 1:
+      return sh_color<1>(sh, direction, color);
+    case 4:
+      return sh_color<4>(sh, direction, color);
+    case 9:
+      return sh_color<9>(sh, direction, color);
+    default:
+      return sh_color<16>(sh, direction, color);
   }
 }
 
@@ -403,7 +408,8 @@ struct GaussianGradient {
 };
 
 // Backward of make_splat for the geometry. v_offset gets the gradient in normalised device units.
-MD_HOST_DEVICE void splat_gradient(const Inputs& in, const Camera& camera, int n, const SplatGradient& v, GaussianGradient& out, float v_offset[2]) {
+MD_HOST_DEVICE void splat_gradient(const Inputs& in, const Camera& camera, int n, const SplatGradient& v, GaussianGradient& out,
+                                   float v_offset[2]) {
   Projection p;
   if (!project(in, camera, n, p)) return;
   v_offset[0] = v.x * camera.half_width;
@@ -451,7 +457,8 @@ MD_HOST_DEVICE void splat_gradient(const Inputs& in, const Camera& camera, int n
 
 // Backward of make_splat for the colour: adds to v_appearance ([3] or [K,3]) and to v_mean.
 template <int K>
-MD_HOST_DEVICE void color_gradient(const Inputs& in, const Camera& camera, int n, const SplatGradient& v, float* v_appearance, float v_mean[3]) {
+MD_HOST_DEVICE void color_gradient(const Inputs& in, const Camera& camera, int n, const SplatGradient& v, float* v_appearance,
+                                   float v_mean[3]) {
   const float v_color[3] = {v.red, v.green, v.blue};
   if constexpr (K == 0) {
     for (int channel = 0; channel < 3; ++channel) v_appearance[channel] += v_color[channel];

@@ -64,7 +64,8 @@ inline GroupStatistics combine_moments(const float* moments, int64_t slices, int
 int64_t group_norm_scratch(const GroupNormShape& shape);
 cudaError_t group_norm_cuda(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
                             const GroupNormShape& shape, FloatType type, cudaStream_t stream);
-cudaError_t group_moments_cuda(const void* x, const void* offset, float* moments, const GroupNormShape& shape, FloatType type, cudaStream_t stream);
+cudaError_t group_moments_cuda(const void* x, const void* offset, float* moments, const GroupNormShape& shape, FloatType type,
+                               cudaStream_t stream);
 cudaError_t group_normalise_cuda(const void* x, const void* offset, const float* moments, const void* weight, const void* bias, void* out,
                                  const GroupNormShape& shape, FloatType type, cudaStream_t stream);
 #endif

@@ -26,8 +26,8 @@ cudaError_t encode_cuda(const Inputs& in, float* encoding, cudaStream_t stream);
 cudaError_t points_gradient_cuda(const Inputs& in, const float* v_encoding, float* v_points, cudaStream_t stream);
 // v_params comes as zeros. Deterministic: `workspace` of params_gradient_workspace_bytes; else it is not read.
 size_t params_gradient_workspace_bytes(int64_t params);
-cudaError_t params_gradient_cuda(const Inputs& in, const float* v_encoding, float* v_params, int64_t params, bool deterministic, void* workspace,
-                                 cudaStream_t stream);
+cudaError_t params_gradient_cuda(const Inputs& in, const float* v_encoding, float* v_params, int64_t params, bool deterministic,
+                                 void* workspace, cudaStream_t stream);
 #endif
 
 }  // namespace md::hash_grid

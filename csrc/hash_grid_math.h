@@ -63,7 +63,8 @@ MD_HOST_DEVICE void add_blend_gradient(const Level& level, const Cell& cell, con
   const auto blend = [](float lower, float upper, float fraction) { return lower + fraction * (upper - lower); };
   const float along_x[4] = {blend(values[0], values[1], x), blend(values[2], values[3], x), blend(values[4], values[5], x),
                             blend(values[6], values[7], x)};  // by bits y, z
-  v_point[0] += level.scale * blend(blend(values[1] - values[0], values[3] - values[2], y), blend(values[5] - values[4], values[7] - values[6], y), z);
+  v_point[0] += level.scale *
+                blend(blend(values[1] - values[0], values[3] - values[2], y), blend(values[5] - values[4], values[7] - values[6], y), z);
   v_point[1] += level.scale * blend(along_x[1] - along_x[0], along_x[3] - along_x[2], z);
   v_point[2] += level.scale * (blend(along_x[2], along_x[3], y) - blend(along_x[0], along_x[1], y));
 }

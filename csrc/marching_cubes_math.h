@@ -1,11 +1,11 @@
-// Marching cubes, one point and one cube at a time. microdreamer/kernels/marching_cubes.py derives the table and numbers points, corners and edges.
+// Marching cubes, one point and one cube at a time. microdreamer/kernels/marching_cubes.py derives the table and numbers points, corners
+// and edges.
 #pragma once
 
 #include "common.h"
 #include "constants.h"
 
 namespace md::marching_cubes {
-
 
 struct Grid {
   const float* field;  // [X, Y, Z], z fastest
@@ -68,8 +68,8 @@ MD_HOST_DEVICE void write_vertices(const Grid& grid, const Place& place, int64_t
 
 // Writes the faces of the cube that starts at a point. vertices_until [P]: the number of vertices of all points up to each, itself
 // included; cuts [P] as `cut_edges` gives them.
-MD_HOST_DEVICE void write_faces(const Grid& grid, int64_t point, const int8_t* row, int count, const uint8_t* cuts, const int32_t* vertices_until,
-                                int32_t* corners) {
+MD_HOST_DEVICE void write_faces(const Grid& grid, int64_t point, const int8_t* row, int count, const uint8_t* cuts,
+                                const int32_t* vertices_until, int32_t* corners) {
   for (int corner = 0; corner < 3 * count; ++corner) {
     const int axis = row[corner] >> 2;
     const int low = axis == 0 ? 1 : 0, high = axis == 2 ? 1 : 2;  // the other two axes

@@ -7,12 +7,12 @@
 namespace md::mask_placement {
 
 struct Masks {
-  const uint8_t* cells;    // [rows, columns] of all masks side by side, from the lowest row up; 0 or 1
+  const uint8_t* cells;  // [rows, columns] of all masks side by side, from the lowest row up; 0 or 1
   int64_t columns;
-  const int64_t* left;     // [N] the first column of a mask
-  const int64_t* sizes;    // [N, 2] its width and height
-  const int64_t* turns;    // [N] the quarter turns to try, from 1 to 4
-  int64_t count;           // N
+  const int64_t* left;   // [N] the first column of a mask
+  const int64_t* sizes;  // [N, 2] its width and height
+  const int64_t* turns;  // [N] the quarter turns to try, from 1 to 4
+  int64_t count;         // N
 };
 
 struct Placement {

@@ -27,14 +27,14 @@ void antialias_backward_cpu(const Picture& in, const Blending& blending, const B
 inline int64_t deterministic_bytes(int64_t elements) { return 12 * elements; }
 int64_t rasterize_workspace_bytes(const Picture& in);
 cudaError_t rasterize_cuda(const Picture& in, float* rast, float* rast_db, void* workspace, cudaStream_t stream);
-cudaError_t rasterize_backward_cuda(const Picture& in, const float* rast, const float* v_rast, const float* v_rast_db, float* v_pos, void* workspace,
-                                    cudaStream_t stream);
+cudaError_t rasterize_backward_cuda(const Picture& in, const float* rast, const float* v_rast, const float* v_rast_db, float* v_pos,
+                                    void* workspace, cudaStream_t stream);
 cudaError_t interpolate_cuda(const Attributes& in, float* out, float* out_da, cudaStream_t stream);
 cudaError_t interpolate_backward_cuda(const Attributes& in, const AttributeGradients& v, void* workspace, cudaStream_t stream);
 // `edges` is the storage behind blending.edges.
 cudaError_t antialias_cuda(const Picture& in, const Blending& blending, float* out, uint8_t* edges, cudaStream_t stream);
-cudaError_t antialias_backward_cuda(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges, void* workspace,
-                                    cudaStream_t stream);
+cudaError_t antialias_backward_cuda(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges,
+                                    void* workspace, cudaStream_t stream);
 #endif
 
 }  // namespace md::mesh_raster

@@ -1,5 +1,6 @@
 // The mesh rasteriser's maths, written once for both compilers and for one pixel or several at a time: edge functions in
-// homogeneous coordinates, barycentrics with their screen derivatives, and the gradients of those. Equations: microdreamer/kernels/mesh_raster.py.
+// homogeneous coordinates, barycentrics with their screen derivatives, and the gradients of those. Equations:
+// microdreamer/kernels/mesh_raster.py.
 #pragma once
 
 #include <type_traits>
@@ -26,10 +27,10 @@ namespace md::mesh_raster {
 
 // What the ops are given. B pictures of W x H pixels; V vertices; F faces.
 struct Picture {
-  const float* pos;        // [B,V,4], or [V,4] with ranges
-  const int32_t* tri;      // [F,3]
-  const int32_t* ranges;   // [B,2] first face and count, or null: all faces
-  bool shared_pos;         // pos is [V,4]
+  const float* pos;       // [B,V,4], or [V,4] with ranges
+  const int32_t* tri;     // [F,3]
+  const int32_t* ranges;  // [B,2] first face and count, or null: all faces
+  bool shared_pos;        // pos is [V,4]
   int64_t pictures, vertices, faces;
   int height, width;
 };
@@ -263,7 +264,8 @@ MD_HOST_DEVICE SampleOf<F> sample_face(const CornerOf<F>* corners, F center_x, F
   SampleOf<F> s;
   s.u = e[0] * inverse;
   s.v = e[1] * inverse;
-  s.depth = (e[0] * corners[0].z + e[1] * corners[1].z + e[2] * corners[2].z) / (e[0] * corners[0].w + e[1] * corners[1].w + e[2] * corners[2].w);
+  s.depth =
+      (e[0] * corners[0].z + e[1] * corners[1].z + e[2] * corners[2].z) / (e[0] * corners[0].w + e[1] * corners[1].w + e[2] * corners[2].w);
   const F x[3] = {slope_x(corners, r, 0), slope_x(corners, r, 1), slope_x(corners, r, 2)};
   const F y[3] = {slope_y(corners, r, 0), slope_y(corners, r, 1), slope_y(corners, r, 2)};
   const F sum_x = x[0] + x[1] + x[2], sum_y = y[0] + y[1] + y[2];
@@ -275,8 +277,8 @@ MD_HOST_DEVICE SampleOf<F> sample_face(const CornerOf<F>* corners, F center_x, F
 }
 
 // Gradient with respect to (x, y, w) of the corners: v_corners[3 k + 0..2] of corner k, added to. v_uv [2] and v_db [4] may be null.
-MD_HOST_DEVICE void sample_face_backward(const Corner* corners, float center_x, float center_y, float scale_x, float scale_y, const float* v_uv,
-                                         const float* v_db, float* v_corners) {
+MD_HOST_DEVICE void sample_face_backward(const Corner* corners, float center_x, float center_y, float scale_x, float scale_y,
+                                         const float* v_uv, const float* v_db, float* v_corners) {
   const Relative<float> r = relative(corners, center_x, center_y);
   float e[3];
   edge_functions(r, e);
@@ -308,7 +310,8 @@ MD_HOST_DEVICE void sample_face_backward(const Corner* corners, float center_x, 
     const float v_y = v_e[a] * r.x[b] - v_e[b] * r.x[a] + v_slope_x[b] * corners[a].w - v_slope_x[a] * corners[b].w;
     v_corners[3 * k] += v_x;
     v_corners[3 * k + 1] += v_y;
-    v_corners[3 * k + 2] += v_slope_x[a] * r.y[b] - v_slope_x[b] * r.y[a] + v_slope_y[b] * r.x[a] - v_slope_y[a] * r.x[b] - center_x * v_x - center_y * v_y;
+    v_corners[3 * k + 2] +=
+        v_slope_x[a] * r.y[b] - v_slope_x[b] * r.y[a] + v_slope_y[b] * r.x[a] - v_slope_y[a] * r.x[b] - center_x * v_x - center_y * v_y;
   }
 }
 
@@ -342,7 +345,8 @@ MD_HOST_DEVICE uint8_t silhouette_edges(const Picture& in, const int32_t* opposi
       const float x = a.w != 0.0f ? a.x / a.w : 0.0f, y = a.w != 0.0f ? a.y / a.w : 0.0f;
       const Corner ends[3] = {b, corners[k], {p[0], p[1], p[2], p[3]}};
       const Relative<float> r = relative(ends, x, y);
-      const float inner = difference_of_products(r.x[0], r.y[1], r.y[0], r.x[1]), outer = difference_of_products(r.x[0], r.y[2], r.y[0], r.x[2]);
+      const float inner = difference_of_products(r.x[0], r.y[1], r.y[0], r.x[1]),
+                  outer = difference_of_products(r.x[0], r.y[2], r.y[0], r.x[2]);
       silhouette = (inner > 0.0f && outer > 0.0f) || (inner < 0.0f && outer < 0.0f);
     }
     edges |= static_cast<uint8_t>(silhouette << k);
@@ -353,7 +357,8 @@ MD_HOST_DEVICE uint8_t silhouette_edges(const Picture& in, const int32_t* opposi
 // The pair is the pixel (x, y) with its neighbour to the right, or with `column` the one above; `near_is_first` tells which of
 // the two shows the nearer face. The way leaves that face by the edge that it crosses last, so this edge alone can part the two
 // pixels: whether it is a silhouette and steep enough is asked afterwards.
-MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t picture, int64_t face, int x, int y, bool column, bool near_is_first) {
+MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t picture, int64_t face, int x, int y, bool column,
+                                      bool near_is_first) {
   Crossing found{};
   Corner corners[3];
   if (edges == 0 || !load_corners(in, picture, face, corners)) return found;
@@ -362,7 +367,8 @@ MD_HOST_DEVICE Crossing find_crossing(const Picture& in, uint8_t edges, int64_t 
   const Relative<float> r = relative(corners, center_x, center_y);
   const float* along = column ? r.y : r.x;
   const float* aside = column ? r.x : r.y;
-  const float pixels_along = static_cast<float>(column ? in.height : in.width), pixels_aside = static_cast<float>(column ? in.width : in.height);
+  const float pixels_along = static_cast<float>(column ? in.height : in.width),
+              pixels_aside = static_cast<float>(column ? in.width : in.height);
   const float scale = (near_is_first ? 0.5f : -0.5f) * pixels_along;
   float farthest = -INFINITY;
   bool parts = false;

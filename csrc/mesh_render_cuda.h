@@ -15,7 +15,7 @@ int64_t view_bytes();
 //   max_faces     how many faces a view is given threads for at once (a larger mesh takes turns); at least 1
 //   view_storage  views * view_bytes() bytes
 //   nearest       views_at_once * width * height * supersample^2 keys
-cudaError_t render_cuda(const Inputs& in, int max_faces, void* view_storage, unsigned long long* nearest, int64_t views_at_once, uint8_t* out,
-                        cudaStream_t stream);
+cudaError_t render_cuda(const Inputs& in, int max_faces, void* view_storage, unsigned long long* nearest, int64_t views_at_once,
+                        uint8_t* out, cudaStream_t stream);
 
 }  // namespace md::mesh_render

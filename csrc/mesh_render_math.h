@@ -208,7 +208,8 @@ MD_HOST_DEVICE void load_surface(const Inputs& in, const View& view, int face, c
   for (int k = 0; k < 3; ++k) {
     const Vec3 color = {static_cast<float>(colors[3 * k]), static_cast<float>(colors[3 * k + 1]), static_cast<float>(colors[3 * k + 2])};
     out.color[k] = transform(view.color_transform, (1.0f / 255.0f) * color);
-    const Vec3 normal = {static_cast<float>(normals[3 * k]), static_cast<float>(normals[3 * k + 1]), static_cast<float>(normals[3 * k + 2])};
+    const Vec3 normal = {static_cast<float>(normals[3 * k]), static_cast<float>(normals[3 * k + 1]),
+                         static_cast<float>(normals[3 * k + 2])};
     out.normal[k] = rotate(view.normal_matrix, 3, (1.0f / 127.0f) * normal);
   }
   const Vec3 normal = cross(corners[1] - corners[0], corners[2] - corners[0]);

@@ -17,12 +17,13 @@ void check_like(const at::Tensor& tensor, const char* name, const at::Tensor& pa
   check_shape(tensor, name, shape);
 }
 
-Call checked_call(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares, at::TensorList steps,
-                  at::TensorList rates, at::ArrayRef<double> eps, double beta, double square_beta) {
+Call checked_call(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares,
+                  at::TensorList steps, at::TensorList rates, at::ArrayRef<double> eps, double beta, double square_beta) {
   const size_t count = parameters.size();
   TORCH_CHECK_VALUE(count >= 1 && count <= kMaxTensors, "parameters: expected 1 to ", kMaxTensors, " tensors, got ", count);
-  const std::pair<const char*, size_t> lengths[] = {{"gradients", gradients.size()}, {"means", means.size()}, {"mean_squares", mean_squares.size()},
-                                                    {"steps", steps.size()},         {"rates", rates.size()}, {"eps", eps.size()}};
+  const std::pair<const char*, size_t> lengths[] = {
+      {"gradients", gradients.size()}, {"means", means.size()}, {"mean_squares", mean_squares.size()},
+      {"steps", steps.size()},         {"rates", rates.size()}, {"eps", eps.size()}};
   for (const auto& [name, length] : lengths) {
     TORCH_CHECK_VALUE(length == count, name, ": expected one for each of ", count, " parameters, got ", length);
   }
@@ -39,21 +40,26 @@ Call checked_call(at::TensorList parameters, at::TensorList gradients, at::Tenso
     check_like(steps[t], "steps", parameter, {});
     check_like(rates[t], "rates", parameter, {});
     TORCH_CHECK_VALUE(eps[t] >= 0.0, "eps: expected 0 or more, got ", eps[t]);
-    call.tensors[t] = {parameter.mutable_data_ptr<float>(), gradients[t].const_data_ptr<float>(), means[t].mutable_data_ptr<float>(),
-                       mean_squares[t].mutable_data_ptr<float>(), steps[t].mutable_data_ptr<float>(), rates[t].const_data_ptr<float>(),
-                       parameter.numel(), static_cast<float>(eps[t])};
+    call.tensors[t] = {parameter.mutable_data_ptr<float>(),
+                       gradients[t].const_data_ptr<float>(),
+                       means[t].mutable_data_ptr<float>(),
+                       mean_squares[t].mutable_data_ptr<float>(),
+                       steps[t].mutable_data_ptr<float>(),
+                       rates[t].const_data_ptr<float>(),
+                       parameter.numel(),
+                       static_cast<float>(eps[t])};
   }
   return call;
 }
 
-void step_on_cpu(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares, at::TensorList steps,
-                 at::TensorList rates, at::ArrayRef<double> eps, double beta, double square_beta) {
+void step_on_cpu(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares,
+                 at::TensorList steps, at::TensorList rates, at::ArrayRef<double> eps, double beta, double square_beta) {
   step_cpu(checked_call(parameters, gradients, means, mean_squares, steps, rates, eps, beta, square_beta));
 }
 
 #ifdef MD_WITH_CUDA
-void step_on_cuda(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares, at::TensorList steps,
-                  at::TensorList rates, at::ArrayRef<double> eps, double beta, double square_beta) {
+void step_on_cuda(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares,
+                  at::TensorList steps, at::TensorList rates, at::ArrayRef<double> eps, double beta, double square_beta) {
   const Call call = checked_call(parameters, gradients, means, mean_squares, steps, rates, eps, beta, square_beta);
   const c10::cuda::CUDAGuard guard(parameters[0].device());
   C10_CUDA_CHECK(step_cuda(call, c10::cuda::getCurrentCUDAStream()));

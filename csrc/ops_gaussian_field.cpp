@@ -26,17 +26,18 @@ void check_weight_gradient(const at::Tensor& xyzs, const at::Tensor& v_weights) 
   check_shape(v_weights, "v_weights", {xyzs.size(0)});
 }
 
-FieldParams field_params(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities, int64_t resolution, int64_t num_blocks,
-                         double relax_ratio) {
+FieldParams field_params(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities, int64_t resolution,
+                         int64_t num_blocks, double relax_ratio) {
   check_tensor(means, "means", at::kFloat, means.device());
   check_shape(means, "means", {-1, 3});
   check_tensor(covs, "covs", at::kFloat, means.device());
   check_shape(covs, "covs", {means.size(0), 6});
   check_tensor(opacities, "opacities", at::kFloat, means.device());
   check_shape(opacities, "opacities", {means.size(0)});
-  TORCH_CHECK_VALUE(resolution >= 2 && resolution <= kLargestResolution, "resolution: expected 2 to ", kLargestResolution, ", got ", resolution);
-  TORCH_CHECK_VALUE(num_blocks >= 1 && resolution % num_blocks == 0, "num_blocks: expected a divisor of the resolution ", resolution, ", got ",
-                    num_blocks);
+  TORCH_CHECK_VALUE(resolution >= 2 && resolution <= kLargestResolution, "resolution: expected 2 to ", kLargestResolution, ", got ",
+                    resolution);
+  TORCH_CHECK_VALUE(num_blocks >= 1 && resolution % num_blocks == 0, "num_blocks: expected a divisor of the resolution ", resolution,
+                    ", got ", num_blocks);
   TORCH_CHECK_VALUE(relax_ratio >= 0.0, "relax_ratio: expected 0 or more, got ", relax_ratio);
   FieldParams params;
   params.means = means.const_data_ptr<float>();
@@ -60,12 +61,14 @@ at::Tensor gaussian_3d_coeff_on_cpu(const at::Tensor& xyzs, const at::Tensor& co
   check_finite(covs, "covs");
   at::Tensor weights = at::empty({xyzs.size(0)}, xyzs.options());
   AT_DISPATCH_FLOATING_TYPES(xyzs.scalar_type(), "gaussian_3d_coeff", [&] {
-    gaussian_3d_coeff_cpu(xyzs.const_data_ptr<scalar_t>(), covs.const_data_ptr<scalar_t>(), weights.mutable_data_ptr<scalar_t>(), xyzs.size(0));
+    gaussian_3d_coeff_cpu(xyzs.const_data_ptr<scalar_t>(), covs.const_data_ptr<scalar_t>(), weights.mutable_data_ptr<scalar_t>(),
+                          xyzs.size(0));
   });
   return weights;
 }
 
-std::tuple<at::Tensor, at::Tensor> gaussian_3d_coeff_backward_on_cpu(const at::Tensor& xyzs, const at::Tensor& covs, const at::Tensor& v_weights) {
+std::tuple<at::Tensor, at::Tensor> gaussian_3d_coeff_backward_on_cpu(const at::Tensor& xyzs, const at::Tensor& covs,
+                                                                     const at::Tensor& v_weights) {
   check_coeff_arguments(xyzs, covs);
   check_weight_gradient(xyzs, v_weights);
   at::Tensor v_xyzs = at::empty_like(xyzs), v_covs = at::empty_like(covs);
@@ -101,7 +104,8 @@ at::Tensor gaussian_3d_coeff_on_cuda(const at::Tensor& xyzs, const at::Tensor& c
   return weights;
 }
 
-std::tuple<at::Tensor, at::Tensor> gaussian_3d_coeff_backward_on_cuda(const at::Tensor& xyzs, const at::Tensor& covs, const at::Tensor& v_weights) {
+std::tuple<at::Tensor, at::Tensor> gaussian_3d_coeff_backward_on_cuda(const at::Tensor& xyzs, const at::Tensor& covs,
+                                                                      const at::Tensor& v_weights) {
   check_coeff_arguments(xyzs, covs);
   check_weight_gradient(xyzs, v_weights);
   const c10::cuda::CUDAGuard guard(xyzs.device());
@@ -126,8 +130,8 @@ at::Tensor extract_fields_on_cuda(const at::Tensor& means, const at::Tensor& cov
   return field;
 }
 
-at::Tensor extract_fields_brute_force_on_cuda(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities, int64_t resolution,
-                                              int64_t num_blocks, double relax_ratio) {
+at::Tensor extract_fields_brute_force_on_cuda(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities,
+                                              int64_t resolution, int64_t num_blocks, double relax_ratio) {
   FieldParams params = field_params(means, covs, opacities, resolution, num_blocks, relax_ratio);
   const c10::cuda::CUDAGuard guard(means.device());
   at::Tensor field = at::empty({resolution, resolution, resolution}, means.options());
@@ -145,7 +149,9 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("gaussian_3d_coeff_bwd(Tensor xyzs, Tensor covs, Tensor v_weights) -> (Tensor, Tensor)");
   m.def("extract_fields(Tensor means, Tensor covs, Tensor opacities, int resolution, int num_blocks, float relax_ratio) -> Tensor");
 #ifdef MD_WITH_CUDA
-  m.def("extract_fields_brute_force(Tensor means, Tensor covs, Tensor opacities, int resolution, int num_blocks, float relax_ratio) -> Tensor");
+  m.def(
+      "extract_fields_brute_force(Tensor means, Tensor covs, Tensor opacities, int resolution, int num_blocks, float relax_ratio) -> "
+      "Tensor");
 #endif
 }
 

@@ -51,7 +51,8 @@ ThreeTensors activate_gaussians_bwd(const at::Tensor& quaternions, const at::Ten
   at::Tensor v_log_scales = at::empty_like(scales), v_quaternions = at::empty_like(quaternions), v_logits = at::empty_like(opacities);
   const ActiveGradients in{quaternions.const_data_ptr<float>(), scales.const_data_ptr<float>(),      opacities.const_data_ptr<float>(),
                            v_scales.const_data_ptr<float>(),    v_rotations.const_data_ptr<float>(), v_opacities.const_data_ptr<float>()};
-  const RawGradients out{v_log_scales.mutable_data_ptr<float>(), v_quaternions.mutable_data_ptr<float>(), v_logits.mutable_data_ptr<float>()};
+  const RawGradients out{v_log_scales.mutable_data_ptr<float>(), v_quaternions.mutable_data_ptr<float>(),
+                         v_logits.mutable_data_ptr<float>()};
   if (quaternions.is_cpu()) activate_backward_cpu(in, out, count);
 #ifdef MD_WITH_CUDA
   else {
@@ -64,15 +65,20 @@ ThreeTensors activate_gaussians_bwd(const at::Tensor& quaternions, const at::Ten
 
 // ---- Statistics ----
 
-void record_gradients(const at::Tensor& radii, const at::Tensor& v_means2d, const at::Tensor& gradient_sum, const at::Tensor& gradient_hits) {
+void record_gradients(const at::Tensor& radii, const at::Tensor& v_means2d, const at::Tensor& gradient_sum,
+                      const at::Tensor& gradient_hits) {
   check_tensor(radii, "radii", at::kInt, radii.device());
   check_shape(radii, "radii", {-1, -1});
   const int64_t views = radii.size(0), count = radii.size(1);
   check_floats(v_means2d, "v_means2d", {views, count, 2}, radii);
   check_floats(gradient_sum, "gradient_sum", {count}, radii);
   check_floats(gradient_hits, "gradient_hits", {count}, radii);
-  const Statistics in{radii.const_data_ptr<int>(), v_means2d.const_data_ptr<float>(), gradient_sum.mutable_data_ptr<float>(),
-                      gradient_hits.mutable_data_ptr<float>(), count, views};
+  const Statistics in{radii.const_data_ptr<int>(),
+                      v_means2d.const_data_ptr<float>(),
+                      gradient_sum.mutable_data_ptr<float>(),
+                      gradient_hits.mutable_data_ptr<float>(),
+                      count,
+                      views};
   if (radii.is_cpu()) record_cpu(in);
 #ifdef MD_WITH_CUDA
   else {
@@ -92,8 +98,8 @@ Loss checked_loss(const at::Tensor& image, const MaybeTensor& alpha, const at::T
   const int64_t views = targets.size(0), others = image.size(0) - views;
   TORCH_CHECK_VALUE(alpha.has_value() == reference.has_value() && alpha.has_value() == mask.has_value(),
                     "alpha, reference, mask: expected all or none of them");
-  TORCH_CHECK_VALUE(reference ? others > 0 : others == 0, "image: expected one view for each of ", views, " targets and, with a reference, more of it, got ",
-                    image.size(0));
+  TORCH_CHECK_VALUE(reference ? others > 0 : others == 0, "image: expected one view for each of ", views,
+                    " targets and, with a reference, more of it, got ", image.size(0));
   Loss loss{};
   if (reference) {
     check_floats(*alpha, "alpha", {views + others, 1, height, width}, image);
@@ -149,9 +155,12 @@ std::tuple<at::Tensor, at::Tensor> reconstruction_loss_bwd(const at::Tensor& v_l
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
-  m.def("activate_gaussians(Tensor log_scales, Tensor quaternions, Tensor opacity_logits) -> (Tensor scales, Tensor rotations, Tensor opacities)");
   m.def(
-      "activate_gaussians_bwd(Tensor quaternions, Tensor scales, Tensor opacities, Tensor v_scales, Tensor v_rotations, Tensor v_opacities) "
+      "activate_gaussians(Tensor log_scales, Tensor quaternions, Tensor opacity_logits) -> (Tensor scales, Tensor rotations, Tensor "
+      "opacities)");
+  m.def(
+      "activate_gaussians_bwd(Tensor quaternions, Tensor scales, Tensor opacities, Tensor v_scales, Tensor v_rotations, Tensor "
+      "v_opacities) "
       "-> (Tensor v_log_scales, Tensor v_quaternions, Tensor v_opacity_logits)");
   m.def("record_gradients(Tensor radii, Tensor v_means2d, Tensor(a!) gradient_sum, Tensor(b!) gradient_hits) -> ()");
   m.def(

@@ -34,7 +34,8 @@ void check_finite(const OptionalTensor& tensor, const char* name) {
   const float* values = tensor->const_data_ptr<float>();
   int64_t bad = 0;
   for (int64_t i = 0; i < tensor->numel(); ++i) bad += (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent;
-  TORCH_CHECK_VALUE(bad == 0, name, ": expected finite values, got ", bad, " NaN or infinite of ", tensor->numel(), "; remove or repair them");
+  TORCH_CHECK_VALUE(bad == 0, name, ": expected finite values, got ", bad, " NaN or infinite of ", tensor->numel(),
+                    "; remove or repair them");
 }
 
 Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities,
@@ -43,8 +44,8 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
                       int64_t height, double scale_modifier) {
   const at::Device device = means.device();
   TORCH_CHECK_VALUE(colors.has_value() != sh.has_value(), "colors, sh: expected one of the two");
-  TORCH_CHECK_VALUE(means.dim() == 2 && world_to_camera.dim() == 3, "means, world_to_camera: expected [N,3] and [V,4,4], got ", means.sizes(),
-                    " and ", world_to_camera.sizes());
+  TORCH_CHECK_VALUE(means.dim() == 2 && world_to_camera.dim() == 3, "means, world_to_camera: expected [N,3] and [V,4,4], got ",
+                    means.sizes(), " and ", world_to_camera.sizes());
   const int64_t count = means.size(0), views = world_to_camera.size(0);
   check_floats(means, "means", {count, 3}, device);
   check_floats(scales, "scales", {count, 3}, device);
@@ -88,7 +89,8 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
 
 // Sizes of what the op returns for its backward pass: floats of a splat, then cells and words of the marks (CUDA).
 std::tuple<int64_t, int64_t, int64_t> state_sizes(int64_t gaussians, int64_t views, int64_t width, int64_t height) {
-  const MarksLayout marks = marks_layout(static_cast<int>(gaussians), static_cast<int>(views), static_cast<int>(width), static_cast<int>(height));
+  const MarksLayout marks =
+      marks_layout(static_cast<int>(gaussians), static_cast<int>(views), static_cast<int>(width), static_cast<int>(height));
   return {kSplatFloats, marks.cells, marks.words};
 }
 
@@ -109,8 +111,8 @@ ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const a
                       const OptionalTensor& colors, const OptionalTensor& sh, const OptionalTensor& means2d_offset,
                       const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& background, int64_t width,
                       int64_t height, double scale_modifier, bool /*deterministic*/) {
-  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
-                                   height, scale_modifier);
+  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background,
+                                   width, height, scale_modifier);
   const auto floats = means.options();
   const auto integers = floats.dtype(at::kInt);
   const int64_t views = in.views, count = in.gaussians;
@@ -118,13 +120,20 @@ ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const a
   at::Tensor depth = at::empty({views, 1, height, width}, floats), radii = at::empty({views, count}, integers);
   at::Tensor splats = at::empty({views, count, kSplatFloats}, floats), order = at::empty({views, count}, integers);
   at::Tensor marks = at::empty(marks_sizes(in, means.device()), integers);
-  const State state{reinterpret_cast<Splat*>(splats.mutable_data_ptr<float>()), radii.mutable_data_ptr<int>(), order.mutable_data_ptr<int>(),
-                    reinterpret_cast<uint32_t*>(marks.mutable_data_ptr<int>())};
+  const State state{reinterpret_cast<Splat*>(splats.mutable_data_ptr<float>()), radii.mutable_data_ptr<int>(),
+                    order.mutable_data_ptr<int>(), reinterpret_cast<uint32_t*>(marks.mutable_data_ptr<int>())};
   const Images images{image.mutable_data_ptr<float>(), alpha.mutable_data_ptr<float>(), depth.mutable_data_ptr<float>()};
   if (means.is_cpu()) {
-    const std::pair<const char*, OptionalTensor> named[] = {
-        {"means", means}, {"scales", scales}, {"rotations", rotations}, {"opacities", opacities}, {"colors", colors}, {"sh", sh},
-        {"means2d_offset", means2d_offset}, {"world_to_camera", world_to_camera}, {"intrinsics", intrinsics}, {"background", background}};
+    const std::pair<const char*, OptionalTensor> named[] = {{"means", means},
+                                                            {"scales", scales},
+                                                            {"rotations", rotations},
+                                                            {"opacities", opacities},
+                                                            {"colors", colors},
+                                                            {"sh", sh},
+                                                            {"means2d_offset", means2d_offset},
+                                                            {"world_to_camera", world_to_camera},
+                                                            {"intrinsics", intrinsics},
+                                                            {"background", background}};
     for (const auto& [name, tensor] : named) check_finite(tensor, name);
     forward_cpu(in, state, images);
   }
@@ -138,15 +147,15 @@ ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const a
   return {image, alpha, depth, radii, splats, order, marks};
 }
 
-BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_alpha, const OptionalTensor& v_depth, const at::Tensor& image,
-                        const at::Tensor& alpha, const at::Tensor& depth, const at::Tensor& radii, const at::Tensor& splats,
-                        const at::Tensor& order, const at::Tensor& marks, const at::Tensor& means, const at::Tensor& scales,
-                        const at::Tensor& rotations, const at::Tensor& opacities, const OptionalTensor& colors, const OptionalTensor& sh,
-                        const OptionalTensor& means2d_offset, const at::Tensor& world_to_camera, const at::Tensor& intrinsics,
-                        const at::Tensor& background, int64_t width, int64_t height, double scale_modifier,
+BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_alpha, const OptionalTensor& v_depth,
+                        const at::Tensor& image, const at::Tensor& alpha, const at::Tensor& depth, const at::Tensor& radii,
+                        const at::Tensor& splats, const at::Tensor& order, const at::Tensor& marks, const at::Tensor& means,
+                        const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities, const OptionalTensor& colors,
+                        const OptionalTensor& sh, const OptionalTensor& means2d_offset, const at::Tensor& world_to_camera,
+                        const at::Tensor& intrinsics, const at::Tensor& background, int64_t width, int64_t height, double scale_modifier,
                         [[maybe_unused]] bool deterministic) {
-  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
-                                   height, scale_modifier);
+  const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background,
+                                   width, height, scale_modifier);
   const at::Device device = means.device();
   const int64_t views = in.views, count = in.gaussians;
   check_floats(v_image, "v_image", {views, 3, height, width}, device);
@@ -166,13 +175,15 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
   const at::Tensor v_means = at::empty_like(means), v_scales = at::empty_like(scales), v_rotations = at::empty_like(rotations);
   const at::Tensor v_opacities = at::empty_like(opacities), v_appearance = at::empty_like(colors ? *colors : *sh);
   const at::Tensor v_offset = at::empty({views, count, 2}, means.options());
-  const State state{reinterpret_cast<Splat*>(const_cast<float*>(splats.const_data_ptr<float>())), const_cast<int*>(radii.const_data_ptr<int>()),
-                    const_cast<int*>(order.const_data_ptr<int>()), reinterpret_cast<uint32_t*>(const_cast<int*>(marks.const_data_ptr<int>()))};
+  const State state{reinterpret_cast<Splat*>(const_cast<float*>(splats.const_data_ptr<float>())),
+                    const_cast<int*>(radii.const_data_ptr<int>()), const_cast<int*>(order.const_data_ptr<int>()),
+                    reinterpret_cast<uint32_t*>(const_cast<int*>(marks.const_data_ptr<int>()))};
   const Images images{const_cast<float*>(image.const_data_ptr<float>()), const_cast<float*>(alpha.const_data_ptr<float>()),
                       const_cast<float*>(depth.const_data_ptr<float>())};
   const ImageGradients v_images{pointer(v_image), pointer(v_alpha), pointer(v_depth)};
-  const InputGradients out{v_means.mutable_data_ptr<float>(),     v_scales.mutable_data_ptr<float>(),     v_rotations.mutable_data_ptr<float>(),
-                           v_opacities.mutable_data_ptr<float>(), v_appearance.mutable_data_ptr<float>(), v_offset.mutable_data_ptr<float>()};
+  const InputGradients out{v_means.mutable_data_ptr<float>(),      v_scales.mutable_data_ptr<float>(),
+                           v_rotations.mutable_data_ptr<float>(),  v_opacities.mutable_data_ptr<float>(),
+                           v_appearance.mutable_data_ptr<float>(), v_offset.mutable_data_ptr<float>()};
   if (means.is_cpu()) {
     backward_cpu(in, state, images, v_images, out);
   }
@@ -190,7 +201,8 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
-  m.def("rasterize_gaussians_sizes(int gaussians, int views, int width, int height) -> (int splat_floats, int cells, int words)", &state_sizes);
+  m.def("rasterize_gaussians_sizes(int gaussians, int views, int width, int height) -> (int splat_floats, int cells, int words)",
+        &state_sizes);
   // After the pictures and radii comes the state that the backward pass reads: splats [V,N,splat_floats], order [V,N] and marks
   // [V,cells,words] (CUDA; empty on the CPU).
   m.def(
@@ -200,7 +212,8 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
       "-> (Tensor image, Tensor alpha, Tensor depth, Tensor radii, Tensor splats, Tensor order, Tensor marks)");
   m.def(
       "rasterize_gaussians_bwd(Tensor? v_image, Tensor? v_alpha, Tensor? v_depth, Tensor image, Tensor alpha, Tensor depth, Tensor radii, "
-      "Tensor splats, Tensor order, Tensor marks, Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
+      "Tensor splats, Tensor order, Tensor marks, Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? "
+      "sh, "
       "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor background, int width, int height, "
       "float scale_modifier, bool deterministic) "
       "-> (Tensor v_means, Tensor v_scales, Tensor v_rotations, Tensor v_opacities, Tensor v_appearance, Tensor v_means2d_offset)");

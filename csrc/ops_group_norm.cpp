@@ -13,32 +13,31 @@ namespace {
 constexpr int64_t kMostChannels = 4096;  // a CTA holds the channels of a pixel: 1024 threads of four floats, 32 KiB of sums
 #endif
 
-GroupNormShape check_arguments(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps,
-                               bool silu, const std::optional<at::Tensor>& offset) {
+GroupNormShape check_arguments(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps, bool silu,
+                               const std::optional<at::Tensor>& offset) {
   const at::ScalarType dtype = x.scalar_type();
   check_float_type(x, "x");
   check_tensor(x, "x", dtype, x.device());
   check_shape(x, "x", {-1, -1, -1});
   const int64_t channels = x.size(2);
-  TORCH_CHECK_VALUE(groups >= 1 && channels >= 1 && channels % groups == 0, "groups: expected a divisor of the ", channels, " channels, got ", groups);
+  TORCH_CHECK_VALUE(groups >= 1 && channels >= 1 && channels % groups == 0, "groups: expected a divisor of the ", channels,
+                    " channels, got ", groups);
   check_tensor(weight, "weight", dtype, x.device());
   check_shape(weight, "weight", {channels});
   check_tensor(bias, "bias", dtype, x.device());
   check_shape(bias, "bias", {channels});
   TORCH_CHECK_VALUE(eps > 0.0, "eps: expected more than 0, got ", eps);
   int64_t stride = 0;
-  if (offset) {
-    stride = check_offset(*offset, x, true);
-  }
-  return {x.size(0), x.size(1), static_cast<int>(channels), static_cast<int>(groups), static_cast<float>(eps), silu,
-          stride};
+  if (offset) { stride = check_offset(*offset, x, true); }
+  return {x.size(0), x.size(1), static_cast<int>(channels), static_cast<int>(groups), static_cast<float>(eps), silu, stride};
 }
 
 GroupNormShape check_moments_arguments(const at::Tensor& x, int64_t groups) {
   check_float_type(x, "x");
   check_tensor(x, "x", x.scalar_type(), x.device());
   check_shape(x, "x", {-1, -1, -1});
-  TORCH_CHECK_VALUE(groups >= 1 && x.size(2) >= 1 && x.size(2) % groups == 0, "groups: expected a divisor of the ", x.size(2), " channels, got ", groups);
+  TORCH_CHECK_VALUE(groups >= 1 && x.size(2) >= 1 && x.size(2) % groups == 0, "groups: expected a divisor of the ", x.size(2),
+                    " channels, got ", groups);
   return {x.size(0), x.size(1), static_cast<int>(x.size(2)), static_cast<int>(groups), 1.0f, false, 0};
 }
 
@@ -46,8 +45,8 @@ at::Tensor empty_moments(const at::Tensor& x, const GroupNormShape& shape) {
   return at::empty({shape.samples, moment_slices(shape.pixels), shape.groups, kMoments}, x.options().dtype(at::kFloat));
 }
 
-GroupNormShape check_normalise_arguments(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias, double eps,
-                                         bool silu) {
+GroupNormShape check_normalise_arguments(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias,
+                                         double eps, bool silu) {
   check_shape(moments, "moments", {-1, -1, -1, kMoments});
   const GroupNormShape shape = check_arguments(x, weight, bias, moments.size(2), eps, silu, std::nullopt);
   check_tensor(moments, "moments", at::kFloat, x.device());
@@ -58,13 +57,13 @@ GroupNormShape check_normalise_arguments(const at::Tensor& x, const at::Tensor& 
 at::Tensor group_moments_on_cpu(const at::Tensor& x, int64_t groups) {
   const GroupNormShape shape = check_moments_arguments(x, groups);
   at::Tensor moments = empty_moments(x, shape);
-  dispatch_float_types(x.scalar_type(), [&](auto zero) {
-    group_moments_cpu(x.const_data_ptr<decltype(zero)>(), moments.mutable_data_ptr<float>(), shape);
-  });
+  dispatch_float_types(x.scalar_type(),
+                       [&](auto zero) { group_moments_cpu(x.const_data_ptr<decltype(zero)>(), moments.mutable_data_ptr<float>(), shape); });
   return moments;
 }
 
-at::Tensor group_normalise_on_cpu(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias, double eps, bool silu) {
+at::Tensor group_normalise_on_cpu(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias,
+                                  double eps, bool silu) {
   const GroupNormShape shape = check_normalise_arguments(x, moments, weight, bias, eps, silu);
   at::Tensor out = at::empty_like(x);
   dispatch_float_types(x.scalar_type(), [&](auto zero) {
@@ -75,14 +74,14 @@ at::Tensor group_normalise_on_cpu(const at::Tensor& x, const at::Tensor& moments
   return out;
 }
 
-at::Tensor group_norm_on_cpu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps,
-                               bool silu, const std::optional<at::Tensor>& offset) {
+at::Tensor group_norm_on_cpu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps, bool silu,
+                             const std::optional<at::Tensor>& offset) {
   const GroupNormShape shape = check_arguments(x, weight, bias, groups, eps, silu, offset);
   at::Tensor out = at::empty_like(x);
   dispatch_float_types(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    group_norm_cpu(x.const_data_ptr<T>(), offset ? offset->const_data_ptr<T>() : nullptr, weight.const_data_ptr<T>(), bias.const_data_ptr<T>(),
-                   out.mutable_data_ptr<T>(), shape);
+    group_norm_cpu(x.const_data_ptr<T>(), offset ? offset->const_data_ptr<T>() : nullptr, weight.const_data_ptr<T>(),
+                   bias.const_data_ptr<T>(), out.mutable_data_ptr<T>(), shape);
   });
   return out;
 }
@@ -99,29 +98,32 @@ at::Tensor group_moments_on_cuda(const at::Tensor& x, int64_t groups) {
   check_cuda_sizes(x, shape);
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor moments = empty_moments(x, shape);
-  C10_CUDA_CHECK(group_moments_cuda(x.const_data_ptr(), nullptr, moments.mutable_data_ptr<float>(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(group_moments_cuda(x.const_data_ptr(), nullptr, moments.mutable_data_ptr<float>(), shape, float_type(x),
+                                    c10::cuda::getCurrentCUDAStream()));
   return moments;
 }
 
-at::Tensor group_normalise_on_cuda(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias, double eps, bool silu) {
+at::Tensor group_normalise_on_cuda(const at::Tensor& x, const at::Tensor& moments, const at::Tensor& weight, const at::Tensor& bias,
+                                   double eps, bool silu) {
   const GroupNormShape shape = check_normalise_arguments(x, moments, weight, bias, eps, silu);
   check_cuda_sizes(x, shape);
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor out = at::empty_like(x);
-  C10_CUDA_CHECK(group_normalise_cuda(x.const_data_ptr(), nullptr, moments.const_data_ptr<float>(), weight.const_data_ptr(), bias.const_data_ptr(),
-                                      out.mutable_data_ptr(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(group_normalise_cuda(x.const_data_ptr(), nullptr, moments.const_data_ptr<float>(), weight.const_data_ptr(),
+                                      bias.const_data_ptr(), out.mutable_data_ptr(), shape, float_type(x),
+                                      c10::cuda::getCurrentCUDAStream()));
   return out;
 }
 
-at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps,
-                               bool silu, const std::optional<at::Tensor>& offset) {
+at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t groups, double eps, bool silu,
+                              const std::optional<at::Tensor>& offset) {
   const GroupNormShape shape = check_arguments(x, weight, bias, groups, eps, silu, offset);
   check_cuda_sizes(x, shape);
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor out = at::empty_like(x);
   at::Tensor scratch = at::empty({group_norm_scratch(shape)}, x.options().dtype(at::kFloat));
-  C10_CUDA_CHECK(group_norm_cuda(x.const_data_ptr(), offset ? offset->const_data_ptr() : nullptr, weight.const_data_ptr(), bias.const_data_ptr(),
-                                 out.mutable_data_ptr(), scratch.mutable_data_ptr<float>(), shape, float_type(x),
+  C10_CUDA_CHECK(group_norm_cuda(x.const_data_ptr(), offset ? offset->const_data_ptr() : nullptr, weight.const_data_ptr(),
+                                 bias.const_data_ptr(), out.mutable_data_ptr(), scratch.mutable_data_ptr<float>(), shape, float_type(x),
                                  c10::cuda::getCurrentCUDAStream()));
   return out;
 }

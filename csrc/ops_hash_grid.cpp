@@ -26,7 +26,8 @@ Inputs checked_inputs(const at::Tensor& points, const at::Tensor& params, at::Ar
   const int64_t levels = static_cast<int64_t>(scales.size());
   TORCH_CHECK_VALUE(levels >= 1 && levels <= kMaxLevels, "scales: expected 1 to ", kMaxLevels, " levels, got ", levels);
   TORCH_CHECK_VALUE(static_cast<int64_t>(resolutions.size()) == levels && static_cast<int64_t>(offsets.size()) == levels + 1,
-                    "resolutions, offsets: expected ", levels, " and ", levels + 1, " of them, got ", resolutions.size(), " and ", offsets.size());
+                    "resolutions, offsets: expected ", levels, " and ", levels + 1, " of them, got ", resolutions.size(), " and ",
+                    offsets.size());
   TORCH_CHECK_VALUE(features == 1 || features == 2 || features == 4 || features == 8, "features: expected 1, 2, 4 or 8, got ", features);
   Inputs in{};
   in.grid.count = static_cast<int>(levels);
@@ -35,11 +36,12 @@ Inputs checked_inputs(const at::Tensor& points, const at::Tensor& params, at::Ar
   for (int64_t l = 0; l < levels; ++l) {
     const int64_t resolution = resolutions[l], entries = offsets[l + 1] - offsets[l];
     constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-    TORCH_CHECK_VALUE(resolution >= 1 && resolution <= kMost && entries >= 1 && entries <= kMost, "level ", l, ": got a resolution of ", resolution,
-                      " and ", entries, " entries; expected both from 1 to ", kMost);
+    TORCH_CHECK_VALUE(resolution >= 1 && resolution <= kMost && entries >= 1 && entries <= kMost, "level ", l, ": got a resolution of ",
+                      resolution, " and ", entries, " entries; expected both from 1 to ", kMost);
     const bool hashed = resolution > 1625 || resolution * resolution * resolution > entries;  // 1625^3 is above 2^31
     TORCH_CHECK_VALUE(!hashed || (entries & (entries - 1)) == 0, "level ", l, ": expected a power of two of hashed entries, got ", entries);
-    in.grid.levels[l] = {static_cast<float>(scales[l]), static_cast<uint32_t>(resolution), static_cast<uint32_t>(entries), hashed, offsets[l]};
+    in.grid.levels[l] = {static_cast<float>(scales[l]), static_cast<uint32_t>(resolution), static_cast<uint32_t>(entries), hashed,
+                         offsets[l]};
   }
   check_shape(params, "params", {offsets[levels] * features});
   in.points = points.const_data_ptr<float>();
@@ -69,8 +71,8 @@ at::Tensor encode(const at::Tensor& points, const at::Tensor& params, at::ArrayR
 }
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& v_encoding, const at::Tensor& points, const at::Tensor& params,
-                                            at::ArrayRef<double> scales, at::IntArrayRef resolutions, at::IntArrayRef offsets, int64_t features,
-                                            [[maybe_unused]] bool deterministic, bool for_points, bool for_params) {
+                                            at::ArrayRef<double> scales, at::IntArrayRef resolutions, at::IntArrayRef offsets,
+                                            int64_t features, [[maybe_unused]] bool deterministic, bool for_points, bool for_params) {
   const Inputs in = checked_inputs(points, params, scales, resolutions, offsets, features);
   check_tensor(v_encoding, "v_encoding", at::kFloat, points.device());
   check_shape(v_encoding, "v_encoding", {in.count, in.grid.count * features});
@@ -90,8 +92,8 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& v_encoding, const 
     if (for_params) {
       const int64_t bytes = deterministic ? static_cast<int64_t>(params_gradient_workspace_bytes(params.numel())) : 0;
       const at::Tensor workspace = at::empty({bytes}, points.options().dtype(at::kByte));
-      C10_CUDA_CHECK(
-          params_gradient_cuda(in, v, v_params.mutable_data_ptr<float>(), params.numel(), deterministic, workspace.mutable_data_ptr(), stream));
+      C10_CUDA_CHECK(params_gradient_cuda(in, v, v_params.mutable_data_ptr<float>(), params.numel(), deterministic,
+                                          workspace.mutable_data_ptr(), stream));
     }
   }
 #endif
@@ -106,7 +108,8 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
       "hash_grid_encode(Tensor points, Tensor params, float[] scales, int[] resolutions, int[] offsets, int features, bool deterministic) "
       "-> Tensor");
   m.def(
-      "hash_grid_encode_bwd(Tensor v_encoding, Tensor points, Tensor params, float[] scales, int[] resolutions, int[] offsets, int features, "
+      "hash_grid_encode_bwd(Tensor v_encoding, Tensor points, Tensor params, float[] scales, int[] resolutions, int[] offsets, int "
+      "features, "
       "bool deterministic, bool for_points, bool for_params) -> (Tensor v_points, Tensor v_params)");
 }
 

@@ -21,8 +21,8 @@ Grid checked_grid(const at::Tensor& field, const at::Tensor& table) {
   Grid grid{};
   grid.field = field.const_data_ptr<float>();
   for (int axis = 0; axis < 3; ++axis) {
-    TORCH_CHECK_VALUE(field.size(axis) >= 2 && field.size(axis) <= std::numeric_limits<int32_t>::max(), "field: expected sides of 2 or more, got ",
-                      field.sizes());
+    TORCH_CHECK_VALUE(field.size(axis) >= 2 && field.size(axis) <= std::numeric_limits<int32_t>::max(),
+                      "field: expected sides of 2 or more, got ", field.sizes());
     grid.sides[axis] = static_cast<int>(field.size(axis));
   }
   TORCH_CHECK_VALUE(field.numel() <= std::numeric_limits<int32_t>::max() / (3 * kMaxFaces), "field: ", field.sizes(),

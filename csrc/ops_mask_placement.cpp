@@ -42,12 +42,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> place_masks(const at::Tensor& cel
   check_shape(occupied, "occupied", {-1, -1});
   const int64_t count = left.size(0), width = occupied.size(1);
   TORCH_CHECK_VALUE(width >= 1, "occupied: expected a strip of 1 cell or more, got ", width);
-  const Masks masks{cells.const_data_ptr<uint8_t>(),
-                    cells.size(1),
-                    left.const_data_ptr<int64_t>(),
-                    sizes.const_data_ptr<int64_t>(),
-                    turns.const_data_ptr<int64_t>(),
-                    count};
+  const Masks masks{cells.const_data_ptr<uint8_t>(), cells.size(1), left.const_data_ptr<int64_t>(), sizes.const_data_ptr<int64_t>(),
+                    turns.const_data_ptr<int64_t>(), count};
   check_masks(masks, cells.size(0), width);
   const Placement found = place(masks, occupied.const_data_ptr<uint8_t>(), occupied.size(0), width);
   const at::Tensor places = at::empty({count, 2}, left.options()), taken = at::empty({count}, left.options());
@@ -61,7 +57,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> place_masks(const at::Tensor& cel
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
-  m.def("place_masks(Tensor cells, Tensor left, Tensor sizes, Tensor turns, Tensor occupied) -> (Tensor places, Tensor turns, Tensor occupied)");
+  m.def(
+      "place_masks(Tensor cells, Tensor left, Tensor sizes, Tensor turns, Tensor occupied) -> (Tensor places, Tensor turns, Tensor "
+      "occupied)");
 }
 
 TORCH_LIBRARY_IMPL(microdreamer, CPU, m) { m.impl("place_masks", &place_masks); }

@@ -48,11 +48,13 @@ void check_faces(const at::Tensor& tri, int64_t vertices) {
 void check_tri(const at::Tensor& tri, const at::Device& device) {
   check_tensor(tri, "tri", at::kInt, device);
   check_shape(tri, "tri", {-1, 3});
-  TORCH_CHECK_VALUE(tri.size(0) <= kMaxFaces, "tri: expected at most ", kMaxFaces, " faces, got ", tri.size(0), "; draw the mesh in parts or simplify it");
+  TORCH_CHECK_VALUE(tri.size(0) <= kMaxFaces, "tri: expected at most ", kMaxFaces, " faces, got ", tri.size(0),
+                    "; draw the mesh in parts or simplify it");
 }
 
 // `pictures` is asked for where pos does not tell it.
-Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const OptionalTensor& ranges, int64_t pictures, int64_t height, int64_t width) {
+Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const OptionalTensor& ranges, int64_t pictures, int64_t height,
+                        int64_t width) {
   const at::Device device = pos.device();
   check_tri(tri, device);
   check_tensor(pos, "pos", at::kFloat, device);
@@ -68,8 +70,8 @@ Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const Opti
     check_shape(pos, "pos", {pictures, -1, 4});
     pictures = pos.size(0);
   }
-  TORCH_CHECK_VALUE(height >= 1 && width >= 1 && height <= kLongestSide && width <= kLongestSide, "picture of ", width, "x", height, ": expected 1 to ",
-                    kLongestSide, " pixels a side");
+  TORCH_CHECK_VALUE(height >= 1 && width >= 1 && height <= kLongestSide && width <= kLongestSide, "picture of ", width, "x", height,
+                    ": expected 1 to ", kLongestSide, " pixels a side");
   TORCH_CHECK_VALUE(pictures <= kMostPictures, "got ", pictures, " pictures: expected at most ", kMostPictures, "; draw fewer at a time");
   Picture in{};
   in.pos = pos.const_data_ptr<float>();
@@ -92,8 +94,8 @@ Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const Opti
   return in;
 }
 
-std::tuple<at::Tensor, at::Tensor> rasterize(const at::Tensor& pos, const at::Tensor& tri, const OptionalTensor& ranges, int64_t height, int64_t width,
-                                             bool /*deterministic*/) {
+std::tuple<at::Tensor, at::Tensor> rasterize(const at::Tensor& pos, const at::Tensor& tri, const OptionalTensor& ranges, int64_t height,
+                                             int64_t width, bool /*deterministic*/) {
   const Picture in = checked_picture(pos, tri, ranges, -1, height, width);
   const at::Tensor rast = at::empty({in.pictures, height, width, 4}, pos.options()), rast_db = at::empty_like(rast);
   if (pos.is_cpu()) rasterize_cpu(in, rast.mutable_data_ptr<float>(), rast_db.mutable_data_ptr<float>());
@@ -115,13 +117,14 @@ at::Tensor rasterize_backward(const OptionalTensor& v_rast, const OptionalTensor
   check_floats(v_rast_db, "v_rast_db", rast.sizes(), pos.device());
   const Picture in = checked_picture(pos, tri, std::nullopt, rast.size(0), rast.size(1), rast.size(2));
   const at::Tensor v_pos = at::empty_like(pos);
-  if (pos.is_cpu()) rasterize_backward_cpu(in, rast.const_data_ptr<float>(), pointer(v_rast), pointer(v_rast_db), v_pos.mutable_data_ptr<float>());
+  if (pos.is_cpu())
+    rasterize_backward_cpu(in, rast.const_data_ptr<float>(), pointer(v_rast), pointer(v_rast_db), v_pos.mutable_data_ptr<float>());
 #ifdef MD_WITH_CUDA
   else {
     const c10::cuda::CUDAGuard guard(pos.device());
     const at::Tensor scratch = sums_workspace(deterministic, v_pos);
-    C10_CUDA_CHECK(rasterize_backward_cuda(in, rast.const_data_ptr<float>(), pointer(v_rast), pointer(v_rast_db), v_pos.mutable_data_ptr<float>(),
-                                           pointer_or_null(scratch), c10::cuda::getCurrentCUDAStream()));
+    C10_CUDA_CHECK(rasterize_backward_cuda(in, rast.const_data_ptr<float>(), pointer(v_rast), pointer(v_rast_db),
+                                           v_pos.mutable_data_ptr<float>(), pointer_or_null(scratch), c10::cuda::getCurrentCUDAStream()));
   }
 #endif
   return v_pos;
@@ -151,8 +154,8 @@ Attributes checked_attributes(const at::Tensor& attr, const at::Tensor& rast, co
   return in;
 }
 
-std::tuple<at::Tensor, at::Tensor> interpolate(const at::Tensor& attr, const at::Tensor& rast, const at::Tensor& tri, const OptionalTensor& rast_db,
-                                               bool /*deterministic*/) {
+std::tuple<at::Tensor, at::Tensor> interpolate(const at::Tensor& attr, const at::Tensor& rast, const at::Tensor& tri,
+                                               const OptionalTensor& rast_db, bool /*deterministic*/) {
   const Attributes in = checked_attributes(attr, rast, tri, rast_db);
   const at::Tensor out = at::empty({rast.size(0), rast.size(1), rast.size(2), in.channels}, attr.options());
   const at::Tensor out_da = at::empty({rast.size(0), rast.size(1), rast.size(2), rast_db ? 2 * in.channels : 0}, attr.options());
@@ -167,9 +170,9 @@ std::tuple<at::Tensor, at::Tensor> interpolate(const at::Tensor& attr, const at:
   return {out, out_da};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> interpolate_backward(const OptionalTensor& v_out, const OptionalTensor& v_out_da, const at::Tensor& attr,
-                                                                    const at::Tensor& rast, const at::Tensor& tri, const OptionalTensor& rast_db,
-                                                                    [[maybe_unused]] bool deterministic) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> interpolate_backward(const OptionalTensor& v_out, const OptionalTensor& v_out_da,
+                                                                    const at::Tensor& attr, const at::Tensor& rast, const at::Tensor& tri,
+                                                                    const OptionalTensor& rast_db, [[maybe_unused]] bool deterministic) {
   const Attributes in = checked_attributes(attr, rast, tri, rast_db);
   const at::Device device = attr.device();
   check_floats(v_out, "v_out", {rast.size(0), rast.size(1), rast.size(2), in.channels}, device);
@@ -193,7 +196,8 @@ at::Tensor edge_storage(const Picture& in, const at::Tensor& like) {
   return at::empty({position_sets(in) * in.faces}, like.options().dtype(at::kByte));
 }
 
-Blending checked_blending(const Picture& in, const at::Tensor& color, const at::Tensor& rast, const at::Tensor& opposite, const at::Tensor& edges) {
+Blending checked_blending(const Picture& in, const at::Tensor& color, const at::Tensor& rast, const at::Tensor& opposite,
+                          const at::Tensor& edges) {
   const at::Device device = edges.device();
   check_floats(color, "color", {in.pictures, in.height, in.width, -1}, device);
   check_floats(rast, "rast", {in.pictures, in.height, in.width, 4}, device);
@@ -203,8 +207,8 @@ Blending checked_blending(const Picture& in, const at::Tensor& color, const at::
           static_cast<int>(color.size(3))};
 }
 
-at::Tensor antialias(const at::Tensor& color, const at::Tensor& rast, const at::Tensor& pos, const at::Tensor& tri, const at::Tensor& opposite,
-                     bool /*deterministic*/) {
+at::Tensor antialias(const at::Tensor& color, const at::Tensor& rast, const at::Tensor& pos, const at::Tensor& tri,
+                     const at::Tensor& opposite, bool /*deterministic*/) {
   check_floats(color, "color", {-1, -1, -1, -1}, pos.device());
   const Picture in = checked_picture(pos, tri, std::nullopt, color.size(0), color.size(1), color.size(2));
   const at::Tensor edges = edge_storage(in, pos);
@@ -214,14 +218,16 @@ at::Tensor antialias(const at::Tensor& color, const at::Tensor& rast, const at::
 #ifdef MD_WITH_CUDA
   else {
     const c10::cuda::CUDAGuard guard(pos.device());
-    C10_CUDA_CHECK(antialias_cuda(in, blending, out.mutable_data_ptr<float>(), edges.mutable_data_ptr<uint8_t>(), c10::cuda::getCurrentCUDAStream()));
+    C10_CUDA_CHECK(
+        antialias_cuda(in, blending, out.mutable_data_ptr<float>(), edges.mutable_data_ptr<uint8_t>(), c10::cuda::getCurrentCUDAStream()));
   }
 #endif
   return out;
 }
 
-std::tuple<at::Tensor, at::Tensor> antialias_backward(const at::Tensor& v_out, const at::Tensor& color, const at::Tensor& rast, const at::Tensor& pos,
-                                                      const at::Tensor& tri, const at::Tensor& opposite, [[maybe_unused]] bool deterministic) {
+std::tuple<at::Tensor, at::Tensor> antialias_backward(const at::Tensor& v_out, const at::Tensor& color, const at::Tensor& rast,
+                                                      const at::Tensor& pos, const at::Tensor& tri, const at::Tensor& opposite,
+                                                      [[maybe_unused]] bool deterministic) {
   check_floats(color, "color", {-1, -1, -1, -1}, pos.device());
   const Picture in = checked_picture(pos, tri, std::nullopt, color.size(0), color.size(1), color.size(2));
   const at::Tensor edges = edge_storage(in, pos);
@@ -246,8 +252,7 @@ std::tuple<at::Tensor, at::Tensor> antialias_backward(const at::Tensor& v_out, c
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def(
       "rasterize_mesh(Tensor pos, Tensor tri, Tensor? ranges, int height, int width, bool deterministic) -> (Tensor rast, Tensor rast_db)");
-  m.def(
-      "rasterize_mesh_bwd(Tensor? v_rast, Tensor? v_rast_db, Tensor rast, Tensor pos, Tensor tri, bool deterministic) -> Tensor");
+  m.def("rasterize_mesh_bwd(Tensor? v_rast, Tensor? v_rast_db, Tensor rast, Tensor pos, Tensor tri, bool deterministic) -> Tensor");
   m.def("interpolate_mesh(Tensor attr, Tensor rast, Tensor tri, Tensor? rast_db, bool deterministic) -> (Tensor out, Tensor out_da)");
   m.def(
       "interpolate_mesh_bwd(Tensor? v_out, Tensor? v_out_da, Tensor attr, Tensor rast, Tensor tri, Tensor? rast_db, bool deterministic) "

@@ -16,9 +16,10 @@ namespace {
 constexpr int64_t kMaxSamplesAcross = 1 << 16;
 
 Inputs checked(const at::Tensor& vertices, const at::Tensor& faces, const at::Tensor& corner_colors, const at::Tensor& corner_normals,
-               const at::Tensor& vertex_offset, const at::Tensor& face_offset, const at::Tensor& mesh_index, const at::Tensor& object_to_world,
-               const at::Tensor& color_transform, const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& lights,
-               const at::Tensor& ambient, const at::Tensor& gloss, int64_t width, int64_t height, int64_t supersample) {
+               const at::Tensor& vertex_offset, const at::Tensor& face_offset, const at::Tensor& mesh_index,
+               const at::Tensor& object_to_world, const at::Tensor& color_transform, const at::Tensor& world_to_camera,
+               const at::Tensor& intrinsics, const at::Tensor& lights, const at::Tensor& ambient, const at::Tensor& gloss, int64_t width,
+               int64_t height, int64_t supersample) {
   const at::Device device = vertices.device();
   check_tensor(vertices, "vertices", at::kFloat, device);
   check_tensor(faces, "faces", at::kInt, device);
@@ -47,8 +48,8 @@ Inputs checked(const at::Tensor& vertices, const at::Tensor& faces, const at::Te
   check_shape(object_to_world, "object_to_world", {views, 3, 4});
   check_shape(color_transform, "color_transform", {views, 3, 4});
   check_shape(world_to_camera, "world_to_camera", {views, -1, 4});
-  TORCH_CHECK_VALUE(world_to_camera.size(1) == 3 || world_to_camera.size(1) == 4, "world_to_camera: expected [views,3,4] or [views,4,4], got ",
-                    world_to_camera.sizes());
+  TORCH_CHECK_VALUE(world_to_camera.size(1) == 3 || world_to_camera.size(1) == 4,
+                    "world_to_camera: expected [views,3,4] or [views,4,4], got ", world_to_camera.sizes());
   check_shape(intrinsics, "intrinsics", {views, 4});
   check_shape(lights, "lights", {views, -1, 6});
   TORCH_CHECK_VALUE(lights.size(1) <= kMaxLights, "lights: expected at most ", kMaxLights, " a view, got ", lights.size(1));
@@ -89,17 +90,19 @@ at::Tensor empty_pictures(const Inputs& in, const at::Tensor& like) {
   return at::empty({in.views, 4, in.height, in.width}, like.options().dtype(at::kByte));
 }
 
-at::Tensor render_meshes_cpu(const at::Tensor& vertices, const at::Tensor& faces, const at::Tensor& corner_colors, const at::Tensor& corner_normals,
-                             const at::Tensor& vertex_offset, const at::Tensor& face_offset, const at::Tensor& mesh_index,
-                             const at::Tensor& object_to_world, const at::Tensor& color_transform, const at::Tensor& world_to_camera,
-                             const at::Tensor& intrinsics, const at::Tensor& lights, const at::Tensor& ambient, const at::Tensor& gloss, int64_t width,
-                             int64_t height, int64_t supersample, int64_t /*max_faces*/) {
-  const Inputs in = checked(vertices, faces, corner_colors, corner_normals, vertex_offset, face_offset, mesh_index, object_to_world, color_transform,
-                            world_to_camera, intrinsics, lights, ambient, gloss, width, height, supersample);
+at::Tensor render_meshes_cpu(const at::Tensor& vertices, const at::Tensor& faces, const at::Tensor& corner_colors,
+                             const at::Tensor& corner_normals, const at::Tensor& vertex_offset, const at::Tensor& face_offset,
+                             const at::Tensor& mesh_index, const at::Tensor& object_to_world, const at::Tensor& color_transform,
+                             const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& lights,
+                             const at::Tensor& ambient, const at::Tensor& gloss, int64_t width, int64_t height, int64_t supersample,
+                             int64_t /*max_faces*/) {
+  const Inputs in = checked(vertices, faces, corner_colors, corner_normals, vertex_offset, face_offset, mesh_index, object_to_world,
+                            color_transform, world_to_camera, intrinsics, lights, ambient, gloss, width, height, supersample);
   for (int64_t i = 0; i < in.views; ++i) {
     const int64_t mesh = in.mesh_index[i];
     TORCH_CHECK_INDEX(mesh >= 0 && mesh < in.meshes, "mesh_index: expected 0..", in.meshes - 1, ", got ", mesh, " for view ", i);
-    TORCH_CHECK_VALUE(mesh_in_range(in, mesh), "vertex_offset, face_offset: those of mesh ", mesh, " are not ascending places in vertices and faces");
+    TORCH_CHECK_VALUE(mesh_in_range(in, mesh), "vertex_offset, face_offset: those of mesh ", mesh,
+                      " are not ascending places in vertices and faces");
   }
   const at::Tensor out = empty_pictures(in, vertices);
   render_cpu(in, out.mutable_data_ptr<uint8_t>());
@@ -109,13 +112,14 @@ at::Tensor render_meshes_cpu(const at::Tensor& vertices, const at::Tensor& faces
 #ifdef MD_WITH_CUDA
 constexpr int64_t kNearestBudget = int64_t{1} << 30;  // bytes of depth keys held at once; more views take turns
 
-at::Tensor render_meshes_cuda(const at::Tensor& vertices, const at::Tensor& faces, const at::Tensor& corner_colors, const at::Tensor& corner_normals,
-                              const at::Tensor& vertex_offset, const at::Tensor& face_offset, const at::Tensor& mesh_index,
-                              const at::Tensor& object_to_world, const at::Tensor& color_transform, const at::Tensor& world_to_camera,
-                              const at::Tensor& intrinsics, const at::Tensor& lights, const at::Tensor& ambient, const at::Tensor& gloss, int64_t width,
-                              int64_t height, int64_t supersample, int64_t max_faces) {
-  const Inputs in = checked(vertices, faces, corner_colors, corner_normals, vertex_offset, face_offset, mesh_index, object_to_world, color_transform,
-                            world_to_camera, intrinsics, lights, ambient, gloss, width, height, supersample);
+at::Tensor render_meshes_cuda(const at::Tensor& vertices, const at::Tensor& faces, const at::Tensor& corner_colors,
+                              const at::Tensor& corner_normals, const at::Tensor& vertex_offset, const at::Tensor& face_offset,
+                              const at::Tensor& mesh_index, const at::Tensor& object_to_world, const at::Tensor& color_transform,
+                              const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& lights,
+                              const at::Tensor& ambient, const at::Tensor& gloss, int64_t width, int64_t height, int64_t supersample,
+                              int64_t max_faces) {
+  const Inputs in = checked(vertices, faces, corner_colors, corner_normals, vertex_offset, face_offset, mesh_index, object_to_world,
+                            color_transform, world_to_camera, intrinsics, lights, ambient, gloss, width, height, supersample);
   const c10::cuda::CUDAGuard guard(vertices.device());
   const at::Tensor out = empty_pictures(in, vertices);
   if (in.views == 0) return out;

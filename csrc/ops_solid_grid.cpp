@@ -14,8 +14,8 @@ at::Tensor signed_squared_distance(const at::Tensor& inside) {
   check_shape(inside, "inside", {-1, -1, -1});
   Grid grid{};
   for (int axis = 0; axis < 3; ++axis) {
-    TORCH_CHECK_VALUE(inside.size(axis) >= 1 && inside.size(axis) <= kLongestSide, "inside: expected sides of 1 to ", kLongestSide, ", got ",
-                      inside.sizes());
+    TORCH_CHECK_VALUE(inside.size(axis) >= 1 && inside.size(axis) <= kLongestSide, "inside: expected sides of 1 to ", kLongestSide,
+                      ", got ", inside.sizes());
     grid.sides[axis] = static_cast<int>(inside.size(axis));
   }
   const c10::DeviceGuard guard(inside.device());

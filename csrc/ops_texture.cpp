@@ -21,7 +21,8 @@ Pyramid checked_pyramid(int64_t height, int64_t width, int64_t levels, int64_t f
   TORCH_CHECK_VALUE(height >= 1 && width >= 1 && height <= kMaxSide && width <= kMaxSide, "texture of ", height, "x", width,
                     ": expected sides of 1 to ", kMaxSide, " texels");
   const int most = std::bit_width(static_cast<unsigned>(std::max(height, width)));
-  TORCH_CHECK_VALUE(levels >= 1 && levels <= most, "levels: expected 1 to ", most, " for a texture of ", height, "x", width, ", got ", levels);
+  TORCH_CHECK_VALUE(levels >= 1 && levels <= most, "levels: expected 1 to ", most, " for a texture of ", height, "x", width, ", got ",
+                    levels);
   return make_pyramid(static_cast<int>(height), static_cast<int>(width), static_cast<int>(levels), static_cast<int>(floats));
 }
 
@@ -86,25 +87,26 @@ at::Tensor aligned(const at::Tensor& tensor) {
 
 OptionalTensor aligned(const OptionalTensor& tensor) { return tensor ? OptionalTensor(aligned(*tensor)) : tensor; }
 
-Inputs checked_inputs(const at::Tensor& texels, const at::Tensor& uv, const OptionalTensor& uv_da, const OptionalTensor& mask, int64_t height,
-                      int64_t width, int64_t channels, int64_t levels, int64_t filter, bool wrap) {
+Inputs checked_inputs(const at::Tensor& texels, const at::Tensor& uv, const OptionalTensor& uv_da, const OptionalTensor& mask,
+                      int64_t height, int64_t width, int64_t channels, int64_t levels, int64_t filter, bool wrap) {
   const at::Device device = uv.device();
   check_tensor(uv, "uv", at::kFloat, device);
   check_shape(uv, "uv", {-1, -1, -1, 2});
   const int64_t pictures = uv.size(0);
   check_tensor(texels, "texels", at::kFloat, device);
-  TORCH_CHECK_VALUE(texels.dim() == 3 && texels.size(2) >= channels && channels >= 1, "texels: expected [B,T,S] with S at least the ", channels,
-                    " channels, got ", texels.sizes());
+  TORCH_CHECK_VALUE(texels.dim() == 3 && texels.size(2) >= channels && channels >= 1, "texels: expected [B,T,S] with S at least the ",
+                    channels, " channels, got ", texels.sizes());
   Inputs in{};
   in.pyramid = checked_pyramid(height, width, levels, texels.size(2));
   const Pyramid& p = in.pyramid;
-  TORCH_CHECK_VALUE(texels.size(1) >= p.first[p.levels], "texels: expected at least ", p.first[p.levels], " texels for ", levels, " levels of ",
-                    height, "x", width, ", got ", texels.sizes());
+  TORCH_CHECK_VALUE(texels.size(1) >= p.first[p.levels], "texels: expected at least ", p.first[p.levels], " texels for ", levels,
+                    " levels of ", height, "x", width, ", got ", texels.sizes());
   TORCH_CHECK_VALUE(texels.size(0) == 1 || texels.size(0) == pictures, "texels: expected 1 texture or one for each of the ", pictures,
                     " pictures of uv, got ", texels.size(0));
   TORCH_CHECK_VALUE(filter >= 0 && filter <= 2, "filter: expected 0 (nearest), 1 (linear) or 2 (mipmapped), got ", filter);
   in.filter = static_cast<Filter>(filter);
-  TORCH_CHECK_VALUE((in.filter == Filter::kLinearMipmapLinear) == uv_da.has_value(), "uv_da: expected with the mipmapped filter, and only there");
+  TORCH_CHECK_VALUE((in.filter == Filter::kLinearMipmapLinear) == uv_da.has_value(),
+                    "uv_da: expected with the mipmapped filter, and only there");
   if (uv_da) {
     check_tensor(*uv_da, "uv_da", at::kFloat, device);
     check_shape(*uv_da, "uv_da", {pictures, uv.size(1), uv.size(2), 4});
@@ -116,8 +118,8 @@ Inputs checked_inputs(const at::Tensor& texels, const at::Tensor& uv, const Opti
     in.mask = mask->const_data_ptr<bool>();
   }
   constexpr int64_t kMost = int64_t{1} << 30;
-  TORCH_CHECK_VALUE(uv.size(1) <= kMaxSide && uv.size(2) <= kMaxSide && pictures * uv.size(1) * uv.size(2) <= kMost, "uv: expected at most ", kMost,
-                    " pixels and ", kMaxSide, " a side, got ", uv.sizes());
+  TORCH_CHECK_VALUE(uv.size(1) <= kMaxSide && uv.size(2) <= kMaxSide && pictures * uv.size(1) * uv.size(2) <= kMost,
+                    "uv: expected at most ", kMost, " pixels and ", kMaxSide, " a side, got ", uv.sizes());
   in.texels = texels.const_data_ptr<float>();
   in.uv = reinterpret_cast<const Coordinates*>(uv.const_data_ptr<float>());
   in.stride = texels.size(1) * texels.size(2);
@@ -130,8 +132,8 @@ Inputs checked_inputs(const at::Tensor& texels, const at::Tensor& uv, const Opti
   return in;
 }
 
-at::Tensor sample(const at::Tensor& texels, const at::Tensor& any_uv, const OptionalTensor& any_uv_da, const OptionalTensor& mask, int64_t height,
-                  int64_t width, int64_t channels, int64_t levels, int64_t filter, bool wrap, bool /*deterministic*/) {
+at::Tensor sample(const at::Tensor& texels, const at::Tensor& any_uv, const OptionalTensor& any_uv_da, const OptionalTensor& mask,
+                  int64_t height, int64_t width, int64_t channels, int64_t levels, int64_t filter, bool wrap, bool /*deterministic*/) {
   const at::Tensor uv = aligned(any_uv);
   const OptionalTensor uv_da = aligned(any_uv_da);
   const Inputs in = checked_inputs(texels, uv, uv_da, mask, height, width, channels, levels, filter, wrap);

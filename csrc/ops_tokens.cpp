@@ -133,7 +133,8 @@ at::Tensor gated_gelu_on_cuda(const at::Tensor& x, const MaybeTensor& beside) {
   if (beside) check_vectors(*beside, "beside", shape.beside);
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor out = empty_rows(x, shape.width());
-  C10_CUDA_CHECK(gated_gelu_cuda(x.const_data_ptr(), data(beside), out.mutable_data_ptr(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(
+      gated_gelu_cuda(x.const_data_ptr(), data(beside), out.mutable_data_ptr(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
   return out;
 }
 
@@ -162,12 +163,13 @@ std::tuple<at::Tensor, at::Tensor> add_layer_norm_on_cuda(const at::Tensor& x, c
   check_vectors(residual, "residual", shape.channels);
   if (offset) {
     check_vectors(*offset, "offset", shape.channels);
-    TORCH_CHECK_VALUE(shape.offset_stride * x.element_size() % kVectorBytes == 0, "offset: expected rows on multiples of ", kVectorBytes, " bytes");
+    TORCH_CHECK_VALUE(shape.offset_stride * x.element_size() % kVectorBytes == 0, "offset: expected rows on multiples of ", kVectorBytes,
+                      " bytes");
   }
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor sum = at::empty_like(x), normed = at::empty_like(x);
-  C10_CUDA_CHECK(add_layer_norm_cuda(x.const_data_ptr(), residual.const_data_ptr(), data(offset), weight.const_data_ptr(), bias.const_data_ptr(),
-                                     sum.mutable_data_ptr(), normed.mutable_data_ptr(), shape, float_type(x),
+  C10_CUDA_CHECK(add_layer_norm_cuda(x.const_data_ptr(), residual.const_data_ptr(), data(offset), weight.const_data_ptr(),
+                                     bias.const_data_ptr(), sum.mutable_data_ptr(), normed.mutable_data_ptr(), shape, float_type(x),
                                      c10::cuda::getCurrentCUDAStream()));
   return {sum, normed};
 }

@@ -15,7 +15,7 @@ MD_HOST_DEVICE int level_side(int side, int level) { return side >> level > 1 ? 
 // The levels of a texture, one after the other; level 0 is the texture.
 struct Pyramid {
   int height, width, levels;
-  int floats;                // a texel's, padding included
+  int floats;                 // a texel's, padding included
   int first[kMaxLevels + 1];  // texels before each level; the last entry in use counts all
 };
 
@@ -84,8 +84,8 @@ MD_HOST_DEVICE int nearest(float coordinate, int side, bool wrap) {
 // ---- Which level ----
 
 struct Footprint {
-  float level;  // 0 .. levels - 1
-  bool between; // strictly, so that two levels are mixed and the level has a gradient
+  float level;   // 0 .. levels - 1
+  bool between;  // strictly, so that two levels are mixed and the level has a gradient
   // Of a footprint between: A, B, C of J^T J = [A C; C B], J the Jacobian of uv in texels; the larger eigenvalue; its square-root term.
   float along_x, along_y, across, squared_axis, root;
 };

@@ -39,7 +39,8 @@ void gated_gelu_cpu(const T* x, const T* beside, T* out, const GatedGeluShape& s
 // arXiv 1607.06450). Residual, offset and sum may be null, the latter
 // two where residual is.
 template <typename T>
-void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T* weight, const T* bias, T* sum, T* normed, const TokenShape& shape);
+void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T* weight, const T* bias, T* sum, T* normed,
+                        const TokenShape& shape);
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
 // The longest row of add_layer_norm_cuda in vectors: a warp keeps it in registers.

@@ -26,7 +26,7 @@ from microdreamer.core.files import atomic_write
 from microdreamer.shapes.packed import PackedMeshes, pack
 from microdreamer.shapes.procedural.catalogue import generate
 from microdreamer.shapes.render import random_lights, render_views
-from microdreamer.training.micro_prior.batches import support_points
+from microdreamer.training.micro_prior.bank import support_points
 
 SIZE = 512
 FIRST_SEED = 1_000_000  # training used the seeds from 0

@@ -51,7 +51,8 @@ void add_line(const FieldGaussian& g, float dx, float dy, int z_lo, int z_hi, co
   }
 }
 
-void add_irregular_line(const float* cov, const FieldGaussian& g, float dx, float dy, int z_lo, int z_hi, const float* coordinates, float* line) {
+void add_irregular_line(const float* cov, const FieldGaussian& g, float dx, float dy, int z_lo, int z_hi, const float* coordinates,
+                        float* line) {
   for (int z = z_lo; z <= z_hi; ++z) {
     const float offset[3] = {dx, dy, coordinates[z] - g.mean[2]};
     line[z] += g.opacity * gaussian_weight(offset, cov);

@@ -16,8 +16,8 @@ namespace md::raster {
 namespace {
 
 constexpr int kPixels = kTile * kTile;
-constexpr size_t kHitsAtOnce = size_t{1} << 22;    // of the backward pass: 160 MiB
-constexpr int kAhead = 8;                          // splats fetched before their turn: lists visit them in no order of memory
+constexpr size_t kHitsAtOnce = size_t{1} << 22;  // of the backward pass: 160 MiB
+constexpr int kAhead = 8;                        // splats fetched before their turn: lists visit them in no order of memory
 
 inline void fetch_ahead(const Splat& splat) {
 #if defined(__GNUC__)
@@ -40,10 +40,10 @@ void share_out(int64_t count, F f) {
 
 // Which splats each tile of one view blends, nearest first.
 struct TileLists {
-  std::vector<int> first;        // [tiles + 1] into `splat`
-  std::vector<int> splat;        // [hits]
-  std::vector<int> first_slot;   // [N + 1] where the slots of a Gaussian begin, one for each tile that blends it
-  std::vector<int> slot;         // [hits] slot of each entry of `splat`
+  std::vector<int> first;       // [tiles + 1] into `splat`
+  std::vector<int> splat;       // [hits]
+  std::vector<int> first_slot;  // [N + 1] where the slots of a Gaussian begin, one for each tile that blends it
+  std::vector<int> slot;        // [hits] slot of each entry of `splat`
 };
 
 TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, bool with_slots) {
@@ -156,9 +156,9 @@ inline Blocks reached_blocks(const Splat& s, int left, int top) {
 }
 
 struct Coverage {
-  Lanes dx, dy;   // offset of the splat's centre from the pixels
-  Lanes uncapped; // opacity * exp(power)
-  Lanes alpha;    // 0 where the splat is not seen
+  Lanes dx, dy;    // offset of the splat's centre from the pixels
+  Lanes uncapped;  // opacity * exp(power)
+  Lanes alpha;     // 0 where the splat is not seen
   LaneMask seen;
 };
 
@@ -203,7 +203,8 @@ struct alignas(4 * kLanes) Transmittance {
   }
 };
 
-void blend_tile(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top, const Images& images) {
+void blend_tile(const Inputs& in, const Splat* splats, const int* first, const int* last, int view, int left, int top,
+                const Images& images) {
   Transmittance transmittance(left, top, in.width, in.height);
   alignas(4 * kLanes) float sums[4][kPixels] = {};  // red, green, blue, depth
   const PixelCentres centres(left, top);
@@ -248,7 +249,8 @@ struct alignas(4 * kLanes) TileGradients {
     for (int row = 0; row < std::min(kTile, in.height - top); ++row) {
       for (int column = 0; column < std::min(kTile, in.width - left); ++column) {
         const int i = pixel_at(row, column);
-        const int64_t at = static_cast<int64_t>(top + row) * in.width + left + column, single = view * plane + at, triple = 3 * view * plane + at;
+        const int64_t at = static_cast<int64_t>(top + row) * in.width + left + column, single = view * plane + at,
+                      triple = 3 * view * plane + at;
         float sum = 0.f;
         if (v.image) {
           red[i] = v.image[triple];
@@ -284,7 +286,8 @@ void blend_tile_backward(const Inputs& in, const Splat* splats, const int* first
       LaneMask taken;
       const Lanes weight = transmittance.blend(c, block, before, taken);
       if (!any(taken)) continue;
-      const Lanes v_red = load_lanes(v.red + i), v_green = load_lanes(v.green + i), v_blue = load_lanes(v.blue + i), v_depth = load_lanes(v.depth + i);
+      const Lanes v_red = load_lanes(v.red + i), v_green = load_lanes(v.green + i), v_blue = load_lanes(v.blue + i),
+                  v_depth = load_lanes(v.depth + i);
       const Lanes gain = v_red * s.red + v_green * s.green + v_blue * s.blue + v_depth * s.depth + load_lanes(v.alpha + i);
       const Lanes behind = load_lanes(v.behind + i) - weight * gain;
       store_lanes(v.behind + i, behind);
@@ -349,7 +352,8 @@ void forward_cpu(const Inputs& in, const State& state, const Images& images) {
     const int view = static_cast<int>(i / tiles), tile = static_cast<int>(i % tiles);
     const int* hits = lists[view].splat.data();
     const int left = tile % across * kTile, top = tile / across * kTile;
-    blend_tile(in, state.splats + view * count, hits + lists[view].first[tile], hits + lists[view].first[tile + 1], view, left, top, images);
+    blend_tile(in, state.splats + view * count, hits + lists[view].first[tile], hits + lists[view].first[tile + 1], view, left, top,
+               images);
   });
 }
 
@@ -360,7 +364,8 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
   const int across = tiles_along(in.width), tiles = across * tiles_along(in.height);
   std::vector<TileLists> lists(in.views);
   at::parallel_for(0, in.views, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t view = begin; view < end; ++view) lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, true);
+    for (int64_t view = begin; view < end; ++view)
+      lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, true);
   });
   std::vector<SplatGradient> v_splats(in.views * count);
   std::vector<SplatGradient> v_slots;
@@ -377,8 +382,8 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
       const int view = static_cast<int>(first_view + i / tiles), tile = static_cast<int>(i % tiles);
       const TileLists& list = lists[view];
       const int first = list.first[tile], last = list.first[tile + 1], left = tile % across * kTile, top = tile / across * kTile;
-      blend_tile_backward(in, state.splats + view * count, list.splat.data() + first, list.splat.data() + last, view, left, top, images, v_images,
-                          list.slot.data() + first, v_slots.data() + start[view]);
+      blend_tile_backward(in, state.splats + view * count, list.splat.data() + first, list.splat.data() + last, view, left, top, images,
+                          v_images, list.slot.data() + first, v_slots.data() + start[view]);
     });
     at::parallel_for(first_view * count, last_view * count, 256, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -393,11 +398,16 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
     });
   }
   switch (in.coefficients) {
-    case 0: return all_gaussian_gradients<0>(in, state.radii, v_splats.data(), out);
-    case 1: return all_gaussian_gradients<1>(in, state.radii, v_splats.data(), out);
-    case 4: return all_gaussian_gradients<4>(in, state.radii, v_splats.data(), out);
-    case 9: return all_gaussian_gradients<9>(in, state.radii, v_splats.data(), out);
-    default: return all_gaussian_gradients<16>(in, state.radii, v_splats.data(), out);
+    case 0:
+      return all_gaussian_gradients<0>(in, state.radii, v_splats.data(), out);
+    case 1:
+      return all_gaussian_gradients<1>(in, state.radii, v_splats.data(), out);
+    case 4:
+      return all_gaussian_gradients<4>(in, state.radii, v_splats.data(), out);
+    case 9:
+      return all_gaussian_gradients<9>(in, state.radii, v_splats.data(), out);
+    default:
+      return all_gaussian_gradients<16>(in, state.radii, v_splats.data(), out);
   }
 }
 

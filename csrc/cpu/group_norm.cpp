@@ -80,7 +80,8 @@ void group_normalise_cpu(const T* x, const float* moments, const T* weight, cons
       for (int64_t p = 0; p < shape.pixels; ++p) {
         for (int64_t c = group * width; c < (group + 1) * width; ++c) {
           const int64_t at = (sample * shape.pixels + p) * shape.channels + c;
-          const float value = (static_cast<float>(x[at]) - of.mean) * (of.rstd * static_cast<float>(weight[c])) + static_cast<float>(bias[c]);
+          const float value =
+              (static_cast<float>(x[at]) - of.mean) * (of.rstd * static_cast<float>(weight[c])) + static_cast<float>(bias[c]);
           out[at] = static_cast<T>(shape.silu ? silu(value) : value);
         }
       }
@@ -88,9 +89,9 @@ void group_normalise_cpu(const T* x, const float* moments, const T* weight, cons
   });
 }
 
-#define INSTANTIATE(T)                                                                          \
+#define INSTANTIATE(T)                                                                             \
   template void group_norm_cpu(const T*, const T*, const T*, const T*, T*, const GroupNormShape&); \
-  template void group_moments_cpu(const T*, float*, const GroupNormShape&);                     \
+  template void group_moments_cpu(const T*, float*, const GroupNormShape&);                        \
   template void group_normalise_cpu(const T*, const float*, const T*, const T*, T*, const GroupNormShape&);
 INSTANTIATE(float)
 INSTANTIATE(c10::Half)

@@ -86,28 +86,40 @@ void params_gradient(const Inputs& in, const float* v_encoding, float* v_params)
 
 void encode_cpu(const Inputs& in, float* encoding) {
   switch (in.grid.features) {
-    case 1: return encode<1>(in, encoding);
-    case 2: return encode<2>(in, encoding);
-    case 4: return encode<4>(in, encoding);
-    default: return encode<8>(in, encoding);
+    case 1:
+      return encode<1>(in, encoding);
+    case 2:
+      return encode<2>(in, encoding);
+    case 4:
+      return encode<4>(in, encoding);
+    default:
+      return encode<8>(in, encoding);
   }
 }
 
 void points_gradient_cpu(const Inputs& in, const float* v_encoding, float* v_points) {
   switch (in.grid.features) {
-    case 1: return points_gradient<1>(in, v_encoding, v_points);
-    case 2: return points_gradient<2>(in, v_encoding, v_points);
-    case 4: return points_gradient<4>(in, v_encoding, v_points);
-    default: return points_gradient<8>(in, v_encoding, v_points);
+    case 1:
+      return points_gradient<1>(in, v_encoding, v_points);
+    case 2:
+      return points_gradient<2>(in, v_encoding, v_points);
+    case 4:
+      return points_gradient<4>(in, v_encoding, v_points);
+    default:
+      return points_gradient<8>(in, v_encoding, v_points);
   }
 }
 
 void params_gradient_cpu(const Inputs& in, const float* v_encoding, float* v_params) {
   switch (in.grid.features) {
-    case 1: return params_gradient<1>(in, v_encoding, v_params);
-    case 2: return params_gradient<2>(in, v_encoding, v_params);
-    case 4: return params_gradient<4>(in, v_encoding, v_params);
-    default: return params_gradient<8>(in, v_encoding, v_params);
+    case 1:
+      return params_gradient<1>(in, v_encoding, v_params);
+    case 2:
+      return params_gradient<2>(in, v_encoding, v_params);
+    case 4:
+      return params_gradient<4>(in, v_encoding, v_params);
+    default:
+      return params_gradient<8>(in, v_encoding, v_params);
   }
 }
 

@@ -77,18 +77,28 @@ inline LaneMask each_mask(F f) {
 inline Lanes lanes(float value) {
   return each([&](int) { return value; });
 }
-#define MD_LANES_OP(op)                                                                                   \
-  inline Lanes operator op(Lanes a, Lanes b) { return each([&](int i) { return a.v[i] op b.v[i]; }); }    \
-  inline Lanes operator op(Lanes a, float b) { return each([&](int i) { return a.v[i] op b; }); }         \
-  inline Lanes operator op(float a, Lanes b) { return each([&](int i) { return a op b.v[i]; }); }
+#define MD_LANES_OP(op)                                   \
+  inline Lanes operator op(Lanes a, Lanes b) {            \
+    return each([&](int i) { return a.v[i] op b.v[i]; }); \
+  }                                                       \
+  inline Lanes operator op(Lanes a, float b) {            \
+    return each([&](int i) { return a.v[i] op b; });      \
+  }                                                       \
+  inline Lanes operator op(float a, Lanes b) {            \
+    return each([&](int i) { return a op b.v[i]; });      \
+  }
 MD_LANES_OP(+)
 MD_LANES_OP(-)
 MD_LANES_OP(*)
 MD_LANES_OP(/)
 #undef MD_LANES_OP
-#define MD_LANES_COMPARE(op)                                                                                          \
-  inline LaneMask operator op(Lanes a, Lanes b) { return each_mask([&](int i) { return a.v[i] op b.v[i]; }); }        \
-  inline LaneMask operator op(Lanes a, float b) { return each_mask([&](int i) { return a.v[i] op b; }); }
+#define MD_LANES_COMPARE(op)                                   \
+  inline LaneMask operator op(Lanes a, Lanes b) {              \
+    return each_mask([&](int i) { return a.v[i] op b.v[i]; }); \
+  }                                                            \
+  inline LaneMask operator op(Lanes a, float b) {              \
+    return each_mask([&](int i) { return a.v[i] op b; });      \
+  }
 MD_LANES_COMPARE(<)
 MD_LANES_COMPARE(<=)
 MD_LANES_COMPARE(>)

@@ -44,8 +44,10 @@ void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, fl
       const Relative<Lanes> r = relative<Lanes>(corners, center_x, lanes(center_y));
       Lanes e[3];
       edge_functions(r, e);
-      const uint32_t positive = bits((e[0] > 0.0f) & (e[1] > 0.0f) & (e[2] > 0.0f)), negative = bits((e[0] < 0.0f) & (e[1] < 0.0f) & (e[2] < 0.0f));
-      const uint32_t on_edge = bits(((e[0] <= 0.0f) & (e[0] >= 0.0f)) | ((e[1] <= 0.0f) & (e[1] >= 0.0f)) | ((e[2] <= 0.0f) & (e[2] >= 0.0f)));
+      const uint32_t positive = bits((e[0] > 0.0f) & (e[1] > 0.0f) & (e[2] > 0.0f)),
+                     negative = bits((e[0] < 0.0f) & (e[1] < 0.0f) & (e[2] < 0.0f));
+      const uint32_t on_edge =
+          bits(((e[0] <= 0.0f) & (e[0] >= 0.0f)) | ((e[1] <= 0.0f) & (e[1] >= 0.0f)) | ((e[2] <= 0.0f) & (e[2] >= 0.0f)));
       uint32_t candidates = positive | negative | on_edge;
       if (candidates == 0) continue;
       const Lanes w = e[0] * corners[0].w + e[1] * corners[1].w + e[2] * corners[2].w;
@@ -137,7 +139,8 @@ void write_samples(const Picture& in, int64_t picture, const Band& band, float* 
         const auto* g = gathered + 4 * k;
         corners[k] = {load_lanes(g[0]), load_lanes(g[1]), load_lanes(g[2]), load_lanes(g[3])};
       }
-      const SampleOf<Lanes> s = sample_face<Lanes>(corners, fused(steps + static_cast<float>(x), lanes(scale_x), lanes(-1.0f)), center_y, scale_x, scale_y);
+      const SampleOf<Lanes> s =
+          sample_face<Lanes>(corners, fused(steps + static_cast<float>(x), lanes(scale_x), lanes(-1.0f)), center_y, scale_x, scale_y);
       store_lanes(results[0], s.u);
       store_lanes(results[1], s.v);
       store_lanes(results[2], s.depth);
@@ -321,7 +324,8 @@ void antialias_cpu(const Picture& in, const Blending& blending, float* out, uint
   mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   at::parallel_for(0, in.pictures * in.height, 16, [&](int64_t first_row, int64_t last_row) {
-    std::copy(blending.color + first_row * in.width * channels, blending.color + last_row * in.width * channels, out + first_row * in.width * channels);
+    std::copy(blending.color + first_row * in.width * channels, blending.color + last_row * in.width * channels,
+              out + first_row * in.width * channels);
     Pair pair;
     for (int64_t row = first_row; row < last_row; ++row) {
       for (int x = 0; x < in.width; ++x) {
@@ -342,7 +346,8 @@ void antialias_backward_cpu(const Picture& in, const Blending& blending, const B
   mark_silhouettes(in, blending.opposite, edges);
   const int64_t channels = blending.channels;
   const auto add = [&](int64_t first_row, int64_t last_row, float* sum) {
-    std::copy(v.v_out + first_row * in.width * channels, v.v_out + last_row * in.width * channels, v.v_color + first_row * in.width * channels);
+    std::copy(v.v_out + first_row * in.width * channels, v.v_out + last_row * in.width * channels,
+              v.v_color + first_row * in.width * channels);
     Pair pair;
     float v_ends[2][3];
     for (int64_t row = first_row; row < last_row; ++row) {
@@ -357,7 +362,8 @@ void antialias_backward_cpu(const Picture& in, const Blending& blending, const B
           if (!pair.other_is_far || !pair.crossing.moves) continue;  // each pair once, with its nearer pixel
           const float* v_blended = pair.crossing.weight > 0.0f ? v_other : v_own;
           float v_weight = 0.0f;
-          for (int64_t c = 0; c < channels; ++c) v_weight += v_blended[c] * (blending.color[channels * pixel + c] - blending.color[channels * pair.other + c]);
+          for (int64_t c = 0; c < channels; ++c)
+            v_weight += v_blended[c] * (blending.color[channels * pixel + c] - blending.color[channels * pair.other + c]);
           crossing_backward(pair.crossing, v_weight, v_ends);
           const bool column = number >= 2;
           for (int end = 0; end < 2; ++end) {

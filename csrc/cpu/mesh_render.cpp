@@ -69,7 +69,8 @@ void rasterize_band(const Inputs& in, const View& view, Band& band) {
   Vec3 corners[3];
   Triangle triangle;
   for (int32_t face = 0; face < view.face_count; ++face) {
-    TORCH_CHECK_VALUE(load_corners(in, view, face, corners), "faces: face ", face, " of the mesh names a vertex outside 0..", view.vertex_count - 1);
+    TORCH_CHECK_VALUE(load_corners(in, view, face, corners), "faces: face ", face, " of the mesh names a vertex outside 0..",
+                      view.vertex_count - 1);
     if (!set_up_triangle(view, corners, samples_x, samples_y, in.supersample, triangle)) continue;
     const int y1 = std::min(triangle.y1, last - 1);
     for (int y = std::max(triangle.y0, first); y <= y1; ++y) {

@@ -21,13 +21,13 @@ namespace md::mesh_simplify {
 namespace {
 
 constexpr int kDepth = 4, kParts = 1 << kDepth;
-constexpr double kPartsStop = 2.0;   // times the target: where the blocks' own work ends, so that the last half is chosen over all
+constexpr double kPartsStop = 2.0;       // times the target: where the blocks' own work ends, so that the last half is chosen over all
 constexpr int64_t kPartsFaces = 50'000;  // and at least this many stay: of smaller blocks the borders, which cannot go, are too much
-constexpr double kStay = 1e-5;       // weight of distances along the surface against those from it: keeps vertices in place on flat parts
-constexpr double kMostTurn = 0.2;    // least cosine between a face's normals before and after
-constexpr double kThinnest = 0.02;   // least height of a face as a share of its longest edge, unless it was thinner before
+constexpr double kStay = 1e-5;      // weight of distances along the surface against those from it: keeps vertices in place on flat parts
+constexpr double kMostTurn = 0.2;   // least cosine between a face's normals before and after
+constexpr double kThinnest = 0.02;  // least height of a face as a share of its longest edge, unless it was thinner before
 constexpr int32_t kGone = -1;
-constexpr int64_t kGrain = 8192;     // half-edges or vertices of one piece of parallel work
+constexpr int64_t kGrain = 8192;  // half-edges or vertices of one piece of parallel work
 
 struct Vec {
   double x, y, z;
@@ -208,7 +208,11 @@ std::vector<int32_t> opposites(const std::vector<int32_t>& start, int64_t vertex
 class Surface {
  public:
   Surface(const double* vertices, int64_t vertex_count, const int64_t* faces, int64_t face_count)
-      : points_(vertex_count), quadrics_(vertex_count), start_(3 * face_count), leaving_(vertex_count, kGone), places_(3 * face_count, kGone) {
+      : points_(vertex_count),
+        quadrics_(vertex_count),
+        start_(3 * face_count),
+        leaving_(vertex_count, kGone),
+        places_(3 * face_count, kGone) {
     Vec low{vertices[0], vertices[1], vertices[2]}, high = low;
     for (int64_t v = 0; v < vertex_count; ++v) {
       const Vec p{vertices[3 * v], vertices[3 * v + 1], vertices[3 * v + 2]};
@@ -323,7 +327,7 @@ class Surface {
       high = {std::max(high.x, p.x), std::max(high.y, p.y), std::max(high.z, p.z)};
     }
     const Vec side = high - low;
-    double Vec::*axis = side.x >= side.y && side.x >= side.z ? &Vec::x : side.y >= side.z ? &Vec::y : &Vec::z;
+    double Vec::* axis = side.x >= side.y && side.x >= side.z ? &Vec::x : side.y >= side.z ? &Vec::y : &Vec::z;
     int32_t* half = begin + (end - begin) / 2;
     std::nth_element(begin, half, end, [&](int32_t a, int32_t b) {
       return points_[a].*axis != points_[b].*axis ? points_[a].*axis < points_[b].*axis : a < b;
@@ -373,7 +377,9 @@ class Surface {
       const double old_square = dot(old_normal, old_normal), square = dot(normal, normal), cosine = dot(old_normal, normal);
       if (cosine <= 0 || cosine * cosine < kMostTurn * kMostTurn * old_square * square) return false;
       const Vec base = at_q - at_p;
-      const auto longest = [&](const Vec& apex) { return std::max({dot(base, base), dot(at_p - apex, at_p - apex), dot(at_q - apex, at_q - apex)}); };
+      const auto longest = [&](const Vec& apex) {
+        return std::max({dot(base, base), dot(at_p - apex, at_p - apex), dot(at_q - apex, at_q - apex)});
+      };
       const double length = longest(place), old_length = longest(before);  // squared; twice the area is length times height
       return square >= kThinnest * kThinnest * length * length || square * old_length * old_length >= old_square * length * length;
     });

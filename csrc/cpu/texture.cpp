@@ -192,7 +192,8 @@ constexpr int kAll[2] = {0, std::numeric_limits<int>::max()};
 
 // Gradients of uv; and those of the texels at once, or with `bands` the pixels sorted into `bins` for later.
 template <int kVec>
-void pixel_gradients(const Inputs& in, const float* v_out, const Gradients& out, int64_t begin, int64_t end, const Bands* bands, Bins* bins) {
+void pixel_gradients(const Inputs& in, const float* v_out, const Gradients& out, int64_t begin, int64_t end, const Bands* bands,
+                     Bins* bins) {
   const int floats = in.pyramid.floats;
   for (int64_t pixel = begin; pixel < end; ++pixel) {
     const float* v_color = v_out + pixel * in.channels;
@@ -243,7 +244,8 @@ void pixel_gradients(const Inputs& in, const float* v_out, const Gradients& out,
 
 // Adds to the texels of one band what the pixels of `bins` give them.
 template <int kVec>
-void band_gradients(const Inputs& in, const float* v_out, float* v_texels, const Bands& bands, int band, const std::vector<int32_t>& pixels) {
+void band_gradients(const Inputs& in, const float* v_out, float* v_texels, const Bands& bands, int band,
+                    const std::vector<int32_t>& pixels) {
   int owned[kMaxLevels][2];
   for (int level = 0; level < in.pyramid.levels; ++level) {
     owned[level][0] = bands.begin(band, level);
@@ -269,9 +271,8 @@ void backward(const Inputs& in, const float* v_out, const Gradients& out) {
   const int64_t pixels = pixels_of(in);
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   if (!out.texels) {
-    at::parallel_for(0, pixels, kPixelsPerTask, [&](int64_t begin, int64_t end) {
-      pixel_gradients<kVec>(in, v_out, out, begin, end, nullptr, nullptr);
-    });
+    at::parallel_for(0, pixels, kPixelsPerTask,
+                     [&](int64_t begin, int64_t end) { pixel_gradients<kVec>(in, v_out, out, begin, end, nullptr, nullptr); });
     return;
   }
   std::fill_n(out.texels, in.textures * in.stride, 0.f);

@@ -25,7 +25,8 @@ void add_bias_cpu(const T* x, const T* residual, const T* bias, T* out, const To
   for_rows(shape.rows, shape.channels, [&](int64_t row) {
     for (int c = 0; c < shape.channels; ++c) {
       const int64_t at = row * shape.channels + c;
-      out[at] = static_cast<T>(static_cast<float>(x[at]) + static_cast<float>(bias[c]) + (residual ? static_cast<float>(residual[at]) : 0.0f));
+      out[at] =
+          static_cast<T>(static_cast<float>(x[at]) + static_cast<float>(bias[c]) + (residual ? static_cast<float>(residual[at]) : 0.0f));
     }
   });
 }
@@ -45,7 +46,8 @@ void gated_gelu_cpu(const T* x, const T* beside, T* out, const GatedGeluShape& s
 }
 
 template <typename T>
-void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T* weight, const T* bias, T* sum, T* normed, const TokenShape& shape) {
+void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T* weight, const T* bias, T* sum, T* normed,
+                        const TokenShape& shape) {
   for_rows(shape.rows, shape.channels, [&](int64_t row) {
     const T* added = offset ? offset + row / shape.per_sample * shape.offset_stride : nullptr;
     const int64_t start = row * shape.channels;
@@ -62,14 +64,15 @@ void add_layer_norm_cpu(const T* x, const T* residual, const T* offset, const T*
     for (int c = 0; c < shape.channels; ++c) {
       const double value = value_at(c);
       if (sum) sum[start + c] = static_cast<T>(value);
-      normed[start + c] = static_cast<T>(static_cast<float>((value - mean) * rstd) * static_cast<float>(weight[c]) + static_cast<float>(bias[c]));
+      normed[start + c] =
+          static_cast<T>(static_cast<float>((value - mean) * rstd) * static_cast<float>(weight[c]) + static_cast<float>(bias[c]));
     }
   });
 }
 
-#define MD_INSTANTIATE(T)                                                                                     \
-  template void add_bias_cpu(const T*, const T*, const T*, T*, const TokenShape&);                            \
-  template void gated_gelu_cpu(const T*, const T*, T*, const GatedGeluShape&);                                \
+#define MD_INSTANTIATE(T)                                                          \
+  template void add_bias_cpu(const T*, const T*, const T*, T*, const TokenShape&); \
+  template void gated_gelu_cpu(const T*, const T*, T*, const GatedGeluShape&);     \
   template void add_layer_norm_cpu(const T*, const T*, const T*, const T*, const T*, T*, T*, const TokenShape&);
 MD_INSTANTIATE(float)
 MD_INSTANTIATE(c10::Half)

@@ -21,7 +21,8 @@ void input_cpu(const T* x, const Norm& norm, T* planes, const Shape& shape) {
     for (int64_t n = begin; n < end; ++n) {
       for (int c = 0; norm.moments && c < channels; ++c) {
         const int group = c / (channels / norm.groups);
-        const GroupStatistics of = combine_moments(norm.moments + n * slices * norm.groups * kMoments, slices, norm.groups, group, norm.eps);
+        const GroupStatistics of =
+            combine_moments(norm.moments + n * slices * norm.groups * kMoments, slices, norm.groups, group, norm.eps);
         scale[c] = of.rstd * static_cast<float>(weight[c]);
         shift[c] = static_cast<float>(bias[c]) - of.mean * scale[c];
       }
@@ -38,7 +39,8 @@ void input_cpu(const T* x, const Norm& norm, T* planes, const Shape& shape) {
           float d[4][4], v[4][4];
           for (int i = 0; i < 4; ++i) {
             for (int j = 0; j < 4; ++j) {
-              d[i][j] = enlarged ? value_at(top - 1 + (i + 1) / 2, left - 1 + (j + 1) / 2, c) : value_at(2 * top - 1 + i, 2 * left - 1 + j, c);
+              d[i][j] =
+                  enlarged ? value_at(top - 1 + (i + 1) / 2, left - 1 + (j + 1) / 2, c) : value_at(2 * top - 1 + i, 2 * left - 1 + j, c);
             }
           }
           transform_patch(d, v);
@@ -85,12 +87,13 @@ void output_cpu(const T* products, const Output& output, const Shape& shape) {
     }
   });
   if (output.groups > 0) {
-    group_moments_cpu(pictures, output.moments, {shape.samples, static_cast<int64_t>(shape.height) * shape.width, channels, output.groups, 1.0f, false, 0});
+    group_moments_cpu(pictures, output.moments,
+                      {shape.samples, static_cast<int64_t>(shape.height) * shape.width, channels, output.groups, 1.0f, false, 0});
   }
 }
 
-#define INSTANTIATE(T)                                                     \
-  template void input_cpu(const T*, const Norm&, T*, const Shape&);        \
+#define INSTANTIATE(T)                                              \
+  template void input_cpu(const T*, const Norm&, T*, const Shape&); \
   template void output_cpu(const T*, const Output&, const Shape&);
 INSTANTIATE(float)
 INSTANTIATE(c10::Half)

@@ -19,7 +19,7 @@ constexpr int kTile = 8;                   // voxels along each edge of a tile
 constexpr int kHalves = 2;                 // a warp owns 4 x 8 lines of 8 voxels, so two make a tile
 constexpr int kSlices = kWarps / kHalves;  // and four pairs share the Gaussians of a tile
 constexpr int kWordsPerChunk = kThreads;   // mask words unpacked at a time, one per thread
-constexpr int kChunksAhead = 4;             // chunks whose words are fetched together, as most tiles are empty and only wait for them
+constexpr int kChunksAhead = 4;            // chunks whose words are fetched together, as most tiles are empty and only wait for them
 constexpr int kBatch = kSlices * 32;       // Gaussians held in shared memory at a time, one per lane of a slice
 constexpr int64_t kMaskBytes = int64_t{256} << 20;  // larger sets go through in slabs
 
@@ -199,8 +199,8 @@ __global__ void __launch_bounds__(kThreads, 4)
       bool reaches = false;
       if (mine < in_batch) {
         const FieldGaussian& g = reinterpret_cast<const FieldGaussian*>(staged)[mine];
-        reaches = g.irregular != 0.0f ||
-                  least_exponent(g, centre_x - g.mean[0], centre_y - g.mean[1], centre_z - g.mean[2], half) <= g.limit;
+        reaches =
+            g.irregular != 0.0f || least_exponent(g, centre_x - g.mean[0], centre_y - g.mean[1], centre_z - g.mean[2], half) <= g.limit;
       }
       for (unsigned left = __ballot_sync(0xffffffffu, reaches); left != 0u; left &= left - 1u) {
         const int slot = slice * 32 + __ffs(left) - 1;
@@ -283,8 +283,10 @@ cudaError_t gaussian_3d_coeff_backward_cuda(const T* xyzs, const T* covs, const 
 
 template cudaError_t gaussian_3d_coeff_cuda<float>(const float*, const float*, float*, int64_t, cudaStream_t);
 template cudaError_t gaussian_3d_coeff_cuda<double>(const double*, const double*, double*, int64_t, cudaStream_t);
-template cudaError_t gaussian_3d_coeff_backward_cuda<float>(const float*, const float*, const float*, float*, float*, int64_t, cudaStream_t);
-template cudaError_t gaussian_3d_coeff_backward_cuda<double>(const double*, const double*, const double*, double*, double*, int64_t, cudaStream_t);
+template cudaError_t gaussian_3d_coeff_backward_cuda<float>(const float*, const float*, const float*, float*, float*, int64_t,
+                                                            cudaStream_t);
+template cudaError_t gaussian_3d_coeff_backward_cuda<double>(const double*, const double*, const double*, double*, double*, int64_t,
+                                                             cudaStream_t);
 
 size_t extract_fields_scratch_bytes(const FieldParams& p) {
   const Layout layout = layout_of(p);
@@ -309,7 +311,8 @@ cudaError_t extract_fields_cuda(const FieldParams& p, void* scratch, cudaStream_
     slab.words = (slab.count + 31) / 32;
     const size_t mask_bytes = sizeof(unsigned) * int64_t{slab.words} * layout.tiles * layout.tiles * layout.tiles;
     if (const cudaError_t error = cudaMemsetAsync(mask, 0, mask_bytes, stream); error != cudaSuccess) return error;
-    mark_tiles_kernel<<<(slab.count + kMarkThreads - 1) / kMarkThreads, kMarkThreads, 0, stream>>>(p, slab, layout.tiles, gaussians, boxes, mask);
+    mark_tiles_kernel<<<(slab.count + kMarkThreads - 1) / kMarkThreads, kMarkThreads, 0, stream>>>(p, slab, layout.tiles, gaussians, boxes,
+                                                                                                   mask);
     if (cut) {
       accumulate_kernel<true><<<tiles, kThreads, 0, stream>>>(p, slab, begin > 0, gaussians, boxes, mask);
     } else {

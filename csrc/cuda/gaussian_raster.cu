@@ -13,22 +13,22 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kBlock = 256;           // threads of the kernels that go over Gaussians
-constexpr int kListed = 1024;         // ranks that a tile's block lists at a time
-constexpr int kForwardPixels = 1;     // pixels a thread
-constexpr int kBackwardPixels = 2;    // two share one reduction over the warp
+constexpr int kBlock = 256;         // threads of the kernels that go over Gaussians
+constexpr int kListed = 1024;       // ranks that a tile's block lists at a time
+constexpr int kForwardPixels = 1;   // pixels a thread
+constexpr int kBackwardPixels = 2;  // two share one reduction over the warp
 // Positive floats sort as their bits do. From kNear on, 29 bits reach to 3.7e18 (beyond, the order is the input's), and with
 // 3 bits for the view the radix sort needs four passes of eight bits.
 constexpr int kDepthBits = 29;
 constexpr float kHalfLog2E = 0.72134752044448170f;  // exp(-q / 2) = 2^(-kHalfLog2E q)
 constexpr float kMinLevel = -7.9943534368588579f;   // log2(kMinAlpha)
-constexpr int kFixedPointBits = 40;              // leaves 2^22 contributions of the largest size in 63 bits
+constexpr int kFixedPointBits = 40;                 // leaves 2^22 contributions of the largest size in 63 bits
 
 struct Grid {
-  int across, tiles;       // tiles along a row, and of the whole picture
-  int shift;               // a cell is 2^shift tiles square
+  int across, tiles;  // tiles along a row, and of the whole picture
+  int shift;          // a cell is 2^shift tiles square
   int cells_across, cells;
-  int row_words;           // of a cell's bits, a multiple of 8
+  int row_words;  // of a cell's bits, a multiple of 8
 };
 
 Grid make_grid(const Inputs& in) {
@@ -79,16 +79,17 @@ struct ForwardParts {
     keys_sorted = parts.take<uint64_t>(count);
     indices = parts.take<int>(count);
     sort_bytes = 0;
-    cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0, sorted_bits(in.views));
+    cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
+                                    sorted_bits(in.views));
     sort = parts.take<uint8_t>(static_cast<int64_t>(sort_bytes));
     total = parts.used();
   }
 };
 
 struct BackwardParts {
-  SplatGradient* v_splats;  // [V,N]
-  uint32_t* largest;        // [V,N,10] bits of the largest contribution's magnitude; deterministic only
-  unsigned long long* sums; // [V,N,10] in units that `largest` fixes; deterministic only
+  SplatGradient* v_splats;   // [V,N]
+  uint32_t* largest;         // [V,N,10] bits of the largest contribution's magnitude; deterministic only
+  unsigned long long* sums;  // [V,N,10] in units that `largest` fixes; deterministic only
   size_t total;
 
   BackwardParts(const Inputs& in, bool deterministic, void* base) {
@@ -301,9 +302,7 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
             meets = rect.x0 <= place.tile_x && place.tile_x < rect.x1 && rect.y0 <= place.tile_y && place.tile_y < rect.y1;
           }
         }
-        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) {
-          visit(group + __ffs(votes) - 1);
-        }
+        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) { visit(group + __ffs(votes) - 1); }
       }
       if (__syncthreads_and(is_done())) return;
     }
@@ -334,8 +333,7 @@ __device__ Coverage cover(const Splat& s, float dx, float dy) {
 
 // ---- Forward ----
 
-__global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads)
-    blend_kernel(Inputs in, State state, Grid grid, Images images) {
+__global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_kernel(Inputs in, State state, Grid grid, Images images) {
   static_assert(kForwardPixels == 1);
   __shared__ TileShared<1> shared;
   const Place<1> place(grid);
@@ -455,7 +453,8 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
       v_red[p] = v.image[triple];
       v_green[p] = v.image[triple + plane];
       v_blue[p] = v.image[triple + 2 * plane];
-      behind[p] = v_red[p] * images.image[triple] + v_green[p] * images.image[triple + plane] + v_blue[p] * images.image[triple + 2 * plane];
+      behind[p] =
+          v_red[p] * images.image[triple] + v_green[p] * images.image[triple + plane] + v_blue[p] * images.image[triple + 2 * plane];
     }
     if (v.depth) behind[p] += (v_depth[p] = v.depth[single]) * images.depth[single];
     if (v.alpha) behind[p] += (v_alpha[p] = v.alpha[single]) * images.alpha[single];
@@ -518,7 +517,8 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
       });
 }
 
-__global__ void __launch_bounds__(kBlock) fixed_to_float(int64_t count, const uint32_t* largest, const unsigned long long* sums, float* out) {
+__global__ void __launch_bounds__(kBlock)
+    fixed_to_float(int64_t count, const uint32_t* largest, const unsigned long long* sums, float* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= count) return;
   const float most = __uint_as_float(largest[i]);
@@ -527,7 +527,8 @@ __global__ void __launch_bounds__(kBlock) fixed_to_float(int64_t count, const ui
 }
 
 template <int K>
-__global__ void __launch_bounds__(64) gaussian_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
+__global__ void __launch_bounds__(64)
+    gaussian_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
   const int n = blockIdx.x * 64 + threadIdx.x;
   if (n < in.gaussians) gaussian_gradient<K>(in, radii, v_splats, n, out);
 }
@@ -537,8 +538,8 @@ unsigned blocks(int64_t count, int size) { return static_cast<unsigned>((count +
 template <Sum kSum>
 void launch_blend_backward(const Inputs& in, const State& state, const Grid& grid, const Images& images, const ImageGradients& v_images,
                            const SumTargets& to, cudaStream_t stream) {
-  blend_backward_kernel<kSum>
-      <<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kBackwardPixels>::kThreads, 0, stream>>>(in, state, grid, images, v_images, to);
+  blend_backward_kernel<kSum><<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kBackwardPixels>::kThreads, 0, stream>>>(
+      in, state, grid, images, v_images, to);
 }
 
 }  // namespace
@@ -586,11 +587,20 @@ cudaError_t backward_cuda(const Inputs& in, const State& state, const Images& im
   }
   const unsigned count = blocks(in.gaussians, 64);
   switch (in.coefficients) {
-    case 0: gaussian_gradient_kernel<0><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
-    case 1: gaussian_gradient_kernel<1><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
-    case 4: gaussian_gradient_kernel<4><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
-    case 9: gaussian_gradient_kernel<9><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out); break;
-    default: gaussian_gradient_kernel<16><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+    case 0:
+      gaussian_gradient_kernel<0><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      break;
+    case 1:
+      gaussian_gradient_kernel<1><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      break;
+    case 4:
+      gaussian_gradient_kernel<4><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      break;
+    case 9:
+      gaussian_gradient_kernel<9><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      break;
+    default:
+      gaussian_gradient_kernel<16><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
   }
   return cudaGetLastError();
 }

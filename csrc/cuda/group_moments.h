@@ -36,18 +36,21 @@ __device__ __forceinline__ void for_groups(int begin, int end, Visit visit) {
   const int threads = static_cast<int>(blockDim.x);
   int lanes = kWarp;
   while (lanes > 1 && lanes * (end - begin) > threads) lanes /= 2;
-  for (int first = begin; first < end; first += threads / lanes) visit(first + static_cast<int>(threadIdx.x) / lanes, static_cast<int>(threadIdx.x) % lanes, lanes);
+  for (int first = begin; first < end; first += threads / lanes)
+    visit(first + static_cast<int>(threadIdx.x) / lanes, static_cast<int>(threadIdx.x) % lanes, lanes);
 }
 
 // means, spreads: shared [rows, channels], of count_of(row) values each. Writes moments [groups, 3] of the block's slice. Whole block.
 template <class CountOf>
-__device__ void write_moments(const float* means, const float* spreads, int rows, int channels, int groups, CountOf count_of, float* moments) {
+__device__ void write_moments(const float* means, const float* spreads, int rows, int channels, int groups, CountOf count_of,
+                              float* moments) {
   const int width = channels / groups;
   for_groups(0, groups, [&](int group, int lane, int lanes) {
     MomentSums sums{group < groups ? means[group * width] : 0.0f};
     for (int row = 0; group < groups && row < rows; ++row) {
       const float count = count_of(row);
-      for (int c = group * width + lane; c < (group + 1) * width; c += lanes) sums.add(count, means[row * channels + c], spreads[row * channels + c]);
+      for (int c = group * width + lane; c < (group + 1) * width; c += lanes)
+        sums.add(count, means[row * channels + c], spreads[row * channels + c]);
     }
     sums.reduce(lanes);
     if (group >= groups || lane != 0) return;

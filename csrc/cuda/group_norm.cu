@@ -1,8 +1,8 @@
 // Group normalisation over tokens on the GPU.
 //
 // A group that fits into a CTA's shared memory is read once, by a CTA of its own. Otherwise slices of every sample are summed, then
-// one pass normalises: a thread keeps to one vector of neighbouring channels and walks down the pixels, so that every load and store is a whole
-// coalesced vector whatever the width of a group is. Values are summed less the first of them, which keeps the digits of the variance
+// one pass normalises: a thread keeps to one vector of neighbouring channels and walks down the pixels, so that every load and store is a
+// whole coalesced vector whatever the width of a group is. Values are summed less the first of them, which keeps the digits of the variance
 // where the mean is large. Sums are added in a fixed order: the same bits every time.
 #include "group_norm.h"
 
@@ -12,13 +12,13 @@ namespace md {
 
 namespace {
 
-constexpr int kThreads = 256;        // where samples are cut into slices, about: a CTA is whole pixels
+constexpr int kThreads = 256;  // where samples are cut into slices, about: a CTA is whole pixels
 constexpr int kMaxThreads = 1024;
 
 struct Plan {
-  int lanes;   // threads that cover the channels of one pixel
-  int rows;    // pixels of a CTA at a time
-  int slices;  // of a sample
+  int lanes;                                                                  // threads that cover the channels of one pixel
+  int rows;                                                                   // pixels of a CTA at a time
+  int slices;                                                                 // of a sample
   int threads() const { return (lanes * rows + kWarp - 1) / kWarp * kWarp; }  // whole warps reduce
 };
 
@@ -91,7 +91,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   slice_of(shape.pixels, begin, end);
   Vector<T> next;  // on its way while the statistics are added up
   if (row < plan.rows && begin + row < end) next = load_vector(x + start + (begin + row) * shape.channels + lane * kWidth);
-  load_statistics(moments + int64_t{blockIdx.y} * plan.slices * shape.groups * kMoments, plan.slices, shape.groups, 0, shape.groups, shape.eps, shared);
+  load_statistics(moments + int64_t{blockIdx.y} * plan.slices * shape.groups * kMoments, plan.slices, shape.groups, 0, shape.groups,
+                  shape.eps, shared);
   __syncthreads();
   if (row >= plan.rows) return;
   float mean[kWidth], scale[kWidth], added[kWidth];  // x * scale + added once the mean is gone
@@ -257,8 +258,9 @@ cudaError_t launch_normalise(const void* x, const void* offset, const float* mom
   const Plan plan = plan_for(shape, Lanes<T>::kWidth);
   const dim3 grid(static_cast<unsigned>(plan.slices), static_cast<unsigned>(shape.samples));
   const size_t shared = sizeof(float) * 2 * shape.groups;
-  normalise_kernel<<<grid, plan.threads(), shared, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(weight),
-                                                             static_cast<const T*>(bias), static_cast<T*>(out), moments, shape, plan);
+  normalise_kernel<<<grid, plan.threads(), shared, stream>>>(static_cast<const T*>(x), static_cast<const T*>(offset),
+                                                             static_cast<const T*>(weight), static_cast<const T*>(bias),
+                                                             static_cast<T*>(out), moments, shape, plan);
   return cudaGetLastError();
 }
 
@@ -286,13 +288,15 @@ cudaError_t group_norm_cuda(const void* x, const void* offset, const void* weigh
   return dispatch(shape, type, [&](auto zero) { return launch<decltype(zero)>(x, offset, weight, bias, out, scratch, shape, stream); });
 }
 
-cudaError_t group_moments_cuda(const void* x, const void* offset, float* moments, const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
+cudaError_t group_moments_cuda(const void* x, const void* offset, float* moments, const GroupNormShape& shape, FloatType type,
+                               cudaStream_t stream) {
   return dispatch(shape, type, [&](auto zero) { return launch_moments<decltype(zero)>(x, offset, moments, shape, stream); });
 }
 
 cudaError_t group_normalise_cuda(const void* x, const void* offset, const float* moments, const void* weight, const void* bias, void* out,
                                  const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
-  return dispatch(shape, type, [&](auto zero) { return launch_normalise<decltype(zero)>(x, offset, moments, weight, bias, out, shape, stream); });
+  return dispatch(shape, type,
+                  [&](auto zero) { return launch_normalise<decltype(zero)>(x, offset, moments, weight, bias, out, shape, stream); });
 }
 
 }  // namespace md

@@ -165,10 +165,17 @@ static_assert(kChunk % kBlock == 0, "every chunk but the last has whole blocks")
 template <class Launch>
 cudaError_t with_features(int features, const Launch& launch) {
   switch (features) {
-    case 1: launch.template operator()<1>(); break;
-    case 2: launch.template operator()<2>(); break;
-    case 4: launch.template operator()<4>(); break;
-    default: launch.template operator()<8>();
+    case 1:
+      launch.template operator()<1>();
+      break;
+    case 2:
+      launch.template operator()<2>();
+      break;
+    case 4:
+      launch.template operator()<4>();
+      break;
+    default:
+      launch.template operator()<8>();
   }
   return cudaGetLastError();
 }
@@ -186,10 +193,12 @@ cudaError_t points_gradient_cuda(const Inputs& in, const float* v_encoding, floa
                        [&]<int F>() { points_gradient_kernel<F><<<blocks(in.count), kBlock, 0, stream>>>(in, v_encoding, v_points); });
 }
 
-size_t params_gradient_workspace_bytes(int64_t params) { return static_cast<size_t>(params) * (sizeof(unsigned long long) + sizeof(uint32_t)); }
+size_t params_gradient_workspace_bytes(int64_t params) {
+  return static_cast<size_t>(params) * (sizeof(unsigned long long) + sizeof(uint32_t));
+}
 
-cudaError_t params_gradient_cuda(const Inputs& in, const float* v_encoding, float* v_params, int64_t params, bool deterministic, void* workspace,
-                                 cudaStream_t stream) {
+cudaError_t params_gradient_cuda(const Inputs& in, const float* v_encoding, float* v_params, int64_t params, bool deterministic,
+                                 void* workspace, cudaStream_t stream) {
   if (in.count == 0) return cudaSuccess;
   SumTargets to{v_params, nullptr, nullptr, kFixedPointBits};
   if (!deterministic) {

@@ -10,11 +10,11 @@ constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kBlock = 256;
 constexpr int kWarps = kBlock / kWarp;
-constexpr int kSmallBox = 16;           // pixels of a face's box that one thread fills alone
-constexpr int kTileX = 8, kTileY = 4;   // pixels; a warp fills a tile of a larger face at once
-constexpr int kTilesInBlock = 256;      // a face of more tiles goes to the queue, which all blocks empty together
+constexpr int kSmallBox = 16;          // pixels of a face's box that one thread fills alone
+constexpr int kTileX = 8, kTileY = 4;  // pixels; a warp fills a tile of a larger face at once
+constexpr int kTilesInBlock = 256;     // a face of more tiles goes to the queue, which all blocks empty together
 constexpr int kQueueBlocks = 64, kQueueParts = 32;
-constexpr int kFixedPointBits = 40;     // leaves 2^22 contributions of the largest size in 63 bits
+constexpr int kFixedPointBits = 40;  // leaves 2^22 contributions of the largest size in 63 bits
 constexpr unsigned long long kNothing = ~0ull;
 
 int64_t blocks_for(int64_t count) { return (count + kBlock - 1) / kBlock; }
@@ -60,7 +60,8 @@ __device__ bool tile_outside(const Picture& in, const Corner* corners, int left,
   const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
   float low[3] = {INFINITY, INFINITY, INFINITY}, high[3] = {-INFINITY, -INFINITY, -INFINITY};
   for (int i = 0; i < 4; ++i) {
-    const Relative<float> r = relative(corners, center(left + (i & 1 ? kTileX - 1 : 0), scale_x), center(top + (i & 2 ? kTileY - 1 : 0), scale_y));
+    const Relative<float> r =
+        relative(corners, center(left + (i & 1 ? kTileX - 1 : 0), scale_x), center(top + (i & 2 ? kTileY - 1 : 0), scale_y));
     float e[3];
     edge_functions(r, e);
     for (int k = 0; k < 3; ++k) {
@@ -70,12 +71,14 @@ __device__ bool tile_outside(const Picture& in, const Corner* corners, int left,
       high[k] = fmaxf(high[k], e[k] + margin);
     }
   }
-  const bool some_positive = low[0] > 0.0f || low[1] > 0.0f || low[2] > 0.0f, some_negative = high[0] < 0.0f || high[1] < 0.0f || high[2] < 0.0f;
+  const bool some_positive = low[0] > 0.0f || low[1] > 0.0f || low[2] > 0.0f,
+             some_negative = high[0] < 0.0f || high[1] < 0.0f || high[2] < 0.0f;
   return some_positive && some_negative;
 }
 
 // One tile of a face, by a whole warp.
-__device__ void draw_tile(const Picture& in, const Corner* corners, const Box& box, unsigned face, int tile, int lane, unsigned long long* keys) {
+__device__ void draw_tile(const Picture& in, const Corner* corners, const Box& box, unsigned face, int tile, int lane,
+                          unsigned long long* keys) {
   const int across = tiles_x(box);
   const int left = (box.x0 / kTileX + tile % across) * kTileX, top = (box.y0 / kTileY + tile / across) * kTileY;
   const int x = left + lane % kTileX, y = top + lane / kTileX;
@@ -184,7 +187,8 @@ __global__ void __launch_bounds__(kBlock) write_samples(Picture in, const unsign
     const float scale_x = 2.0f / static_cast<float>(in.width), scale_y = 2.0f / static_cast<float>(in.height);
     Corner corners[3];
     if (load_corners(in, picture, face, corners)) {
-      const SampleOf<float> s = sample_face(corners, center(within % in.width, scale_x), center(within / in.width, scale_y), scale_x, scale_y);
+      const SampleOf<float> s =
+          sample_face(corners, center(within % in.width, scale_x), center(within / in.width, scale_y), scale_x, scale_y);
       values = make_float4(s.u, s.v, s.depth, static_cast<float>(face + 1));
       derivatives = make_float4(s.db[0], s.db[1], s.db[2], s.db[3]);
     }
@@ -216,11 +220,14 @@ struct FixedPointSum {
   }
 };
 
-__global__ void __launch_bounds__(kBlock) fixed_to_float(int64_t count, const unsigned* largest, const unsigned long long* sums, float* out) {
+__global__ void __launch_bounds__(kBlock)
+    fixed_to_float(int64_t count, const unsigned* largest, const unsigned long long* sums, float* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= count) return;
   const float most = __uint_as_float(largest[i]);
-  out[i] = !isfinite(most) ? most : most == 0.0f ? 0.0f : static_cast<float>(static_cast<long long>(sums[i]) / fixed_point_scale(largest[i]));
+  out[i] = !isfinite(most) ? most
+           : most == 0.0f  ? 0.0f
+                           : static_cast<float>(static_cast<long long>(sums[i]) / fixed_point_scale(largest[i]));
 }
 
 // Runs launch(sum) such that sum.add(i, value) adds to out[i], of `count` values: once with plain atomics, or, with a workspace
@@ -324,7 +331,8 @@ __device__ void add_position(const FastSum& sum, int64_t vertex, float x, float 
 }
 
 template <class Sum>
-__global__ void __launch_bounds__(kBlock) rasterize_gradients(Picture in, const float* rast, const float* v_rast, const float* v_rast_db, Sum sum) {
+__global__ void __launch_bounds__(kBlock)
+    rasterize_gradients(Picture in, const float* rast, const float* v_rast, const float* v_rast_db, Sum sum) {
   const TiledPixel p = tiled_pixel(in.width, in.height);
   Corner corners[3];
   int64_t face = p.inside ? face_at(rast + 4 * p.number, in.faces) : -1;
@@ -364,7 +372,8 @@ __global__ void __launch_bounds__(kBlock) interpolate_pixels(Attributes in, floa
     out[pixel * channels + c] = rast.x * a0 + rast.y * a1 + rest * a2;
     if (out_da) {
       const float along_u = a0 - a2, along_v = a1 - a2;
-      reinterpret_cast<float2*>(out_da)[pixel * channels + c] = make_float2(db.x * along_u + db.z * along_v, db.y * along_u + db.w * along_v);
+      reinterpret_cast<float2*>(out_da)[pixel * channels + c] =
+          make_float2(db.x * along_u + db.z * along_v, db.y * along_u + db.w * along_v);
     }
   }
 }
@@ -470,9 +479,7 @@ __global__ void __launch_bounds__(kBlock) blend_gradients(Picture in, Blending b
 
 }  // namespace
 
-int64_t rasterize_workspace_bytes(const Picture& in) {
-  return 8 * (in.pictures * in.height * in.width + 1 + queue_capacity(in));
-}
+int64_t rasterize_workspace_bytes(const Picture& in) { return 8 * (in.pictures * in.height * in.width + 1 + queue_capacity(in)); }
 
 cudaError_t rasterize_cuda(const Picture& in, float* rast, float* rast_db, void* workspace, cudaStream_t stream) {
   const int64_t pixels = in.pictures * in.height * in.width;
@@ -482,14 +489,17 @@ cudaError_t rasterize_cuda(const Picture& in, float* rast, float* rast_db, void*
   const cudaError_t cleared = cudaMemsetAsync(keys, 0xff, (pixels + 1) * sizeof(unsigned long long), stream);
   if (cleared != cudaSuccess) return cleared;
   if (in.faces > 0) {
-    draw_faces<<<dim3(static_cast<unsigned>(blocks_for(in.faces)), static_cast<unsigned>(in.pictures)), kBlock, 0, stream>>>(in, keys, queue);
+    draw_faces<<<dim3(static_cast<unsigned>(blocks_for(in.faces)), static_cast<unsigned>(in.pictures)), kBlock, 0, stream>>>(in, keys,
+                                                                                                                             queue);
     draw_queue<<<dim3(kQueueBlocks, kQueueParts), kBlock, 0, stream>>>(in, keys, queue);
   }
-  write_samples<<<static_cast<unsigned>(blocks_for(pixels)), kBlock, 0, stream>>>(in, keys, reinterpret_cast<float4*>(rast), reinterpret_cast<float4*>(rast_db));
+  write_samples<<<static_cast<unsigned>(blocks_for(pixels)), kBlock, 0, stream>>>(in, keys, reinterpret_cast<float4*>(rast),
+                                                                                  reinterpret_cast<float4*>(rast_db));
   return cudaGetLastError();
 }
 
-cudaError_t rasterize_backward_cuda(const Picture& in, const float* rast, const float* v_rast, const float* v_rast_db, float* v_pos, void* workspace, cudaStream_t stream) {
+cudaError_t rasterize_backward_cuda(const Picture& in, const float* rast, const float* v_rast, const float* v_rast_db, float* v_pos,
+                                    void* workspace, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(tiled_blocks(in.pictures, in.width, in.height));
   return sum_into(v_pos, 4 * position_sets(in) * in.vertices, workspace, stream, [&](auto sum) {
     if (blocks > 0) rasterize_gradients<<<blocks, kBlock, 0, stream>>>(in, rast, v_rast, v_rast_db, sum);
@@ -500,11 +510,20 @@ cudaError_t interpolate_cuda(const Attributes& in, float* out, float* out_da, cu
   const auto blocks = static_cast<unsigned>(blocks_for(in.pictures * in.height * in.width));
   if (blocks == 0) return cudaSuccess;
   switch (in.channels) {
-    case 1: interpolate_pixels<1><<<blocks, kBlock, 0, stream>>>(in, out, out_da); break;
-    case 2: interpolate_pixels<2><<<blocks, kBlock, 0, stream>>>(in, out, out_da); break;
-    case 3: interpolate_pixels<3><<<blocks, kBlock, 0, stream>>>(in, out, out_da); break;
-    case 4: interpolate_pixels<4><<<blocks, kBlock, 0, stream>>>(in, out, out_da); break;
-    default: interpolate_pixels<0><<<blocks, kBlock, 0, stream>>>(in, out, out_da);
+    case 1:
+      interpolate_pixels<1><<<blocks, kBlock, 0, stream>>>(in, out, out_da);
+      break;
+    case 2:
+      interpolate_pixels<2><<<blocks, kBlock, 0, stream>>>(in, out, out_da);
+      break;
+    case 3:
+      interpolate_pixels<3><<<blocks, kBlock, 0, stream>>>(in, out, out_da);
+      break;
+    case 4:
+      interpolate_pixels<4><<<blocks, kBlock, 0, stream>>>(in, out, out_da);
+      break;
+    default:
+      interpolate_pixels<0><<<blocks, kBlock, 0, stream>>>(in, out, out_da);
   }
   return cudaGetLastError();
 }
@@ -522,15 +541,23 @@ cudaError_t antialias_cuda(const Picture& in, const Blending& blending, float* o
   const int64_t faces = position_sets(in) * in.faces;
   if (faces > 0) mark_silhouettes<<<static_cast<unsigned>(blocks_for(faces)), kBlock, 0, stream>>>(in, blending.opposite, edges);
   switch (blending.channels) {
-    case 1: blend_pixels<1><<<blocks, kBlock, 0, stream>>>(in, blending, out); break;
-    case 3: blend_pixels<3><<<blocks, kBlock, 0, stream>>>(in, blending, out); break;
-    case 4: blend_pixels<4><<<blocks, kBlock, 0, stream>>>(in, blending, out); break;
-    default: blend_pixels<0><<<blocks, kBlock, 0, stream>>>(in, blending, out);
+    case 1:
+      blend_pixels<1><<<blocks, kBlock, 0, stream>>>(in, blending, out);
+      break;
+    case 3:
+      blend_pixels<3><<<blocks, kBlock, 0, stream>>>(in, blending, out);
+      break;
+    case 4:
+      blend_pixels<4><<<blocks, kBlock, 0, stream>>>(in, blending, out);
+      break;
+    default:
+      blend_pixels<0><<<blocks, kBlock, 0, stream>>>(in, blending, out);
   }
   return cudaGetLastError();
 }
 
-cudaError_t antialias_backward_cuda(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges, void* workspace, cudaStream_t stream) {
+cudaError_t antialias_backward_cuda(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges,
+                                    void* workspace, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(tiled_blocks(in.pictures, in.width, in.height));
   const int64_t faces = position_sets(in) * in.faces;
   if (faces > 0) mark_silhouettes<<<static_cast<unsigned>(blocks_for(faces)), kBlock, 0, stream>>>(in, blending.opposite, edges);

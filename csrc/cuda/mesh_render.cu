@@ -5,8 +5,8 @@
 namespace md::mesh_render {
 namespace {
 
-constexpr int kChunk = 256;           // triangles, and threads, of a rasterising block
-constexpr int kSmallTriangle = 16;    // samples of a bounding box that one thread fills alone
+constexpr int kChunk = 256;             // triangles, and threads, of a rasterising block
+constexpr int kSmallTriangle = 16;      // samples of a bounding box that one thread fills alone
 constexpr int kTileX = 16, kTileY = 8;  // samples; a warp fills a tile of a larger triangle in four steps of 16 x 2
 constexpr int kWarps = kChunk / 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -125,7 +125,8 @@ __global__ void __launch_bounds__(kChunk) rasterize(Inputs in, const View* views
 
 constexpr int kPixelsX = 16, kPixelsY = 8;  // of a shading block
 
-__global__ void __launch_bounds__(kPixelsX * kPixelsY, 5) shade_pixels(Inputs in, const View* views, int64_t first_view, const unsigned long long* nearest, uint8_t* out) {
+__global__ void __launch_bounds__(kPixelsX* kPixelsY, 5)
+    shade_pixels(Inputs in, const View* views, int64_t first_view, const unsigned long long* nearest, uint8_t* out) {
   __shared__ View view;
   const int64_t local_view = blockIdx.y, index = first_view + local_view;
   copy_to_shared(views + index, &view, threadIdx.x, kPixelsX * kPixelsY);
@@ -164,7 +165,8 @@ __global__ void __launch_bounds__(kPixelsX * kPixelsY, 5) shade_pixels(Inputs in
 
 int64_t view_bytes() { return sizeof(View); }
 
-cudaError_t render_cuda(const Inputs& in, int max_faces, void* view_storage, unsigned long long* nearest, int64_t views_at_once, uint8_t* out, cudaStream_t stream) {
+cudaError_t render_cuda(const Inputs& in, int max_faces, void* view_storage, unsigned long long* nearest, int64_t views_at_once,
+                        uint8_t* out, cudaStream_t stream) {
   View* views = static_cast<View*>(view_storage);
   constexpr int kThreads = 64;
   prepare_views<<<static_cast<unsigned>((in.views + kThreads - 1) / kThreads), kThreads, 0, stream>>>(in, views);

@@ -11,11 +11,11 @@ namespace {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kBlock = 128;
-constexpr int kTileWidth = 8, kTileHeight = 4;            // a warp's pixels
-constexpr int kBlockWidth = 16, kBlockHeight = 8;         // a block's pixels: 2 x 2 warps
+constexpr int kTileWidth = 8, kTileHeight = 4;     // a warp's pixels
+constexpr int kBlockWidth = 16, kBlockHeight = 8;  // a block's pixels: 2 x 2 warps
 constexpr int kCopyBlock = 256;
-constexpr int kMaxBlocks = 1 << 20;                       // of the kernels that stride over their items
-constexpr int kMaxGridDepth = 65535;                      // the limit of a grid's third axis
+constexpr int kMaxBlocks = 1 << 20;   // of the kernels that stride over their items
+constexpr int kMaxGridDepth = 65535;  // the limit of a grid's third axis
 
 static_assert(kBlockWidth * kBlockHeight == kBlock && kBlock == 4 * kWarp);
 
@@ -187,7 +187,8 @@ __device__ __forceinline__ Vec<kVec> sum_over_warp(Vec<kVec> value) {
 // Adds `weights` times `v` to the four texels of each lane's quad; all lanes call it. Where those that have one have the same quad, as
 // in a strongly magnified texture, the warp adds once: atomics on one address take their turns.
 template <int kVec, class Sums>
-__device__ __forceinline__ void scatter(const Sums& sums, bool has, const Quad& q, float share, const Vec<kVec>& v, int64_t base, int floats) {
+__device__ __forceinline__ void scatter(const Sums& sums, bool has, const Quad& q, float share, const Vec<kVec>& v, int64_t base,
+                                        int floats) {
   const unsigned having = __ballot_sync(kAllLanes, has);
   if (having == 0) return;
   const int leader = __ffs(having) - 1;
@@ -266,7 +267,8 @@ __global__ void __launch_bounds__(kBlock) nearest_backward_kernel(Inputs in, Til
 
 __global__ void __launch_bounds__(kCopyBlock) largest_kernel(const float* values, int64_t count, uint32_t* largest) {
   uint32_t most = 0;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCopyBlock + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kCopyBlock) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCopyBlock + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kCopyBlock) {
     most = max(most, __float_as_uint(fabsf(values[i])));  // as bits, NaN is above infinity, and that above all numbers
   }
   most = __reduce_max_sync(kAllLanes, most);
@@ -275,7 +277,8 @@ __global__ void __launch_bounds__(kCopyBlock) largest_kernel(const float* values
 
 __global__ void __launch_bounds__(kCopyBlock) convert_kernel(FixedSums sums, int64_t count, float* out) {
   const float scale = __uint_as_float(*sums.largest);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCopyBlock + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kCopyBlock) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCopyBlock + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kCopyBlock) {
     const double whole = ldexp(static_cast<double>(static_cast<long long>(sums.sums[i])), -sums.bits);
     out[i] = scale < INFINITY ? static_cast<float>(whole * scale) : NAN;
   }
@@ -367,7 +370,8 @@ __global__ void __launch_bounds__(kCopyBlock) build_odd_kernel(Pyramid p, int le
   const int width = level_side(p.width, level), height = level_side(p.height, level);
   const int finer_width = level_side(p.width, level - 1), finer_height = level_side(p.height, level - 1);
   const int64_t size = static_cast<int64_t>(width) * height * p.floats, all = size * textures;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCopyBlock + threadIdx.x; i < all; i += static_cast<int64_t>(gridDim.x) * kCopyBlock) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCopyBlock + threadIdx.x; i < all;
+       i += static_cast<int64_t>(gridDim.x) * kCopyBlock) {
     const int c = static_cast<int>(i % p.floats), texel = static_cast<int>(i % size / p.floats);
     float* pyramid = texels + i / size * p.first[p.levels] * p.floats;
     const Box across = box_of(texel % width, finer_width), down = box_of(texel / width, finer_height);
@@ -386,8 +390,8 @@ __global__ void __launch_bounds__(kCopyBlock) build_odd_kernel(Pyramid p, int le
 // which a texel has one parent each, and that of the levels beyond, which `complete` holds at level end + 1. One thread has kVec channels
 // of a texel. The result is the texture's gradient for level 0, else a part of `complete`.
 template <int kVec>
-__global__ void __launch_bounds__(kCopyBlock) fold_run_kernel(const float* v_texels, Pyramid p, int channels, int begin, int end, int textures,
-                                                              float* complete, float* v_tex) {
+__global__ void __launch_bounds__(kCopyBlock)
+    fold_run_kernel(const float* v_texels, Pyramid p, int channels, int begin, int end, int textures, float* complete, float* v_tex) {
   const int width = level_side(p.width, begin), size = width * level_side(p.height, begin);
   const int texel = blockIdx.x * kCopyBlock + threadIdx.x, c = blockIdx.y * kVec;
   if (texel >= size) return;
@@ -455,10 +459,10 @@ cudaError_t launch_backward(const Inputs& in, const float* v_out, const Gradient
   });
 }
 
-#define MD_RETURN_IF_FAILED(call)                        \
-  do {                                                   \
-    const cudaError_t status = (call);                   \
-    if (status != cudaSuccess) return status;            \
+#define MD_RETURN_IF_FAILED(call)             \
+  do {                                        \
+    const cudaError_t status = (call);        \
+    if (status != cudaSuccess) return status; \
   } while (false)
 
 }  // namespace
@@ -469,7 +473,8 @@ cudaError_t build_mips_cuda(const float* tex, int textures, int channels, const 
     for (int from = 0;;) {
       const int end = run_end(p, from), to = std::min(end, from + kMipLevels);
       if (from == 0 || to > from) {
-        const int across = (level_side(p.width, from) + kMipTile - 1) / kMipTile, down = (level_side(p.height, from) + kMipTile - 1) / kMipTile;
+        const int across = (level_side(p.width, from) + kMipTile - 1) / kMipTile,
+                  down = (level_side(p.height, from) + kMipTile - 1) / kMipTile;
         const dim3 grid(static_cast<unsigned>(across * down) * textures, p.floats / vec());
         build_run_kernel<vec()><<<grid, kCopyBlock, 0, stream>>>(tex, p, channels, from, to, across, across * down, texels);
         MD_RETURN_IF_FAILED(cudaGetLastError());
@@ -501,8 +506,7 @@ cudaError_t build_mips_backward_cuda(const float* v_texels, int textures, int ch
     for (int run = runs - 1; run >= 0; --run) {
       const int begin = begins[run], size = level_side(p.width, begin) * level_side(p.height, begin);
       const dim3 grid((size + kCopyBlock - 1) / kCopyBlock, p.floats / vec(), std::min(textures, kMaxGridDepth));
-      fold_run_kernel<vec()>
-          <<<grid, kCopyBlock, 0, stream>>>(v_texels, p, channels, begin, run_end(p, begin), textures, complete, v_tex);
+      fold_run_kernel<vec()><<<grid, kCopyBlock, 0, stream>>>(v_texels, p, channels, begin, run_end(p, begin), textures, complete, v_tex);
       MD_RETURN_IF_FAILED(cudaGetLastError());
     }
     return cudaSuccess;
@@ -536,7 +540,7 @@ cudaError_t sample_backward_cuda(const Inputs& in, const float* v_out, const Gra
   MD_RETURN_IF_FAILED(cudaMemsetAsync(workspace, 0, parts.total, stream));
   if (pixels > 0) {
     largest_kernel<<<std::min(blocks_for(pixels * in.channels, kCopyBlock), 2048), kCopyBlock, 0, stream>>>(v_out, pixels * in.channels,
-                                                                                                      parts.largest);
+                                                                                                            parts.largest);
     MD_RETURN_IF_FAILED(cudaGetLastError());
     MD_RETURN_IF_FAILED(launch_backward(in, v_out, out, sums, stream));
   }

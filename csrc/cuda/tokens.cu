@@ -13,7 +13,8 @@ constexpr int kThreads = 256;
 constexpr int kRowsPerBlock = kThreads / kWarp;  // of add_layer_norm: a warp takes a row
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) add_bias_kernel(const T* x, const T* residual, const T* bias, T* out, int64_t vectors, int row_vectors) {
+__global__ void __launch_bounds__(kThreads)
+    add_bias_kernel(const T* x, const T* residual, const T* bias, T* out, int64_t vectors, int row_vectors) {
   constexpr int kWidth = Lanes<T>::kWidth;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= vectors) return;
@@ -22,7 +23,8 @@ __global__ void __launch_bounds__(kThreads) add_bias_kernel(const T* x, const T*
   if (residual) {
     const Vector<T> other = load_vector(residual + i * kWidth);
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) from_float(to_float(sum.values[k]) + to_float(added.values[k]) + to_float(other.values[k]), sum.values[k]);
+    for (int k = 0; k < kWidth; ++k)
+      from_float(to_float(sum.values[k]) + to_float(added.values[k]) + to_float(other.values[k]), sum.values[k]);
   } else {
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) from_float(to_float(sum.values[k]) + to_float(added.values[k]), sum.values[k]);
@@ -56,8 +58,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // kVectors: of a row, in the registers of each lane. Without a residual there is no offset and no sum.
 template <typename T, int kVectors>
-__global__ void __launch_bounds__(kThreads)
-    add_layer_norm_kernel(const T* x, const T* residual, const T* offset, const T* weight, const T* bias, T* sum, T* normed, TokenShape shape) {
+__global__ void __launch_bounds__(kThreads) add_layer_norm_kernel(const T* x, const T* residual, const T* offset, const T* weight,
+                                                                  const T* bias, T* sum, T* normed, TokenShape shape) {
   constexpr int kWidth = Lanes<T>::kWidth;
   const int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp;
   if (row >= shape.rows) return;
@@ -77,7 +79,8 @@ __global__ void __launch_bounds__(kThreads)
       if (added) own = load_vector(added + at);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        from_float(to_float(values[v].values[k]) + to_float(other.values[k]) + (added ? to_float(own.values[k]) : 0.0f), values[v].values[k]);
+        from_float(to_float(values[v].values[k]) + to_float(other.values[k]) + (added ? to_float(own.values[k]) : 0.0f),
+                   values[v].values[k]);
       }
       store_vector(sum + start + at, values[v]);
     }
@@ -103,7 +106,8 @@ __global__ void __launch_bounds__(kThreads)
     const Vector<T> scale = load_vector(weight + at), shift = load_vector(bias + at);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      from_float((to_float(values[v].values[k]) - mean) * rstd * to_float(scale.values[k]) + to_float(shift.values[k]), values[v].values[k]);
+      from_float((to_float(values[v].values[k]) - mean) * rstd * to_float(scale.values[k]) + to_float(shift.values[k]),
+                 values[v].values[k]);
     }
     store_vector(normed + start + at, values[v]);
   }
@@ -117,8 +121,8 @@ const T* as(const void* pointer) {
 }
 
 template <typename T, int kVectors>
-void launch_add_layer_norm(const void* x, const void* residual, const void* offset, const void* weight, const void* bias, void* sum, void* normed,
-                           const TokenShape& shape, cudaStream_t stream) {
+void launch_add_layer_norm(const void* x, const void* residual, const void* offset, const void* weight, const void* bias, void* sum,
+                           void* normed, const TokenShape& shape, cudaStream_t stream) {
   add_layer_norm_kernel<T, kVectors><<<blocks(shape.rows, kRowsPerBlock), kThreads, 0, stream>>>(
       as<T>(x), as<T>(residual), as<T>(offset), as<T>(weight), as<T>(bias), static_cast<T*>(sum), static_cast<T*>(normed), shape);
 }
@@ -132,12 +136,14 @@ cudaError_t add_bias_cuda(const void* x, const void* residual, const void* bias,
     using T = decltype(zero);
     const int row_vectors = shape.channels / Lanes<T>::kWidth;
     const int64_t vectors = shape.rows * row_vectors;
-    add_bias_kernel<T><<<blocks(vectors, kThreads), kThreads, 0, stream>>>(as<T>(x), as<T>(residual), as<T>(bias), static_cast<T*>(out), vectors, row_vectors);
+    add_bias_kernel<T><<<blocks(vectors, kThreads), kThreads, 0, stream>>>(as<T>(x), as<T>(residual), as<T>(bias), static_cast<T*>(out),
+                                                                           vectors, row_vectors);
   });
   return cudaGetLastError();
 }
 
-cudaError_t gated_gelu_cuda(const void* x, const void* beside, void* out, const GatedGeluShape& shape, FloatType type, cudaStream_t stream) {
+cudaError_t gated_gelu_cuda(const void* x, const void* beside, void* out, const GatedGeluShape& shape, FloatType type,
+                            cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
   dispatch_type(type, [&](auto zero) {
     using T = decltype(zero);

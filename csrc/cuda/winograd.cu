@@ -1,4 +1,5 @@
-// What stands around the products of a Winograd convolution, on the GPU: every value is loaded and stored in vectors of neighbouring channels.
+// What stands around the products of a Winograd convolution, on the GPU: every value is loaded and stored in vectors of neighbouring
+// channels.
 #include "winograd.h"
 
 #include "group_moments.h"
@@ -28,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, 4) input_kernel(const T* __restrict_
   const int spans = (tiles_across + kTileColumns - 1) / kTileColumns;
   const int tile_row = static_cast<int>(blockIdx.x) / spans * kTileRows, tile_column = static_cast<int>(blockIdx.x) % spans * kTileColumns;
   const int rows = min(kTileRows, tiles_down - tile_row), columns = min(kTileColumns, tiles_across - tile_column);  // of tiles
-  const int height = kStep * tiles_down, width = kStep * tiles_across;                                             // of x
+  const int height = kStep * tiles_down, width = kStep * tiles_across;                                              // of x
   const int lane = static_cast<int>(threadIdx.x) % kVectors;
   const int vector = static_cast<int>(blockIdx.y) * kVectors + lane, channel = vector * kWidth;
   const bool mine = channel < shape.channels;
@@ -42,7 +43,8 @@ __global__ void __launch_bounds__(kThreads, 4) input_kernel(const T* __restrict_
   unsigned inside = 0;  // bits of the turns whose pixel is in the picture
 #pragma unroll
   for (int turn = 0; turn < kTurns; ++turn) {
-    const int i = turn * kPixels + static_cast<int>(threadIdx.x) / kVectors, row = top + i / patch_columns, column = left + i % patch_columns;
+    const int i = turn * kPixels + static_cast<int>(threadIdx.x) / kVectors, row = top + i / patch_columns,
+              column = left + i % patch_columns;
     pixels[turn].bits = make_uint4(0, 0, 0, 0);
     if (!mine || i >= patch_rows * patch_columns || row < 0 || row >= height || column < 0 || column >= width) continue;
     pixels[turn] = load_vector(x + ((sample * height + row) * width + column) * shape.channels + channel);
@@ -57,7 +59,8 @@ __global__ void __launch_bounds__(kThreads, 4) input_kernel(const T* __restrict_
     load_statistics(norm.moments + sample * slices * norm.groups * kMoments, slices, norm.groups, begin, end, norm.eps, statistics);
     __syncthreads();
     if (mine) {
-      const Vector<T> weight = load_vector(static_cast<const T*>(norm.weight) + channel), bias = load_vector(static_cast<const T*>(norm.bias) + channel);
+      const Vector<T> weight = load_vector(static_cast<const T*>(norm.weight) + channel),
+                      bias = load_vector(static_cast<const T*>(norm.bias) + channel);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const float* of = statistics + 2 * ((channel + k) / group_width - begin);
@@ -94,7 +97,8 @@ __global__ void __launch_bounds__(kThreads, 4) input_kernel(const T* __restrict_
 #pragma unroll
     for (int r = 0; r < kRead; ++r) {
 #pragma unroll
-      for (int c = 0; c < kRead; ++c) read[r][c] = load_four(values + ((kStep * tile_y + r) * patch_columns + kStep * tile_x + c) * kVectors * kWidth);
+      for (int c = 0; c < kRead; ++c)
+        read[r][c] = load_four(values + ((kStep * tile_y + r) * patch_columns + kStep * tile_x + c) * kVectors * kWidth);
     }
 #pragma unroll
     for (int k = 0; k < kFour; ++k) {
@@ -111,7 +115,9 @@ __global__ void __launch_bounds__(kThreads, 4) input_kernel(const T* __restrict_
         for (int c = 0; c < kSides; ++c) from_float(v[place(kSides, r)][place(kSides, c)], out[r][c].values[k]);
       }
     }
-    T* to = planes + (sample * shape.tiles_per_sample() + int64_t{tile_row + tile_y} * tiles_across + tile_column + tile_x) * shape.channels + own_channel;
+    T* to = planes +
+            (sample * shape.tiles_per_sample() + int64_t{tile_row + tile_y} * tiles_across + tile_column + tile_x) * shape.channels +
+            own_channel;
 #pragma unroll
     for (int r = 0; r < kSides; ++r) {
 #pragma unroll
@@ -148,7 +154,8 @@ __global__ void __launch_bounds__(kMostFours, 2) output_kernel(const T* __restri
   const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes, channel = lane * kFour;
   const int64_t sample = blockIdx.y, plane = shape.tiles() * shape.channels;
   const int tiles = static_cast<int>(shape.tiles_per_sample()), tiles_across = shape.width / 2, slices = static_cast<int>(gridDim.x);
-  const int length = (tiles + slices - 1) / slices, begin = min(tiles, static_cast<int>(blockIdx.x) * length), end = min(tiles, begin + length);
+  const int length = (tiles + slices - 1) / slices, begin = min(tiles, static_cast<int>(blockIdx.x) * length),
+            end = min(tiles, begin + length);
   const auto turns_of = [&](int r) { return max(0, (end - begin - r + plan.rows - 1) / plan.rows); };
   float mean[kFour] = {}, spread[kFour] = {};
   if (row < plan.rows) {
@@ -163,7 +170,8 @@ __global__ void __launch_bounds__(kMostFours, 2) output_kernel(const T* __restri
 #pragma unroll
         for (int c = 0; c < kSides; ++c) in[r][c] = load_four(from + (r * kSides + c) * plane);
       }
-      const int64_t at = ((sample * shape.height + tile / tiles_across * 2) * shape.width + tile % tiles_across * 2) * shape.channels + channel;
+      const int64_t at =
+          ((sample * shape.height + tile / tiles_across * 2) * shape.width + tile % tiles_across * 2) * shape.channels + channel;
       const int steps[2] = {shape.width * shape.channels, shape.channels};
       if (output.residual) {
 #pragma unroll
@@ -185,7 +193,7 @@ __global__ void __launch_bounds__(kMostFours, 2) output_kernel(const T* __restri
       }
 #pragma unroll
       for (int k = 0; k < kFour; ++k) {
-        float(&y)[2][2] = all[k];
+        float (&y)[2][2] = all[k];
         float sum = 0.0f;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -224,9 +232,10 @@ __global__ void __launch_bounds__(kMostFours, 2) output_kernel(const T* __restri
     }
   }
   __syncthreads();
-  write_moments(shared, shared + plan.rows * shape.channels, plan.rows, shape.channels, output.groups,
-                [&](int r) { return 4.0f * static_cast<float>(turns_of(r)); },
-                output.moments + (sample * gridDim.x + blockIdx.x) * output.groups * kMoments);
+  write_moments(
+      shared, shared + plan.rows * shape.channels, plan.rows, shape.channels, output.groups,
+      [&](int r) { return 4.0f * static_cast<float>(turns_of(r)); },
+      output.moments + (sample * gridDim.x + blockIdx.x) * output.groups * kMoments);
 }
 
 // ----
