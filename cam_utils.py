@@ -28,6 +28,22 @@ def _columns(*values: Number) -> tuple[Tensor, ...]:
     return torch.broadcast_tensors(*(torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values))
 
 
+def orbit_direction(elevation: Tensor, azimuth: Tensor) -> Tensor:
+    """Unit vectors [...,3] from the target toward cameras on an orbit, from degrees [...]: the one home of the sign of elevation.
+
+    Positive elevation is below. What counts it upward (the micro prior, lights) passes its negative.
+    """
+    e, a = torch.deg2rad(elevation), torch.deg2rad(azimuth)
+    return torch.stack([e.cos() * a.sin(), -e.sin(), e.cos() * a.cos()], dim=-1)
+
+
+def orbit_axes(elevation: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Right, up and backward of cameras on an orbit, unit vectors [...,3] in the world, from degrees [...]."""
+    backward, a = orbit_direction(elevation, azimuth), torch.deg2rad(azimuth)
+    right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], dim=-1)
+    return right, torch.linalg.cross(backward, right), backward
+
+
 def orbit_poses(elevation: Number, azimuth: Number, radius: Number = RADIUS, target: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
     """Camera-to-world matrices [V,4,4] (float64, OpenGL axes) on a sphere around `target`.
 
@@ -36,11 +52,8 @@ def orbit_poses(elevation: Number, azimuth: Number, radius: Number = RADIUS, tar
     azimuth, so the matrix stays a rotation (the originals' degenerates there).
     """
     elevations, azimuths, radii = _columns(elevation, azimuth, radius)
-    e, a = torch.deg2rad(elevations), torch.deg2rad(azimuths)
-    backward = torch.stack([e.cos() * a.sin(), -e.sin(), e.cos() * a.cos()], dim=-1)
-    right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], dim=-1)
-    up = torch.linalg.cross(backward, right)
-    pose = torch.eye(4, dtype=torch.float64).repeat(len(e), 1, 1)
+    right, up, backward = orbit_axes(elevations, azimuths)
+    pose = torch.eye(4, dtype=torch.float64).repeat(len(radii), 1, 1)
     pose[:, :3, :3] = torch.stack([right, up, backward], dim=-1)
     pose[:, :3, 3] = radii[:, None] * backward + torch.as_tensor(target, dtype=torch.float64)
     return pose

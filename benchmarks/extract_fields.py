@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Timing, bytes_per_millisecond, describe, environment, switched, time_calls, write_json
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference
 
@@ -104,7 +105,7 @@ def device_floor_ms(floor: dict[str, float], device: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default=best_device().type, choices=["cpu", "cuda"])
     parser.add_argument("--resolution", type=int, help="grid points a side (default: 128 on a GPU, 64 on the CPU)")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of Gaussians (default: 5000 20000 100000; on the CPU 1000 5000)")
     parser.add_argument("--repeats", type=int, help="timed calls of the compiled version (default: 100 on a GPU, 5 on the CPU)")

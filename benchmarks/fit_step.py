@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.timing import Timing, describe, environment, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
+from microdreamer.core.machine import best_device
 from microdreamer.distillation import sir
 from microdreamer.gaussians.model import GaussianModel, Render
 
@@ -95,7 +96,7 @@ def print_kernels(step: Callable[[], Tensor]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--gaussians", type=int, nargs="+", default=[5000, 21500])
     parser.add_argument("--views", type=int, default=7, help="the picture's included")
     parser.add_argument("--size", type=int, default=256, help="pixels a side")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 from microdreamer.kernels.gaussian_raster import rasterize_gaussians
 
@@ -184,7 +185,7 @@ def print_row(row: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default=best_device().type, choices=["cpu", "cuda"])
     parser.add_argument("--gaussians", type=int, nargs="+", default=[5000, 21500])
     parser.add_argument("--views", type=int, default=7)
     parser.add_argument("--size", type=int, default=256, help="pixels a side")

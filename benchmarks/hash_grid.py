@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import bytes_per_millisecond, describe, environment, time_calls, write_json
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode
 
@@ -55,7 +56,7 @@ def check(points: Tensor, params: Tensor, spec: HashGridSpec) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--points", type=int, nargs="+", default=[1 << 16, 1 << 20])
     parser.add_argument("--grid", nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--repeats", type=int, default=20)

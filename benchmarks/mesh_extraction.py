@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Timing, describe, environment, time_calls, write_json
+from microdreamer.core.machine import best_device
 from microdreamer.gaussians import extraction as gaussian_mesh
 from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.gaussians.model import GaussianModel
@@ -161,7 +162,7 @@ def measure(name: str, model: GaussianModel, options: argparse.Namespace) -> lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ply", type=Path, nargs="+", help="Gaussians, instead of the two models made here")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default=best_device().type, choices=["cpu", "cuda"])
     parser.add_argument("--resolution", type=int, default=128, help="grid points a side")
     parser.add_argument("--gaussians", type=int, default=20_000, help="of the noise; the object has half as many")
     parser.add_argument("--faces", type=int, default=50_000)

@@ -18,6 +18,7 @@ from benchmarks.mesh_raster import check as check_raster
 from benchmarks.texture import check as check_texture
 from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import turntable
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel
@@ -26,7 +27,7 @@ from microdreamer.meshes.texture_fit import Target, fit_surface
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=512, help="pixels a side of a view")
     parser.add_argument("--faces", type=int, default=50_000, help="about how many")

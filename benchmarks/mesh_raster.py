@@ -18,6 +18,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import captured, describe, environment, time_calls, write_json
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 from microdreamer.kernels.mesh_raster import antialias, interpolate, mesh_topology, rasterize
 from microdreamer.kernels.texture import build_mips, texture
@@ -27,7 +28,7 @@ CHANNELS = 3  # of the picture that is antialiased
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--faces", type=int, default=50_000, help="about how many")

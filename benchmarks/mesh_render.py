@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import orbit_cameras
+from microdreamer.core.machine import best_device
 from microdreamer.shapes.packed import load_packed
 from microdreamer.shapes.render import random_lights, render_views
 
@@ -22,7 +23,7 @@ LARGEST_SHARE_OF_DIFFERENT_BYTES = 1e-3  # those of samples on an edge
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objects", required=True, nargs="+", help=".npz packs of meshes")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--views", type=int, nargs="+", default=[64, 640])
     parser.add_argument("--size", type=int, nargs="+", default=[128])
     parser.add_argument("--repeats", type=int, default=20)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.timing import describe, environment, time_calls, write_json
 from cam_utils import turntable
+from microdreamer.core.machine import best_device
 from microdreamer.guidance.base import classifier_free
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.kernels import extension
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     extension.keep_freed_memory()  # as the commands do
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     prior = MicroPrior.load(device=device, precision=args.precision)
     cameras = turntable(prior.views, width=prior.resolution, height=prior.resolution, device=device)
     picture = torch.rand(4, prior.resolution, prior.resolution)

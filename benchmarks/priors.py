@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import describe, environment, peak_mib, time_calls, write_json
 from cam_utils import orbit_cameras
+from microdreamer.core.machine import best_device
 from microdreamer.guidance.base import PRECISIONS
 from microdreamer.guidance.published.configs import configurations
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="miniature networks, to try the script")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    parts = Parts.choose("cuda" if torch.cuda.is_available() else "cpu", args.precision)
+    parts = Parts.choose(best_device().type, args.precision)
     header = environment(parts.device, "diffusers", "transformers")
     print(f"{describe(header)}\n{parts.dtype}, median (least to most) of {args.repeats} after {WARM_UPS}")
     results = {}

@@ -28,6 +28,7 @@ import torch
 from benchmarks.gaussian_raster import ball_of_gaussians, checked_twin, difference, gsplat_step, least_bytes, our_step, ring, worst_gradient
 from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, peak_mib, time_calls, write_json
 from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 
 CENTRE = {"gaussians": 5000, "size": 256, "views": 7}
@@ -139,7 +140,7 @@ def draw(path: Path, title: str, rows: list[dict], factors: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default=best_device().type, choices=["cpu", "cuda"])
     parser.add_argument("--gaussians", type=int, nargs="*", help="numbers of Gaussians beside the centre's")
     parser.add_argument("--size", type=int, nargs="*", help="pixels a side beside the centre's")
     parser.add_argument("--views", type=int, nargs="*", help="numbers of views beside the centre's")

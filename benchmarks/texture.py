@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Timing, bytes_per_millisecond, captured, describe, environment, time_calls, write_json
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 from microdreamer.kernels.texture import FILTERS, build_mips, texture
 
@@ -29,7 +30,7 @@ CALLS_PER_GRAPH = 20
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=512, help="pixels a side of a view")
     parser.add_argument("--side", type=int, nargs="+", default=[1024], help="texels a side of the texture")

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import captured, describe, environment, time_calls, write_json
+from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
 from microdreamer.kernels.group_norm import group_moments, group_norm
 from microdreamer.kernels.tokens import add_bias
@@ -129,7 +130,7 @@ def measure(name: str, samples: int, device: str, repeats: int) -> dict[str, obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=best_device().type)
     parser.add_argument("--samples", type=int, nargs="+", default=[12, 6])
     parser.add_argument("--layers", nargs="+", default=LAYERS, metavar="SIDExINxOUT")
     parser.add_argument("--repeats", type=int, default=20)

@@ -24,7 +24,7 @@ from microdreamer.core.errors import one_line
 from microdreamer.core.files import atomic_write
 from microdreamer.core.machine import choose_device
 from microdreamer.evaluation.clip_similarity import SIZE, Clip, load_mesh, similarity, views_of
-from microdreamer.guidance.published.latent import on_white
+from microdreamer.guidance.published.latent import picture_on_white
 from microdreamer.pipeline.pictures import load_picture
 
 
@@ -39,7 +39,7 @@ def reference_of(record: Path, against: str) -> Tensor | str:
         against = "picture" if given["picture"] else "prompt"
     if not given[against]:
         raise ValueError(f"{record}: made without a {against}; pass another --against")
-    return given[against] if against == "prompt" else on_white(load_picture(given[against]), SIZE)
+    return given[against] if against == "prompt" else picture_on_white(load_picture(given[against]), SIZE)
 
 
 def mesh_of(record: Path) -> Path:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import best_device
 from microdreamer.guidance.published.configs import class_of, configurations
 from microdreamer.guidance.published.presets import PRESETS
 from microdreamer.guidance.published.pretrained import build, count_positions
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true", help="a miniature for 64x64 pixels, a few MB")
     parser.add_argument("--dtype", choices=tuple(TYPES), default="float16")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     write_checkpoint(args.prior, args.folder, args.tiny, TYPES[args.dtype], args.device, args.seed)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
+from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.micro.vocabulary import Vocabulary
@@ -53,7 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint-minutes", type=float, default=4.0)
     parser.add_argument("--out", type=Path, default=Path("logs/micro_prior"))
     parser.add_argument("--score-limit", type=int, default=93, help="objects to score after training")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device().type)
     for field in dataclasses.fields(TrainingConfig):
         name = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):

@@ -12,9 +12,9 @@ from torch import Tensor
 from cam_utils import Cameras
 from microdreamer.meshes.cleaning import drop_unused_vertices
 from microdreamer.metrics.pictures import MASK_LEVEL
+from microdreamer.shapes import OBJECT_RADIUS
 from microdreamer.shapes.packed import PackedMeshes, pack
 
-OBJECT_RADIUS = 0.8  # what every packed object is scaled to
 WALL_SEGMENTS = 16  # along the depth of a hull: long slivers are slow to draw
 
 

@@ -1,1 +1,3 @@
 """Objects to train and evaluate on: packed meshes, their pictures, and procedural shapes."""
+
+OBJECT_RADIUS = 0.8  # distance of the farthest vertex from the middle of an object's box, in packs and of procedural shapes

@@ -13,10 +13,10 @@ import numpy as np
 from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.meshes.files import SUFFIXES, read_surface
 from microdreamer.meshes.surface import Material, Surface
+from microdreamer.shapes import OBJECT_RADIUS
 
-__all__ = ["RADIUS", "SUFFIXES", "read_mesh"]
+__all__ = ["SUFFIXES", "read_mesh"]
 
-RADIUS = 0.8  # of the farthest vertex
 _PLAIN = 200  # sRGB grey of surfaces without any colour
 _HARD_EDGE = np.cos(np.radians(50.0))  # a vertex normal farther than this from the face's is taken for a hard edge
 _TEXTURE_TOLERANCE = 16.0  # of 255: how far corner colours may be from the texture at an edge's middle
@@ -74,7 +74,7 @@ def _normalised(positions: np.ndarray, path: Path) -> np.ndarray:
     farthest = np.linalg.norm(centred, axis=-1).max()
     if farthest == 0:
         raise ValueError(f"{path}: all vertices are the same point")
-    return centred * (RADIUS / farthest)
+    return centred * (OBJECT_RADIUS / farthest)
 
 
 def _soup_of(surface: Surface) -> _Soup:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cam_utils import Cameras
+from cam_utils import Cameras, orbit_direction
 from microdreamer.kernels.mesh_render import render_meshes
 from microdreamer.shapes.packed import PackedMeshes
 
@@ -42,9 +42,8 @@ class Lights:
 
 
 def _directions(elevation: Tensor, azimuth: Tensor) -> Tensor:
-    """Unit vectors [B,3] from degrees; positive elevation is up here, azimuth grows from +Z toward +X."""
-    elevation, azimuth = torch.deg2rad(elevation), torch.deg2rad(azimuth)
-    return torch.stack([elevation.cos() * azimuth.sin(), elevation.sin(), elevation.cos() * azimuth.cos()], dim=-1)
+    """Unit vectors [B,3] from degrees; positive elevation is up here."""
+    return orbit_direction(-elevation, azimuth)
 
 
 def _tint(warmth: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from microdreamer.distillation.schedules import plan_rounds
 from microdreamer.guidance import load_prior, samplers
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
 from microdreamer.guidance.published.inference import ChannelsLastGroupNorm, for_inference
-from microdreamer.guidance.published.latent import Parts, clip_pixels, on_white
+from microdreamer.guidance.published.latent import Parts, clip_pixels, picture_on_white
 from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig
 from microdreamer.guidance.published.mvdream import FRONT, MVDreamPrior, camera_matrices
 from microdreamer.guidance.published.pretrained import CameraProjection
@@ -298,7 +298,7 @@ def test_pictures_reach_clip_as_its_own_processor_makes_them():
 def test_transparent_parts_become_white():
     rgba = torch.zeros(4, 8, 8)
     rgba[0], rgba[3, :4] = 1, 1
-    white = on_white(rgba, 8)[0]
+    white = picture_on_white(rgba, 8)[0]
     assert white[:, 0, 0].tolist() == [1, 0, 0] and white[:, 7, 7].tolist() == [1, 1, 1]
 
 

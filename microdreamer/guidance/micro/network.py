@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cam_utils import orbit_axes
+
 CAMERA_FEATURES = 7  # see `camera_features`
 PATCH = 4  # pixels per side of a block at the finest level
 
@@ -386,11 +388,7 @@ def pixel_rays(azimuth: Tensor, elevation_up: Tensor, radius: Tensor | float, ta
 
     Orbit cameras as in cam_utils, but `elevation_up` positive above; row 0 is the top.
     """
-    a, e = torch.deg2rad(azimuth)[..., None, None, None], torch.deg2rad(elevation_up)[..., None, None, None]
-    zero = torch.zeros_like(a)
-    backward = torch.cat([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
-    right = torch.cat([a.cos(), zero, -a.sin()], dim=-1)
-    up = torch.linalg.cross(backward, right)
-    offset = ((torch.arange(side, device=azimuth.device, dtype=a.dtype) + 0.5) / side * 2 - 1) * tan_half_fov
+    right, up, backward = (axis[..., None, None, :] for axis in orbit_axes(-elevation_up, azimuth))
+    offset = ((torch.arange(side, device=azimuth.device, dtype=azimuth.dtype) + 0.5) / side * 2 - 1) * tan_half_fov
     direction = F.normalize(offset[None, :, None] * right - offset[:, None, None] * up - backward, dim=-1)
     return torch.cat([direction, torch.linalg.cross((radius * backward).expand_as(direction), direction)], dim=-1)

@@ -29,6 +29,7 @@ from microdreamer.guidance.micro.network import (
 )
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
+from microdreamer.images.reference import on_white
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +145,8 @@ class MicroPrior(Prior):
         picture = None
         if image is not None:
             image = image.to(self.device)
-            white = image[None, :3] * image[None, 3:] + 1 - image[None, 3:]
-            picture = F.interpolate(white, (self.resolution,) * 2, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
+            size = (self.resolution, self.resolution)
+            picture = F.interpolate(on_white(image[None]), size, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
         conditional = self._cache(picture, self._tokens(prompt), -elevation)
         null = self._cache(None, self._tokens(negative_prompt), 0.0)
         both = _cache_map(lambda *parts: torch.cat(parts), conditional, null)

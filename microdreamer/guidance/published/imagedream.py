@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from microdreamer.guidance.published.latent import Parts, clip_pixels, on_white
+from microdreamer.guidance.published.latent import Parts, clip_pixels, picture_on_white
 from microdreamer.guidance.published.multiview_unet import MultiViewUNet
 from microdreamer.guidance.published.mvdream import MultiViewCondition, MultiViewPrior
 from microdreamer.guidance.published.presets import find_checkpoint
@@ -66,7 +66,7 @@ class ImageDreamPrior(MultiViewPrior):
         self.check_condition(image, prompt)
         if image is None:
             raise ValueError("the imagedream prior needs a picture: pass input=picture.png")
-        picture = on_white(image.to(self.device), self.resolution)
+        picture = picture_on_white(image.to(self.device), self.resolution)
         tokens, latents = self.image_tokens(picture), self.encode(picture)
         text = self.text_encoder(negative_prompt, prompt)
         return self.embed(text, torch.cat([torch.zeros_like(tokens), tokens]), torch.cat([torch.zeros_like(latents), latents]))

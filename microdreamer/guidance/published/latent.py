@@ -18,6 +18,7 @@ from microdreamer.guidance.base import Prior, classifier_free
 from microdreamer.guidance.published.inference import for_inference
 from microdreamer.guidance.samplers import normal
 from microdreamer.guidance.schedule import NoiseSchedule
+from microdreamer.images.reference import on_white
 
 Made = TypeVar("Made")
 
@@ -51,11 +52,9 @@ class Parts:
         return cls(device, getattr(torch, precision), None if memory_gib is None else int(memory_gib * 2**30))
 
 
-def on_white(image: Tensor, size: int) -> Tensor:
+def picture_on_white(image: Tensor, size: int) -> Tensor:
     """Straight RGBA [4,H,W] on a white background as [1,3,size,size]."""
-    rgba = image[None].float()
-    white = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
-    return F.interpolate(white, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+    return F.interpolate(on_white(image[None].float()), (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def clip_pixels(images: Tensor, size: int) -> Tensor:

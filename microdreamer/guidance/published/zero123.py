@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
-from microdreamer.guidance.published.latent import CONDITIONAL, LatentPrior, Parts, clip_pixels, on_white
+from microdreamer.guidance.published.latent import CONDITIONAL, LatentPrior, Parts, clip_pixels, picture_on_white
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 
@@ -100,7 +100,7 @@ class Zero123Prior(LatentPrior):
             raise ValueError(f"the {self.name} prior needs a picture: pass input=picture.png")
         if negative_prompt:
             raise ValueError(f"the {self.name} prior does not read: remove negative_prompt")
-        picture = on_white(image.to(self.device), self.resolution)
+        picture = picture_on_white(image.to(self.device), self.resolution)
         pixels = clip_pixels(picture, self.image_encoder.config.image_size).to(self.dtype)
         embedding = self.image_encoder(pixel_values=pixels).image_embeds
         return Zero123Condition(embedding, self.encode(picture) / self.scaling, elevation)

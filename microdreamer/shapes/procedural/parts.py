@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-RADIUS = 0.8  # distance of the farthest vertex from the centre of the bounding box
+from microdreamer.shapes import OBJECT_RADIUS
 
 
 @dataclass(frozen=True)
@@ -451,7 +451,7 @@ def mirror(part: Part) -> Part:
 def finish(parts: list[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Join painted parts into one mesh in the conventions of the packed objects.
 
-    Returns vertices [V, 3] float32 (bounding box centred, farthest vertex at RADIUS), faces [F, 3] int32, corner colours [F, 3, 3] uint8
+    Returns vertices [V, 3] float32 (bounding box centred, farthest vertex at 0.8), faces [F, 3] int32, corner colours [F, 3, 3] uint8
     and corner normals [F, 3, 3] int8. Triangles without area are dropped.
     """
     vertex_start = np.cumsum([0] + [len(p.vertices) for p in parts])
@@ -462,7 +462,7 @@ def finish(parts: list[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     colors = np.concatenate([np.broadcast_to(p.colors, (len(p.faces), 3, 3)) for p in parts])
     low, high = vertices.min(0), vertices.max(0)
     vertices = vertices - (low + high) / 2
-    vertices *= RADIUS / np.sqrt((vertices**2).sum(1).max())
+    vertices *= OBJECT_RADIUS / np.sqrt((vertices**2).sum(1).max())
 
     corners = vertices[faces]
     u, v = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]

@@ -12,9 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from cam_utils import FOV_Y, RADIUS
+from cam_utils import FOV_Y, RADIUS, orbit_axes
 from microdreamer.guidance.micro.network import PATCH, camera_features, pixel_rays
 from microdreamer.kernels.mesh_render import render_meshes
+from microdreamer.shapes import OBJECT_RADIUS
 from microdreamer.shapes.render import random_lights
 from microdreamer.training.micro_prior.bank import Bank
 from microdreamer.training.micro_prior.degrade import degrade
@@ -44,11 +45,8 @@ def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.devic
 
 def world_to_camera(azimuth: Tensor, elevation_up: Tensor, radius: Tensor | float = RADIUS) -> Tensor:
     """[..., 3, 4] world-to-camera matrices (OpenCV axes) of orbit cameras; angles in degrees."""
-    a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation_up)
-    zero = torch.zeros_like(a)
-    backward = torch.stack([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
-    right = torch.stack([a.cos(), zero, -a.sin()], dim=-1)
-    up = torch.linalg.cross(backward, right)
+    right, up, backward = orbit_axes(-elevation_up, azimuth)
+    zero = torch.zeros_like(azimuth)
     rotation = torch.stack([right, -up, -backward], dim=-2)
     return torch.cat([rotation, torch.stack([zero, zero, zero + radius], dim=-1)[..., None]], dim=-1)
 
@@ -86,7 +84,7 @@ def random_shapes(support: Tensor, reference: Tensor, recentre: Tensor) -> Tenso
     shape = random_tilts(batch, device) * stretch[:, None]
     points = support @ shape.mT
     extent = points.norm(dim=-1).amax(dim=1)
-    plain = 0.8 * uniform((batch,), 0.85, 1.0, device) / extent
+    plain = OBJECT_RADIUS * uniform((batch,), 0.85, 1.0, device) / extent
 
     seen = points @ reference[:, :, :3].mT * plain[:, None, None] + reference[:, None, :, 3]
     picture = seen[..., :2] / seen[..., 2:] / TAN_HALF

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cam_utils import orbit_cameras
+from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.samplers import ddim_sample, normal
 from microdreamer.metrics.pictures import psnr
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # captions hold words that the prior does not know
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device().type
     prior, meshes = MicroPrior.load(args.weights, device), load_packed(args.objects).to(device)
     indices = range(min(args.limit or len(meshes), len(meshes)))
     results = {"objects": len(indices), "steps": args.steps, "eta": args.eta, "input_elevation_up": ELEVATION_UP}

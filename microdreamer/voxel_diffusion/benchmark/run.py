@@ -24,13 +24,14 @@ import sys
 import time
 from pathlib import Path
 
+from microdreamer.core.machine import best_device
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> int:
     """Exit code 0; 1 where a section's process broke down (a configuration that fails is a row)."""
     start = time.perf_counter()  # importing PyTorch takes seconds, which a section's time includes
-    import torch
 
     from microdreamer.core.files import atomic_write
     from microdreamer.voxel_diffusion.benchmark.report import read_rows, table
@@ -39,7 +40,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/voxel_benchmark"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=list(PRESETS))
+    parser.add_argument("--device", default=best_device().type, choices=list(PRESETS))
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="sections to run (default: all; objects only with --objects)")
     parser.add_argument("--seconds", type=float, help="of each section")
     parser.add_argument("--again", action="store_true", help="make rows that are there again")
