@@ -42,7 +42,7 @@ from microdreamer.metrics.points import flat_light, outer_points, outer_points_o
 from microdreamer.pipeline import reconstruction as generation
 from microdreamer.pipeline import refinement
 from microdreamer.pipeline.asset import make_mesh
-from microdreamer.pipeline.commands import print_config
+from microdreamer.pipeline.commands import config_line
 from microdreamer.pipeline.config import Config, load_config
 from microdreamer.pipeline.progress import Progress, ShouldStop, Watch
 from microdreamer.pipeline.results import check_writable
@@ -312,7 +312,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
                 _check_folder(option, Path(getattr(options, option)))
         prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
     if not options.quiet:
-        print_config(config)
+        print(config_line(config), file=sys.stderr)
 
     def write(complete: bool) -> None:
         result = {

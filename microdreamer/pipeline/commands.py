@@ -56,7 +56,7 @@ def run_make(config: Config, quiet: bool, prior: Prior | None = None) -> int:
     stem = result_stem(config)
     check_writable(stem)
     profiler.write_to(Path(f"{stem}_trace"))
-    with Bar(quiet) as bar, Interrupt() as interrupt:
+    with Bar(quiet, config_line(config)) as bar, Interrupt() as interrupt:
         try:
             result = reconstruct(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
         except Stopped:
@@ -82,7 +82,7 @@ def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
     stem = result_stem(config)
     check_writable(stem)
     profiler.write_to(Path(f"{stem}_refined_trace"))
-    with Bar(quiet) as bar, Interrupt() as interrupt:
+    with Bar(quiet, config_line(config)) as bar, Interrupt() as interrupt:
         try:
             result = refine(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
         except Stopped:
@@ -94,9 +94,9 @@ def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
     return 0
 
 
-def print_config(config: Config) -> None:
+def config_line(config: Config) -> str:
     """The resolved configuration, as one line of JSON that the next run could read."""
-    print(f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}", file=sys.stderr)
+    return f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}"
 
 
 def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
@@ -105,8 +105,6 @@ def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) ->
     from microdreamer.kernels.extension import keep_freed_memory
 
     keep_freed_memory()
-    if not quiet:
-        print_config(config)
     wanted = config.profiling
     try:
         with profiler.session(wanted.mode, wanted.scope, wanted.rounds, quiet):

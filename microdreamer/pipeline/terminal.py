@@ -15,8 +15,9 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far{postfix}"
 class Bar:
     """A bar while a run goes on, and one line for each phase that has ended; nothing where `quiet`."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, quiet: bool, heading: str = "") -> None:
+        """heading: a line to print once everything is loaded, before the long part."""
+        self._quiet, self._heading = quiet, heading
         self._bar: tqdm | None = None
 
     def __enter__(self) -> Bar:
@@ -33,6 +34,8 @@ class Bar:
         if update.finished:
             with contextlib.nullcontext() if self._bar is None else self._bar.external_write_mode(file=sys.stderr):
                 print(f"{update.phase}: {update.seconds:.1f} s", file=sys.stderr, flush=True)
+                if update.phase == "load" and self._heading:
+                    print(self._heading, file=sys.stderr, flush=True)
             return
         if self._bar is None:
             self._bar = tqdm(total=1.0, disable=None, bar_format=BAR)  # None: shown on a terminal only

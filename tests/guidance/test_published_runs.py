@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from omegaconf import OmegaConf
 from PIL import Image
 
 from microdreamer.distillation.schedules import plan_rounds
@@ -65,9 +64,9 @@ def test_configurations_have_the_published_values(parity, name, run):
 
 @pytest.mark.parametrize("name", REFINED)
 def test_configurations_have_the_published_values_of_the_second_stage(name):
-    written = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    config = load_config(CONFIGS / f"{name}.yaml", [])
     expected = {**REFINED_ALIKE, "iters_refine": REFINED[name]}
-    assert {key: written.get(key) for key in expected} == expected
+    assert {key: getattr(config, key) for key in expected} == expected
 
 
 @pytest.fixture(scope="module")
