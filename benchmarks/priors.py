@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import describe, environment, peak_mib, time_calls, write_json
 from cam_utils import orbit_cameras
 from microdreamer.core.machine import best_device
-from microdreamer.guidance.base import PRECISIONS
+from microdreamer.guidance import PRECISIONS
 from microdreamer.guidance.published.configs import configurations
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
 from microdreamer.guidance.published.latent import LatentPrior, Parts

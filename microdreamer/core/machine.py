@@ -21,17 +21,18 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is CUDA where there is one. Raises UserError for one that is not there."""
+def choose_device(name: str, option: str = "device=") -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one. Raises UserError, which calls the user's word `option`, for one
+    that is not there."""
     if name == "auto":
         return best_device()
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device={name}: not on this machine; pass device=cpu or device=auto") from None
+        raise UserError(f"{option}{name}: not on this machine; pass {option}cpu or {option}auto") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device={name}: expected cpu or cuda")
+        raise UserError(f"{option}{name}: expected cpu or cuda")
     return device
 
 

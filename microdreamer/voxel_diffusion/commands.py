@@ -59,7 +59,7 @@ def generate(options: argparse.Namespace) -> int:
 
 def _trainer(options: argparse.Namespace, sampler_of) -> tuple[Trainer, ScheduleConfig]:
     """The trainer that the network, schedule and execution options ask for, on the grids of --data."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, "--device ")
     on_gpu = device.type == "cuda"
     if options.bf16 and not on_gpu:
         raise ValueError("--bf16: needs a GPU; leave it out on the CPU, where it gains nothing")
@@ -175,7 +175,7 @@ def train(options: argparse.Namespace) -> int:
 def sample(options: argparse.Namespace) -> int:
     from microdreamer.voxel_diffusion.sampling import sample as draw
 
-    device = choose_device(options.device)
+    device = choose_device(options.device, "--device ")
     denoiser, about = checkpoints.load_denoiser(options.checkpoint, device, bf16=device.type == "cuda")
     timesteps = denoiser.schedule.timesteps
     levels = None
@@ -208,7 +208,7 @@ def evaluate(options: argparse.Namespace) -> int:
     output = Path(options.output)
     if output.suffix == ".json":
         raise ValueError(f"--output {output}: name the text file; the JSON file is written beside it")
-    device = choose_device(options.device)
+    device = choose_device(options.device, "--device ")
     generated = torch.from_numpy(load_grids(options.gen))
     truth = torch.from_numpy(load_grids(options.gt_dir, generated.shape[-1]))
     result = measure(generated.to(device), truth.to(device), set_limit=options.sets)

@@ -11,6 +11,7 @@ from microdreamer.kernels import extension
 from microdreamer.kernels import marching_cubes as module
 from microdreamer.kernels.marching_cubes import MAX_FACES, marching_cubes, marching_cubes_reference, triangle_table
 from microdreamer.meshes import cleaning as mesh_cleaning
+from microdreamer.meshes.topology import edges_of
 
 compiled = pytest.mark.skipif(not extension.available("cpu"), reason="no kernels were built")
 
@@ -54,7 +55,7 @@ def test_noise_has_a_closed_manifold_surface_that_is_wound_outward(extract):
     assert vertices.dtype == np.float32 and faces.dtype == np.int32
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
-    assert set(mesh_cleaning._edge_numbers(faces.astype(np.int64))[1]) == {2}
+    assert set(edges_of(faces.astype(np.int64)).sharing) == {2}
     split, _ = mesh_cleaning.split_touching_fans(vertices.astype(np.float64), faces.astype(np.int64))
     assert len(split) == len(vertices) == len(np.unique(faces))  # one fan of faces at each vertex
     assert mesh.area_faces.min() > 0

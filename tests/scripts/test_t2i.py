@@ -43,7 +43,9 @@ def test_seed_number_of_views_and_picture_change_the_strip(draw, tmp_path):
     assert np.array_equal(one, strip(draw("a cup", "--steps=2", out="2.png")[1]))
     assert not np.array_equal(one, strip(draw("a cup", "--steps=2", "--seed=1", out="3.png")[1]))
     assert strip(draw("a cup", "--steps=2", "--num_frames=6", out="4.png")[1]).shape == (64, 6 * 64 + 5 * 4, 3)
-    Image.fromarray(np.full((32, 32, 4), 200, np.uint8)).save(tmp_path / "p.png")
+    rgba = np.zeros((32, 32, 4), np.uint8)
+    rgba[4:28, 4:28] = 200, 120, 60, 255
+    Image.fromarray(rgba).save(tmp_path / "p.png")
     code, path = draw("a cup", "--steps=2", f"--image={tmp_path / 'p.png'}", prior="imagedream", out="5.png")
     assert code == 0 and strip(path).shape == (64, 4 * 64 + 12, 3)
 
