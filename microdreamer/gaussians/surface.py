@@ -5,7 +5,7 @@ The means of Gaussians lie behind what is seen of them, and their density alone 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from scipy.spatial import cKDTree
@@ -15,9 +15,6 @@ from torch.nn.functional import grid_sample
 from cam_utils import Cameras, fitting_distance, orbit_cameras, project_for_sampling, unproject
 from microdreamer.core import profiler
 from microdreamer.kernels import gaussian_field
-
-if TYPE_CHECKING:
-    from microdreamer.gaussians.model import GaussianModel
 
 VIEWS = [(elevation, azimuth + offset) for elevation, offset in ((-30, 0), (30, 30)) for azimuth in range(0, 360, 60)] + [(-85, 0), (85, 0)]
 VIEW_SIZE = 256  # px
@@ -29,7 +26,32 @@ POINTS_AT_ONCE = 1 << 16  # bounds the memory of looking them up in all views
 COLOR_NEIGHBOURS = 32  # Gaussians that may colour an unseen vertex
 
 
-def views_around(model: GaussianModel, size: int = VIEW_SIZE) -> tuple[Cameras, float]:
+class Gaussians(Protocol):
+    """What this module asks of a set of Gaussians; `model.GaussianModel` has it."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def means(self) -> Tensor: ...
+
+    @property
+    def opacities(self) -> Tensor: ...
+
+    @property
+    def base_colors(self) -> Tensor: ...
+
+    @property
+    def reach(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def covariances(self) -> Tensor: ...
+
+    def render(self, cameras: Cameras, background: float) -> Any: ...
+
+
+def views_around(model: Gaussians, size: int = VIEW_SIZE) -> tuple[Cameras, float]:
     """Cameras of `size` pixels a side on all sides from which the whole model is seen, and its radius around the origin."""
     radius = model.reach
     elevation, azimuth = zip(*VIEWS, strict=True)
@@ -37,7 +59,7 @@ def views_around(model: GaussianModel, size: int = VIEW_SIZE) -> tuple[Cameras, 
 
 
 @torch.no_grad()
-def seen_points(model: GaussianModel) -> Tensor:
+def seen_points(model: Gaussians) -> Tensor:
     """World positions [P,3] of the pixels in which renders from all sides are opaque, at their mean depth."""
     cameras, _ = views_around(model)
     rendering = model.render(cameras, 0.0)
@@ -48,7 +70,7 @@ def seen_points(model: GaussianModel) -> Tensor:
 
 @torch.no_grad()
 @profiler.function
-def surface_colors(model: GaussianModel, points: Tensor, normals: Tensor, view_size: int = VIEW_SIZE) -> Tensor:
+def surface_colors(model: Gaussians, points: Tensor, normals: Tensor, view_size: int = VIEW_SIZE) -> Tensor:
     """Colours [P,3] in [0,1] at points [P,3] with unit normals [P,3]: what renders of `view_size` pixels from all sides show there.
 
     Views count by how frontally they see a point; those that are blocked do not. A point that no view sees gets the blend of
@@ -80,7 +102,7 @@ def _seen_colors(cameras: Cameras, layers: Tensor, tolerance: float, points: Ten
 
 
 @torch.no_grad()
-def blended_colors(model: GaussianModel, points: Tensor) -> Tensor:
+def blended_colors(model: Gaussians, points: Tensor) -> Tensor:
     """Colours [P,3] in [0,1] at world positions [P,3]: those of the nearest Gaussians, by opacity times weight there.
 
     Out of reach of them all, the colour of the Gaussian nearest by.
