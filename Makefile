@@ -16,6 +16,7 @@ NAME ?= $(patsubst %_rgba,%,$(basename $(notdir $(INPUT))))
 VENV := .venv
 READY := $(VENV)/.ready
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+ROOMS := $(patsubst microdreamer/%/__init__.py,microdreamer.%,$(wildcard microdreamer/*/__init__.py))
 PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
 .PHONY: demo test wheel docs voxels setup clean
@@ -31,7 +32,8 @@ wheel: $(READY)
 
 # Pages of all rooms, from their docstrings.
 docs: $(READY)
-	@$(VENV)/bin/python -m pdoc -o site microdreamer cam_utils gs_renderer mesh_renderer
+	@$(VENV)/bin/python -m pdoc -o site microdreamer $(ROOMS) cam_utils gs_renderer mesh_renderer \
+		'!microdreamer.kernels._C' '!microdreamer.kernels._C_avx2' 2> /dev/null
 
 voxels: $(READY)
 	@$(VENV)/bin/python -m microdreamer.voxel_diffusion.demo
