@@ -18,31 +18,20 @@ block. The code is in microdreamer/gaussians/ (model, extraction) and microdream
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from microdreamer.gaussians.extraction import DensityField, extract_fields, extract_mesh
 from microdreamer.gaussians.model import GaussianModel, Render
+from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import gaussian_3d_coeff
 
 __all__ = ["DensityField", "GaussianModel", "Render", "extract_fields", "extract_mesh", "gaussian_3d_coeff", "switches"]
 
 
-@contextlib.contextmanager
-def switches(gauss: bool | None = None, extract: bool | None = None) -> Iterator[None]:
-    """Set USE_CUDA_GAUSS and USE_CUDA_EXTRACT for the block: True compiled, False plain PyTorch, None as they are.
+def switches(gauss: bool | None = None, extract: bool | None = None) -> AbstractContextManager[None]:
+    """Set USE_CUDA_GAUSS and USE_CUDA_EXTRACT for a block: True compiled, False plain PyTorch, None as they are.
 
     They belong to the process: other threads see them too.
     """
-    wanted = {name: str(int(value)) for name, value in (("USE_CUDA_GAUSS", gauss), ("USE_CUDA_EXTRACT", extract)) if value is not None}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    wanted = {"USE_CUDA_GAUSS": gauss, "USE_CUDA_EXTRACT": extract}
+    return switched(**{name: str(int(value)) for name, value in wanted.items() if value is not None})

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, bytes_per_millisecond, describe, environment, switched, time_calls, write_json
+from benchmarks.timing import Timing, bytes_per_millisecond, describe, environment, time_calls, write_json
 from microdreamer.core.machine import best_device
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference
 
 NUM_BLOCKS = 16

@@ -10,15 +10,13 @@ write_json(options.out, header | {"rows": [timing.as_row()]})
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -143,21 +141,6 @@ def bytes_per_millisecond(device: torch.device | str) -> float:
     source = torch.zeros(1 << (28 if torch.device(device).type == "cuda" else 25), device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=5).median
-
-
-@contextlib.contextmanager
-def switched(**switches: str) -> Iterator[None]:
-    """Environment variables set while the block runs: `with switched(USE_CUDA_GAUSS="0"): ...`."""
-    before = {name: os.environ.get(name) for name in switches}
-    os.environ.update(switches)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def environment(device: torch.device | str, *peers: str) -> dict[str, str]:

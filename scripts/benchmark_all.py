@@ -35,9 +35,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.extract_fields import NUM_BLOCKS, RELAX_RATIO, TOLERANCE, object_like_gaussians
-from benchmarks.timing import Timing, busy_milliseconds, describe, environment, switched, time_calls, write_json
+from benchmarks.timing import Timing, busy_milliseconds, describe, environment, time_calls, write_json
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference, gaussian_3d_coeff, gaussian_3d_coeff_reference
 from microdreamer.pipeline.asset import make_mesh
 from microdreamer.pipeline.config import Config

@@ -29,7 +29,7 @@ def choose_device(name: str, option: str = "device=") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError):  # what PyTorch raises for names, builds and back ends that it lacks
         raise UserError(f"{option}{name}: not on this machine; pass {option}cpu or {option}auto") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"{option}{name}: expected cpu or cuda")

@@ -6,11 +6,12 @@ Every op is used in the same way: its module calls `register` when it is importe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,6 +151,24 @@ def use_compiled(device: torch.device | str, switch: str | None = None, asked: b
         raise RuntimeError(f"{demand} but there is no compiled {kind} kernel; {BUILD_HINT}")
     _say_once(f"no compiled {kind} kernels: running the plain-PyTorch versions, which are slower; {BUILD_HINT}")
     return False
+
+
+@contextlib.contextmanager
+def switched(**variables: str) -> Iterator[None]:
+    """Environment variables set while the block runs: `with switched(USE_CUDA_GAUSS="0"): ...`.
+
+    They belong to the process: other threads see them too.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def keep_freed_memory() -> bool:

@@ -35,11 +35,11 @@ from benchmarks.timing import (
     describe,
     environment,
     peak_mib,
-    switched,
     time_calls,
     write_json,
 )
 from microdreamer.kernels import extension
+from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields
 from microdreamer.kernels.winograd import transform_weights
 from microdreamer.pipeline.config import Config
