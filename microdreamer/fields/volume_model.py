@@ -270,9 +270,9 @@ class VolumeModel(nn.Module):
         samples, totals = self._visible(cast, room)
         if room is not None:
             torch.maximum(room.most, totals, out=room.most)
-        along = cast.directions[samples.ray]
-        points = torch.addcmul(cast.origins[samples.ray], along, samples.middle[:, None])
-        lights = None if cast.lights is None else cast.lights[samples.ray]
+        along = cast.directions.index_select(0, samples.ray)
+        points = torch.addcmul(cast.origins.index_select(0, samples.ray), along, samples.middle[:, None])
+        lights = None if cast.lights is None else cast.lights.index_select(0, samples.ray)
         density, color, normal = self._evaluate(points, along, lights, look)
         found = composite(density, color if normal is None else torch.cat([color, normal], dim=1), samples)
         values = _RayValues(found.features[:, :3], found.alpha, found.depth, None if normal is None else found.features[:, 3:])
