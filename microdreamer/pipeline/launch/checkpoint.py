@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as encoded
 from torch import Tensor
 
 from microdreamer.core.errors import UserError
@@ -25,7 +25,8 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     plain = _split(state, "", tensors)
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"format": FORMAT, "state": json.dumps(plain)})
+        # Not save_file, which makes files that no one else may read.
+        temporary.write_bytes(encoded(tensors, {"format": FORMAT, "state": json.dumps(plain)}))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
