@@ -9,21 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
+from microdreamer.guidance.directions import DIRECTIONS, directions
 from microdreamer.guidance.published.latent import CONDITIONAL, NULL, LatentPrior, Parts
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 from microdreamer.guidance.published.text import TextEncoder
-
-# Poole et al. 2022, DreamFusion (arXiv 2209.14988), section 3.2.
-DIRECTIONS = ("front view", "side view", "back view", "overhead view")
-FRONT_HALF_ANGLE, OVERHEAD = 45.0, 60.0  # degrees
-
-
-def directions(cameras: Cameras) -> Tensor:
-    """Index into DIRECTIONS of each view, [V]."""
-    away = ((cameras.azimuth + 180).remainder(360) - 180).abs()
-    index = (away > FRONT_HALF_ANGLE).long() + (away > 180 - FRONT_HALF_ANGLE).long()
-    return torch.where(-cameras.elevation > OVERHEAD, 3, index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +66,7 @@ class StableDiffusionPrior(LatentPrior):
 
     def _branches(self, latents: Tensor, t: int, cameras: Cameras, condition: StableDiffusionCondition, branches: slice) -> Tensor:
         count = branches.stop - branches.start
-        seen = self.once(cameras, directions)
+        seen = self.once(cameras, lambda cameras: directions(cameras.elevation, cameras.azimuth))
         halves = {NULL: condition.null.expand(len(latents), -1, -1), CONDITIONAL: condition.views[seen]}
         states = torch.cat([halves[branch] for branch in range(branches.start, branches.stop)]).to(self.device, self.dtype)
         x = latents.to(self.dtype).repeat(count, 1, 1, 1)
