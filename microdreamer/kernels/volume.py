@@ -17,6 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from microdreamer.kernels import extension
+from microdreamer.kernels.extension import Gradient
+
 MAX_OPTICAL_DEPTH = 80.0  # of one sample: exp(-80) is next to the least float32; more would let nothing else through
 CHUNK = 2048  # rays that the plain-PyTorch march lays out at a time
 
@@ -63,6 +66,7 @@ def march_rays(
     capacity: int | None = None,
     jitter: Tensor | None = None,
     near: float = 0.0,
+    compiled: bool | None = None,
 ) -> Samples:
     """Pieces of rays, of length `step`, whose middles lie in occupied cells of the box [-radius, radius]^3. Not differentiable.
 
@@ -71,29 +75,60 @@ def march_rays(
     they cover all of the ray that lies in it. jitter [N] in [0,1) shifts the cuts of each ray; None is 0.
 
     `capacity` is the length of the result's list; what does not fit is cut off, from the last ray. None takes as many as there are,
-    which on a GPU waits for it. Rays that are not finite have no samples. Raises ValueError for wrong shapes, types or sizes.
+    which on a GPU waits for it. Rays that are not finite have no samples.
+
+    `compiled` chooses between the op and `march_rays_reference`; None takes the op where there is one. Both find the same pieces, but
+    for one in a hundred million. Raises ValueError for wrong shapes, types or sizes.
     """
     _check_rays(origins, directions, occupied, radius, step, jitter)
-    return march_rays_reference(origins, directions, occupied, radius=radius, step=step, capacity=capacity, jitter=jitter, near=near)
+    if not extension.use_compiled(origins.device, asked=compiled):
+        return march_rays_reference(origins, directions, occupied, radius=radius, step=step, capacity=capacity, jitter=jitter, near=near)
+    tensors = (None if tensor is None else tensor.detach().contiguous() for tensor in (origins, directions, occupied, jitter))
+    return Samples(*torch.ops.microdreamer.march_rays(*tensors, radius, step, near, most_pieces(radius, step), capacity))
 
 
 def keep_visible(
-    samples: Samples, density: Tensor, *, min_alpha: float | Tensor, min_transmittance: float, capacity: int | None = None
+    samples: Samples,
+    density: Tensor,
+    *,
+    min_alpha: float | Tensor,
+    min_transmittance: float,
+    capacity: int | None = None,
+    compiled: bool | None = None,
 ) -> Samples:
     """The samples whose opacity is at least `min_alpha` and up to which at least `min_transmittance` of the light passes.
 
     density [M] float32, by the unit of `length`; what is not a number is as nothing, and not kept. `min_alpha` may be a tensor [] on
-    the samples' device. `capacity` as in `march_rays`. Not differentiable.
+    the samples' device. `capacity` and `compiled` as in `march_rays`. Not differentiable.
     """
-    return keep_visible_reference(samples, density, min_alpha=min_alpha, min_transmittance=min_transmittance, capacity=capacity)
+    _check_samples(samples, density)
+    if not extension.use_compiled(density.device, asked=compiled):
+        return keep_visible_reference(samples, density, min_alpha=min_alpha, min_transmittance=min_transmittance, capacity=capacity)
+    if not isinstance(min_alpha, Tensor):
+        min_alpha = torch.full((), min_alpha, device=density.device)
+    lists = samples.ray, samples.start, samples.length, samples.offsets
+    return Samples(
+        *torch.ops.microdreamer.keep_visible(*lists, density.detach().contiguous(), min_alpha.detach(), min_transmittance, capacity)
+    )
 
 
-def composite(density: Tensor, features: Tensor, samples: Samples) -> Composite:
+def composite(density: Tensor, features: Tensor, samples: Samples, *, compiled: bool | None = None) -> Composite:
     """Add up the samples of each ray.
 
-    density [M] (below zero or not a number: none), features [M,C]. Differentiable with respect to both, through all four results.
+    density [M] (below zero or not a number: none), features [M,C], both float32. Differentiable with respect to both, through all four
+    results; there is no second derivative: asking for one raises RuntimeError (`compiled=False` has it). Gradients repeat bit for bit
+    on the CPU and on CUDA. `compiled` as in `march_rays`.
     """
-    return composite_reference(density, features, samples)
+    _check_samples(samples, density)
+    if features.dim() != 2 or len(features) != len(density):
+        raise ValueError(f"features: expected shape [{len(density)},C], got {list(features.shape)}")
+    if not extension.use_compiled(density.device, asked=compiled):
+        return composite_reference(density, features, samples)
+    return Composite(
+        *torch.ops.microdreamer.composite_samples(
+            density.contiguous(), features.contiguous(), samples.start, samples.length, samples.offsets
+        )
+    )
 
 
 def _check_rays(origins: Tensor, directions: Tensor, occupied: Tensor, radius: float, step: float, jitter: Tensor | None) -> None:
@@ -107,9 +142,66 @@ def _check_rays(origins: Tensor, directions: Tensor, occupied: Tensor, radius: f
         raise ValueError(f"radius={radius}, step={step}: expected positive numbers")
 
 
+def _check_samples(samples: Samples, density: Tensor) -> None:
+    if density.shape != samples.start.shape:
+        raise ValueError(f"density: expected shape {list(samples.start.shape)} like the samples, got {list(density.shape)}")
+
+
 def most_pieces(radius: float, step: float) -> int:
     """Pieces that a ray can have in the box: along its diagonal, with both ends cut, and one to spare on each side."""
     return math.ceil(2 * math.sqrt(3) * radius / step) + 4
+
+
+# ---- The ops: shapes for torch.compile, and autograd ----
+
+
+def _fake_lists(like: Tensor, rays: int, capacity: int | None):
+    length = torch.library.get_ctx().new_dynamic_size() if capacity is None else capacity
+    start = like.new_empty(length)
+    offsets = like.new_empty(rays + 1, dtype=torch.int32)
+    return start.new_empty(length, dtype=torch.int64), start, torch.empty_like(start), offsets, offsets.new_empty(())
+
+
+def _fake_march(origins, directions, occupied, jitter, radius, step, near, most, capacity):
+    return _fake_lists(origins, origins.shape[0], capacity)
+
+
+def _fake_keep(ray, start, length, offsets, density, min_alpha, min_transmittance, capacity):
+    return _fake_lists(start, offsets.shape[0] - 1, capacity)
+
+
+def _fake_composite(density, features, start, length, offsets):
+    alpha = density.new_empty(offsets.shape[0] - 1)
+    return density.new_empty(alpha.shape[0], features.shape[1]), alpha, torch.empty_like(alpha), torch.empty_like(density)
+
+
+def _fake_composite_backward(
+    v_sums, v_alpha, v_depth, v_weights, density, features, start, length, offsets, weights, for_density, for_features
+):
+    v_density = torch.empty_like(density) if for_density else density.new_empty(0)
+    return v_density, torch.empty_like(features) if for_features else features.new_empty(0)
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, output[3])
+
+
+def _backward(ctx, *v_outputs):
+    for_density, for_features = ctx.needs_input_grad[:2]
+    v_outputs = (None if v is None else v.contiguous() for v in v_outputs)
+    v_density, v_features = torch.ops.microdreamer.composite_samples_bwd(*v_outputs, *ctx.saved_tensors, for_density, for_features)
+    return (v_density if for_density else None, v_features if for_features else None, None, None, None)
+
+
+def _no_second_derivative(ctx, *_):
+    raise RuntimeError("composite has no second derivative; pass compiled=False, whose plain PyTorch has it")
+
+
+extension.register("march_rays", fake=_fake_march)
+extension.register("keep_visible", fake=_fake_keep)
+extension.register("composite_samples", fake=_fake_composite, gradient=Gradient(_backward, _save))
+extension.register("composite_samples_bwd", fake=_fake_composite_backward, gradient=Gradient(_no_second_derivative))
 
 
 # ---- The plain-PyTorch twins ----
