@@ -74,6 +74,10 @@ class Prior(abc.ABC):
     ) -> object:
         """Prepare whatever of picture and prompt is there for `predict_noise`. Implementations start with `check_condition`."""
 
+    def join(self, conditions: Sequence[object]) -> object:
+        """One condition of several, one for each group of the views that it is used with. Raises ValueError where a prior cannot."""
+        raise ValueError(f"the {self.name} prior takes one condition for all views of a call")
+
     @abc.abstractmethod
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pictures [V,3,R,R] in [0,1] -> latents [V,...]; `generator` serves encoders that sample.

@@ -43,10 +43,10 @@ MAX_LOG_SNR = -2.0
 
 @dataclasses.dataclass(frozen=True)
 class MicroCondition:
-    """Reference caches of one object, one for each thing that a branch may be told, and joined as calls have wanted them."""
+    """Reference caches of one object, or of one for each group of views, for each thing that a branch may be told."""
 
     halves: dict[str, ReferenceCache]  # NULL and CONDITIONAL
-    has_image: bool
+    has_image: tuple[bool, ...]  # of each object
     _joined: dict[tuple[str, ...], ReferenceCache] = dataclasses.field(default_factory=dict)
 
     def cache(self, told: tuple[str, ...]) -> ReferenceCache:
@@ -156,7 +156,13 @@ class MicroPrior(Prior):
             picture = F.interpolate(on_white(image[None]), size, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
         conditional = self._cache(picture, self._tokens(prompt), -elevation)
         null = self._cache(None, self._tokens(negative_prompt), 0.0)
-        return MicroCondition({NULL: null, CONDITIONAL: conditional}, picture is not None)
+        return MicroCondition({NULL: null, CONDITIONAL: conditional}, (picture is not None,))
+
+    def join(self, conditions: Sequence[MicroCondition]) -> MicroCondition:
+        halves = {
+            told: _cache_map(lambda *parts: torch.cat(parts), *(one.halves[told] for one in conditions)) for told in (NULL, CONDITIONAL)
+        }
+        return MicroCondition(halves, tuple(has for one in conditions for has in one.has_image))
 
     def _clean(self, branches: Sequence[Branch], cameras: Cameras, condition: MicroCondition) -> list[Tensor]:
         """The clean views [V,3,R,R] of each branch, in one network call."""
@@ -167,16 +173,18 @@ class MicroPrior(Prior):
         noisy = torch.cat([branch.latents.unflatten(0, (groups, self.views)) for branch in branches])
         azimuth = cameras.azimuth.reshape(groups, -1).repeat(count, 1)
         up = -cameras.elevation.reshape(groups, -1).repeat(count, 1)
-        has_image = torch.tensor([float(condition.has_image and branch.told == CONDITIONAL) for branch in branches])
-        present = send(has_image.to(azimuth.dtype), self.device).repeat_interleave(groups)[:, None].expand_as(azimuth)
+        objects = condition.has_image if len(condition.has_image) > 1 else condition.has_image * groups
+        has_image = torch.tensor([float(has and branch.told == CONDITIONAL) for branch in branches for has in objects])
+        present = send(has_image.to(azimuth.dtype), self.device)[:, None].expand_as(azimuth)
         rays = pixel_rays(azimuth, up, RADIUS, tan_half(), self.resolution // PATCH)
         camera = camera_features(azimuth, up, is_reference=False, known=torch.ones_like(up), present=present)
         levels = [level for branch in branches for level in self.group_levels(branch.t, len(branch.latents))]
         log_snr = send(torch.tensor([self.schedule.log_snr(level) for level in levels]), self.device)
         cache = condition.cache(tuple(branch.told for branch in branches))
-        grouped = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache) if groups > 1 else cache
+        if len(condition.has_image) < groups:
+            cache = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache)
         with self._autocast():
-            clean = self.network.denoise(noisy, log_snr, rays, camera, grouped)
+            clean = self.network.denoise(noisy, log_snr, rays, camera, cache)
         return [part.flatten(0, 1) for part in clean.chunk(count)]
 
     @torch.no_grad()
