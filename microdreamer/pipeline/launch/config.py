@@ -52,8 +52,6 @@ class Data:
     fovy_range: Any = pair((15.0, 60.0), 1, 150, "vertical field of view")
     camera_distance_range: Any = pair((0.8, 1.0), 0.1, 100, "distance of the cameras")
     relative_radius: bool = flag(True, "whether that is times 1 / tan(fovy / 2), so that an object has one size in all pictures")
-    light_distance_range: Any = pair((0.8, 1.5), 0.1, 100, "distance of the light, for a shaded material")
-    light_position_perturb: float = number(1.0, 0, 10, "how far from the camera's direction the light is")
     eval_elevation: float = number(15.0, -89, 89, "degrees above the horizon, of films")
     eval_camera_distance: float = number(3.0, 0.1, 100, "distance of a film's cameras")
     eval_fovy: float = number(40.0, 1, 150, "vertical field of view of films")
@@ -63,14 +61,10 @@ class Data:
 
 @dataclasses.dataclass
 class PromptProcessor:
+    """Priors of single pictures (stable_diffusion) are told the direction of each view beside the prompt: `, front view` and so on."""
+
     prompt: str | None = text("what the object is")
     negative_prompt: str | None = text("what it is not")
-    view_dependent_prompting: bool = flag(
-        False, "whether `, front view` and the like follow the prompt; for priors that know single pictures"
-    )
-    front_threshold: float = number(30.0, 0, 180, "degrees of azimuth from the front within which a view is a front view")
-    back_threshold: float = number(30.0, 0, 180, "the same for a back view, from the back")
-    overhead_threshold: float = number(60.0, 0, 90, "degrees of elevation above which a view is an overhead view")
 
 
 @dataclasses.dataclass
@@ -83,7 +77,6 @@ class Geometry:
     base_resolution: int = number(16, 2, 512, "cells of the coarsest")
     per_level_scale: float = number(1.447269237440378, 1, 4, "growth from one to the next")
     n_neurons: int = number(64, 1, 1024, "width of the networks behind the grid")
-    n_hidden_layers: int = number(1, 1, 8, "hidden layers of them")
     density_activation: str = choice("softplus", ACTIVATIONS, "of the density")
     density_bias: str = choice("blob_magic3d", BIASES, "density that is there at the start")
     blob_scale: float = number(10.0, 0, 1e4, "its strength in the middle")

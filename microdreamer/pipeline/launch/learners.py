@@ -14,6 +14,7 @@ from microdreamer.core.transfer import send
 from microdreamer.distillation import annealing, regularisers
 from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground
 from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
+from microdreamer.fields.materials import PointLightDiffuse, ShadingPolicy
 from microdreamer.fields.volume_model import Draws, FieldRendering, VolumeModel, VolumeSettings
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels.hash_grid import HashGridSpec
@@ -59,6 +60,15 @@ def counted_regularisers(config: LaunchConfig) -> tuple[str, ...]:
     return tuple(name for name in REGULARISERS if getattr(config.system.loss, f"lambda_{name}") != 0)
 
 
+def depth_variance(rendering: FieldRendering) -> Tensor:
+    """Variance of the distance of what each ray sees, [V,1,H,W]: of its samples' by their shares of its opacity."""
+    samples, weights = rendering.detail.samples, rendering.detail.weights
+    share = weights / rendering.alpha.reshape(-1).clamp_min(1e-5)[samples.ray]
+    empty = weights.new_zeros(rendering.alpha.numel())
+    mean = empty.index_add(0, samples.ray, share * samples.middle)
+    return empty.index_add(0, samples.ray, share * (samples.middle - mean[samples.ray]).square()).view_as(rendering.alpha)
+
+
 class FieldLearner:
     """A field by volume rendering, and AdamW over its parts, each with a learning rate of its own."""
 
@@ -94,7 +104,12 @@ class FieldLearner:
             normals=geometry.normal_type != "none",
             recompute=system.use_recompute,
         )
-        self.model = VolumeModel(ImplicitVolume(spec, generator), background, settings, generator).to(device).train()
+        material, chosen = None, system.material
+        if chosen.type == "point_light":
+            material = PointLightDiffuse()
+        shading = ShadingPolicy(chosen.ambient_only_steps, chosen.diffuse_prob, chosen.textureless_prob, chosen.soft_shading)
+        field = ImplicitVolume(spec, generator)
+        self.model = VolumeModel(field, background, settings, generator, material=material, shading=shading).to(device).train()
         rates = system.optimizer
         groups = self.model.parameter_groups(
             {
@@ -131,7 +146,7 @@ class FieldLearner:
             "sparsity": lambda: regularisers.sparsity(alpha),
             "opaque": lambda: regularisers.opaque(alpha),
             "orient": lambda: regularisers.orient(detail.weights, detail.normals, detail.directions, alpha),
-            "z_variance": lambda: regularisers.z_variance(detail.weights, detail.samples.middle, detail.samples.ray, alpha),
+            "z_variance": lambda: regularisers.z_variance(depth_variance(rendering), alpha),
         }
         return sum(weights[REGULARISERS.index(name)] * found[name]() for name in self.regularised)
 

@@ -88,14 +88,6 @@ def processes(config: LaunchConfig) -> Iterator[tuple[Shard, LaunchConfig]]:
         dist.destroy_process_group()
 
 
-def condition_of(config: LaunchConfig, prior: Prior, picture: Tensor | None) -> object:
-    """What the prior makes of prompt and picture: one condition, or one for each direction of view."""
-    words = config.system.prompt_processor
-    if words.view_dependent_prompting:
-        return prior.condition_views(words.prompt, words.negative_prompt)
-    return prior.condition(picture, words.prompt, words.negative_prompt, -config.elevation)
-
-
 def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard = ALONE) -> Trainer:
     """Everything loaded and checked. Raises UserError for what does not fit together."""
     words = config.system.prompt_processor.prompt
@@ -110,7 +102,8 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
         takes_picture = "image" in PRIORS[prior.name]
         if rgba is not None and not takes_picture and not words:
             prior.check_condition(rgba, None)  # raises: it names the priors that do
-        condition = condition_of(config, prior, rgba if takes_picture else None)
+        sentences = config.system.prompt_processor
+        condition = prior.condition(rgba if takes_picture else None, sentences.prompt, sentences.negative_prompt, -config.elevation)
         picture = None if rgba is None else _picture_view(config, rgba, device)
         return Trainer(config, prior, condition, picture, shard)
 
@@ -384,13 +377,20 @@ def _mesh_of(model: Any, config: LaunchConfig) -> Mesh:
         return bake(unwrapped(mesh, wanted.texture_size, wanted.unwrap), wanted.texture_size, model, None, model.device)
     return mesh_from_field(
         model.geometry.density,
-        model.albedo,
+        lambda points: model.material(model.geometry(points, _toward_middle(points)).features),
+        radius=config.system.geometry.radius,
+        device=model.device,
         resolution=wanted.resolution,
         threshold=wanted.threshold if wanted.threshold == "auto" else float(wanted.threshold),
         faces=wanted.faces,
         texture_size=wanted.texture_size,
         unwrap=wanted.unwrap,
     )
+
+
+def _toward_middle(points: Tensor) -> Tensor:
+    """The direction from which a point is seen where its colour must not depend on one: from outside, toward the middle."""
+    return -torch.nn.functional.normalize(points, dim=-1)
 
 
 class _Scalars:

@@ -20,7 +20,6 @@ from microdreamer.core.cuda_graphs import GraphedFunction, GraphedStep
 from microdreamer.distillation import sir
 from microdreamer.distillation.annealing import milestone
 from microdreamer.distillation.objective import ASD, SDS, X0SDS, ASDSettings, Objective, SDSSettings, X0SDSSettings
-from microdreamer.distillation.prompts import Thresholds
 from microdreamer.distillation.schedules import Round, plan_rounds
 from microdreamer.distillation.view_sampling import Draws as ViewDraws
 from microdreamer.distillation.view_sampling import ViewRanges, place_views
@@ -57,7 +56,7 @@ def view_ranges(config: LaunchConfig) -> ViewRanges:
 
 def make_objective(config: LaunchConfig, prior: Prior, condition: object, generator: torch.Generator) -> Objective | None:
     """The objective that the configuration names; None for SIR, which has rounds instead. Raises ValueError for wrong values."""
-    chosen, words = config.system.guidance, config.system.prompt_processor
+    chosen = config.system.guidance
     shared: dict[str, Any] = {
         "guidance_scale": chosen.guidance_scale,
         "min_step_percent": chosen.min_step_percent,
@@ -70,8 +69,7 @@ def make_objective(config: LaunchConfig, prior: Prior, condition: object, genera
         return SDS(prior, condition, SDSSettings(**shared, **weighted), generator)
     if chosen.objective == "asd":
         own = {"plus_ratio": chosen.plus_ratio, "plus_random": chosen.plus_random, "guidance_perp_neg": chosen.guidance_perp_neg}
-        thresholds = Thresholds(words.front_threshold, words.back_threshold, words.overhead_threshold)
-        return ASD(prior, condition, ASDSettings(**shared, **weighted, **own), generator, thresholds)
+        return ASD(prior, condition, ASDSettings(**shared, **weighted, **own), generator)
     return None
 
 
@@ -165,10 +163,7 @@ class Trainer:
         found = self.objective(shown.requires_grad_(), cameras, step)
         (gradient,) = torch.autograd.grad(self.config.system.loss.lambda_guidance * found.loss, shown)
         weights = weights_at(self.config, step, self.device)
-        if rendering is None:
-            rest = self._backward(gradient, weights, *inputs)
-        else:
-            rest = self._backward_of(rendering, gradient, weights)
+        rest = self._backward(gradient, weights, *inputs) if rendering is None else self._backward_of(rendering, gradient, weights)
         return {**found.metrics, "loss_guidance": found.loss.detach(), "loss_rest": rest}
 
     def _reset(self) -> None:
@@ -228,7 +223,7 @@ class Trainer:
         )
 
         def before(step: int) -> None:
-            reseed(self.generator, self.config.seed, step, 1)
+            reseed(self.generator, self.config.seed, step, 2)
             shown.draw()
 
         def after(step: int) -> bool:
