@@ -120,6 +120,7 @@ class MultiViewPrior(LatentPrior):
 
     def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: MultiViewCondition) -> Tensor:
         groups, told = len(cameras) // self.views, tuple(branch.told for branch in branches)
+        self.check_objects(len(condition.contexts[NULL][0].keys), groups)
         camera_embedding = self.once(cameras, self._embed_cameras).repeat(len(branches), 1)
         x = torch.cat([branch.latents for branch in branches]).to(self.dtype).unflatten(0, (-1, self.views))
         pixels = []
