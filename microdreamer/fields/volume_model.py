@@ -25,7 +25,8 @@ from microdreamer.kernels.volume import Samples, composite, keep_visible, march_
 
 REFRESH_EVERY = 16  # optimiser steps between updates of the grid
 MIN_TRANSMITTANCE = 1e-4  # of light up to a sample, below which it is left out
-SPARE = 1.5  # times as many samples as the first step has find room in a list
+SPARE = 1.5  # times as many samples as there were find room in a list
+SHRINK = 2  # times the room that they need, above which a list is shortened
 ROOM = 4096  # of which a list's length is a multiple
 CHUNK_RAYS = 1 << 14  # rays of a render without gradients at a time
 CHUNK_POINTS = 1 << 18  # and points
@@ -223,7 +224,7 @@ class VolumeModel(nn.Module):
 
         `background` is a grey value, [3] or [V,3] in [0,1], or None for the field's own. `draws` are those of `draw`, which training
         mode calls itself where none are given; a step that is captured as a CUDA graph takes them from outside. `normals` None is as
-        the settings say. Without gradients the pictures are rendered in parts, in bounded memory.
+        the settings say. In evaluation and without gradients the pictures are rendered in parts, in bounded memory.
         """
         views, height, width = len(cameras), cameras.height, cameras.width
         if self.training and draws is None:
@@ -237,7 +238,7 @@ class VolumeModel(nn.Module):
                 lights = places.repeat_interleave(height * width, 0, output_size=len(origins))
         cast, detail = _Rays(origins, directions, jitter, lights), None
         look = _Look(self.settings.normals if normals is None else normals, None if lights is None else draws.shading)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.training:
             found, detail = self._render_rays(cast, look, self._room(cast))
         else:
             found = self._render_in_parts(cast, look)
@@ -335,7 +336,7 @@ class VolumeModel(nn.Module):
         count = len(cast.origins)
         if count not in self._rooms:
             _, totals = self._visible(cast, None)
-            self._rooms[count] = _Room([math.ceil((SPARE * total + 1) / ROOM) * ROOM for total in totals.tolist()], totals)
+            self._rooms[count] = _Room([_roomy(total) for total in totals.tolist()], totals)
         return self._rooms[count]
 
     # ---- Training ----
@@ -343,22 +344,25 @@ class VolumeModel(nn.Module):
     def refresh(self, step: int) -> bool:
         """Before optimiser step `step`: every 16 steps update the grid and look whether the lists of samples were long enough.
 
-        True where a list has grown: what was captured as a CUDA graph must be captured anew.
+        True where a list has another length: what was captured as a CUDA graph must be captured anew.
         """
         self.step = step
         if step % REFRESH_EVERY:
             return False
         self.occupancy.update(self._density, step, self.settings.step_size, self.generator)
-        return self._grow()
+        return self._fit_rooms()
 
-    def _grow(self) -> bool:
-        has_grown = False
+    def _fit_rooms(self) -> bool:
+        """Lengthen lists that were too short, shorten those that were mostly empty since the last look."""
+        has_changed = False
         for room in self._rooms.values():
             for index, most in enumerate(room.most.tolist()):
-                while room.lengths[index] < most:
-                    room.lengths[index] *= 2
-                    has_grown = True
-        return has_grown
+                wanted = _roomy(most)
+                if most > room.lengths[index] or (most and SHRINK * wanted < room.lengths[index]):  # 0: nothing was rendered
+                    room.lengths[index] = wanted
+                    has_changed = True
+            room.most.zero_()
+        return has_changed
 
     def parameter_groups(self, lrs: dict[str, float]) -> list[dict[str, Any]]:
         """Groups for an optimiser, of the parts that `lrs` names a learning rate for; parts that it does not name are not trained.
@@ -385,3 +389,8 @@ class VolumeModel(nn.Module):
             int(count): _Room(list(lengths), torch.zeros(2, dtype=torch.int32, device=self.device))
             for count, lengths in state["rooms"].items()
         }
+
+
+def _roomy(samples: int) -> int:
+    """The length of a list for so many samples."""
+    return math.ceil((SPARE * samples + 1) / ROOM) * ROOM
