@@ -14,13 +14,13 @@ from cam_utils import Cameras, orbit_cameras
 from microdreamer.distillation import sir
 from microdreamer.distillation.schedules import plan_rounds
 from microdreamer.guidance import load_prior, samplers
+from microdreamer.guidance.directions import directions
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
 from microdreamer.guidance.published.inference import ChannelsLastGroupNorm, for_inference
 from microdreamer.guidance.published.latent import Parts, clip_pixels, picture_on_white
 from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig
 from microdreamer.guidance.published.mvdream import FRONT, MVDreamPrior, camera_matrices
 from microdreamer.guidance.published.pretrained import CameraProjection
-from microdreamer.guidance.directions import directions
 from microdreamer.guidance.published.zero123 import Zero123Condition, Zero123Prior, camera_numbers
 
 
