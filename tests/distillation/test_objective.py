@@ -190,3 +190,16 @@ def test_what_a_prior_cannot_do_is_refused(prior):
         objective(images, draw_views(MICRO_VIEW, 8, 32, torch.Generator()), 0)
     with pytest.raises(ValueError, match="takes a multiple of 4"):
         objective(images[:3], orbit_cameras(0, [0, 90, 180]), 0)
+
+
+def test_clean_pictures_survive_the_way_through_noise(prior):
+    """A network that answers with clean pictures is asked for noise, and strong guidance multiplies what rounding leaves of it."""
+    condition, cameras = prior.condition(None, "a red car"), draw_views(MICRO_VIEW, 4, 32, torch.Generator().manual_seed(1))
+    objective = objective_of("x0_sds", prior, condition, min_step_percent=0.98, max_step_percent=0.98, recon_std_rescale=0.0)
+    images = torch.rand(4, 3, 32, 32, requires_grad=True)
+    objective(images, cameras, 0).loss.backward()
+    target = (images * 2 - 1).detach() - 4 * images.grad / 2
+    _, noise, _ = drawn(0, 980, 980, 1, "x0_sds", prior, True)
+    noisy = prior.schedule.add_noise((images * 2 - 1).detach(), noise, 980)
+    expected = prior.predict_clean(noisy, 980, cameras, condition, 50.0)
+    assert float((target - expected).abs().max()) < 0.01 * float(expected.abs().max())
