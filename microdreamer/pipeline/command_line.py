@@ -7,18 +7,17 @@ from collections.abc import Sequence
 
 from microdreamer.core.command import Parser
 from microdreamer.core.errors import UserError
-from microdreamer.pipeline.config import FIELDS, Config, load_config
+from microdreamer.pipeline.config import SCHEMA, Config, load_config
 
 ALIASES = {"--from-splats": "load", "--from-ply": "load", "--from-mesh": "mesh"}
 
 
 def parse_command_line(arguments: Sequence[str], description: str, program: str | None = None) -> tuple[Config, bool]:
     """The configuration and whether to be quiet. Words other than the options are `key=value` (leading dashes are dropped)."""
-    keys = "\n".join(f"  {name}={'' if f.default is None else f.default}  {f.metadata['about']}" for name, f in FIELDS.items())
     parser = Parser(
         prog=program,
         description=description,
-        epilog=f"keys and their defaults:\n{keys}",
+        epilog=f"keys and their defaults:\n{SCHEMA.describe()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [--config FILE] [--quiet] [key=value ...]",
         allow_abbrev=False,

@@ -4,7 +4,7 @@ import pytest
 
 from microdreamer.core.errors import UserError
 from microdreamer.pipeline.command_line import parse_command_line
-from microdreamer.pipeline.config import FIELDS, GROUPS, RETIRED, Config, load_config
+from microdreamer.pipeline.config import RETIRED, SCHEMA, Config, load_config
 
 
 def test_words_override_the_file_which_overrides_the_defaults(tmp_path):
@@ -101,7 +101,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
 
 
 def test_no_key_is_both_valid_and_retired():
-    assert not (set(FIELDS) | set(GROUPS)) & set(RETIRED)
+    assert not (set(SCHEMA.fields) | set(SCHEMA.groups)) & set(RETIRED)
 
 
 def test_help_lists_every_key(capsys):
@@ -109,4 +109,4 @@ def test_help_lists_every_key(capsys):
         parse_command_line(["--help"], "")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"  {key}=" in text for key in [*FIELDS, "profiling.mode", "profiling.scope"])
+    assert all(f"  {key}=" in text for key in [*SCHEMA.fields, "profiling.mode", "profiling.scope"])
