@@ -9,10 +9,11 @@ from field_scenes import Ball, small_field
 
 from cam_utils import concatenate, orbit_cameras, project, turntable
 from microdreamer.distillation import sir
-from microdreamer.fields import volume_model
+from microdreamer.fields import sample_room, volume_model
 from microdreamer.fields.backgrounds import SolidBackground
 from microdreamer.fields.implicit_volume import ImplicitVolumeSpec
 from microdreamer.fields.materials import PointLightDiffuse, ShadingPolicy
+from microdreamer.fields.sample_room import Room
 from microdreamer.fields.volume_model import Draws, VolumeModel, VolumeSettings
 from microdreamer.kernels import extension
 
@@ -182,7 +183,7 @@ def test_rendering_in_parts_is_rendering_at_once(device, monkeypatch):
 
 
 def with_room(model, monkeypatch, lengths):
-    room = volume_model._Room(list(lengths), torch.zeros(2, dtype=torch.int32))
+    room = Room(list(lengths), torch.zeros(2, dtype=torch.int32))
     model._rooms[16 * 16 * 2] = room
     monkeypatch.setattr(model, "_room", lambda cast: room)
     return room
@@ -209,6 +210,7 @@ def test_lists_that_were_too_short_grow_at_the_next_refresh(monkeypatch):
     model.refresh(0)
     cameras = turntable(2, width=16, height=16)
     exact = model.render(cameras)
+    monkeypatch.setattr(sample_room, "MULTIPLE", 100)
     room = with_room(model, monkeypatch, (4000, 1000))
     cut = model.render(cameras)
     samples = cut.detail.samples
@@ -222,6 +224,9 @@ def test_lists_that_were_too_short_grow_at_the_next_refresh(monkeypatch):
     assert all(found / start in (1, 2, 4, 8, 16) for found, start in zip(room.lengths, (4000, 1000), strict=True))
     assert room.lengths[0] >= marched and room.lengths[1] >= visible > room.lengths[1] / 2
     assert not model.refresh(32)
+    room.lengths = [1_000_000, 2 * visible]
+    assert not model.refresh(64) and model.refresh(512)
+    assert 2 * marched < room.lengths[0] < 4 * marched + 100 and room.lengths[1] == 2 * visible and not room.most.any()
 
 
 # ---- Training ----
