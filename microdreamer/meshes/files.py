@@ -221,7 +221,7 @@ def read_surface(path: str | Path) -> Surface:
     except ValueError as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path}: {what}{'' if ';' in what else f'; {REMEDY}'}") from error
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # a structure that is not what its format promises, at any place of it
         what = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__

@@ -148,7 +148,7 @@ def refine(
             if (config.mesh or isinstance(source, Mesh)) and shown is None and not config.prompt:
                 raise UserError(NOTHING_TO_GO_BY)
             check_switches(config, device)
-            rgba = None if shown is None else as_picture(shown, config.recenter, log.warning)
+            rgba = None if shown is None else as_picture(shown, config.recenter, log.info)
             view = None if rgba is None else picture_view(config, rgba, device)
             condition = None
             if rgba is None and not config.prompt:
