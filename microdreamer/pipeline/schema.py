@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +39,24 @@ def flag(default: bool, about: str) -> Any:
     return dataclasses.field(default=default, metadata={"about": about})
 
 
-def schedule(default: float | Sequence[float], low: float, high: float, about: str) -> Any:
-    """A number, or a list that says how it changes with the steps (`distillation.annealing`); declare it as `Any`."""
-    return _listed(default, low, high, about, "schedule")
-
-
 def pair(default: Sequence[float], low: float, high: float, about: str) -> Any:
     """A list of two numbers, the second not below the first; declare it as `Any`."""
-    return _listed(default, low, high, about, "pair")
+    words = f"a list of two numbers from {low:g} to {high:g}, [lowest, highest]"
+    return checked(default, about, words, lambda value: _is_pair(value, low, high))
 
 
 def stages(default: int | Sequence[int], low: int, high: int, about: str) -> Any:
     """A whole number, or a list of them, one for each stage of a run; declare it as `Any`."""
-    return _listed(default, low, high, about, "stages")
+    words = f"a whole number from {low} to {high}, or a list of them"
+    return checked(default, about, words, lambda value: _are_stages(value, low, high))
 
 
-def _listed(default: Any, low: float, high: float, about: str, kind: str) -> Any:
-    metadata = {"about": about, "kind": kind, "range": (low, high)}
-    if isinstance(default, (int, float)):
-        return dataclasses.field(default=default, metadata=metadata)
-    return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+def checked(default: Any, about: str, expected: str, is_allowed: Callable[[Any], bool]) -> Any:
+    """Whatever `is_allowed`, told to users as `expected`; declare it as `Any`."""
+    metadata = {"about": about, "expected": expected, "is_allowed": is_allowed}
+    if isinstance(default, (list, tuple)):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def default_of(field: dataclasses.Field) -> Any:
@@ -66,37 +64,17 @@ def default_of(field: dataclasses.Field) -> Any:
     return field.default if field.default is not dataclasses.MISSING else typing.cast(Any, field.default_factory)()
 
 
-_LISTS = {
-    "schedule": "a number, or [start step, start, end, end step] and further value, step pairs",
-    "pair": "a list of two numbers, [lowest, highest]",
-    "stages": "a whole number, or a list of them",
-}
-
-
 def _is_number(value: Any, low: float, high: float, whole: bool = False) -> bool:
     kinds = int if whole else (int, float)
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
 
 
-def _is_list_of(kind: str, value: Any, low: float, high: float) -> bool:
-    """Whether `value` is what a field of this kind takes."""
-    if not isinstance(value, list):
-        return kind != "pair" and _is_number(value, low, high, kind == "stages")
-    if kind == "pair":
-        return len(value) == 2 and all(_is_number(entry, low, high) for entry in value) and value[0] <= value[1]
-    if kind == "stages":
-        return len(value) > 0 and all(_is_number(entry, low, high, whole=True) for entry in value)
-    if len(value) == 3:  # from step 0 on: start, end, end step
-        value = [0, *value]
-    if len(value) < 4 or len(value) % 2:
-        return False
-    start, values, ends = value[0], [value[1], *value[2::2]], value[3::2]
-    steps = [start, *ends]
-    return (
-        all(_is_number(entry, low, high) for entry in values)
-        and all(_is_number(step, 0, math.inf) for step in steps)
-        and steps == sorted(steps)
-    )
+def _is_pair(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_number(entry, low, high) for entry in value) and value[0] <= value[1]
+
+
+def _are_stages(value: Any, low: float, high: float) -> bool:
+    return all(_is_number(entry, low, high, whole=True) for entry in (value if isinstance(value, list) else [value]))
 
 
 # ---- Reading ----
@@ -133,9 +111,8 @@ class Schema:
         field = self.fields[key]
         if "choices" in field.metadata:
             return f"one of {', '.join(field.metadata['choices'])}"
-        if "kind" in field.metadata:
-            low, high = field.metadata["range"]
-            return f"{_LISTS[field.metadata['kind']]}; from {low:g} to {high:g}"
+        if "expected" in field.metadata:
+            return field.metadata["expected"]
         words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}[str(field.type).split(" ")[0]]
         if "range" in field.metadata:
             low, high = field.metadata["range"]
@@ -146,22 +123,25 @@ class Schema:
     def _is_allowed(self, key: str, value: Any) -> bool:
         """Whether a value of the right type is one of the key's choices or in its range."""
         metadata = self.fields[key].metadata
+        if "is_allowed" in metadata:
+            return metadata["is_allowed"](value)
         if value is None:
-            return "kind" not in metadata
+            return True
         if "choices" in metadata:
             return value in metadata["choices"]
         if "range" not in metadata:
             return True
         low, high = metadata["range"]
-        if "kind" in metadata:
-            return _is_list_of(metadata["kind"], value, low, high)
         return math.isfinite(value) and low <= value <= high and ("multiple" not in metadata or value % metadata["multiple"] == 0)
 
-    def load(self, path: str | Path | None, overrides: Sequence[str]) -> Any:
-        """Defaults, then the YAML file, then `key=value` words. Raises UserError for whatever is not understood."""
+    def load(self, path: str | Path | None, overrides: Sequence[str], stored: Mapping[str, Any] | None = None) -> Any:
+        """Defaults, then `stored` (of an earlier run), then the YAML file, then `key=value` words.
+
+        Raises UserError for whatever is not understood.
+        """
         merged = OmegaConf.structured(self.root)
         marks: set[str] = set()  # keys whose text is "???", which OmegaConf takes for a missing value
-        for source, key, value in self._assignments(path, overrides):
+        for source, key, value in self._assignments(path, overrides, stored):
             if key in self.retired:
                 raise UserError(f"{source}: {key}: {self.retired[key]}")
             if key in self.groups:
@@ -197,8 +177,11 @@ class Schema:
             setattr(holder, name, "???")
         return config
 
-    def _assignments(self, path: str | Path | None, overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
-        """(where it stands, key, value) of everything in the file, then of the words."""
+    def _assignments(
+        self, path: str | Path | None, overrides: Sequence[str], stored: Mapping[str, Any] | None
+    ) -> Iterator[tuple[str, str, Any]]:
+        """(where it stands, key, value) of everything that is stored and in the file, then of the words."""
+        yield from (("the earlier run", key, value) for key, value in self._flattened(stored or {}))
         if path is not None:
             yield from ((str(path), self.shortcuts.get(key, key), value) for key, value in self._flattened(_read(path)))
         for word in overrides:
@@ -207,7 +190,7 @@ class Schema:
                 raise UserError(f"command line: {word!r} is not understood; options of a run are written key=value (see --help)")
             yield "command line", self.shortcuts.get(key, key), value.replace("${", r"\${")  # a prompt is text, not an interpolation
 
-    def _flattened(self, values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    def _flattened(self, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
             if prefix + str(key) in self.groups and isinstance(value, dict):
                 yield from self._flattened(value, f"{prefix}{key}.")
