@@ -215,7 +215,7 @@ class VolumeModel(nn.Module):
 
         `background` is a grey value, [3] or [V,3] in [0,1], or None for the field's own. `draws` are those of `draw`, which training
         mode calls itself where none are given; a step that is captured as a CUDA graph takes them from outside. `normals` None is as
-        the settings say. Without gradients the pictures are rendered in parts, in bounded memory.
+        the settings say. In evaluation and without gradients the pictures are rendered in parts, in bounded memory.
         """
         views, height, width = len(cameras), cameras.height, cameras.width
         if self.training and draws is None:
@@ -229,7 +229,7 @@ class VolumeModel(nn.Module):
                 lights = places.repeat_interleave(height * width, 0, output_size=len(origins))
         cast, detail = _Rays(origins, directions, jitter, lights), None
         look = _Look(self.settings.normals if normals is None else normals, None if lights is None else draws.shading)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.training:
             found, detail = self._render_rays(cast, look, self._room(cast))
         else:
             found = self._render_in_parts(cast, look)
