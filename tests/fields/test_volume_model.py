@@ -171,8 +171,8 @@ def test_rendering_in_parts_is_rendering_at_once(device, monkeypatch):
     model.refresh(0)
     cameras = turntable(2, width=20, height=20, device=device)
     whole = model.render(cameras)
-    monkeypatch.setattr(volume_model, "CHUNK_RAYS", 77)
-    monkeypatch.setattr(volume_model, "CHUNK_POINTS", 100)
+    monkeypatch.setitem(volume_model.CHUNK_RAYS, device, 77)
+    monkeypatch.setitem(volume_model.CHUNK_POINTS, device, 100)
     sizes, density = [], model.geometry.density
     model.geometry.density = lambda points: (sizes.append(len(points)), density(points))[1]
     with torch.no_grad():
