@@ -18,34 +18,46 @@ void for_each_ray(int64_t rays, const Visit& visit) {
   });
 }
 
+int64_t tasks_of(int64_t rays) { return (rays + kRaysPerTask - 1) / kRaysPerTask; }
+
 void write_offsets(const int* prefix, int64_t rays, const SampleLists& out) {
   for (int64_t ray = 0; ray <= rays; ++ray) out.offsets[ray] = static_cast<int>(std::min<int64_t>(prefix[ray], out.capacity));
 }
 
 }  // namespace
 
-void count_pieces_cpu(const March& in, int* counts) {
+std::vector<Pieces> count_pieces_cpu(const March& in, int* counts) {
   counts[0] = 0;
-  for_each_ray(in.rays, [&](int64_t ray) {
-    int count = 0;
-    for_each_piece(in, ray, [&](float, float) { ++count; });
-    counts[ray + 1] = count;
+  std::vector<Pieces> found(tasks_of(in.rays));
+  at::parallel_for(0, static_cast<int64_t>(found.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      Pieces& pieces = found[task];
+      for (int64_t ray = task * kRaysPerTask; ray < std::min((task + 1) * kRaysPerTask, in.rays); ++ray) {
+        const size_t before = pieces.start.size();
+        for_each_piece(in, ray, [&](float start, float length) {
+          pieces.start.push_back(start);
+          pieces.length.push_back(length);
+        });
+        counts[ray + 1] = static_cast<int>(pieces.start.size() - before);
+      }
+    }
   });
+  return found;
 }
 
-void write_pieces_cpu(const March& in, const int* prefix, const SampleLists& out) {
-  write_offsets(prefix, in.rays, out);
-  for_each_ray(in.rays, [&](int64_t ray) {
-    int64_t at = prefix[ray];
-    if (at == prefix[ray + 1] || at >= out.capacity) return;
-    for_each_piece(in, ray, [&](float start, float length) {
-      if (at < out.capacity) {
-        out.ray[at] = ray;
-        out.start[at] = start;
-        out.length[at] = length;
+void write_pieces_cpu(const std::vector<Pieces>& found, int64_t rays, const int* prefix, const SampleLists& out) {
+  write_offsets(prefix, rays, out);
+  at::parallel_for(0, static_cast<int64_t>(found.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = prefix[task * kRaysPerTask], room = std::max<int64_t>(out.capacity - first, 0);
+      const int64_t count = std::min(static_cast<int64_t>(found[task].start.size()), room);
+      if (count == 0) continue;
+      std::copy_n(found[task].start.begin(), count, out.start + first);
+      std::copy_n(found[task].length.begin(), count, out.length + first);
+      for (int64_t ray = task * kRaysPerTask; ray < std::min((task + 1) * kRaysPerTask, rays); ++ray) {
+        std::fill(out.ray + out.offsets[ray], out.ray + out.offsets[ray + 1], ray);
       }
-      ++at;
-    });
+    }
   });
 }
 

@@ -71,6 +71,8 @@ def staged(stem: str | Path, suffixes: Sequence[str]) -> Iterator[Path]:
     except OSError as error:
         if error.filename and Path(error.filename).parent == folder:  # the user knows the place, not the hidden folder
             error.filename = str(stem.with_name(Path(error.filename).name))
+        elif error.errno is not None and error.filename is None:  # an open file that could not grow
+            error.filename = str(stem)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well

@@ -94,7 +94,11 @@ def _vertex_colors(mesh: Mesh) -> np.ndarray:
 
 def encoded_texture(mesh: Mesh) -> bytes:
     """The texture as a PNG file."""
-    return encoded_png(np.rint(np.clip(mesh.texture, 0, 1) * 255).astype(np.uint8))
+    texture = mesh.texture
+    pixels = np.empty(texture.shape, np.uint8)
+    for row, values in enumerate(texture):  # a large texture is held once more as bytes, not as floats
+        pixels[row] = np.rint(np.clip(values, 0, 1) * 255)
+    return encoded_png(pixels)
 
 
 # ---- GLB ----
@@ -217,7 +221,7 @@ def read_surface(path: str | Path) -> Surface:
     except ValueError as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path}: {what}{'' if ';' in what else f'; {REMEDY}'}") from error
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # a structure that is not what its format promises, at any place of it
         what = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__

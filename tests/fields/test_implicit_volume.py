@@ -13,7 +13,7 @@ from microdreamer.fields import published
 from microdreamer.fields.activations import COLOR_ACTIVATIONS, DENSITY_ACTIVATIONS
 from microdreamer.fields.backgrounds import EnvironmentBackground
 from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
-from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode_reference
+from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode, hash_grid_slope
 
 GRID = HashGridSpec(levels=4, features=2, log2_table_size=8, base_resolution=4, growth=1.6)
 SMALL = ImplicitVolumeSpec(GRID, hidden=16)
@@ -25,7 +25,8 @@ def rough_volume(spec=SMALL, dtype=torch.float32, device="cpu"):
     with torch.no_grad():
         volume.encoding.params *= 1e4
     if dtype == torch.float64:  # the op is for float32
-        volume.encoding.forward = lambda points: hash_grid_encode_reference(points, volume.encoding.params, spec.grid)
+        volume.encoding.forward = lambda points: hash_grid_encode(points, volume.encoding.params, spec.grid, compiled=False)
+        volume.encoding.slope = lambda points, v: hash_grid_slope(points, volume.encoding.params, v, spec.grid, compiled=False)
     return volume
 
 
