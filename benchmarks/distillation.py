@@ -15,6 +15,7 @@ truth: `agreement` is the PSNR, in dB, between four views of the result and what
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -171,6 +172,7 @@ def trainer_of(config: LaunchConfig, prior: Prior, picture: Tensor | None, capti
 
 def run(trainer: Trainer, look: Callable[[float], None] | None = None) -> int:
     """All of a run, looked at LOOKS times on its way with the share that is done; returns evaluations of the prior."""
+    gc.collect()  # the graphs of the last run
     before = trainer.prior.evaluations
     total = len(trainer.rounds) or trainer.config.trainer.max_steps
     one = trainer.step if trainer.objective else trainer.round
