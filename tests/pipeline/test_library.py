@@ -64,7 +64,7 @@ def test_a_result_is_made_saved_and_refined_without_a_word(prior, tmp_path, caps
 
 def test_files_and_objects_are_refined_alike(prior, tmp_path):
     """Whatever form a mesh or Gaussians are handed over in: the object, or the path of its file."""
-    config = {**SMALL, "iters_refine": 0}
+    config = {**SMALL, "iters_refine": 0, "prompt": "an egg"}
     result = microdreamer.reconstruct(front(prior), config={**SMALL, "total_steps": 1}, prior=prior)
     result.save(tmp_path, "egg")
     for form in (tmp_path / "egg_model.glb", str(tmp_path / "egg_model.obj"), result.mesh):
