@@ -42,9 +42,13 @@ class Room:
         return self.lengths != before
 
     def shrink(self) -> bool:
-        """Shorten lists of which less than a third was lately used, and forget what was used; whether there were any."""
-        before = list(self.lengths)
-        self.lengths = [min(length, _roomy(2 * most)) for length, most in zip(self.lengths, self.most.tolist(), strict=True)]
+        """Shorten lists of which less than a third was lately used, and forget what was used; whether there were any.
+
+        Lists that were not used at all stay: they cost nothing, and may be again.
+        """
+        before, most = list(self.lengths), self.most.tolist()
+        if any(most):
+            self.lengths = [min(length, _roomy(2 * used)) for length, used in zip(self.lengths, most, strict=True)]
         self.most.zero_()
         return self.lengths != before
 

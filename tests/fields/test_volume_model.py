@@ -228,6 +228,7 @@ def test_lists_that_were_too_short_grow_at_the_next_refresh(monkeypatch):
     room.lengths = [1_000_000, 2 * visible]
     assert not model.refresh(64) and model.refresh(512)
     assert 2 * marched < room.lengths[0] < 4 * marched + 100 and room.lengths[1] == 2 * visible and not room.most.any()
+    assert not model.refresh(1024)  # what was not used stays
 
 
 @pytest.mark.parametrize("recompute", [False, True])
