@@ -113,21 +113,20 @@ def bake_function(
     progress: Callable[[int, int], None] | None = None,
 ) -> Mesh:
     """The unwrapped mesh with a texture of `size` texels a side: what `color`, positions [P,3] -> sRGB [P,3], says of the places on the
-    surface where texels lie, cut to [0,1]. It is asked for `chunk` places at a time."""
-    texels = texels_of(mesh, size, device)
-    return _painted(mesh, size, texels, in_chunks(color, texels.positions, chunk, progress).float().clamp(0, 1), None)
+    surface where texels lie, cut to [0,1]. It is asked for `chunk` places at a time; `progress` is told rows of texels."""
 
-
-def in_chunks(
-    function: Callable[[Tensor], Tensor], points: Tensor, chunk: int, progress: Callable[[int, int], None] | None = None
-) -> Tensor:
-    """`function` of `points` [P,...], asked for at most `chunk` of them at a time."""
-    parts = []
-    for part in points.split(chunk):
-        parts.append(function(part))
+    def colors_of(texels: Texels, rows: slice) -> Tensor:
+        colors = in_chunks(color, texels.positions, chunk).float().clamp(0, 1) if len(texels.positions) else texels.positions
         if progress:
-            progress(min(len(parts) * chunk, len(points)), len(points))
-    return torch.cat(parts)
+            progress(rows.stop, size)
+        return colors
+
+    return _painted(mesh, size, colors_of, None, device)
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], points: Tensor, chunk: int) -> Tensor:
+    """`function` of `points` [P,...], asked for at most `chunk` of them at a time."""
+    return torch.cat([function(part) for part in points.split(chunk)])
 
 
 def with_picture(mesh: Mesh, size: int, picture: Reference, device: torch.device | str = "cpu") -> Mesh:
