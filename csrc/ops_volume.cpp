@@ -72,6 +72,10 @@ Lists march(const at::Tensor& origins, const at::Tensor& directions, const at::T
   in.step = static_cast<float>(step);
   in.near = static_cast<float>(near);
   in.scale = static_cast<float>(static_cast<double>(resolution) / (2 * radius));
+  for (int axis = 0; axis < 3; ++axis) {
+    in.low[axis] = -in.radius;
+    in.high[axis] = in.radius;
+  }
   const c10::DeviceGuard guard(device);
   const at::Tensor counts = at::empty({rays + 1}, origins.options().dtype(at::kInt));
   if (device.is_cpu()) {

@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace md::volume {
 namespace {
@@ -18,6 +19,36 @@ void for_each_ray(int64_t rays, const Visit& visit) {
   });
 }
 
+// Most cells of a box are empty, so rays need not look at all of it.
+void shrink_to_occupied(March& in) {
+  const int resolution = in.resolution;
+  int low[3] = {resolution, resolution, resolution}, high[3] = {0, 0, 0};
+  const auto include = [&](int axis, int cell) {
+    low[axis] = std::min(low[axis], cell);
+    high[axis] = std::max(high[axis], cell + 1);
+  };
+  for (int x = 0; x < resolution; ++x) {
+    for (int y = 0; y < resolution; ++y) {
+      const bool* row = in.occupied + (static_cast<int64_t>(x) * resolution + y) * resolution;
+      const bool* first = std::find(row, row + resolution, true);
+      if (first == row + resolution) continue;
+      const bool* last = std::find(std::reverse_iterator(row + resolution), std::reverse_iterator(first), true).base();
+      include(0, x);
+      include(1, y);
+      include(2, static_cast<int>(first - row));
+      include(2, static_cast<int>(last - row) - 1);
+    }
+  }
+  if (low[0] == resolution) {  // none is occupied: somewhere outside
+    std::fill_n(low, 3, 3 * resolution);
+    std::fill_n(high, 3, 3 * resolution);
+  }
+  for (int axis = 0; axis < 3; ++axis) {
+    in.low[axis] = static_cast<float>(low[axis]) / in.scale - in.radius;
+    in.high[axis] = static_cast<float>(high[axis]) / in.scale - in.radius;
+  }
+}
+
 int64_t tasks_of(int64_t rays) { return (rays + kRaysPerTask - 1) / kRaysPerTask; }
 
 void write_offsets(const int* prefix, int64_t rays, const SampleLists& out) {
@@ -26,7 +57,9 @@ void write_offsets(const int* prefix, int64_t rays, const SampleLists& out) {
 
 }  // namespace
 
-std::vector<Pieces> count_pieces_cpu(const March& in, int* counts) {
+std::vector<Pieces> count_pieces_cpu(const March& given, int* counts) {
+  March in = given;
+  shrink_to_occupied(in);
   counts[0] = 0;
   std::vector<Pieces> found(tasks_of(in.rays));
   at::parallel_for(0, static_cast<int64_t>(found.size()), 1, [&](int64_t begin, int64_t end) {

@@ -198,6 +198,7 @@ FOREIGN = {  # formats of scenes and solids that need the programs they come fro
     *(".fbx", ".blend", ".max", ".ma", ".mb", ".c4d", ".usd", ".usda", ".usdc", ".usdz", ".abc", ".skp"),
     *(".step", ".stp", ".iges", ".igs", ".sldprt", ".ifc", ".dwg", ".dxf"),
 }
+OF_GAUSSIANS = (".splat", ".spz", ".ksplat", ".sog")
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")  # of formats with a reader of this project's own
 REMEDY = "get a whole copy or save it anew"  # what can be done about a file that is not what it should be
 BAKED_SIZE = 1024  # texels a side of a texture that `read_mesh` makes
@@ -240,6 +241,8 @@ def _reader(path: Path) -> Callable[[Path], Surface]:
         return read_ply
     if suffix == ".obj":
         return read_obj
+    if suffix in OF_GAUSSIANS:
+        raise ValueError("it holds Gaussians, no mesh; pass it as --from-splats")
     if suffix in FOREIGN:
         raise ValueError(f"{suffix} files are not read; save it as GLB (Blender: File > Import, then File > Export > glTF 2.0)")
     return read_other

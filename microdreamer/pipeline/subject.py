@@ -139,8 +139,8 @@ def subject_of(
     if isinstance(source, GaussianModel):
         return gaussian_subject(source.arrays(), "y", config, picture, device)  # as all models here
     if isinstance(source, (str, Path)):
-        key = "load" if holds_gaussians(source) else "mesh"
-        return load_subject(dataclasses.replace(config, mesh=None, load=None, **{key: str(source)}), Path(), picture, device)
+        own = {"mesh": None, "load": None} | {"load" if holds_gaussians(source) else "mesh": str(source)}
+        return load_subject(dataclasses.replace(config, **own), Path(), picture, device)
     if source.mesh is None:
         raise ValueError(f"there is no mesh to refine: {source.no_mesh}")
     texture = None if source.mesh.texture is None else source.mesh.texture.copy()

@@ -69,7 +69,7 @@ def test_a_float_end_counts_epochs():
 )
 def test_what_is_no_schedule_is_refused_by_name(schedule, message):
     with pytest.raises(ValueError, match=message) as error:
-        annealing.check("lambda_orient", schedule)
+        annealing.bounds("lambda_orient", schedule)
     assert str(error.value).startswith(f"lambda_orient={schedule}: ")
 
 
@@ -81,7 +81,21 @@ def test_milestones():
             annealing.milestone(values, milestones, 0)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.5, 0.4), (-0.1, 0.5), (0.5, 1.0)])
-def test_an_empty_window_is_refused(low, high):
-    with pytest.raises(ValueError, match="at step 7: expected 0 <= min_step_percent"):
-        DistillationSettings(min_step_percent=low, max_step_percent=high).window(1000, 7)
+def test_bounds_hold_every_value():
+    schedule = {"anneal": "sqrt", "points": [0, 0.5, 0.9, 10, 0.1, 30]}
+    assert annealing.bounds("weight", schedule) == (0.1, 0.9) and annealing.bounds("weight", 3) == (3, 3)
+    values = [annealing.value(schedule, step) for step in range(40)]
+    assert (min(values), max(values)) == pytest.approx((0.1, 0.9))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.5), (0.5, 1.0), ([0, 0.5, 0.02, 10], [0, 0.98, 1.5, 10])])
+def test_windows_past_the_levels_are_refused_before_the_run(low, high):
+    with pytest.raises(ValueError, match=r"_step_percent=.*: expected fractions of the levels"):
+        DistillationSettings(min_step_percent=low, max_step_percent=high)
+
+
+def test_an_empty_window_is_refused():
+    settings = DistillationSettings(min_step_percent=[0, 0.1, 0.9, 10], max_step_percent=0.5)
+    assert settings.window(1000, 5) == (500, 500)
+    with pytest.raises(ValueError, match=r"min_step_percent=0.58 at step 6: expected at most max_step_percent=0.5"):
+        settings.window(1000, 6)

@@ -1,5 +1,8 @@
 """Objectives on renders of Gaussians: gradients are the closed forms, a prior that knows the object leads to it, runs can be repeated."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import relative_l2
@@ -7,7 +10,7 @@ from fake_priors import OraclePrior, coloured_ellipsoid, tiny_micro_prior
 from toy_prior import ToyPrior, random_condition
 
 from cam_utils import orbit_cameras
-from microdreamer.distillation.objective import ASD, SDS, X0SDS, ASDSettings, DistillationSettings, SDSSettings, X0SDSSettings, resize
+from microdreamer.distillation.objective import ASD, SDS, X0SDS, ASDSettings, SDSSettings, X0SDSSettings, resize
 from microdreamer.distillation.view_sampling import MICRO_VIEW, draw_views
 from microdreamer.gaussians.model import GaussianModel
 
@@ -169,7 +172,7 @@ def test_renders_may_be_of_any_size_and_shrink_without_aliasing():
         (SDSSettings, {"weighting_strategy": "dream"}, "weighting_strategy=dream: expected one of sds, uniform, fantasia3d"),
         (SDSSettings, {"max_step_percent": [0, 1]}, "max_step_percent=.*expected a number, or"),
         (X0SDSSettings, {"recon_std_rescale": 1.5}, "recon_std_rescale=1.5: expected 0 to 1"),
-        (X0SDSSettings, {"grad_clip": 1.0}, "x0-SDS is a distance"),
+        (ASDSettings, {"grad_clip": [0, 1.0, 0.0, 10]}, "grad_clip=.*expected positive values"),
         (ASDSettings, {"plus_ratio": -1}, "plus_ratio=-1: expected 0 to 1"),
         (ASDSettings, {"guidance_perp_neg": 0.5}, "guidance_perp_neg=0.5: expected 0 or less"),
     ],
@@ -183,7 +186,7 @@ def test_what_a_prior_cannot_do_is_refused(prior):
     condition, images = prior.condition(None, "a car"), torch.rand(4, 3, 32, 32)
     with pytest.raises(ValueError, match=r"guidance_perp_neg is for .*stable_diffusion.*micro has one"):
         objective_of("asd", prior, condition, guidance_perp_neg=-0.5)
-    objective = SDS(prior, condition, DistillationSettings(), torch.Generator())
+    objective = SDS(prior, condition, SDSSettings(), torch.Generator())
     with pytest.raises(ValueError, match="90 degrees apart"):
         objective(images, orbit_cameras(0, [0, 80, 180, 270]), 0)
     with pytest.raises(ValueError, match="4 pictures and 8 cameras"):
@@ -203,3 +206,13 @@ def test_clean_pictures_survive_the_way_through_noise(prior):
     noisy = prior.schedule.add_noise((images * 2 - 1).detach(), noise, 980)
     expected = prior.predict_clean(noisy, 980, cameras, condition, 50.0)
     assert float((target - expected).abs().max()) < 0.01 * float(expected.abs().max())
+
+
+def test_the_program_of_the_documentation_runs():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "distillation.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    short, count = re.subn(r"range\(100\)", "range(2)", program)
+    assert count == 1
+    names = {}
+    exec(short, names)
+    assert bool(names["loss"].isfinite()) and not torch.equal(names["model"].sh_dc[0], names["model"].sh_dc[-1])

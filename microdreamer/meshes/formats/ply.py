@@ -66,7 +66,7 @@ def read_ply(path: Path) -> Surface:
     if corners is None:
         corners = _strips(columns.get("tristrips", {}))
     if corners is None or not len(corners.counts):
-        hint = "; of Gaussians, pass it as --from-splats" if "f_dc_0" in vertex else ""
+        hint = "; of Gaussians, pass it as --from-splats" if "f_dc_0" in vertex else "; of points, make a surface of them first (MeshLab)"
         raise ValueError(f"expected a mesh, found no triangles{hint}")
     indices = corners.values.astype(np.int64)
     if len(indices) and (indices.min() < 0 or indices.max() >= len(positions)):
