@@ -113,15 +113,12 @@ def bake_function(
     progress: Callable[[int, int], None] | None = None,
 ) -> Mesh:
     """The unwrapped mesh with a texture of `size` texels a side: what `color`, positions [P,3] -> sRGB [P,3], says of the places on the
-    surface where texels lie, cut to [0,1]. It is asked for `chunk` places at a time."""
-    done = 0
+    surface where texels lie, cut to [0,1]. It is asked for `chunk` places at a time; `progress` is told rows of texels."""
 
     def colors_of(texels: Texels, rows: slice) -> Tensor:
-        nonlocal done
-        colors = in_chunks(color, texels.positions, chunk).float().clamp(0, 1)
-        done += rows.stop - rows.start
+        colors = in_chunks(color, texels.positions, chunk).float().clamp(0, 1) if len(texels.positions) else texels.positions
         if progress:
-            progress(done, size)
+            progress(rows.stop, size)
         return colors
 
     return _painted(mesh, size, colors_of, None, device)
