@@ -28,10 +28,10 @@ from microdreamer.guidance.published.configs import configurations
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
 from microdreamer.guidance.published.latent import LatentPrior, Parts
 from microdreamer.guidance.published.mvdream import MVDreamPrior
+from microdreamer.guidance.published.random_weights import random_module
 from microdreamer.guidance.published.stable_diffusion import StableDiffusionPrior
 from microdreamer.guidance.published.text import TextEncoder
 from microdreamer.guidance.published.zero123 import Zero123Prior, skip_single_token_attention
-from scripts.make_random_checkpoint import random_module
 
 VIEWS = {"zero123_xl": 6, "stable_zero123": 6, "mvdream": 4, "imagedream": 4, "stable_diffusion": 4}  # of one round
 GUIDANCE = 3.0

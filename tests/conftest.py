@@ -40,7 +40,7 @@ def shared_data() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny_checkpoint("mvdream")` -> a folder in the published layout with a miniature of that prior: random weights, 64x64 pixels."""
-    from scripts.make_random_checkpoint import write_checkpoint
+    from microdreamer.guidance.published.random_weights import write_checkpoint
 
     @functools.cache
     def make(name: str) -> Path:
