@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument(
         "--priors", nargs="+", choices=tuple(VIEWS), default=["stable_zero123", "mvdream", "imagedream", "stable_diffusion"]
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (minutes)")
     parser.add_argument("--tiny", action="store_true", help="miniature networks, to try the script")

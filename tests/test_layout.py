@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "microdreamer"
 # From the ground up. A module imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 FLOORS = (
-    ("kernels", "core.errors", "core.files", "core.staging", "core.command", "core.console", "core.paths"),
+    ("kernels", "core.errors", "core.files", "core.staging", "core.command", "core.console", "core.paths", "core.usual_view"),
     ("cam_utils", "core"),
     ("images",),
     ("meshes", "guidance"),

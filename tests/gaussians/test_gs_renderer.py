@@ -9,6 +9,7 @@ import trimesh
 from conftest import DEVICES, relative_l2
 
 from cam_utils import orbit_cameras, turntable
+from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians import density_control as gaussian_density
 from microdreamer.gaussians import model as gs_renderer
 from microdreamer.gaussians.extraction import extract_fields, extract_mesh, surface_density
@@ -184,7 +185,7 @@ def test_position_learning_rates_have_the_published_values():
 @pytest.mark.parametrize(("first", "final", "expected"), [(0.0, 0.0, [0, 0, 0]), (0.01, 0.0, [0.1, 0, 0]), (0.0, 0.01, [0, 0, 0.1])])
 def test_positions_can_be_held_still(first, final, expected):
     model = random_model()
-    model.make_optimizer(position_lr_init=first, position_lr_final=final, position_lr_max_steps=10)
+    model.make_optimizer(LearningRates(position_lr_init=first, position_lr_final=final, position_lr_max_steps=10))
     assert [model.position_learning_rate(step) for step in (0, 5, 10)] == pytest.approx(expected)
 
 

@@ -48,6 +48,7 @@ class TrainingConfig:
 
 
 MAX_LOG_SNR = 8.0  # of the noise that is trained on
+CHECKPOINT_MINUTES = 4.0  # between two checkpoints
 REPORT_STEPS = 200  # steps between two reports, and the earliest between two checkpoints
 
 
@@ -117,7 +118,7 @@ def train(
     config: TrainingConfig,
     report: Callable[[dict], None],
     on_checkpoint: Callable[[FlatOptimiser, dict], None] | None = None,
-    checkpoint_minutes: float = 4.0,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     state_file: Path | None = None,
     resume: bool = False,
 ) -> tuple[FlatOptimiser, dict]:
