@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from microdreamer.core.command import Parser
 from microdreamer.core.errors import UserError
+from microdreamer.core.paths import shipped_configurations
 from microdreamer.pipeline.config import FIELDS, Config, load_config
 
 ALIASES = {"--from-splats": "load", "--from-ply": "load", "--from-mesh": "mesh"}
@@ -23,7 +24,8 @@ def parse_command_line(arguments: Sequence[str], description: str, program: str 
         usage="%(prog)s [--config FILE] [--quiet] [key=value ...]",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of key: value")
+    names = ", ".join(shipped_configurations())
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of key: value, or the name of one that ships: {names}")
     parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
     options, words = parser.parse_known_args(with_aliases(arguments))
     return load_config(options.config, words), options.quiet

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from microdreamer.core.errors import UserError
-from microdreamer.core.paths import shipped_folder
+from microdreamer.core.paths import configuration_file, shipped_configurations
 from microdreamer.core.profiler_settings import MODES, ROUNDS, SCOPES
 from microdreamer.core.usual_view import FOV_Y, RADIUS
 from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS, VIEWS_WEIGHT
@@ -220,7 +220,7 @@ def _is_allowed(key: str, value: Any) -> bool:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
-    """Defaults, then the YAML file, then `key=value` words. Raises UserError for whatever is not understood."""
+    """Defaults, then the YAML file (`configuration_file`), then `key=value` words. Raises UserError for whatever is not understood."""
     merged = OmegaConf.structured(Config)
     marks: set[str] = set()  # keys whose text is "???", which OmegaConf takes for a missing value
     for source, key, value in _assignments(path, overrides):
@@ -258,10 +258,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
 def _assignments(path: str | Path | None, overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
     """(where it stands, key, value) of everything in the file, then of the words."""
     if path is not None:
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such configuration file; pass --config FILE.yaml")
+        file = configuration_file(path)
         try:
-            loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+            loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
         except Exception as error:  # yaml, omegaconf and codecs each have their own
             raise UserError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())}") from None
         if not isinstance(loaded, dict):
@@ -279,9 +278,10 @@ def _assignments(path: str | Path | None, overrides: Sequence[str]) -> Iterator[
 
 
 def as_config(source: Config | str | Path | Mapping[str, Any] | None) -> Config:
-    """A configuration from whatever callers have: one, the path of a YAML file, or keys and values on top of `configs/micro.yaml`."""
+    """A configuration from whatever callers have: one, the path of a YAML file or the name of one that ships, or keys and values on
+    top of `configs/micro.yaml`."""
     if isinstance(source, Config):
         return source
     if isinstance(source, (str, Path)):
         return load_config(source, [])
-    return load_config(shipped_folder("configs") / "micro.yaml", [f"{key}={value}" for key, value in (source or {}).items()])
+    return load_config(shipped_configurations()["micro"], [f"{key}={value}" for key, value in (source or {}).items()])
