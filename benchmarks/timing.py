@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 
+from microdreamer.core.cuda_graphs import capture
+from microdreamer.core.cuda_graphs import warm_up as run_before
 from microdreamer.core.files import atomic_write
 from microdreamer.core.trace_summary import ON_GPU
 
@@ -93,15 +95,9 @@ def _host_milliseconds(call: Callable[[], object]) -> float:
 
 def captured(call: Callable[[], object], warm_up: int = 3) -> Callable[[], None]:
     """`call` as a CUDA graph; returns its replay. Raises RuntimeError where something in `call` waits for the device."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(warm_up):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    device = torch.device("cuda")
+    run_before(call, device, warm_up)
+    graph, _ = capture(call, device)
     return graph.replay
 
 

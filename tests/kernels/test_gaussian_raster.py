@@ -7,6 +7,7 @@ from conftest import DEVICES, relative_l2
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cam_utils import orbit_cameras
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
 from microdreamer.kernels.gaussian_raster import rasterize_gaussians
 from microdreamer.kernels.spherical_harmonics import color_to_sh, sh_basis, sh_to_base_color, sh_to_color
@@ -394,15 +395,8 @@ def test_whole_step_captures_as_a_graph():
         loss = sum((output * weight).sum() for output, weight in zip(rendering[:3], weights, strict=True))
         return rendering.image, torch.autograd.grad(loss, leaves)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            image, eager = step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured_image, captured = step()
+    image, eager = warm_up(step, "cuda")
+    graph, (captured_image, captured) = capture(step, "cuda")
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(captured_image, image)

@@ -6,6 +6,7 @@ import torch
 from conftest import DEVICES, relative_l2
 from mesh_scenes import BOTH, GOLDEN, clip_positions, need_compiled, random_triangles, sphere
 
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
 from microdreamer.kernels.mesh_raster import MAX_FACES, Topology, antialias, interpolate, mesh_topology, rasterize
 
@@ -491,15 +492,8 @@ def test_forward_and_backward_can_be_captured_in_a_cuda_graph(deterministic):
         loss = smooth.square().sum() + out_da.square().sum() + rast_db.square().sum()
         return smooth, *torch.autograd.grad(loss, [pos, attr])
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            expected = step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
+    expected = warm_up(step, "cuda")
+    graph, found = capture(step, "cuda")
     graph.replay()
     assert torch.equal(found[0], expected[0])
     for value, right in zip(found[1:], expected[1:], strict=True):
