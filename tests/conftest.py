@@ -11,6 +11,8 @@ import torch
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
 
+pytest.register_assert_rewrite("recipe_bench", "recipe_results", "recipe_rounds", "second_stage")  # they assert what tests would
+
 # Golden tensors and the CC0 objects are not part of the repository; they lie beside it where they exist.
 SHARED = Path(os.environ.get("MD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
