@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, bytes_per_millisecond, describe, environment, time_calls, write_json
-from microdreamer.core.machine import best_device
+from benchmarks.timing import Timing, bytes_per_millisecond, time_calls, write_json
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference
@@ -118,7 +118,7 @@ def main() -> None:
     if not extension.available(options.device):
         raise SystemExit(f"no compiled {options.device} kernels to measure; {extension.BUILD_HINT}")
 
-    header = environment(options.device)
+    header = provenance(options.device)
     print(describe(header))
     print(f"extract_fields, {resolution}^3, {FIELD_BLOCKS} blocks a side")
     print(f"{'N':>8} {'version':<14} {'median ms':>11} {'least':>11} {'most':>11} {'calls':>6} {'max diff':>9}  floor ms")

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import describe, environment, peak_mib, time_calls, write_json
+from benchmarks.timing import peak_mib, time_calls, write_json
 from cam_utils import orbit_cameras
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.guidance import PRECISIONS
 from microdreamer.guidance.published.configs import configurations
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     parts = Parts.choose(best_device().type, args.precision)
-    header = environment(parts.device, "diffusers", "transformers")
+    header = provenance(parts.device, "diffusers", "transformers")
     print(f"{describe(header)}\n{parts.dtype}, median (least to most) of {args.repeats} after {WARM_UPS}")
     results = {}
     for name in args.priors:

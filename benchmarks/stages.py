@@ -26,9 +26,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import describe, environment, write_json
+from benchmarks.timing import write_json
 from microdreamer.core.errors import UserError
-from microdreamer.core.machine import choose_device
+from microdreamer.core.machine import choose_device, describe, provenance
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.pipeline.commands import run_make, run_refine
@@ -150,7 +150,7 @@ def main() -> None:
         device = choose_device(config.device)
     except UserError as error:
         parser.error(str(error))
-    header = environment(device, "diffusers", "transformers")
+    header = provenance(device, "diffusers", "transformers")
     print(describe(header), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         runs, records = measure(dataclasses.replace(config, outdir=folder, save_path=NAME), device, options.warm, options.stages)

@@ -35,7 +35,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.extract_fields import TOLERANCE, object_like_gaussians
-from benchmarks.timing import Timing, busy_milliseconds, describe, environment, time_calls, write_json
+from benchmarks.timing import Timing, busy_milliseconds, time_calls, write_json
+from microdreamer.core.machine import describe, provenance
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, extension
 from microdreamer.kernels.extension import switched
@@ -275,7 +276,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     devices = [device for device in options.devices if device == "cpu" or torch.cuda.is_available()]
-    headers = {device: environment(device) for device in devices}
+    headers = {device: provenance(device) for device in devices}
     for device, header in headers.items():
         print(describe(header), flush=True)
         load_libraries(device, device in options.mesh_devices)
