@@ -123,7 +123,7 @@ def train(
     """Train `network` in place. `report` gets a dict per some seconds, `on_checkpoint` runs on rank 0 now and then.
 
     `state_file` receives the whole state of the run at each checkpoint; with `resume` the run in it goes on, and ends with the
-    same weights as if it had never stopped (on a GPU: but for the order in which its sums are rounded).
+    same weights as if it had never stopped (on a GPU: except for the order in which its sums are rounded).
     Returns the optimiser (its `averaged_state` is the result) and {"steps", "samples", "seconds", "gpus"}.
     """
     device = bank.tokens.device
