@@ -41,6 +41,11 @@ def issues(validator: tuple[str, Path], paths: list[Path]) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def validator_version(validator: tuple[str, Path]) -> str:
+    """The installed version of the npm package."""
+    return json.loads((validator[1] / "gltf-validator" / "package.json").read_text(encoding="utf-8"))["version"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)

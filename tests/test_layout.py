@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "microdreamer"
 # From the ground up. A module imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 FLOORS = (
-    ("kernels", "core.errors", "core.files", "core.staging", "core.command", "core.console", "core.paths", "core.usual_view"),
+    (
+        "kernels",
+        "core.errors",
+        "core.files",
+        "core.staging",
+        "core.command",
+        "core.console",
+        "core.paths",
+        "core.transfer",
+        "core.usual_view",
+    ),
     ("cam_utils", "core"),
     ("images",),
     ("meshes", "guidance"),
@@ -22,7 +32,7 @@ FLOORS = (
     ("pipeline", "training", "voxel_diffusion"),
     ("evaluation",),
 )
-FACES = {"gs_renderer", "mesh_renderer"}  # of the library to the outside; nothing within it uses them
+FACES = {"gs_renderer", "mesh_renderer", "nerf_renderer"}  # of the library to the outside; nothing within it uses them
 PROGRAMS = {path.stem for path in ROOT.glob("*.py")} - FACES - {"cam_utils", "setup"}
 # What stands on the package, from the ground up; programs know nothing of each other.
 ABOVE = ({"cam_utils", PACKAGE}, FACES, {"benchmarks"}, {"scripts", "examples"} | PROGRAMS, {"tests"})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from microdreamer.pipeline.config import FIELDS
+from microdreamer.pipeline.config import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = {".venv", "build", "dist", "site", "logs", "outputs", "data", "results", "profiling", ".git"}
@@ -64,7 +64,7 @@ def test_keys_of_commands_are_keys(page):
         if page.name == "bad_input.md" or not re.search(r"\b(main2?\.py|microdreamer (make|refine))\b", code):
             continue
         words = re.sub(r"\"[^\"]*\"|#.*", "", code)
-        wrong += [key for key in re.findall(r"(?:^| )(?:--)?([a-z][\w.]*)=", words) if key not in FIELDS]
+        wrong += [key for key in re.findall(r"(?:^| )(?:--)?([a-z][\w.]*)=", words) if key not in SCHEMA.fields]
     assert wrong == []
 
 

@@ -170,23 +170,52 @@ extension.register("hash_grid_encode_bwd", fake=_fake_backward, gradient=Gradien
 def hash_grid_encode_reference(points: Tensor, params: Tensor, spec: HashGridSpec) -> Tensor:
     """`hash_grid_encode` in plain PyTorch, for any floating dtype: the definition that the op is compared with."""
     table = params.reshape(-1, spec.features)
-    corners = torch.arange(8, device=points.device)
-    bits = torch.stack([corners & 1, corners >> 1 & 1, corners >> 2], dim=-1)  # [8,3]
-    primes = torch.tensor((1, PRIME_Y, PRIME_Z), device=points.device)
     parts = []
-    for level, (scale, resolution) in enumerate(zip(spec.scales, spec.resolutions, strict=True)):
-        first, entries = spec.offsets[level], spec.offsets[level + 1] - spec.offsets[level]
-        # The layout's fused multiply-add: the product of two float32 is exact in float64.
-        positions = (points.double() * scale + 0.5).to(points.dtype)
-        lower = positions.detach().floor()
-        fraction = positions - lower
-        cells = lower.double().nan_to_num(-LARGEST_CELL).clamp(-LARGEST_CELL, LARGEST_CELL).long()
-        vertices = (cells[:, None] + bits) & _UINT32  # [N,8,3]
-        if spec.is_hashed(level):
-            keys = (vertices * primes) & _UINT32  # below 2^64: only the low 32 bits count, which wrapping leaves right
-            index = (keys[..., 0] ^ keys[..., 1] ^ keys[..., 2]) % entries
-        else:
-            index = ((vertices[..., 0] + resolution * ((vertices[..., 1] + resolution * vertices[..., 2]) & _UINT32)) & _UINT32) % entries
-        weights = torch.where(bits.bool(), fraction[:, None], 1 - fraction[:, None]).prod(-1)  # [N,8]
-        parts.append((weights[..., None] * table[first + index]).sum(1))
+    for level in range(spec.levels):
+        index, shares = _corners(points, spec, level)
+        parts.append((shares.prod(-1)[..., None] * table[index]).sum(1))
     return torch.cat(parts, dim=1)
+
+
+def hash_grid_encode_with_jacobian(points: Tensor, params: Tensor, spec: HashGridSpec) -> tuple[Tensor, Tensor]:
+    """Features [N, levels * features] of points [N,3], and how they change along x, y and z: [N, 3, levels * features].
+
+    Plain PyTorch of first derivatives, one look-up for both, differentiable in points and params: what a loss of a field's gradient
+    needs, as `hash_grid_encode` has no second derivative. It holds 32 floats a point, level and feature for the backward pass.
+    """
+    table = params.reshape(-1, spec.features)
+    parts = []
+    for level, scale in enumerate(spec.scales):
+        index, shares = _corners(points, spec, level)
+        x, y, z = shares.unbind(-1)  # [N,8]
+        slope = torch.where(_corner_bits(points.device).bool(), scale, -scale).to(points.dtype)  # [8,3]
+        blends = torch.stack([x * y * z, slope[:, 0] * y * z, slope[:, 1] * x * z, slope[:, 2] * x * y], dim=1)
+        with torch.autocast(points.device.type, enabled=False):  # an encoding is as exact as its table, like the op's
+            parts.append(blends @ table[index])
+    encoded = torch.cat(parts, dim=2)
+    return encoded[:, 0], encoded[:, 1:]
+
+
+def _corner_bits(device: torch.device) -> Tensor:
+    """Whether each of a cell's eight corners is the upper one along x, y, z: [8,3], 0 or 1."""
+    corners = torch.arange(8, device=device)
+    return torch.stack([corners & 1, corners >> 1 & 1, corners >> 2], dim=-1)
+
+
+def _corners(points: Tensor, spec: HashGridSpec, level: int) -> tuple[Tensor, Tensor]:
+    """Of the cells that points lie in: the corners' entries [N,8] in the table of all levels, and their shares [N,8,3] along each axis."""
+    scale, resolution = spec.scales[level], spec.resolutions[level]
+    first, entries = spec.offsets[level], spec.offsets[level + 1] - spec.offsets[level]
+    bits = _corner_bits(points.device)
+    # The layout's fused multiply-add: the product of two float32 is exact in float64.
+    positions = (points.double() * scale + 0.5).to(points.dtype)
+    lower = positions.detach().floor()
+    fraction = positions - lower
+    cells = lower.double().nan_to_num(-LARGEST_CELL).clamp(-LARGEST_CELL, LARGEST_CELL).long()
+    vertices = (cells[:, None] + bits) & _UINT32  # [N,8,3]
+    if spec.is_hashed(level):
+        keys = (vertices * torch.tensor((1, PRIME_Y, PRIME_Z), device=points.device)) & _UINT32  # below 2^64: wrapping leaves 32 bits right
+        index = (keys[..., 0] ^ keys[..., 1] ^ keys[..., 2]) % entries
+    else:
+        index = ((vertices[..., 0] + resolution * ((vertices[..., 1] + resolution * vertices[..., 2]) & _UINT32)) & _UINT32) % entries
+    return first + index, torch.where(bits.bool(), fraction[:, None], 1 - fraction[:, None])

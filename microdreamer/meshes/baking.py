@@ -7,6 +7,7 @@ texel within a chart stays empty. S is the number of texels a side, P that of te
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -84,6 +85,34 @@ def bake(mesh: Mesh, size: int, model: Shown | None = None, picture: Reference |
     if model is not None:
         colors = model.surface_colors(texels.positions, texels.normals, VIEW_SIZE)
     return _painted(mesh, size, texels, colors, picture)
+
+
+@torch.no_grad()
+@profiler.function
+def bake_function(
+    mesh: Mesh,
+    size: int,
+    color: Callable[[Tensor], Tensor],
+    device: torch.device | str = "cpu",
+    chunk: int = 1 << 18,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mesh:
+    """The unwrapped mesh with a texture of `size` texels a side: what `color`, positions [P,3] -> sRGB [P,3], says of the places on the
+    surface where texels lie, cut to [0,1]. It is asked for `chunk` places at a time."""
+    texels = texels_of(mesh, size, device)
+    return _painted(mesh, size, texels, in_chunks(color, texels.positions, chunk, progress).float().clamp(0, 1), None)
+
+
+def in_chunks(
+    function: Callable[[Tensor], Tensor], points: Tensor, chunk: int, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """`function` of `points` [P,...], asked for at most `chunk` of them at a time."""
+    parts = []
+    for part in points.split(chunk):
+        parts.append(function(part))
+        if progress:
+            progress(min(len(parts) * chunk, len(points)), len(points))
+    return torch.cat(parts)
 
 
 def with_picture(mesh: Mesh, size: int, picture: Reference, device: torch.device | str = "cpu") -> Mesh:

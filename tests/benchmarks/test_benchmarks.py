@@ -25,6 +25,7 @@ from benchmarks import (
     stages,
     texture,
     uv_unwrap,
+    volume,
     winograd,
 )
 from benchmarks.timing import (
@@ -383,6 +384,7 @@ SMALL = {
     texture: ["--device", "cpu", "--views", "1", "--size", "32", "--side", "32", "--cover", "0.4", "--repeats", "1"],
     gaussian_raster: ["--device", "cpu", "--gaussians", "50", "--views", "1", "--size", "32", "--repeats", "1"],
     uv_unwrap: ["--objects", OBJECTS, "--count", "1", "--faces", "1000", "--repeats", "1", "--methods", "charts"],
+    volume: ["--device", "cpu", "--views", "1", "--size", "12", "--samples", "64", "--grid", "micro", "--repeats", "1"],
 }
 
 

@@ -22,7 +22,7 @@ from microdreamer.guidance.published.latent import Parts
 from microdreamer.meshes.baking import baked, unwrapped
 from microdreamer.meshes.unwrap.parametrize import unwrap
 from microdreamer.meshes.vertex_fit import RefineSettings
-from microdreamer.pipeline.config import FIELDS, Config
+from microdreamer.pipeline.config import SCHEMA, Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "microdreamer"
@@ -54,7 +54,7 @@ SHARED = [
 @pytest.mark.parametrize(("function", "keys"), SHARED, ids=lambda value: getattr(value, "__qualname__", ""))
 def test_a_function_and_the_configuration_have_the_same_default(function, keys):
     parameters = inspect.signature(function).parameters
-    assert {name: parameters[name].default for name in keys} == {name: FIELDS[key].default for name, key in keys.items()}
+    assert {name: parameters[name].default for name in keys} == {name: SCHEMA.fields[key].default for name, key in keys.items()}
 
 
 def literals_of(tree: ast.Module):
@@ -77,12 +77,14 @@ def literals_of(tree: ast.Module):
 def test_no_parameter_of_a_keys_name_has_a_default_of_its_own():
     found = set()
     for path in (path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))):
-        found |= {entry for entry in literals_of(ast.parse(path.read_text(encoding="utf-8"))) if entry[1] in FIELDS.keys() - {"device"}}
+        found |= {
+            entry for entry in literals_of(ast.parse(path.read_text(encoding="utf-8"))) if entry[1] in SCHEMA.fields.keys() - {"device"}
+        }
     homes = {(LearningRates.__name__, field.name) for field in dataclasses.fields(LearningRates)}
     assert found == homes | OTHERS
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list(SCHEMA.shipped().values()), ids=lambda path: path.stem)
 def test_a_shipped_configuration_names_only_what_differs(path):
     """The prior, which the file is for, is always named."""
     given = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from cam_utils import Cameras
 from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedFunction
-from microdreamer.guidance.base import Prior, classifier_free
+from microdreamer.core.transfer import send
+from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
 from microdreamer.guidance.names import PRECISIONS
 from microdreamer.guidance.published.inference import for_inference
 from microdreamer.guidance.samplers import normal
@@ -23,7 +24,6 @@ from microdreamer.images.reference import on_white
 
 Made = TypeVar("Made")
 
-NULL, CONDITIONAL = 0, 1
 LOG_VARIANCES = (-30.0, 20.0)  # of the autoencoder's posterior, as it was trained
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -94,14 +94,15 @@ class LatentPrior(Prior):
         self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
         self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
         self._last: tuple[Cameras | None, object] = (None, None)
+        self._seen: Cameras | None = None  # the cameras last checked
 
     @abc.abstractmethod
     def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
         """One call of the network as a function of tensors alone, which `self.call` may replay."""
 
     @abc.abstractmethod
-    def _branches(self, latents: Tensor, t: int, cameras: Cameras, condition: object, branches: slice) -> Tensor:
-        """Noise of `latents` [V,...] for the branches NULL, CONDITIONAL or both: [branches * V,...] in float32."""
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: object) -> Tensor:
+        """Noise of all branches in one call of the network: [branches * V,...] in float32."""
 
     @property
     def frames(self) -> int:
@@ -131,36 +132,49 @@ class LatentPrior(Prior):
     @torch.no_grad()
     @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: object, guidance_scale: float | None) -> Tensor:
-        if len(latents) != len(cameras):
-            raise ValueError(f"{len(latents)} latents and {len(cameras)} cameras: expected as many")
+        if self._seen is not cameras:
+            self.check_cameras(cameras)
+            self._seen = cameras
         if guidance_scale in (None, 1.0):
-            self.evaluations += 1
-            branch = NULL if guidance_scale is None else CONDITIONAL
-            return self._in_memory(latents, t, cameras, condition, slice(branch, branch + 1))
-        self.evaluations += 2
-        null, conditional = self._in_memory(latents, t, cameras, condition, slice(0, 2)).chunk(2)
-        return classifier_free(null, conditional, guidance_scale)
+            told = NULL if guidance_scale is None else CONDITIONAL
+            return self.predict_each([Branch(latents, t, told)], cameras, condition)[0]
+        return classifier_free(*self.predict_branches(latents, t, cameras, condition), guidance_scale)
 
-    def _in_memory(self, latents: Tensor, t: int, cameras: Cameras, condition: object, branches: slice) -> Tensor:
-        """`_branches` in one call if it fits, else branch by branch and a few objects at a time."""
-        groups = len(latents) // self.views
-        if (branches.stop - branches.start) * groups * self.frames <= self.max_latents:
-            return self._branches(latents, t, cameras, condition, branches)
-        step = max(self.max_latents // self.frames, 1) * self.views
-        return torch.cat(
-            [
-                self._branches(latents[start : start + step], t, cameras[start : start + step], condition, slice(branch, branch + 1))
-                for branch in range(branches.start, branches.stop)
-                for start in range(0, len(latents), step)
-            ]
-        )
+    @torch.no_grad()
+    @profiler.function
+    def predict_each(self, branches: Sequence[Branch], cameras: Cameras, condition: object) -> list[Tensor]:
+        for branch in branches:
+            self.check_told(branch.told)
+            if len(branch.latents) != len(cameras):
+                raise ValueError(f"{len(branch.latents)} latents and {len(cameras)} cameras: expected as many")
+        self.evaluations += len(branches)
+        groups = len(cameras) // self.views
+        if len(branches) * groups * self.frames <= self.max_latents:
+            return list(self._batch(branches, cameras, condition).chunk(len(branches)))
+        step = max(self.max_latents // self.frames, 1)
+        parts = [slice(start, start + step) for start in range(0, groups, step)]
+        return [torch.cat([self._one_part(branch, cameras, condition, part) for part in parts]) for branch in branches]
 
-    def _levels(self, t: int, count: int) -> Tensor:
-        return torch.full((count,), float(t), device=self.device)
+    def _one_part(self, branch: Branch, cameras: Cameras, condition: object, groups: slice) -> Tensor:
+        """Noise of one branch of some of the groups."""
+        views = slice(groups.start * self.views, groups.stop * self.views)
+        levels = self.group_levels(branch.t, len(branch.latents))[groups]
+        told = branch.told[views] if isinstance(branch.told, Tensor) else branch.told
+        return self._batch([Branch(branch.latents[views], levels, told)], cameras[views], self._condition_of(condition, groups))
+
+    def _condition_of(self, condition: object, groups: slice) -> object:
+        """What holds for some of the groups of a condition that may be one of several; see `join`."""
+        return condition
+
+    def _levels(self, branches: Sequence[Branch]) -> Tensor:
+        """Levels of all that a call of the network evaluates, `frames` for each group."""
+        levels = [float(level) for branch in branches for level in self.group_levels(branch.t, len(branch.latents))]
+        if len(set(levels)) == 1:
+            return torch.full((len(levels) * self.frames,), levels[0], device=self.device)
+        return send(torch.tensor(levels).repeat_interleave(self.frames), self.device)
 
     def once(self, cameras: Cameras, make: Callable[[Cameras], Made]) -> Made:
-        """make(cameras), checked and computed once for the cameras of consecutive calls."""
+        """make(cameras), computed once for the cameras of consecutive calls."""
         if self._last[0] is not cameras:
-            self.check_cameras(cameras)
             self._last = cameras, make(cameras)
         return self._last[1]
