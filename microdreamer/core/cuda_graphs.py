@@ -39,8 +39,9 @@ def warm_up(function: Callable[[], Output], device: torch.device | str, times: i
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
-        for _ in range(times):
-            output = function()
+        for _ in range(times - 1):
+            function()
+        output = function()
     torch.cuda.current_stream(device).wait_stream(side)
     return output
 
