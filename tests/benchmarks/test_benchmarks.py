@@ -33,11 +33,11 @@ from benchmarks.timing import (
     busy_milliseconds,
     bytes_per_millisecond,
     captured,
-    describe,
     peak_mib,
     time_calls,
     write_json,
 )
+from microdreamer.core.machine import describe
 from microdreamer.kernels import extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields
