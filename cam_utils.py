@@ -130,7 +130,8 @@ class Cameras:
     def camera_to_world(self) -> Tensor:
         """Poses [V,4,4], OpenGL axes."""
         pose = torch.zeros_like(self.world_to_camera)
-        pose[:, :3, :3] = self.world_to_camera[:, :3, :3].transpose(1, 2) * pose.new_tensor([1.0, -1.0, -1.0])
+        rotation = self.world_to_camera[:, :3, :3].transpose(1, 2)
+        pose[:, :3, 0], pose[:, :3, 1:3] = rotation[..., 0], -rotation[..., 1:]
         pose[:, :3, 3] = self.centers
         pose[:, 3, 3] = 1
         return pose

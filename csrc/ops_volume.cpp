@@ -2,6 +2,7 @@
 #include <limits>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/empty.h>
@@ -71,11 +72,15 @@ Lists march(const at::Tensor& origins, const at::Tensor& directions, const at::T
   in.step = static_cast<float>(step);
   in.near = static_cast<float>(near);
   in.scale = static_cast<float>(static_cast<double>(resolution) / (2 * radius));
+  for (int axis = 0; axis < 3; ++axis) {
+    in.low[axis] = -in.radius;
+    in.high[axis] = in.radius;
+  }
   const c10::DeviceGuard guard(device);
   const at::Tensor counts = at::empty({rays + 1}, origins.options().dtype(at::kInt));
   if (device.is_cpu()) {
-    count_pieces_cpu(in, counts.mutable_data_ptr<int>());
-    return make_lists(counts, capacity, [&](const int* prefix, const SampleLists& out) { write_pieces_cpu(in, prefix, out); });
+    const std::vector<Pieces> found = count_pieces_cpu(in, counts.mutable_data_ptr<int>());
+    return make_lists(counts, capacity, [&](const int* prefix, const SampleLists& out) { write_pieces_cpu(found, rays, prefix, out); });
   }
 #ifdef MD_WITH_CUDA
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();

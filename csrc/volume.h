@@ -1,6 +1,8 @@
 // Volume rendering: the entry points of the CPU and CUDA versions. Plain pointers to contiguous memory; the caller allocates.
 #pragma once
 
+#include <vector>
+
 #include "volume_math.h"
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
@@ -64,8 +66,12 @@ struct SampleGradients {
 
 // Each list is made in two passes. The first counts: counts [N+1], of which the first is 0 and the rest are the rays'; of visible
 // samples also which they are, keep [M]. The second takes the sums of the counts so far, prefix [N+1], and writes.
-void count_pieces_cpu(const March& in, int* counts);
-void write_pieces_cpu(const March& in, const int* prefix, const SampleLists& out);
+// On the CPU the first pass of the march keeps what it finds, for the second to copy: marching costs more than memory.
+struct Pieces {
+  std::vector<float> start, length;
+};
+std::vector<Pieces> count_pieces_cpu(const March& in, int* counts);
+void write_pieces_cpu(const std::vector<Pieces>& found, int64_t rays, const int* prefix, const SampleLists& out);
 void count_visible_cpu(const Visibility& in, uint8_t* keep, int* counts);
 void write_visible_cpu(const Visibility& in, const uint8_t* keep, const int* prefix, const SampleLists& out);
 void composite_cpu(const Composition& in, const Sums& out);

@@ -18,6 +18,7 @@ struct March {
   float step;               // length of a piece that is whole
   float near;               // distance where rays begin
   float scale;              // cells by length
+  float low[3], high[3];    // corners of a box within it that all occupied cells lie in
 };
 
 // Of two that are numbers. The functions of the C library look out for those that are not, in a call on the CPU.
@@ -44,13 +45,26 @@ MD_HOST_DEVICE void for_each_piece(const March& in, int64_t ray, Visit visit) {
     leave = smaller(leave, larger(one, other));
   }
   if (!(enter < leave)) return;
+  // What of the ray may lie in occupied cells, with a margin for rounding.
+  float from = enter, until = leave;
+  for (int axis = 0; axis < 3; ++axis) {
+    if (direction[axis] == 0.f) continue;
+    const float one = (in.low[axis] - origin[axis]) * inverse[axis], other = (in.high[axis] - origin[axis]) * inverse[axis];
+    from = larger(from, smaller(one, other));
+    until = smaller(until, larger(one, other));
+  }
+  const float margin = 0.01f * in.step + 1e-6f * leave;
+  until = smaller(until + margin, leave);
+  if (!(from - margin < until)) return;
   const float base = fmaf((in.jitter ? in.jitter[ray] : 0.f) - 1.f, in.step, in.near);
   const float first = larger(floorf((enter - base) / in.step) - 1.f, 0.f);
   const float cell_size = 1.f / in.scale, pieces_by_length = 1.f / in.step, last_cell = static_cast<float>(in.resolution - 1);
-  for (int n = 0; n < in.most;) {
+  // The first whole piece that ends behind `from`; earlier ones lie before it.
+  const float skipped = floorf((from - margin - base) * pieces_by_length) - 1.f - first;
+  for (int n = skipped > 0.f ? static_cast<int>(smaller(skipped, static_cast<float>(in.most))) : 0; n < in.most;) {
     const float index = first + static_cast<float>(n);
     const float start = larger(fmaf(index, in.step, base), enter), end = smaller(fmaf(index + 1.f, in.step, base), leave);
-    if (start >= leave) return;
+    if (start >= until) return;
     const float length = end - start;
     ++n;
     if (!(length > 0.f)) continue;

@@ -43,7 +43,8 @@ PAGE = """# Bad input
 What `main.py`, `main2.py` and `process.py` say to input that they cannot use. Each row was run, in a process of its own, by the
 command that printed this page, `python scripts/check_bad_input.py`; it fails unless every case ends with exit code 2 and one line, and
 leaves no file behind. `main.py` and `main2.py` ran with `--quiet`: else they tell their configuration and the seconds of phases first.
-`FILES` stands for a folder with what the case names, `REPO` for this repository.
+`FILES` stands for a folder with what the case names, `REPO` for this repository. Memory that runs out, of the GPU too, is such a line as
+well (`main2.py: the memory is not enough (...); lower texture_size, ...`), which tests make happen.
 """
 
 
@@ -153,6 +154,8 @@ def make_meshes(folder: Path) -> None:
     head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
     faces = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
     (folder / "cut_short.ply").write_text(head + faces + "0 0 0\n1 0 0\n0 1")
+    (folder / "points.ply").write_text(f"{head}end_header\n0 0 0\n1 0 0\n0 1 0\n")
+    (folder / "taken" / "cube_refined.glb").mkdir(parents=True)
     (folder / "splat.ply").write_text(f"{head}property float f_dc_0\nend_header\n0 0 0 1\n1 0 0 1\n0 1 0 1\n")
 
 
@@ -296,6 +299,8 @@ def main2_cases(files: Path, full: Path | None) -> list[Case]:
         "a mesh that is all transparent": "transparent.glb",
         "a PLY that is cut short": "cut_short.ply",
         "a PLY of Gaussians as a mesh": "splat.ply",
+        "a .splat as a mesh": "transparent.splat",
+        "a PLY of points as a mesh": "points.ply",
     }
     splats = {
         "Gaussians that nothing can be seen of": "transparent.splat",
@@ -322,6 +327,7 @@ def main2_cases(files: Path, full: Path | None) -> list[Case]:
         case("an unknown key", *cube, prompt, "refine_view=8"),
         case("a number out of range", *cube, prompt, "texture_size=1"),
         case("outdir is a file", *cube, prompt, f"outdir={files}/a_file"),
+        case("a folder where a file is to go", *cube, prompt, f"outdir={files}/taken"),
         case("save_path is a path", *cube, prompt, "save_path=../elsewhere"),
         case("no such weights", *cube, prompt, f"prior_path={files}/missing"),
         case("an unknown device", *cube, prompt, "device=tpu"),

@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace md::volume {
 namespace {
@@ -18,34 +19,78 @@ void for_each_ray(int64_t rays, const Visit& visit) {
   });
 }
 
+// Most cells of a box are empty, so rays need not look at all of it.
+void shrink_to_occupied(March& in) {
+  const int resolution = in.resolution;
+  int low[3] = {resolution, resolution, resolution}, high[3] = {0, 0, 0};
+  const auto include = [&](int axis, int cell) {
+    low[axis] = std::min(low[axis], cell);
+    high[axis] = std::max(high[axis], cell + 1);
+  };
+  for (int x = 0; x < resolution; ++x) {
+    for (int y = 0; y < resolution; ++y) {
+      const bool* row = in.occupied + (static_cast<int64_t>(x) * resolution + y) * resolution;
+      const bool* first = std::find(row, row + resolution, true);
+      if (first == row + resolution) continue;
+      const bool* last = std::find(std::reverse_iterator(row + resolution), std::reverse_iterator(first), true).base();
+      include(0, x);
+      include(1, y);
+      include(2, static_cast<int>(first - row));
+      include(2, static_cast<int>(last - row) - 1);
+    }
+  }
+  if (low[0] == resolution) {  // none is occupied: somewhere outside
+    std::fill_n(low, 3, 3 * resolution);
+    std::fill_n(high, 3, 3 * resolution);
+  }
+  for (int axis = 0; axis < 3; ++axis) {
+    in.low[axis] = static_cast<float>(low[axis]) / in.scale - in.radius;
+    in.high[axis] = static_cast<float>(high[axis]) / in.scale - in.radius;
+  }
+}
+
+int64_t tasks_of(int64_t rays) { return (rays + kRaysPerTask - 1) / kRaysPerTask; }
+
 void write_offsets(const int* prefix, int64_t rays, const SampleLists& out) {
   for (int64_t ray = 0; ray <= rays; ++ray) out.offsets[ray] = static_cast<int>(std::min<int64_t>(prefix[ray], out.capacity));
 }
 
 }  // namespace
 
-void count_pieces_cpu(const March& in, int* counts) {
+std::vector<Pieces> count_pieces_cpu(const March& given, int* counts) {
+  March in = given;
+  shrink_to_occupied(in);
   counts[0] = 0;
-  for_each_ray(in.rays, [&](int64_t ray) {
-    int count = 0;
-    for_each_piece(in, ray, [&](float, float) { ++count; });
-    counts[ray + 1] = count;
+  std::vector<Pieces> found(tasks_of(in.rays));
+  at::parallel_for(0, static_cast<int64_t>(found.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      Pieces& pieces = found[task];
+      for (int64_t ray = task * kRaysPerTask; ray < std::min((task + 1) * kRaysPerTask, in.rays); ++ray) {
+        const size_t before = pieces.start.size();
+        for_each_piece(in, ray, [&](float start, float length) {
+          pieces.start.push_back(start);
+          pieces.length.push_back(length);
+        });
+        counts[ray + 1] = static_cast<int>(pieces.start.size() - before);
+      }
+    }
   });
+  return found;
 }
 
-void write_pieces_cpu(const March& in, const int* prefix, const SampleLists& out) {
-  write_offsets(prefix, in.rays, out);
-  for_each_ray(in.rays, [&](int64_t ray) {
-    int64_t at = prefix[ray];
-    if (at == prefix[ray + 1] || at >= out.capacity) return;
-    for_each_piece(in, ray, [&](float start, float length) {
-      if (at < out.capacity) {
-        out.ray[at] = ray;
-        out.start[at] = start;
-        out.length[at] = length;
+void write_pieces_cpu(const std::vector<Pieces>& found, int64_t rays, const int* prefix, const SampleLists& out) {
+  write_offsets(prefix, rays, out);
+  at::parallel_for(0, static_cast<int64_t>(found.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = prefix[task * kRaysPerTask], room = std::max<int64_t>(out.capacity - first, 0);
+      const int64_t count = std::min(static_cast<int64_t>(found[task].start.size()), room);
+      if (count == 0) continue;
+      std::copy_n(found[task].start.begin(), count, out.start + first);
+      std::copy_n(found[task].length.begin(), count, out.length + first);
+      for (int64_t ray = task * kRaysPerTask; ray < std::min((task + 1) * kRaysPerTask, rays); ++ray) {
+        std::fill(out.ray + out.offsets[ray], out.ray + out.offsets[ray + 1], ray);
       }
-      ++at;
-    });
+    }
   });
 }
 

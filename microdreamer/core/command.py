@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from microdreamer.core.console import accept_any_text
-from microdreamer.core.errors import UserError, one_line
+from microdreamer.core.errors import UserError, memory_error, one_line
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 
@@ -24,8 +24,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"command line: {message} (see --help)")
 
 
-def exit_code(program: str, work: Callable[[], int]) -> int:
-    """What `work` returns; 2 for anything the user can mend (one line says what), 130 after Ctrl-C."""
+def exit_code(program: str, work: Callable[[], int], smaller: str = "take a smaller input") -> int:
+    """What `work` returns; 2 for anything the user can mend (one line says what), 130 after Ctrl-C.
+
+    smaller: what to do where memory runs out, which is one of these too.
+    """
     accept_any_text()
     logging.basicConfig(format=f"{program}: %(message)s", level=logging.WARNING)
     try:
@@ -36,6 +39,11 @@ def exit_code(program: str, work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        if (ran_out := memory_error(error)) is None:
+            raise
+        print(f"{program}: {ran_out}; {smaller}", file=sys.stderr)
+        return 2
 
 
 class Interrupt:

@@ -8,6 +8,9 @@ finished by whoever comes next (`finish`).
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
+import hashlib
 import os
 import shutil
 import socket
@@ -15,10 +18,18 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+LONGEST = 100  # bytes of a result's name that hidden folders' names repeat; with those of a process and a machine 255 must hold all
+
+
+def _hidden(stem: Path) -> str:
+    """What names of hidden folders of a result begin with: its name, or of a long one what stands for it."""
+    name = os.fsencode(stem.name)
+    return f".{stem.name}" if len(name) <= LONGEST else f".{hashlib.sha256(name).hexdigest()[:32]}"
+
 
 def _pending(stem: Path) -> Path:
     """The folder of whole files on their way to their places."""
-    return stem.with_name(f".{stem.name}.whole")
+    return stem.with_name(f"{_hidden(stem)}.whole")
 
 
 def finish(stem: str | Path) -> None:
@@ -26,8 +37,8 @@ def finish(stem: str | Path) -> None:
     stem = Path(stem)
     if _pending(stem).is_dir():
         _move(stem)
-    prefix, host = f".{stem.name}.new-", socket.gethostname()
-    for folder in stem.parent.glob(f"{prefix}*") if stem.parent.is_dir() else ():
+    prefix, host = f"{_hidden(stem)}.new-", socket.gethostname()
+    for folder in stem.parent.glob(f"{glob.escape(prefix)}*") if stem.parent.is_dir() else ():
         process, _, where = folder.name.removeprefix(prefix).partition("@")
         if where.rpartition("~")[0] == host and process.isdecimal() and not _is_alive(int(process)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -45,6 +56,13 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def check_places(stem: str | Path, suffixes: Sequence[str]) -> None:
+    """Raise IsADirectoryError where a folder stands in the place of a file: no file can take it."""
+    for suffix in suffixes:
+        if os.path.isdir(place := f"{stem}{suffix}") and not os.path.islink(place):
+            raise IsADirectoryError(errno.EISDIR, "a folder stands where a file is to be written; move it away", place)
+
+
 @contextlib.contextmanager
 def staged(stem: str | Path, suffixes: Sequence[str]) -> Iterator[Path]:
     """A stem to write to, in a hidden folder, whose files take the places of `stem`'s when the block ends well.
@@ -58,8 +76,9 @@ def staged(stem: str | Path, suffixes: Sequence[str]) -> Iterator[Path]:
     """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
+    check_places(stem, suffixes)
     finish(stem)
-    folder = stem.with_name(f".{stem.name}.new-{os.getpid()}@{socket.gethostname()}~{uuid.uuid4().hex[:8]}")
+    folder = stem.with_name(f"{_hidden(stem)}.new-{os.getpid()}@{socket.gethostname()}~{uuid.uuid4().hex[:8]}")
     folder.mkdir()
     try:
         yield folder / stem.name
@@ -71,6 +90,8 @@ def staged(stem: str | Path, suffixes: Sequence[str]) -> Iterator[Path]:
     except OSError as error:
         if error.filename and Path(error.filename).parent == folder:  # the user knows the place, not the hidden folder
             error.filename = str(stem.with_name(Path(error.filename).name))
+        elif error.errno is not None and error.filename is None:  # an open file that could not grow
+            error.filename = str(stem)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well

@@ -37,12 +37,17 @@ def value(schedule: Schedule, step: int, epoch: int = 0) -> float:
     return low + (high - low) * _SHARES[anneal](progress)
 
 
-def check(name: str, schedule: Schedule) -> None:
-    """Raises ValueError, in one line that begins with `name`, for what is no schedule."""
+def bounds(name: str, schedule: Schedule) -> tuple[float, float]:
+    """The lowest and the highest number that `schedule` ever has.
+
+    Raises ValueError, in one line that begins with `name`, for what is no schedule.
+    """
     try:
-        value(schedule, 0)
+        _, points = _parts(schedule)
     except ValueError as error:
         raise ValueError(f"{name}={schedule}: {error}") from None
+    values = points if len(points) == 1 else [points[1], *points[2::2]]
+    return min(values), max(values)
 
 
 def milestone(values: Sequence[int] | int, milestones: Sequence[int], step: int) -> int:

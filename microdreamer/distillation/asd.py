@@ -64,17 +64,14 @@ def asd_loss(
     """ASD of the latents x [V,...]: gradient w(t) (guided noise at t - conditional noise at t_later) / V.
 
     Both levels, of all views or of each group, share x and the noise; all branches are one network call where the prior can.
-    told: what the conditional branches are told, see `Branch`; perp: for a prior that is told by direction, what the guided one is told
-    instead, and not to look like (`prompts.perp_neg`).
+    told: what the conditional branches are told, see `Branch`; perp: for a prior that is told by direction, what they are told instead, and
+    what the guided one is not to look like (`prompts.perp_neg`).
     """
     alpha = prior.view_alphas(t, x)
     noisy = add_noise(x.detach(), noise, alpha)
     later = add_noise(x.detach(), noise, prior.view_alphas(t_later, x))
-    branches = [
-        Branch(noisy, t, NULL),
-        Branch(noisy, t, told if perp is None else perp.positive),
-        Branch(later, t_later, told),
-    ]
+    told = told if perp is None else perp.positive
+    branches = [Branch(noisy, t, NULL), Branch(noisy, t, told), Branch(later, t_later, told)]
     if perp is not None:
         branches += [Branch(noisy, t, negative) for negative in perp.negatives]
     null, conditional, subtracted, *negatives = prior.predict_each(branches, cameras, condition)

@@ -39,36 +39,50 @@ class DistillationSettings:
     """What all objectives share; the names are threestudio's. Schedules are numbers or lists, see `annealing`.
 
     guidance_scale: of classifier-free guidance, 1 is none; min_step_percent, max_step_percent: the levels that are drawn, as fractions of
-    the prior's, both ends included; weighting_strategy: a key of `sds.WEIGHTINGS`; grad_clip: largest magnitude of a gradient value in
-    latents (before it is divided by the number of views); one_level: all groups of views at one level (True), or each at its own.
-    Raises ValueError for what is out of range.
+    the prior's, both ends included; one_level: all groups of views at one level (True), or each at its own. Raises ValueError for what
+    is out of range.
     """
 
     guidance_scale: float = 7.5
     min_step_percent: Schedule = 0.02
     max_step_percent: Schedule = 0.98
-    weighting_strategy: str = "sds"
-    grad_clip: Schedule | None = None
     one_level: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("min_step_percent", "max_step_percent", "grad_clip"):
-            if getattr(self, name) is not None:
-                annealing.check(name, getattr(self, name))
-        if self.weighting_strategy not in WEIGHTINGS:
-            raise ValueError(f"weighting_strategy={self.weighting_strategy}: expected one of {', '.join(WEIGHTINGS)}")
+        for name in ("min_step_percent", "max_step_percent"):
+            lowest, highest = annealing.bounds(name, getattr(self, name))
+            if not 0 <= lowest <= highest < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected fractions of the levels, from 0 to below 1")
 
     def window(self, levels: int, step: int, epoch: int = 0) -> tuple[int, int]:
         """Lowest and highest of a prior's levels that are drawn at this step. Raises ValueError where there is none."""
         low, high = (annealing.value(schedule, step, epoch) for schedule in (self.min_step_percent, self.max_step_percent))
-        if not 0 <= low <= high < 1:
-            window = f"min_step_percent={low:g}, max_step_percent={high:g} at step {step}"
-            raise ValueError(f"{window}: expected 0 <= min_step_percent <= max_step_percent < 1")
+        if low > high:
+            raise ValueError(f"min_step_percent={low:g} at step {step}: expected at most max_step_percent={high:g}")
         return int(levels * low), int(levels * high)
 
 
 @dataclasses.dataclass(frozen=True)
-class SDSSettings(DistillationSettings):
+class GradientSettings(DistillationSettings):
+    """Of objectives that are gradients: weighting_strategy, a key of `sds.WEIGHTINGS`; grad_clip: largest magnitude of its values in
+    latents, before they are divided by the number of views."""
+
+    weighting_strategy: str = "sds"
+    grad_clip: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weighting_strategy not in WEIGHTINGS:
+            raise ValueError(f"weighting_strategy={self.weighting_strategy}: expected one of {', '.join(WEIGHTINGS)}")
+        if self.grad_clip is not None and annealing.bounds("grad_clip", self.grad_clip)[0] <= 0:
+            raise ValueError(f"grad_clip={self.grad_clip}: expected positive values")
+
+    def clip(self, step: int, epoch: int) -> float | None:
+        return None if self.grad_clip is None else annealing.value(self.grad_clip, step, epoch)
+
+
+@dataclasses.dataclass(frozen=True)
+class SDSSettings(GradientSettings):
     """Of DreamFusion, whose guidance of 100 counts from the conditional prediction."""
 
     guidance_scale: float = 101.0
@@ -86,12 +100,10 @@ class X0SDSSettings(DistillationSettings):
         super().__post_init__()
         if not 0 <= self.recon_std_rescale <= 1:
             raise ValueError(f"recon_std_rescale={self.recon_std_rescale}: expected 0 to 1")
-        if self.weighting_strategy != "sds" or self.grad_clip is not None:
-            raise ValueError("x0-SDS is a distance to a picture: it takes neither weighting_strategy nor grad_clip")
 
 
 @dataclasses.dataclass(frozen=True)
-class ASDSettings(DistillationSettings):
+class ASDSettings(GradientSettings):
     """Of ScaleDreamer; plus_ratio: how much later the second level is, as a share of the way from the lowest; plus_random: anything up to
     that; guidance_perp_neg: strength of Perp-Neg, which is for priors with several sentences (0: none)."""
 
@@ -154,9 +166,6 @@ class Distillation(abc.ABC):
         """What the conditional branch is told of these views."""
         return prompts.view_words(cameras, self.thresholds) if self.prior.by_direction else CONDITIONAL
 
-    def _grad_clip(self, step: int, epoch: int) -> float | None:
-        return None if self.settings.grad_clip is None else annealing.value(self.settings.grad_clip, step, epoch)
-
     def state_dict(self) -> dict[str, Tensor]:
         return {"generator": self.generator.get_state()}
 
@@ -180,7 +189,7 @@ class SDS(Distillation):
             noise,
             guidance_scale=chosen.guidance_scale,
             weighting=chosen.weighting_strategy,
-            grad_clip=self._grad_clip(step, epoch),
+            grad_clip=chosen.clip(step, epoch),
             told=self._told(cameras),
         )
 
@@ -229,7 +238,7 @@ class ASD(Distillation):
             noise,
             guidance_scale=chosen.guidance_scale,
             weighting=chosen.weighting_strategy,
-            grad_clip=self._grad_clip(step, epoch),
+            grad_clip=chosen.clip(step, epoch),
             told=self._told(cameras),
             perp=perp,
         )

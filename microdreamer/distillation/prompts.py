@@ -72,7 +72,7 @@ def perp_neg(cameras: Cameras, guidance_perp_neg: float = -0.5, thresholds: Thre
 
 def _rows(direction: Tensor) -> Tensor:
     """Directions [V] as rows of weights [V,K]."""
-    return torch.nn.functional.one_hot(direction + 1, SENTENCES).float()
+    return (torch.arange(SENTENCES, device=direction.device) == direction[:, None] + 1).float()
 
 
 def _decay(numbers: tuple[float, float, float], r: Tensor) -> Tensor:

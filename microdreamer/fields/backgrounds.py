@@ -5,6 +5,7 @@ A background maps unit directions [...,3] to colours [...,3] in [0,1].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -34,6 +35,27 @@ class SolidBackground(nn.Module):
 
     def forward(self, directions: Tensor) -> Tensor:
         return self.color.clamp(0, 1).expand(directions.shape)
+
+
+class TexturedBackground(nn.Module):
+    """A learnt picture of `height` x `width` texels around the field: width runs once around +Y from +Z over +X, height from above to
+    below, as cameras count azimuth and see elevation. Colours are blended of four texels; the first column follows the last."""
+
+    def __init__(self, height: int = 64, width: int = 128, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if height < 2 or width < 2:
+            raise ValueError(f"height={height}, width={width}: expected at least 2 texels each way")
+        self.texture = nn.Parameter(torch.randn(1, 3, height, width, generator=generator))  # before the sigmoid
+
+    def forward(self, directions: Tensor) -> Tensor:
+        x, y, z = directions.unbind(-1)
+        height, width = self.texture.shape[2:]
+        column = torch.atan2(x, z) / (2 * math.pi) % 1 * width  # 0 and width are the border between the last column and the first
+        row = torch.acos(y.clamp(-1, 1)) / math.pi * height
+        around = torch.cat([self.texture[..., -1:], self.texture, self.texture[..., :1]], dim=-1)
+        places = torch.stack([2 * (column + 1) / (width + 2) - 1, 2 * row / height - 1], dim=-1).reshape(1, 1, -1, 2)
+        colors = nn.functional.grid_sample(around, places, padding_mode="border", align_corners=False)
+        return colors[0, :, 0].T.sigmoid().reshape(directions.shape)
 
 
 class EnvironmentBackground(nn.Module):

@@ -18,7 +18,7 @@ from microdreamer.fields import published
 from microdreamer.fields.activations import DENSITY_ACTIVATIONS, activation
 from microdreamer.fields.normals import STEP, difference_gradient, outward
 from microdreamer.fields.perceptron import Perceptron
-from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec, hash_grid_encode_with_jacobian
+from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec
 from microdreamer.kernels.spherical_harmonics import sh_basis
 
 PUBLISHED_GRID = HashGridSpec(levels=16, features=2, log2_table_size=19, base_resolution=16, growth=1.447269237440378)  # finest 4096
@@ -175,9 +175,11 @@ class ImplicitVolume(nn.Module):
         Activations rise, so that slope looks where the density's own does, also where the activation is flat. The chain rule is written
         out: the slope is made of first derivatives and can itself be differentiated.
         """
-        encoded, jacobian = hash_grid_encode_with_jacobian(self._unit(points), self.encoding.params, self.spec.grid)
-        raw, slope = self.density_network.with_tangents(encoded, jacobian / (2 * self.spec.radius))
-        return encoded, self._density(points, raw), slope[..., 0].to(points.dtype) + self._bias_slope(points)
+        unit = self._unit(points)
+        encoded = self.encoding(unit)
+        raw, v_encoded = self.density_network.with_slope(encoded)
+        slope = self.encoding.slope(unit, v_encoded.to(points.dtype)) / (2 * self.spec.radius)
+        return encoded, self._density(points, raw), slope + self._bias_slope(points)
 
     def _bias_slope(self, points: Tensor) -> Tensor | float:
         kind = self.spec.density_bias

@@ -30,15 +30,16 @@ class Perceptron(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.layers(features)
 
-    def with_tangents(self, features: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives for features [N,I], and how it changes along `tangents` [N,D,I] of them: [N,O] and [N,D,O].
+    def with_slope(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """For one output: what `forward` gives for features [N,I], and how it changes with each of them, [N,I].
 
-        Both are differentiable in everything, by first derivatives of what is computed here.
+        The chain rule written out: both are differentiable like any other result, without a graph inside of a graph.
         """
+        inputs = []
         for layer in self.layers:
-            if isinstance(layer, nn.ReLU):
-                tangents = tangents * (features > 0)[:, None]
-                features = features.relu()
-            else:
-                features, tangents = layer(features), layer(tangents)
-        return features, tangents
+            inputs.append(features)
+            features = layer(features)
+        slope = torch.ones_like(features)
+        for layer, given in zip(reversed(self.layers), reversed(inputs), strict=True):
+            slope = slope @ layer.weight if isinstance(layer, nn.Linear) else slope * (given > 0)
+        return features, slope

@@ -21,12 +21,12 @@ from microdreamer.core import profiler
 from microdreamer.fields.backgrounds import with_replacements
 from microdreamer.fields.materials import NoMaterial, Shading, ShadingPolicy
 from microdreamer.fields.occupancy import OccupancyGrid
+from microdreamer.fields.sample_room import Room, scattered
 from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays
 
 REFRESH_EVERY = 16  # optimiser steps between updates of the grid
+SHRINK_EVERY = 512  # and after which lists of samples that are much too long become shorter
 MIN_TRANSMITTANCE = 1e-4  # of light up to a sample, below which it is left out
-SPARE = 1.5  # times as many samples as the first step has find room in a list
-ROOM = 4096  # of which a list's length is a multiple
 CHUNK_RAYS = 1 << 14  # rays of a render without gradients at a time
 CHUNK_POINTS = 1 << 18  # and points
 LIGHT_DISTANCE = (0.8, 1.5)  # of lights from the origin, drawn evenly (Poole et al., "DreamFusion", 2022)
@@ -147,14 +147,6 @@ class _RayValues(NamedTuple):
     normal: Tensor | None
 
 
-@dataclasses.dataclass
-class _Room:
-    """Lengths of the lists of marched and of visible samples, for one number of rays, and the most [2] samples that they were to hold."""
-
-    lengths: list[int]
-    most: Tensor
-
-
 class VolumeModel(nn.Module):
     """A field in the box [-radius, radius]^3, its occupancy grid and its background.
 
@@ -186,7 +178,7 @@ class VolumeModel(nn.Module):
         self.occupancy = OccupancyGrid(self.settings.grid_resolution, self.settings.radius)
         self.generator = generator or torch.Generator().manual_seed(0)
         self.step = 0  # of the optimiser, as `refresh` was last told
-        self._rooms: dict[int, _Room] = {}  # by the number of rays
+        self._rooms: dict[int, Room] = {}  # by the number of rays
 
     @property
     def device(self) -> torch.device:
@@ -223,7 +215,7 @@ class VolumeModel(nn.Module):
 
         `background` is a grey value, [3] or [V,3] in [0,1], or None for the field's own. `draws` are those of `draw`, which training
         mode calls itself where none are given; a step that is captured as a CUDA graph takes them from outside. `normals` None is as
-        the settings say. Without gradients the pictures are rendered in parts, in bounded memory.
+        the settings say. In evaluation and without gradients the pictures are rendered in parts, in bounded memory.
         """
         views, height, width = len(cameras), cameras.height, cameras.width
         if self.training and draws is None:
@@ -237,7 +229,7 @@ class VolumeModel(nn.Module):
                 lights = places.repeat_interleave(height * width, 0, output_size=len(origins))
         cast, detail = _Rays(origins, directions, jitter, lights), None
         look = _Look(self.settings.normals if normals is None else normals, None if lights is None else draws.shading)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.training:
             found, detail = self._render_rays(cast, look, self._room(cast))
         else:
             found = self._render_in_parts(cast, look)
@@ -253,9 +245,9 @@ class VolumeModel(nn.Module):
     def _behind(self, directions: Tensor, background: Tensor | float | None, draws: Draws | None) -> Tensor:
         """Colours [V,3,H,W], or what broadcasts to them, behind the field that rays with directions [V,H,W,3] go through."""
         if background is not None:
-            return torch.as_tensor(background, dtype=directions.dtype, device=directions.device).expand(len(directions), 3)[
-                :, :, None, None
-            ]
+            if not isinstance(background, Tensor):
+                background = torch.full((3,), float(background), device=directions.device)
+            return background.to(directions).expand(len(directions), 3)[:, :, None, None]
         colors = self.background(directions)
         if draws is not None:
             colors = with_replacements(colors, draws.color, draws.replaced)
@@ -266,20 +258,22 @@ class VolumeModel(nn.Module):
         parts = [self._render_rays(cast.part(slice(first, first + CHUNK_RAYS)), look, None)[0] for first in starts]
         return _RayValues(*(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _render_rays(self, cast: _Rays, look: _Look, room: _Room | None) -> tuple[_RayValues, Detail]:
+    def _render_rays(self, cast: _Rays, look: _Look, room: Room | None) -> tuple[_RayValues, Detail]:
         samples, totals = self._visible(cast, room)
         if room is not None:
-            torch.maximum(room.most, totals, out=room.most)
-        along = cast.directions[samples.ray]
-        points = torch.addcmul(cast.origins[samples.ray], along, samples.middle[:, None])
-        lights = None if cast.lights is None else cast.lights[samples.ray]
+            room.note(totals)
+        along = cast.directions.index_select(0, samples.ray)
+        points = torch.addcmul(cast.origins.index_select(0, samples.ray), along, samples.middle[:, None])
+        if room is not None:
+            points = torch.where(samples.length[:, None] > 0, points, scattered(len(points), self.settings.radius, points.device))
+        lights = None if cast.lights is None else cast.lights.index_select(0, samples.ray)
         density, color, normal = self._evaluate(points, along, lights, look)
         found = composite(density, color if normal is None else torch.cat([color, normal], dim=1), samples)
         values = _RayValues(found.features[:, :3], found.alpha, found.depth, None if normal is None else found.features[:, 3:])
         return values, Detail(samples, found.weights, normal, along)
 
     @torch.no_grad()
-    def _visible(self, cast: _Rays, room: _Room | None) -> tuple[Samples, Tensor]:
+    def _visible(self, cast: _Rays, room: Room | None) -> tuple[Samples, Tensor]:
         """The samples that show, with room in a list of its length; and how many [2] were marched and how many show."""
         settings, occupancy = self.settings, self.occupancy
         lengths = (None, None) if room is None else room.lengths
@@ -325,7 +319,7 @@ class VolumeModel(nn.Module):
         normal = values.normal.float() if look.normals else None
         return values.density.float(), color.float(), normal
 
-    def _room(self, cast: _Rays) -> _Room | None:
+    def _room(self, cast: _Rays) -> Room | None:
         """Room for the samples of so many rays; measured, which waits for the device, where there was no such number before.
 
         None on the CPU, where the numbers of samples are known when their lists are made.
@@ -334,31 +328,24 @@ class VolumeModel(nn.Module):
             return None
         count = len(cast.origins)
         if count not in self._rooms:
-            _, totals = self._visible(cast, None)
-            self._rooms[count] = _Room([math.ceil((SPARE * total + 1) / ROOM) * ROOM for total in totals.tolist()], totals)
+            self._rooms[count] = Room.for_totals(self._visible(cast, None)[1])
         return self._rooms[count]
 
     # ---- Training ----
 
     def refresh(self, step: int) -> bool:
-        """Before optimiser step `step`: every 16 steps update the grid and look whether the lists of samples were long enough.
+        """Before optimiser step `step`: every 16 steps update the grid and look whether the lists of samples are long enough.
 
-        True where a list has grown: what was captured as a CUDA graph must be captured anew.
+        True where a list has changed its length: what was captured as a CUDA graph must be captured anew.
         """
         self.step = step
         if step % REFRESH_EVERY:
             return False
         self.occupancy.update(self._density, step, self.settings.step_size, self.generator)
-        return self._grow()
-
-    def _grow(self) -> bool:
-        has_grown = False
-        for room in self._rooms.values():
-            for index, most in enumerate(room.most.tolist()):
-                while room.lengths[index] < most:
-                    room.lengths[index] *= 2
-                    has_grown = True
-        return has_grown
+        changed = [room.grow() for room in self._rooms.values()]
+        if step and step % SHRINK_EVERY == 0:
+            changed += [room.shrink() for room in self._rooms.values()]
+        return any(changed)
 
     def parameter_groups(self, lrs: dict[str, float]) -> list[dict[str, Any]]:
         """Groups for an optimiser, of the parts that `lrs` names a learning rate for; parts that it does not name are not trained.
@@ -382,6 +369,6 @@ class VolumeModel(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
         self._rooms = {
-            int(count): _Room(list(lengths), torch.zeros(2, dtype=torch.int32, device=self.device))
+            int(count): Room(list(lengths), torch.zeros(2, dtype=torch.int32, device=self.device))
             for count, lengths in state["rooms"].items()
         }

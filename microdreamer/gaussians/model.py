@@ -6,6 +6,7 @@ Shapes: N Gaussians, V views, K = (sh_degree + 1)^2 harmonics.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -247,6 +248,10 @@ class GaussianModel(nn.Module):
     def surface_colors(self, points: Tensor, normals: Tensor, view_size: int = surface.VIEW_SIZE) -> Tensor:
         """Colours [P,3] in [0,1] that renders of `view_size` pixels show at points [P,3] with unit normals [P,3]."""
         return surface.surface_colors(self, points, normals, view_size)
+
+    def surface_painter(self, view_size: int = surface.VIEW_SIZE) -> Callable[[Tensor, Tensor], Tensor]:
+        """`surface_colors` as a function of points and normals, whose views are rendered once."""
+        return surface.surface_painter(self, view_size)
 
     # ---- Optimiser ----
 

@@ -5,6 +5,7 @@ The means of Gaussians lie behind what is seen of them, and their density alone 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +23,8 @@ MIN_ALPHA = 0.9  # of pixels that see the surface and not its edge
 DEPTH_TOLERANCE = 0.05  # of the object's radius, by which a vertex may lie behind what is seen and still take its colour
 MIN_FACING = 0.2  # cosine between normal and view beyond which a view is too grazing for a vertex
 FACING_POWER = 2  # how much frontal views count more
-POINTS_AT_ONCE = 1 << 16  # bounds the memory of looking them up in all views
+POINTS_AT_ONCE, POINTS_AT_ONCE_ON_GPU = 1 << 15, 1 << 20  # looked up in all views: a processor's cache holds what that takes
+BLENDED_AT_ONCE = 1 << 17  # points with COLOR_NEIGHBOURS each
 COLOR_NEIGHBOURS = 32  # Gaussians that may colour an unseen vertex
 
 
@@ -76,29 +78,52 @@ def surface_colors(model: Gaussians, points: Tensor, normals: Tensor, view_size:
     Views count by how frontally they see a point; those that are blocked do not. A point that no view sees gets the blend of
     the Gaussians around it.
     """
+    return surface_painter(model, view_size)(points, normals)
+
+
+@torch.no_grad()
+def surface_painter(model: Gaussians, view_size: int = VIEW_SIZE) -> Callable[[Tensor, Tensor], Tensor]:
+    """`surface_colors` as a function of points and normals, whose views are rendered once."""
     cameras, radius = views_around(model, view_size)
     rendering = model.render(cameras, 0.0)
     layers = torch.cat([rendering.image, rendering.alpha, rendering.depth], dim=1)
-    chunks = zip(points.to(model.device).split(POINTS_AT_ONCE), normals.to(model.device).split(POINTS_AT_ONCE), strict=True)
-    found = [_seen_colors(cameras, layers, DEPTH_TOLERANCE * radius, *chunk) for chunk in chunks]
-    colors, total = (torch.cat(parts) for parts in zip(*found, strict=True))
-    unseen = total < MIN_FACING**FACING_POWER / 2
-    if bool(unseen.any()):
-        colors[unseen] = blended_colors(model, points.to(model.device)[unseen])
-    return colors.clamp(0, 1)
+    at_once = POINTS_AT_ONCE if model.device.type == "cpu" else POINTS_AT_ONCE_ON_GPU
+
+    @torch.no_grad()
+    def painter(points: Tensor, normals: Tensor) -> Tensor:
+        points, normals = points.to(model.device), normals.to(model.device)
+        colors, total = torch.empty_like(points), torch.empty_like(points[:, 0])
+        for start in range(0, len(points), at_once):
+            some = slice(start, start + at_once)
+            colors[some], total[some] = _seen_colors(cameras, layers, DEPTH_TOLERANCE * radius, points[some], normals[some])
+        unseen = (total < MIN_FACING**FACING_POWER / 2).nonzero()[:, 0]
+        for some in unseen.split(BLENDED_AT_ONCE):
+            colors[some] = blended_colors(model, points[some])
+        return colors.clamp_(0, 1)
+
+    return painter
 
 
 def _seen_colors(cameras: Cameras, layers: Tensor, tolerance: float, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean colours [P,3] that the views show at the points, and the sum of the views' weights [P]."""
-    positions, z = project_for_sampling(cameras, points)
-    samples = grid_sample(layers, positions[:, :, None], align_corners=False)[..., 0]  # [V,5,P]
-    premultiplied, alpha, depth = samples[:, :3], samples[:, 3], samples[:, 4]
-    to_camera = torch.nn.functional.normalize(cameras.centers[:, None] - points, dim=-1)
-    facing = (to_camera * normals).sum(-1)
-    is_seen = (facing > MIN_FACING) & (alpha > 0.5) & (z < depth / alpha.clamp_min(0.5) + tolerance)
-    weights = torch.where(is_seen, facing.clamp_min(0) ** FACING_POWER, 0)
-    total = (weights * alpha).sum(0)
-    return (weights[:, None] * premultiplied).sum(0).T / total.clamp_min(1e-12)[:, None], total
+    """Mean colours [P,3] that the views show at the points, and the sum of the views' weights [P].
+
+    Most views do not face a point: those that do are found first, from inner products alone.
+    """
+    centers = cameras.centers
+    towards = centers @ normals.T - (points * normals).sum(1)  # [V,P]: (center - point) . normal
+    squared = centers.square().sum(1, keepdim=True) - 2 * (centers @ points.T) + points.square().sum(1)
+    facing = towards * squared.clamp_min(1e-24).rsqrt()
+    sums, total = torch.zeros_like(points), torch.zeros_like(points[:, 0])
+    for view in range(len(cameras)):
+        faced = (facing[view] > MIN_FACING).nonzero()[:, 0]
+        positions, z = project_for_sampling(cameras[view], points[faced])
+        samples = grid_sample(layers[view, None], positions[:, :, None], align_corners=False)[0, ..., 0]  # [5,P]
+        alpha, depth = samples[3], samples[4]
+        is_seen = (alpha > 0.5) & (z[0] < depth / alpha.clamp_min(0.5) + tolerance)
+        weights = torch.where(is_seen, facing[view, faced] ** FACING_POWER, 0)
+        total.index_add_(0, faced, weights * alpha)
+        sums.index_add_(0, faced, (weights * samples[:3]).T)
+    return sums / total.clamp_min(1e-12)[:, None], total
 
 
 @torch.no_grad()

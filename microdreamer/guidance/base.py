@@ -74,6 +74,11 @@ class Prior(abc.ABC):
     ) -> object:
         """Prepare whatever of picture and prompt is there for `predict_noise`. Implementations start with `check_condition`."""
 
+    def check_objects(self, objects: int, groups: int) -> None:
+        """Raises ValueError where a condition of several objects meets another number of groups."""
+        if objects not in (1, groups):
+            raise ValueError(f"{objects} conditions for {groups} groups of {self.views} views: expected 1, or one for each")
+
     def join(self, conditions: Sequence[object]) -> object:
         """One condition of several, one for each group of the views that it is used with. Raises ValueError where a prior cannot."""
         raise ValueError(f"the {self.name} prior takes one condition for all views of a call")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+LEAST_OF_255 = 1.5  # a colour above this is one of a scale to 255
+
 
 def srgb_to_linear(colors: np.ndarray) -> np.ndarray:
     """Light intensities of sRGB values, both in [0,1]."""
@@ -17,3 +19,11 @@ def linear_to_srgb(colors: np.ndarray) -> np.ndarray:
 
 LINEAR_OF_BYTE = srgb_to_linear(np.arange(256) / 255).astype(np.float32)
 """Light intensities of the 256 sRGB bytes."""
+
+
+def unit_range(values: np.ndarray) -> np.ndarray:
+    """Colours, which programs write as floats from 0 to 1 or to 255, as float64 in [0,1]; NaN stays. A little above 1 is rounding."""
+    values = np.asarray(values, np.float64)
+    with np.errstate(invalid="ignore"):
+        scale = 255.0 if (values > LEAST_OF_255).any() else 1.0
+        return (values / scale).clip(0, 1)

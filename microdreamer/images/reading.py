@@ -83,7 +83,7 @@ def _opened(path: Path) -> Image.Image:
 
 def _first_frame_of_use(picture: Image.Image, path: Path, note: Callable[[str], None] | None) -> Image.Image:
     """The first frame that shows anything, converted; the first of all where none does, or one that follows is damaged."""
-    first = _to_8_bit(ImageOps.exif_transpose(picture), path, picture.format)
+    first = to_8_bit(ImageOps.exif_transpose(picture), path, picture.format)
     if not _is_blank(first):
         return first
     pixels = max(1, picture.width * picture.height)
@@ -92,7 +92,7 @@ def _first_frame_of_use(picture: Image.Image, path: Path, note: Callable[[str], 
             picture.seek(number)
             _check_size(path, picture.width * picture.height)
             picture.load()
-            frame = _to_8_bit(ImageOps.exif_transpose(picture), path, picture.format)
+            frame = to_8_bit(ImageOps.exif_transpose(picture), path, picture.format)
         except (_ReadError, *_DECODER_ERRORS):  # EOFError after the last one
             break
         if not _is_blank(frame):
@@ -150,8 +150,11 @@ def _is_heif(path: Path) -> bool:
     return start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS
 
 
-def _to_8_bit(picture: Image.Image, path: Path, file_format: str) -> Image.Image:
-    """RGB or RGBA of any Pillow mode; colours go through the embedded profile where there is one."""
+def to_8_bit(picture: Image.Image, path: Path | str, file_format: str | None) -> Image.Image:
+    """RGB or RGBA of any Pillow mode; colours go through the embedded profile where there is one.
+
+    Raises ValueError, which calls the picture `path`, for numbers whose range is not known.
+    """
     if picture.mode.startswith("I") or picture.mode == "F":
         return _grey_to_8_bit(picture, path, file_format)
     transparency = picture.info.get("transparency")
@@ -166,7 +169,7 @@ def _to_8_bit(picture: Image.Image, path: Path, file_format: str) -> Image.Image
     return colours
 
 
-def _grey_to_8_bit(picture: Image.Image, path: Path, file_format: str) -> Image.Image:
+def _grey_to_8_bit(picture: Image.Image, path: Path | str, file_format: str | None) -> Image.Image:
     values = np.asarray(picture).astype(np.float64)
     if picture.mode == "F":
         full_scale = 1.0

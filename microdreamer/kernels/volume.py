@@ -44,7 +44,7 @@ class Samples(NamedTuple):
 
     def positions(self, origins: Tensor, directions: Tensor) -> Tensor:
         """The middles as points [M,3] of rays with these origins and directions [N,3]."""
-        return torch.addcmul(origins[self.ray], directions[self.ray], self.middle[:, None])
+        return torch.addcmul(origins.index_select(0, self.ray), directions.index_select(0, self.ray), self.middle[:, None])
 
 
 class Composite(NamedTuple):

@@ -95,7 +95,11 @@ def _vertex_colors(mesh: Mesh) -> np.ndarray:
 
 def encoded_texture(mesh: Mesh) -> bytes:
     """The texture as a PNG file."""
-    return encoded_png(np.rint(np.clip(mesh.texture, 0, 1) * 255).astype(np.uint8))
+    texture = mesh.texture
+    pixels = np.empty(texture.shape, np.uint8)
+    for row, values in enumerate(texture):  # a large texture is held once more as bytes, not as floats
+        pixels[row] = np.rint(np.clip(values, 0, 1) * 255)
+    return encoded_png(pixels)
 
 
 # ---- GLB ----
@@ -194,6 +198,7 @@ FOREIGN = {  # formats of scenes and solids that need the programs they come fro
     *(".fbx", ".blend", ".max", ".ma", ".mb", ".c4d", ".usd", ".usda", ".usdc", ".usdz", ".abc", ".skp"),
     *(".step", ".stp", ".iges", ".igs", ".sldprt", ".ifc", ".dwg", ".dxf"),
 }
+OF_GAUSSIANS = (".splat", ".spz", ".ksplat", ".sog")
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")  # of formats with a reader of this project's own
 REMEDY = "get a whole copy or save it anew"  # what can be done about a file that is not what it should be
 BAKED_SIZE = 1024  # texels a side of a texture that `read_mesh` makes
@@ -217,7 +222,7 @@ def read_surface(path: str | Path) -> Surface:
     except ValueError as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path}: {what}{'' if ';' in what else f'; {REMEDY}'}") from error
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # a structure that is not what its format promises, at any place of it
         what = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
@@ -236,6 +241,8 @@ def _reader(path: Path) -> Callable[[Path], Surface]:
         return read_ply
     if suffix == ".obj":
         return read_obj
+    if suffix in OF_GAUSSIANS:
+        raise ValueError("it holds Gaussians, no mesh; pass it as --from-splats")
     if suffix in FOREIGN:
         raise ValueError(f"{suffix} files are not read; save it as GLB (Blender: File > Import, then File > Export > glTF 2.0)")
     return read_other

@@ -15,13 +15,13 @@ from cam_utils import Cameras, in_camera_axes
 from microdreamer.core import profiler
 from microdreamer.kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
 from microdreamer.kernels.texture import texture as sample_texture
+from microdreamer.meshes.detail import LOGIT_LIMIT, add_change, coarse_logits
 from microdreamer.meshes.mesh import Mesh
 
 __all__ = ["Fragments", "Mesh", "MeshModel", "MeshRender", "clip_positions", "vertex_normals"]
 
 NEAR, FAR = 0.01, 100.0  # distances between which surfaces are shown
 MAX_LEVEL = 3  # coarser mip levels would mix charts, which stand a few texels apart
-LOGIT_LIMIT = 0.002  # colours are kept this far from 0 and 1 in logit space: one step of 1/512
 
 
 class MeshRender(NamedTuple):
@@ -72,20 +72,23 @@ class MeshModel(nn.Module):
     """A mesh on a device, with what a fit may change: `color_logits` and vertex `offsets` [N,3].
 
     color_logits is [1,S,S,3] for a textured mesh, filtered before the sigmoid as the originals do, else [1,N,3], one row a vertex.
+    A texture of more than `most_texels` a side is shown, and fitted, as a coarser one; `to_mesh` gives all of its texels back.
     """
 
     vertices: Tensor
     faces: Tensor
 
-    def __init__(self, mesh: Mesh, device: torch.device | str = "cpu") -> None:
+    def __init__(self, mesh: Mesh, device: torch.device | str = "cpu", most_texels: int | None = None) -> None:
         super().__init__()
         mesh.check()
         self.source = mesh
+        self._coarse = coarse_logits(mesh.texture, most_texels) if mesh.has_texture and most_texels else None
         colors = mesh.texture if mesh.has_texture else np.ones_like(mesh.vertices) if mesh.vertex_colors is None else mesh.vertex_colors
         arrays = {"vertices": mesh.vertices, "faces": mesh.faces, "uvs": mesh.uvs, "uv_faces": mesh.uv_faces}
         for name, array in arrays.items():
             self.register_buffer(name, None if array is None else torch.from_numpy(array).to(device), persistent=False)
-        self.color_logits = nn.Parameter(to_logits(torch.from_numpy(colors))[None].contiguous().to(device))
+        logits = to_logits(torch.from_numpy(colors)) if self._coarse is None else torch.from_numpy(self._coarse).clone()
+        self.color_logits = nn.Parameter(logits[None].contiguous().to(device))
         self.offsets = nn.Parameter(torch.zeros_like(self.vertices))
         self._topology: Topology | None = None
 
@@ -158,10 +161,15 @@ class MeshModel(nn.Module):
         return tuple(layer.permute(0, 3, 1, 2) for layer in (depth, normal, cosine))
 
     @torch.no_grad()
-    def to_mesh(self) -> Mesh:
-        """The mesh as it is now, for the files."""
-        source, colors = self.source, self.color_logits[0].sigmoid().cpu().numpy()
+    def to_mesh(self, reuse_texture: bool = False) -> Mesh:
+        """The mesh as it is now, for the files. `reuse_texture`: a texture with more texels than were fitted is changed in the source."""
+        source = self.source
         vertices = (self.vertices + self.offsets).cpu().numpy()
-        if self.has_texture:
-            return Mesh(vertices, source.faces, uvs=source.uvs, uv_faces=source.uv_faces, texture=colors)
-        return Mesh(vertices, source.faces, colors)
+        if not self.has_texture:
+            return Mesh(vertices, source.faces, self.color_logits[0].sigmoid().cpu().numpy())
+        if self._coarse is None:
+            texture = self.color_logits[0].sigmoid().cpu().numpy()
+        else:
+            texture = source.texture if reuse_texture else source.texture.copy()
+            add_change(texture, self.color_logits[0].cpu().numpy() - self._coarse)
+        return Mesh(vertices, source.faces, uvs=source.uvs, uv_faces=source.uv_faces, texture=texture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,9 @@ class Shown(Protocol):
 
     def surface_colors(self, points: Tensor, normals: Tensor, view_size: int = ...) -> Tensor:
         """Colours [P,3] in [0,1] that pictures of `view_size` pixels show at points [P,3] with unit normals [P,3]."""
+
+    def surface_painter(self, view_size: int = ...) -> Callable[[Tensor, Tensor], Tensor]:
+        """`surface_colors` as a function of points and normals, whose pictures are rendered once."""
 
 
 def coloured(mesh: Mesh, model: Shown) -> Mesh:

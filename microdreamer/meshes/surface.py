@@ -296,6 +296,9 @@ def _tinted(texture: Texture, factor: np.ndarray) -> np.ndarray:
         times = SHARP_SIDE // max(pixels.shape[:2])
         pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
     if (np.abs(factor - 1) < 1e-4).all():
-        return pixels.astype(np.float32) / 255
+        return np.divide(pixels, np.float32(255), dtype=np.float32)
     table = linear_to_srgb((LINEAR_OF_BYTE[:, None] * factor).clip(0, 1)).astype(np.float32)
-    return np.stack([table[pixels[..., channel], channel] for channel in range(3)], axis=-1)
+    found = np.empty(pixels.shape, np.float32)
+    for channel in range(3):
+        found[..., channel] = table[pixels[..., channel], channel]
+    return found

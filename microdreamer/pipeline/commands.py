@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,15 +35,20 @@ A mesh without colours wants to be painted, not retouched: add refine_views=4 re
 iters_refine=4 texture_lr=0.2. What the prior draws beyond the mesh's outline is lost, and where its drawing is smaller there is white.
 """
 
+SMALLER = (
+    "lower texture_size, mesh_resolution, num_pts, batch_size_max, ref_size, refine_size or video_size "
+    "(prior_memory for a published prior), or end other programs"
+)
+
 
 def make(words: Sequence[str], program: str = "main.py") -> int:
     """Stage 1 from words to files; returns the exit code."""
-    return exit_code(program, lambda: profiled(run_make, *parse_command_line(words, MAKE, program)))
+    return exit_code(program, lambda: profiled(run_make, *parse_command_line(words, MAKE, program)), SMALLER)
 
 
 def refine(words: Sequence[str], program: str = "main2.py") -> int:
     """Stage 2 from words to files; returns the exit code."""
-    return exit_code(program, lambda: profiled(run_refine, *parse_command_line(words, REFINE, program)))
+    return exit_code(program, lambda: profiled(run_refine, *parse_command_line(words, REFINE, program)), SMALLER)
 
 
 def run_make(config: Config, quiet: bool, prior: Prior | None = None) -> int:
@@ -100,6 +106,7 @@ def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) ->
     from microdreamer.kernels.extension import keep_freed_memory
 
     keep_freed_memory()
+    logging.getLogger("microdreamer").setLevel(logging.WARNING if quiet else logging.INFO)
     wanted = config.profiling
     try:
         with profiler.session(wanted.mode, wanted.scope, wanted.rounds, quiet):

@@ -131,4 +131,4 @@ def run(options: argparse.Namespace, program: str) -> int:
 
 def main(arguments: Sequence[str] | None = None, program: str = "process.py") -> int:
     """See `core.command.exit_code`."""
-    return exit_code(program, lambda: run(parse_arguments(arguments, program), program))
+    return exit_code(program, lambda: run(parse_arguments(arguments, program), program), "scale the pictures down, or lower --size")

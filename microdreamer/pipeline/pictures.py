@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from microdreamer.core.files import user_path
 from microdreamer.images.preparation import prepared
-from microdreamer.images.reading import read_image
+from microdreamer.images.reading import read_image, to_8_bit
 
 MIN_SIDE = 16  # pixels; less shows no object
 MAX_SIDE = 1024  # pixels; no prior sees more, and a phone's picture would cost seconds a resize
+RANGE_TOLERANCE = 0.1  # by which floats may leave [0,1], as sharpened and resized pictures do
 
 Say = Callable[[str], None]  # takes a line about what was done
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -24,19 +26,32 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 def as_picture(source: Picture, recenter: bool = True, say: Say | None = None) -> Tensor:
     """The object in a picture as straight RGBA [4,S,S] in [0,1]; see `reconstruct` for what may be given, `load_picture` for the rest.
 
-    Raises ValueError in one line for an array or tensor of another shape, and as `load_picture`.
+    Raises ValueError in one line for an array or tensor of another shape, type or range, and as `load_picture`.
     """
     if isinstance(source, Tensor):
-        if source.ndim != 3 or source.shape[0] != 4 or source.shape[1] != source.shape[2]:
+        if source.ndim != 3 or source.shape[0] != 4 or source.shape[1] != source.shape[2] or not source.numel():
             raise ValueError(f"picture: expected a tensor [4,S,S], got {list(source.shape)}")
+        if source.dtype == torch.uint8:
+            return source.float() / 255
+        _check_range(source.dtype.is_floating_point, source.min(), source.max(), source.dtype)
         return source.detach().float().clamp(0, 1)
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] not in (3, 4):
             raise ValueError(f"picture: expected an array [H,W,3] or [H,W,4], got {list(source.shape)}")
-        source = Image.fromarray(source if source.dtype == np.uint8 else np.rint(np.clip(source, 0, 1) * 255).astype(np.uint8))
+        if source.dtype != np.uint8:
+            _check_range(source.dtype.kind == "f", source.min(initial=0), source.max(initial=0), source.dtype)
+            source = np.rint(np.clip(source.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+        source = Image.fromarray(source)
     if isinstance(source, Image.Image):
-        return object_in(source if source.mode in ("RGB", "RGBA") else source.convert("RGBA"), "picture", recenter, say)
+        return object_in(to_8_bit(source, "picture", source.format), "picture", recenter, say)
     return load_picture(source, recenter, say)
+
+
+def _check_range(is_float: bool, least: Any, most: Any, kind: object) -> None:
+    """Raise ValueError for numbers that are neither bytes nor floats in [0,1]; what lies a little outside of these is rounding."""
+    if not is_float or not -RANGE_TOLERANCE <= float(least) <= float(most) <= 1 + RANGE_TOLERANCE:
+        what = f"values from {float(least):.4g} to {float(most):.4g}" if is_float else str(kind)
+        raise ValueError(f"picture: expected uint8, or floats in [0, 1], got {what}; convert it first")
 
 
 def load_picture(path: str | Path, recenter: bool = True, say: Say | None = None) -> Tensor:

@@ -188,7 +188,7 @@ def reconstruct(
             source = config.input if picture is None else picture
             if source is None and not config.prompt:
                 raise UserError(NOTHING_TO_MAKE)
-            rgba = None if source is None else as_picture(source, config.recenter, log.warning)
+            rgba = None if source is None else as_picture(source, config.recenter, log.info)
             check_switches(config, device)
             job = prepare(config, prior or prior_for(config, device), rgba)
 

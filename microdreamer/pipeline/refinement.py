@@ -33,6 +33,7 @@ from microdreamer.pipeline.subject import Subject, load_subject, subject_of
 log = logging.getLogger(__name__)
 
 GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION = 24, 256, 30.0  # renders that vertices move to: how many, px, degrees at most
+TEXELS_PER_PIXEL, FINE_SIZE = 4, 512  # of a render of that many px at least, along a side: finer textures are fitted as coarser ones
 NOTHING_TO_GO_BY = 'nothing to refine the mesh by: pass input=picture.png, prompt="a sentence", or both'
 
 
@@ -68,7 +69,7 @@ def refine_mesh(
         settings = RefineSettings(steps=config.geometry_steps)
         moved = refine_to_model(mesh, guides.gaussians, cameras, settings, generator, lambda *_: on_step(), guides.picture)
         mesh = bake(moved, config.texture_size, guides.gaussians, guides.picture, device)
-    model = MeshModel(mesh, device)
+    model = MeshModel(mesh, device, TEXELS_PER_PIXEL * max(config.refine_size, FINE_SIZE))
     always = [picture_target(model, guides.picture)] if guides.picture else []
     if guides.prior is None:
         return model
@@ -147,7 +148,7 @@ def refine(
             if (config.mesh or isinstance(source, Mesh)) and shown is None and not config.prompt:
                 raise UserError(NOTHING_TO_GO_BY)
             check_switches(config, device)
-            rgba = None if shown is None else as_picture(shown, config.recenter, log.warning)
+            rgba = None if shown is None else as_picture(shown, config.recenter, log.info)
             view = None if rgba is None else picture_view(config, rgba, device)
             condition = None
             if rgba is None and not config.prompt:
@@ -175,7 +176,7 @@ def refined_result(
     config: Config, model: MeshModel, subject: Subject, guides: Guides, watch: Watch, evaluations_before: int, rgba: Tensor | None
 ) -> Result:
     """The refined mesh where its file had it, with its record."""
-    mesh = subject.placed_back(model.to_mesh())
+    mesh = subject.placed_back(model.to_mesh(reuse_texture=True))  # nobody else's: see Subject
     assert mesh.texture is not None  # a subject always has one
     record = make_record(
         config,

@@ -18,7 +18,7 @@ from microdreamer.core import profiler
 from microdreamer.core.errors import UserError, user_errors
 from microdreamer.core.files import MAX_NAME, clean_name, try_writing, user_path
 from microdreamer.core.machine import device_name, peak_memory_mib, versions
-from microdreamer.core.staging import staged
+from microdreamer.core.staging import check_places, staged
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.images.reference import Reference
 from microdreamer.images.writing import write_sheet, write_video
@@ -109,6 +109,9 @@ def result_stem(config: Config) -> Path:
 
 def check_writable(stem: Path) -> None:
     """Try whether the output folder can be made and written to, before the long part. Raises UserError if not; leaves nothing."""
+    with user_errors():
+        check_places(stem, STAGE_1)
+        check_places(f"{stem}_refined", STAGE_2)
     try:
         try_writing(stem)
     except OSError as error:

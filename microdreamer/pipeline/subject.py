@@ -60,7 +60,7 @@ UNMOVED = Frame(np.zeros(3), 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A textured mesh and, where they are known, the Gaussians it was made of, both within `frame`."""
+    """A textured mesh and, where they are known, the Gaussians it was made of, both within `frame`. The mesh's texture is its own."""
 
     mesh: Mesh
     gaussians: GaussianModel | None
@@ -139,11 +139,12 @@ def subject_of(
     if isinstance(source, GaussianModel):
         return gaussian_subject(source.arrays(), "y", config, picture, device)  # as all models here
     if isinstance(source, (str, Path)):
-        key = "load" if holds_gaussians(source) else "mesh"
-        return load_subject(dataclasses.replace(config, mesh=None, load=None, **{key: str(source)}), Path(), picture, device)
+        own = {"mesh": None, "load": None} | {"load" if holds_gaussians(source) else "mesh": str(source)}
+        return load_subject(dataclasses.replace(config, **own), Path(), picture, device)
     if source.mesh is None:
         raise ValueError(f"there is no mesh to refine: {source.no_mesh}")
-    return Subject(source.mesh, source.gaussians)
+    texture = None if source.mesh.texture is None else source.mesh.texture.copy()
+    return Subject(dataclasses.replace(source.mesh, texture=texture), source.gaussians)
 
 
 def gaussian_subject(

@@ -10,10 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from microdreamer.core.command import Parser, exit_code
-from microdreamer.core.errors import UserError, user_errors
+from microdreamer.core.errors import user_errors
 from microdreamer.voxel_diffusion import commands, network, primitives, sampling, schedule, timesteps
 from microdreamer.voxel_diffusion.evaluate import SET_LIMIT
 from microdreamer.voxel_diffusion.network import NetworkConfig
@@ -145,14 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """See `core.command.exit_code`."""
 
     def work() -> int:
-        try:
-            with user_errors():
-                options = build_parser().parse_args(arguments)
-                return options.run(options)
-        except torch.OutOfMemoryError:
-            raise UserError("out of GPU memory; lower --batch, raise --patch or pass --checkpointing") from None
+        with user_errors():
+            options = build_parser().parse_args(arguments)
+            return options.run(options)
 
-    return exit_code(PROGRAM, work)
+    return exit_code(PROGRAM, work, "lower --batch, raise --patch or pass --checkpointing")
 
 
 if __name__ == "__main__":

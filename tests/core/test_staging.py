@@ -85,3 +85,28 @@ def test_what_a_killed_process_left_unfinished_is_swept_and_a_living_ones_is_not
         with staged(tmp_path / "name", SUFFIXES) as other:
             write(other, "other")
     assert found(tmp_path / "name") == {f"name{suffix}": "new" for suffix in SUFFIXES}
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_written(tmp_path):
+    write(tmp_path / "name", "old", ("_a", ".json"))
+    (tmp_path / "name_b").mkdir()
+    with (
+        pytest.raises(IsADirectoryError, match="a folder stands where a file is to be written") as caught,
+        staged(tmp_path / "name", SUFFIXES),
+    ):
+        raise AssertionError("the block is not entered")
+    assert caught.value.filename == str(tmp_path / "name_b")
+    assert found(tmp_path / "name") == {"name_a": "old", "name.json": "old", "name_b": "folder"}
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "é" * 100, "[a]*?"])
+def test_long_and_odd_names_on_a_machine_of_a_long_name(tmp_path, monkeypatch, name):
+    """File systems take 255 bytes a name; what a killed process left is found under all names."""
+    monkeypatch.setattr(staging.socket, "gethostname", lambda: "h" * 64)
+    monkeypatch.setattr(staging, "_is_alive", lambda _: False)
+    stem = tmp_path / name
+    dead = stem.with_name(f"{staging._hidden(stem)}.new-4194304@{'h' * 64}~01234567")
+    dead.mkdir()
+    with staged(stem, SUFFIXES) as aside:
+        write(aside, "new")
+    assert found(stem) == {f"{name}{suffix}": "new" for suffix in SUFFIXES}

@@ -1,5 +1,7 @@
 """Backgrounds and materials against golden tensors, and what they promise of colours, axes and draws."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,9 @@ from conftest import DEVICES
 from safetensors.torch import load_file
 
 from microdreamer.fields import published
-from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground, with_replacements
+from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground, TexturedBackground, with_replacements
 from microdreamer.fields.materials import NoMaterial, PointLightDiffuse, Shading, ShadingPolicy
-from microdreamer.kernels.hash_grid import HashGridSpec
+from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode
 
 GRID = HashGridSpec(levels=4, features=2, log2_table_size=8, base_resolution=4, growth=1.6)
 
@@ -77,6 +79,44 @@ def test_solid_background():
     assert not SolidBackground(0.5).color.requires_grad
     with pytest.raises(ValueError, match="red, green and blue from 0 to 1"):
         SolidBackground((0, 0, 2))
+
+
+def test_textured_background_lies_around_the_field():
+    background = TexturedBackground(4, 8, torch.Generator().manual_seed(0))
+    colors = background.texture[0].detach().sigmoid()  # [3,4,8]
+
+    def towards(azimuth, polar):
+        azimuth, polar = math.radians(azimuth), math.radians(polar)  # from +Z to +X, and from +Y down
+        return torch.tensor([math.sin(polar) * math.sin(azimuth), math.cos(polar), math.sin(polar) * math.cos(azimuth)])
+
+    for row in range(4):
+        for column in range(8):
+            seen = background(towards(45 * (column + 0.5), 45 * (row + 0.5)))
+            torch.testing.assert_close(seen, colors[:, row, column], rtol=0, atol=1e-4)
+    # Around the seam, no jump.
+    left, right = background(towards(-0.01, 80)), background(towards(0.01, 80))
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-3)
+    assert torch.isfinite(background(torch.tensor([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]))).all()
+    with pytest.raises(ValueError, match="at least 2 texels"):
+        TexturedBackground(1, 8)
+
+
+@pytest.mark.parametrize("encoding", ["sh3", "hash"])
+def test_environment_by_hand(encoding):
+    background = EnvironmentBackground(encoding, torch.Generator().manual_seed(0), grid=GRID).double()
+    directions = directions_of((7,)).double()
+    x, y, z = directions.T.numpy()
+    if encoding == "sh3":
+        a, b, c = math.sqrt(3 / math.pi) / 2, math.sqrt(15 / math.pi) / 2, math.sqrt(5 / math.pi) / 4
+        rows = [np.full(7, 0.5 / math.sqrt(math.pi)), -a * y, a * z, -a * x]
+        rows += [b * x * y, -b * y * z, c * (3 * z * z - 1), -b * x * z, b / 2 * (x * x - y * y)]
+        encoded = np.stack(rows, axis=1)
+    else:
+        background.encoding.forward = lambda points: hash_grid_encode(points, background.encoding.params, GRID, compiled=False)
+        encoded = background.encoding((directions + 1) / 2).detach().numpy()
+    for number, layer in enumerate(background.network.layers[::2]):
+        encoded = (np.maximum(encoded, 0) if number else encoded) @ layer.weight.detach().numpy().T
+    np.testing.assert_allclose(background(directions).detach().numpy(), 1 / (1 + np.exp(-encoded)), rtol=1e-9)
 
 
 def test_replacements_are_of_their_views():

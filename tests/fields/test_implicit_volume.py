@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import DEVICES, relative_l2
 from safetensors.torch import load_file
+from torch.utils.checkpoint import checkpoint
 
 from microdreamer.fields import published
 from microdreamer.fields.activations import COLOR_ACTIVATIONS, DENSITY_ACTIVATIONS
 from microdreamer.fields.backgrounds import EnvironmentBackground
 from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
-from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode_reference
+from microdreamer.kernels import extension
+from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode, hash_grid_slope
 
 GRID = HashGridSpec(levels=4, features=2, log2_table_size=8, base_resolution=4, growth=1.6)
 SMALL = ImplicitVolumeSpec(GRID, hidden=16)
@@ -25,7 +27,8 @@ def rough_volume(spec=SMALL, dtype=torch.float32, device="cpu"):
     with torch.no_grad():
         volume.encoding.params *= 1e4
     if dtype == torch.float64:  # the op is for float32
-        volume.encoding.forward = lambda points: hash_grid_encode_reference(points, volume.encoding.params, spec.grid)
+        volume.encoding.forward = lambda points: hash_grid_encode(points, volume.encoding.params, spec.grid, compiled=False)
+        volume.encoding.slope = lambda points, v: hash_grid_slope(points, volume.encoding.params, v, spec.grid, compiled=False)
     return volume
 
 
@@ -89,6 +92,22 @@ def test_a_new_field_is_its_bias(kind, expected):
         torch.testing.assert_close(normal, torch.nn.functional.normalize(near, dim=-1), rtol=0, atol=0.02)
 
 
+def test_field_by_hand():
+    volume = rough_volume(dtype=torch.float64)
+    points = points_in_box(dtype=torch.float64)
+    encoded = hash_grid_encode((points + 1) / 2, volume.encoding.params, GRID, compiled=False).detach().numpy()
+    states = {name: tensor.numpy() for name, tensor in volume.state_dict().items()}
+
+    def network(name):
+        hidden = np.maximum(encoded @ states[f"{name}.layers.0.weight"].T, 0)
+        return hidden @ states[f"{name}.layers.2.weight"].T
+
+    bias = 10 * (1 - np.linalg.norm(points.numpy(), axis=1) / 0.5)
+    values = volume(points)
+    np.testing.assert_allclose(values.density.detach(), np.log1p(np.exp(network("density_network")[:, 0] + bias)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(values.features.detach(), network("feature_network"), rtol=1e-9)
+
+
 @pytest.mark.parametrize("normals", ["analytic", "finite_difference"])
 @pytest.mark.parametrize("bias", ["blob_magic3d", "blob_dreamfusion", -1.0])
 def test_normals_look_against_the_density_slope(normals, bias):
@@ -142,10 +161,44 @@ def test_draws_repeat():
 def test_without_gradients_the_values_are_the_same(device):
     volume = rough_volume(device=device)
     points = points_in_box(device=device)
-    with torch.no_grad():
-        bare = volume(points, with_normals=True)
-    for one, other in zip(bare, volume(points, with_normals=True), strict=True):
-        assert not one.requires_grad and torch.equal(one, other)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            bare = volume(points, with_normals=True)
+        for one, other in zip(bare, volume(points, with_normals=True), strict=True):
+            assert not one.requires_grad and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("normals", ["analytic", "finite_difference"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_recomputed_fields_have_the_same_gradients(normals, device):
+    volume = rough_volume(dataclasses.replace(SMALL, normals=normals), device=device)
+    points = points_in_box(device=device)
+
+    def gradients(evaluate):
+        values = evaluate(points)
+        loss = values.density.log().sum() + values.features.square().sum() + (values.normal * points.exp()).sum()
+        return torch.autograd.grad(loss, list(volume.parameters()))
+
+    def evaluated(points):
+        return volume(points, with_normals=True)
+
+    kept = gradients(evaluated)
+    recomputed = gradients(lambda points: checkpoint(evaluated, points, use_reentrant=False))
+    for one, other in zip(kept, recomputed, strict=True):
+        assert other.any() and relative_l2(one, other) < 1e-5
+
+
+def test_the_op_and_plain_pytorch_train_alike():
+    if not extension.available("cpu"):
+        pytest.skip("no compiled cpu kernels")
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        volume, points = rough_volume(dtype=dtype), points_in_box(dtype=dtype)
+        values = volume(points, with_normals=True)
+        loss = values.density.mean() + values.features.square().mean() + (values.normal * points).sum()
+        found.append(torch.autograd.grad(loss, list(volume.parameters())))
+    for one, other in zip(*found, strict=True):
+        assert relative_l2(one, other) < 1e-4
 
 
 # ---- Published fields ----

@@ -10,10 +10,11 @@ from field_scenes import Ball, small_field
 from cam_utils import concatenate, orbit_cameras, project, turntable
 from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.distillation import sir
-from microdreamer.fields import volume_model
+from microdreamer.fields import sample_room, volume_model
 from microdreamer.fields.backgrounds import SolidBackground
 from microdreamer.fields.implicit_volume import ImplicitVolumeSpec
 from microdreamer.fields.materials import PointLightDiffuse, ShadingPolicy
+from microdreamer.fields.sample_room import Room
 from microdreamer.fields.volume_model import Draws, VolumeModel, VolumeSettings
 from microdreamer.kernels import extension
 
@@ -119,8 +120,7 @@ def test_recomputing_changes_no_gradient(normals):
         loss = seen.image.square().mean() + seen.normal.square().mean() + seen.detail.weights.square().sum()
         loss.backward()
         found.append([parameter.grad for parameter in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    assert all(gradient.any() for gradient in found[0])
+    assert all(relative_l2(a, b) < 1e-5 and b.any() for a, b in zip(*found, strict=True))
 
 
 @EACH
@@ -184,7 +184,7 @@ def test_rendering_in_parts_is_rendering_at_once(device, monkeypatch):
 
 
 def with_room(model, monkeypatch, lengths):
-    room = volume_model._Room(list(lengths), torch.zeros(2, dtype=torch.int32))
+    room = Room(list(lengths), torch.zeros(2, dtype=torch.int32))
     model._rooms[16 * 16 * 2] = room
     monkeypatch.setattr(model, "_room", lambda cast: room)
     return room
@@ -199,7 +199,8 @@ def test_lists_of_fixed_length_render_the_same(monkeypatch):
     room = with_room(model, monkeypatch, (20_000, 20_000))
     padded = model.render(cameras)
     assert len(padded.detail.weights) == 20_000 and not padded.detail.weights[int(padded.detail.samples.offsets[-1]) :].any()
-    assert torch.equal(padded.image, exact.image) and torch.equal(padded.depth, exact.depth) and torch.equal(padded.normal, exact.normal)
+    for name in ("image", "alpha", "depth", "normal"):
+        torch.testing.assert_close(getattr(padded, name), getattr(exact, name), rtol=1e-5, atol=1e-6)
     for found, expected in zip(torch.autograd.grad(padded.image.square().sum(), list(model.parameters())), v_exact, strict=True):
         assert relative_l2(found, expected) < 1e-5
     assert room.most.tolist()[1] == len(exact.detail.weights) and room.most[0] >= room.most[1]
@@ -210,6 +211,7 @@ def test_lists_that_were_too_short_grow_at_the_next_refresh(monkeypatch):
     model.refresh(0)
     cameras = turntable(2, width=16, height=16)
     exact = model.render(cameras)
+    monkeypatch.setattr(sample_room, "MULTIPLE", 100)
     room = with_room(model, monkeypatch, (4000, 1000))
     cut = model.render(cameras)
     samples = cut.detail.samples
@@ -223,6 +225,9 @@ def test_lists_that_were_too_short_grow_at_the_next_refresh(monkeypatch):
     assert all(found / start in (1, 2, 4, 8, 16) for found, start in zip(room.lengths, (4000, 1000), strict=True))
     assert room.lengths[0] >= marched and room.lengths[1] >= visible > room.lengths[1] / 2
     assert not model.refresh(32)
+    room.lengths = [1_000_000, 2 * visible]
+    assert not model.refresh(64) and model.refresh(512)
+    assert 2 * marched < room.lengths[0] < 4 * marched + 100 and room.lengths[1] == 2 * visible and not room.most.any()
 
 
 # ---- Training ----
@@ -278,10 +283,16 @@ def test_light_on_a_white_ball():
     assert white[0, :, 16, 16].tolist() == pytest.approx([1.0] * 3, abs=0.01)
     torch.testing.assert_close(lit(1.0, 1.0, 0.0), albedo * white, rtol=0, atol=2e-3)
     torch.testing.assert_close(lit(0.4, 1.0, 1.0), 0.4 * white + 0.6 * lit(0.0, 1.0, 1.0), rtol=0, atol=1e-5)
-    # A light that is far more right than the camera: the left edge is dark, the right one is bright.
-    side = lit(1.0, 1.0, 1.0, torch.tensor([[1000.0, 0.0, 0.0, 1.5]]))[0, 0, 16]
-    (shown,) = (model.render(cameras).alpha[0, 0, 16] > 0.99).nonzero(as_tuple=True)
-    assert side[shown[1]] < 0.02 and side[shown[-2]] > 0.8
+    # A light from the right, at 1.5: wherever the ball is seen, it is as bright as the light is high over the surface.
+    seen = model.render(cameras)
+    side = lit(1.0, 1.0, 1.0, torch.tensor([[1e6, 0.0, 0.0, 1.5]]))[0, 0]
+    origins, directions = volume_model.rays(cameras)
+    points = (origins + directions * (seen.depth / seen.alpha).permute(0, 2, 3, 1))[0]
+    toward_light = torch.nn.functional.normalize(torch.tensor([1.5, 0.0, 0.0]) - points, dim=-1)
+    expected = (torch.nn.functional.normalize(points, dim=-1) * toward_light).sum(-1).clamp_min(0)
+    shown = seen.alpha[0, 0] > 0.99
+    assert shown.sum() > 200 and expected[shown].min() == 0 and expected[shown].max() > 0.7
+    torch.testing.assert_close(side[shown], expected[shown], rtol=0, atol=0.02)
 
 
 def test_shading_is_drawn_after_the_first_steps():
@@ -299,7 +310,7 @@ def test_shading_is_drawn_after_the_first_steps():
 
 def make_training(seed=0):
     model = small_field(seed, normals=True).train()
-    rates = {"encoding": 1e-2, "density_network": 1e-3, "feature_network": 1e-3, "background": 1e-3}
+    rates = {"encoding": 1e-2, "density_network": 1e-2, "feature_network": 1e-2, "background": 1e-3}
     optimizer = torch.optim.AdamW(model.parameter_groups(rates), betas=(0.9, 0.99), eps=1e-15)
     return model, optimizer
 
@@ -309,12 +320,12 @@ def train(model, optimizer, steps):
     for step in steps:
         model.refresh(step)
         cameras = turntable(2, elevation=float(step % 7) * 5, width=12, height=12)
-        seen = model.render(cameras)
-        loss = (seen.image - 0.25).square().mean() + 0.1 * (seen.alpha.mean() - 0.3).square()
+        seen = model.render(cameras, 0.5)
+        loss = (seen.image - 0.25).square().mean() + 0.01 * seen.normal.square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 
@@ -332,12 +343,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     resumed.load_state_dict(state["model"])
     its_optimizer.load_state_dict(state["optimizer"])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if threads > 1 else 2)
-    try:
-        train(resumed, its_optimizer, range(20, 40))
-    finally:
-        torch.set_num_threads(threads)
+    train(resumed, its_optimizer, range(20, 40))
     expected, found = model.state_dict(), resumed.state_dict()
     assert expected.keys() == found.keys() and torch.equal(model.generator.get_state(), resumed.generator.get_state())
     for name in expected:

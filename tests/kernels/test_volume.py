@@ -157,6 +157,22 @@ def test_march_finds_the_pieces_of_the_reference(device, resolution, step, near,
 
 
 @EACH
+@pytest.mark.parametrize("corner", [(0, 0, 0), (3, 5, 7), (6, 1, 7), (7, 7, 7)])
+def test_march_finds_what_fills_little_of_the_box(device, corner):
+    need_compiled(device)
+    origins, directions = rays_at_box(20_000, device)
+    directions[:200, 1], directions[200:300, 1:] = 0.0, 0.0
+    directions = torch.nn.functional.normalize(directions, dim=1)
+    occupied = torch.zeros(8, 8, 8, dtype=torch.bool, device=device)
+    occupied[corner] = True
+    for step in (0.011, 0.4):
+        kwargs = {"radius": 1.0, "step": step, "jitter": torch.rand(20_000, device=device)}
+        found, expected = (march_rays(origins, directions, occupied, **kwargs, compiled=compiled) for compiled in (True, False))
+        assert int(expected.total) > 20
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@EACH
 @BOTH
 def test_rays_without_pieces(device, compiled):
     if compiled:

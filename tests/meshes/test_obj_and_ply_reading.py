@@ -303,7 +303,7 @@ def test_a_mesh_in_a_format_that_is_not_read_is_told_what_to_do(tmp_path):
 def ply(path, kind="ascii", faces=((0, 1, 2, 3),), vertex=(), face=(), vertex_rows=None, face_rows=None, comments=()):
     """A PLY of the square; vertex and face: further properties (type, name), with their rows."""
     order = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}[kind]
-    codes = {"uchar": "B", "float": "f", "ushort": "H", "int": "i", "double": "d"}
+    codes = {"char": "b", "short": "h", "uint": "I", "uchar": "B", "float": "f", "ushort": "H", "int": "i", "double": "d"}
     points = [[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]]
     head = ["ply", f"format {kind} 1.0", *(f"comment {text}" for text in comments), "element vertex 4"]
     head += [f"property float {axis}" for axis in "xyz"] + [f"property {code} {name}" for code, name in vertex]
@@ -420,3 +420,68 @@ def test_a_face_that_names_no_vertex_is_told(tmp_path):
     for wrong in (4, -1):
         with pytest.raises(ValueError, match=f"a face names vertex {wrong} of 4"):
             read_surface(ply(tmp_path / "a.ply", "binary_little_endian", faces=[(0, 1, wrong)]))
+
+
+# ---- Habits of several programs ----
+
+
+def test_names_of_materials_that_differ_in_case_alone_are_two(tmp_path):
+    (tmp_path / "a.mtl").write_text("newmtl Paint\nKd 1 0 0\nnewmtl paint\nKd 0 0 1\n")
+    (tmp_path / "a.obj").write_text(
+        "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nusemtl Paint\nf 1 2 3\nusemtl paint\nf 1 2 4\nusemtl PAINT\nf 2 3 4\n"
+    )
+    surface = read_surface(tmp_path / "a.obj")
+    colors = np.array([surface.materials[number].color[:3] for number in surface.material])
+    np.testing.assert_array_equal(colors, [[1, 0, 0], [0, 0, 1], [1, 0, 0]])  # in another case the first of that name
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply"])
+def test_a_colour_a_little_above_one_is_rounding(tmp_path, kind):
+    rows = ["1.0000001 0.5 0", "0.25 0.5 1.0", "0 1.000001 0.75"]
+    if kind == "obj":
+        (tmp_path / "a.obj").write_text(COLOURED.format(*rows) + "f 1 2 3\n")
+    else:
+        head = "ply\nformat ascii 1.0\nelement vertex 3\n" + "".join(
+            f"property float {name}\n" for name in ("x", "y", "z", "red", "green", "blue")
+        )
+        places = ["0 0 0", "1 0 0", "0 1 0"]
+        body = "".join(f"{place} {row}\n" for place, row in zip(places, rows, strict=True))
+        (tmp_path / "a.ply").write_text(f"{head}element face 1\nproperty list uchar int vertex_indices\nend_header\n{body}3 0 1 2\n")
+    found = read_mesh(tmp_path / f"a.{kind}").vertex_colors
+    np.testing.assert_allclose(found, [[1, 0.5, 0], [0.25, 0.5, 1], [0, 1, 0.75]], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("code", ["char", "short", "ushort", "int", "uint"])
+def test_bytes_of_colours_in_other_integers(tmp_path, kind, code):
+    """What writers of 'property int red' mean is 0 to 255; a byte that is called signed is one all the same."""
+    rows = np.array(SHADES_4).astype(np.uint8)
+    rows = (rows.view(np.int8) if code == "char" else rows).tolist()
+    mesh = read_mesh(ply(tmp_path / "a.ply", kind, vertex=[(code, name) for _, name in RGB], vertex_rows=rows))
+    np.testing.assert_allclose(mesh.vertex_colors * 255, np.array(SHADES_4).astype(np.uint8), atol=0.01)
+
+
+@pytest.mark.parametrize("sides", [(32, 8), (8, 32)])
+def test_a_mask_of_another_size_than_its_picture_counts(tmp_path, sides):
+    Image.fromarray(np.full((sides[0], sides[0], 3), (200, 40, 40), np.uint8)).save(tmp_path / "a.png")
+    mask = np.zeros((sides[1], sides[1]), np.uint8)
+    mask[:, sides[1] // 2 :] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    (tmp_path / "a.mtl").write_text("newmtl cloth\nmap_Kd a.png\nmap_d mask.png\n")
+    (tmp_path / "a.obj").write_text(TEXTURED)
+    surface = read_surface(tmp_path / "a.obj")
+    kept = area(surface.vertices, surface.faces)
+    whole = area(*_square())
+    assert kept == pytest.approx(whole / 2, rel=0.1)
+
+
+def _square():
+    return np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]])
+
+
+def test_a_line_ends_where_programs_end_it_alone(tmp_path):
+    """Signs that Python takes for ends of lines, as U+0085 (in cp1252 an ellipsis), may stand in names."""
+    (tmp_path / "a.mtl").write_bytes("newmtl red\x85 \u2028paint\nKd 1 0 0\n".encode())
+    (tmp_path / "a.obj").write_bytes("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl red\x85 \u2028paint\nf 1 2 3\n".encode())
+    surface = read_surface(tmp_path / "a.obj")
+    assert surface.notes == [] and surface.materials[surface.material[0]].color.tolist() == [1, 0, 0, 1]

@@ -37,6 +37,7 @@ SMALL = [
     "cfg=1",
     "eta=1",
 ]
+ROOT = Path(__file__).resolve().parents[2]
 MESH_FILES = {"a_model.obj", "a_model.mtl", "a_model_albedo.png", "a_model.glb"}
 FILES = MESH_FILES | {"a_model.ply", "a.mp4", "a_views.png", "a.json"}
 
@@ -321,3 +322,30 @@ def test_words_of_signs_alone_and_a_home_folder(tmp_path, prior, monkeypatch):
     words = ["total_steps=1", "init_steps=1", "mesh_format=glb", "save_path=null", "prompt=???"]
     assert commands.make(["--quiet", "outdir=~/made", *SMALL, *words]) == 0
     assert (tmp_path / "made" / "object.json").is_file()
+
+
+def test_what_was_done_to_a_picture_is_told_unless_quiet(tmp_path, picture, capsys, caplog):
+    small = Image.new("RGBA", (96, 96))
+    small.paste(Image.open(picture).resize((24, 24)), (60, 60))
+    small.save(tmp_path / "aside_rgba.png")
+    words = [f"outdir={tmp_path / 'out'}", *SMALL, f"input={tmp_path / 'aside_rgba.png'}", "video_frames=0"]
+    assert commands.make(words) == 0
+    assert [m for m in caplog.messages if m.startswith(f"{tmp_path / 'aside_rgba.png'}: ")], caplog.messages
+    caplog.clear()
+    capsys.readouterr()
+    assert commands.make(["--quiet", *words]) == 0
+    assert caplog.messages == [] and capsys.readouterr() == ("", "")
+
+
+def test_without_docstrings_and_assertions_the_files_are_the_same(tmp_path):
+    """python -OO, on Gaussians, which need no prior."""
+    coloured_ellipsoid().save_ply(tmp_path / "a.ply")
+    words = [f"--from-splats={tmp_path / 'a.ply'}", "mesh_resolution=32", "texture_size=64", "video_frames=0", "device=cpu", "--quiet"]
+    for flags, out in (([], "plain"), (["-OO"], "stripped")):
+        command = [sys.executable, *flags, ROOT / "main2.py", *words, f"outdir={tmp_path / out}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for name in ("a_refined.glb", "a_refined.obj", "a_refined_albedo.png", "a_refined_views.png"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "stripped" / name).read_bytes(), name
+    told = subprocess.run([sys.executable, "-OO", ROOT / "main.py", "--help"], capture_output=True, text=True, check=True)
+    assert "score-based iterative reconstruction" in told.stdout and "mesh_resolution=128" in told.stdout

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from made_pictures import disc
 from PIL import Image
 
@@ -51,3 +52,47 @@ def test_home_in_paths(tmp_path, monkeypatch):
     (tmp_path / "a_caption.txt").write_text("an orange disc\n")
     assert load_picture("~/a_rgba.png").shape == (4, 64, 64)
     assert caption_beside("~/a_rgba.png") == "an orange disc"
+
+
+def straight(picture: np.ndarray, dtype: type, scale: float) -> np.ndarray:
+    return (picture / 255 * scale).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda a: straight(a, np.float32, 1),
+        lambda a: straight(a, np.float64, 1) * 1.02 - 0.01,  # as a filter that sharpens leaves it
+        lambda a: torch.from_numpy(a.copy()).permute(2, 0, 1),
+        lambda a: torch.from_numpy(straight(a, np.float16, 1)).permute(2, 0, 1),
+    ],
+)
+def test_numbers_of_a_known_range_are_the_picture(given):
+    picture = disc(64)
+    found = as_picture(given(picture), recenter=False).permute(1, 2, 0).numpy() * 255
+    assert np.abs(found - picture).max() <= 3
+
+
+@pytest.mark.parametrize(
+    "given, got",
+    [
+        (lambda a: straight(a, np.float32, 255), "values from 0 to 255"),
+        (lambda a: straight(a, np.uint16, 65535), "uint16"),
+        (lambda a: straight(a, np.int64, 255), "int64"),
+        (lambda a: np.full_like(a, np.nan, dtype=np.float32), "values from nan to nan"),
+        (lambda a: torch.from_numpy(straight(a, np.float32, 255)).permute(2, 0, 1), "values from 0 to 255"),
+        (lambda a: torch.from_numpy(straight(a, np.int64, 255)).permute(2, 0, 1), "torch.int64"),
+    ],
+)
+def test_numbers_of_another_range_are_refused_and_not_made_white(given, got):
+    with pytest.raises(ValueError, match=rf"picture: expected uint8, or floats in \[0, 1\], got {got}; convert it first"):
+        as_picture(given(disc(64)))
+
+
+def test_a_picture_of_sixteen_bits_is_scaled_and_not_cut_off():
+    image = Image.fromarray((disc(64)[..., 0].astype(np.uint16)) * 257)
+    assert image.mode.startswith("I;16")
+    grey = np.asarray(Image.fromarray(disc(64)[..., 0]))
+    found = as_picture(image, recenter=False)
+    seen = found[3].numpy() > 0.99
+    assert np.abs(found[0].numpy()[seen] * 255 - grey[seen]).max() <= 1

@@ -173,6 +173,7 @@ class MicroPrior(Prior):
         noisy = torch.cat([branch.latents.unflatten(0, (groups, self.views)) for branch in branches])
         azimuth = cameras.azimuth.reshape(groups, -1).repeat(count, 1)
         up = -cameras.elevation.reshape(groups, -1).repeat(count, 1)
+        self.check_objects(len(condition.has_image), groups)
         objects = condition.has_image if len(condition.has_image) > 1 else condition.has_image * groups
         has_image = torch.tensor([float(has and branch.told == CONDITIONAL) for branch in branches for has in objects])
         present = send(has_image.to(azimuth.dtype), self.device)[:, None].expand_as(azimuth)

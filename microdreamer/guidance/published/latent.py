@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cam_utils import Cameras
 from microdreamer.core import profiler
@@ -31,6 +32,8 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 # take 8 400 and 61 000 of it; the rest is for the libraries' workspaces. benchmarks/priors.py measures both.
 NETWORK_BYTES = 16_000
 AUTOENCODER_BYTES = 100_000
+# With a gradient the encoder keeps 172 000 values per latent pixel, above all what enters and leaves norms; the rest is for the way back.
+GRADIENT_BYTES = 300_000
 CPU_MEMORY = 8 * 2**30  # bytes a call may take on the CPU unless told
 
 
@@ -64,6 +67,36 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
     return (images - images.new_tensor(CLIP_MEAN)[:, None, None]) / images.new_tensor(CLIP_STD)[:, None, None]
 
 
+class _GradientOutOfUnits(torch.autograd.Function):
+    """x in the given type; its gradient, which arrives in units of `scale`, in float32 as it is. See `_GradientInUnits`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return x.to(dtype)
+
+    @staticmethod
+    def backward(ctx, v_x: Tensor) -> tuple[Tensor, None, None]:
+        return v_x.to(ctx.dtype) * ctx.scale, None, None
+
+
+class _GradientInUnits(torch.autograd.Function):
+    """x in float32; its gradient in x's type and in units of its largest value in each picture, which is left in `scale`.
+
+    Half precision has few small numbers, and a gradient may be of any size: divided by the number of views, multiplied by a weight.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    @staticmethod
+    def backward(ctx, v_x: Tensor) -> tuple[Tensor, None]:
+        ctx.scale.copy_(v_x.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny))
+        return (v_x / ctx.scale).to(ctx.dtype), None
+
+
 class LatentPrior(Prior):
     """Noise prediction on the latents of Stable Diffusion's autoencoder, with classifier-free guidance."""
 
@@ -90,6 +123,7 @@ class LatentPrior(Prior):
         pixels = side**2 * self.dtype.itemsize
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
+        self.max_pictures_with_gradient = max(memory // (GRADIENT_BYTES * pixels), 1)
         self.call = GraphedFunction(self._network)
         self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
         self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
@@ -116,13 +150,28 @@ class LatentPrior(Prior):
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""
         parts = []
-        for part in images.split(self.max_pictures):
-            mean, log_variance = self.call_encoder((part * 2 - 1).to(self.device, self.dtype)).float().chunk(2, dim=1)
+        encode = self._encode_with_gradient if torch.is_grad_enabled() and images.requires_grad else self._encode
+        for part in encode(images.to(self.device)):
+            mean, log_variance = part.chunk(2, dim=1)
             if generator is not None:
                 deviation = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
                 mean = mean + deviation * normal(mean.shape, generator, self.device)
             parts.append(mean * self.scaling)
         return torch.cat(parts)
+
+    def _encode(self, images: Tensor) -> Iterator[Tensor]:
+        """Means and log-variances [B,2C,h,w] of the encoder's posterior, for as many pictures at a time as fit into memory."""
+        for part in images.split(self.max_pictures):
+            yield self.call_encoder((part * 2 - 1).to(self.dtype)).float()
+
+    def _encode_with_gradient(self, images: Tensor) -> Iterator[Tensor]:
+        """As `_encode`, differentiable. Where not all activations fit into memory, those of a part are computed again for its gradient."""
+        several = len(images) > self.max_pictures_with_gradient
+        for part in images.split(self.max_pictures_with_gradient):
+            scale = torch.ones(len(part), 1, 1, 1, device=self.device)
+            x = _GradientOutOfUnits.apply(part * 2 - 1, scale, self.dtype)
+            out = checkpoint(self.call_encoder, x, use_reentrant=False) if several else self.call_encoder(x)
+            yield _GradientInUnits.apply(out, scale)
 
     @profiler.function
     def decode(self, latents: Tensor) -> Tensor:

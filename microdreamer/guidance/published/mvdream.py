@@ -25,10 +25,9 @@ def camera_matrices(cameras: Cameras) -> Tensor:
 
     The object is turned by `FRONT` about the vertical, so that azimuth 0 shows what the networks take for the front.
     """
-    to_front = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # by 90 degrees about +Y: +Z goes to +X
-    to_blender = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # (x, y, z) -> (x, -z, y)
-    pose = cameras.camera_to_world.clone()
-    pose[:, :3] = (to_blender @ to_front).to(pose.device) @ pose[:, :3]
+    pose = cameras.camera_to_world
+    # 90 degrees about +Y, (x, y, z) -> (z, y, -x), and then Blender's axes, (x, y, z) -> (x, -z, y): together (z, x, y).
+    pose[:, :3] = pose[:, :3].roll(1, dims=1)
     pose[:, :3, 3] /= pose[:, :3, 3].norm(dim=-1, keepdim=True) + 1e-8
     return pose.flatten(1)
 
@@ -120,6 +119,7 @@ class MultiViewPrior(LatentPrior):
 
     def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: MultiViewCondition) -> Tensor:
         groups, told = len(cameras) // self.views, tuple(branch.told for branch in branches)
+        self.check_objects(len(condition.contexts[NULL][0].keys), groups)
         camera_embedding = self.once(cameras, self._embed_cameras).repeat(len(branches), 1)
         x = torch.cat([branch.latents for branch in branches]).to(self.dtype).unflatten(0, (-1, self.views))
         pixels = []

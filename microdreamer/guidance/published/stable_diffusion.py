@@ -87,6 +87,7 @@ class StableDiffusionPrior(LatentPrior):
         return by_direction.take_along_dim(seen.view(-1, 1, 1, 1), dim=1)[:, 0]
 
     def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: StableDiffusionCondition) -> Tensor:
+        self.check_objects(len(condition.null), len(cameras))
         states = torch.cat([self._states(branch.told, cameras, condition) for branch in branches]).to(self.device, self.dtype)
         x = torch.cat([branch.latents for branch in branches]).to(self.dtype)
         return self.call(x, self._levels(branches), states).float()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from microdreamer.images.colour import srgb_to_linear
 from microdreamer.meshes.formats import pictures
@@ -74,14 +75,20 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def read_mtl(text: str, folders: list[Path], used: set[str]) -> dict[str, ObjMaterial]:
-    """Those materials of a library whose names, in small letters, are `used`, by these names; of the others nothing is asked.
+def lines_of(text: str) -> list[str]:
+    """The lines of a text. Not all that str.splitlines takes for an end of a line is one: names may hold such signs."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
-    Raises ValueError for a picture that is not there or cannot be read.
+
+def read_mtl(text: str, folders: list[Path], used: set[str]) -> dict[str, ObjMaterial]:
+    """Those materials of a library that are `used`, by the names used; of the others nothing is asked.
+
+    A name that is not there as it stands may be there in letters of another case. Raises ValueError for a picture that is not there
+    or cannot be read.
     """
     statements: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in lines_of(text):
         key, _, value = line.strip().replace("\t", " ").partition(" ")
         if key.lower() == "newmtl":
             current = statements.setdefault(value.strip(), {})
@@ -94,8 +101,9 @@ def read_mtl(text: str, folders: list[Path], used: set[str]) -> dict[str, ObjMat
             known[name] = _picture(name, folders)
         return known[name]
 
-    chosen = {name.casefold(): lines for name, lines in reversed(statements.items()) if name.casefold() in used}
-    return {name: _material(lines, picture) for name, lines in chosen.items()}
+    in_any_case = {name.casefold(): lines for name, lines in reversed(statements.items())}
+    found = {name: statements.get(name, in_any_case.get(name.casefold())) for name in sorted(used)}
+    return {name: _material(lines, picture) for name, lines in found.items() if lines is not None}
 
 
 def _material(lines: dict[str, str], picture: Callable[[str], Picture]) -> ObjMaterial:
@@ -114,12 +122,22 @@ def _material(lines: dict[str, str], picture: Callable[[str], Picture]) -> ObjMa
     if lines.get("map_d"):
         mask, mask_alpha = picture(parsed_map(lines["map_d"]).name)
         mask = mask[..., 0] if mask_alpha is None else mask_alpha
-        if mask.shape == pixels.shape[:2]:
-            alpha, cutoff = mask, CUTOFF
+        pixels, alpha, cutoff = *_of_one_size(pixels, mask), CUTOFF
     if key != "map_kd" or (stated and np.ptp(diffuse) < 0.004 and np.abs(diffuse[0] - np.array(DEFAULT_GREYS)).min() < 0.004):
         color[:3] = 1
     wrap = (CLAMP, CLAMP) if statement.clamp else (REPEAT, REPEAT)
     return ObjMaterial(Material(color, Texture(pixels, alpha, wrap), cutoff=cutoff), statement.scale, statement.offset)
+
+
+def _of_one_size(pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [H,W,3] and a mask [h,w] with as many texels as the larger of both has."""
+    height, width = max(pixels.shape[:2], mask.shape, key=lambda shape: shape[0] * shape[1])
+    sized = (picture if picture.shape[:2] == (height, width) else _resized(picture, width, height) for picture in (pixels, mask))
+    return tuple(sized)
+
+
+def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _color(text: str) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from microdreamer.images.colour import srgb_to_linear
+from microdreamer.images.colour import srgb_to_linear, unit_range
 from microdreamer.meshes.formats import mtl, pictures
 from microdreamer.meshes.formats.polygons import triangulated
 from microdreamer.meshes.surface import Material, Surface
@@ -64,7 +64,7 @@ def read_obj(path: Path) -> Surface:
     surface.materials, surface.material = [], np.zeros(len(faces), int)
     for number in np.unique(wanted):
         own = wanted == number
-        material = known.get(lines.names[number].casefold()) or mtl.ObjMaterial(Material(stated=False))
+        material = known.get(lines.names[number]) or mtl.ObjMaterial(Material(stated=False))
         surface.uvs[own, :, :2] = surface.uvs[own, :, :2] * material.scale + material.offset
         for textured in np.unique(has_uvs[own]):
             shown = material.shown if textured else dataclasses.replace(material.shown, texture=None)
@@ -85,7 +85,7 @@ def _paint(surface: Surface, colors: np.ndarray) -> None:
 
 def _sorted(text: str) -> _Lines:
     lines, number, names = _Lines(), 0, {"": 0}
-    for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
+    for line in mtl.lines_of(text.replace("\\\r\n", " ").replace("\\\n", " ")):
         key, _, rest = line.replace("\t", " ").lstrip().partition(" ")
         if key == "v":
             lines.vertices.append(rest)
@@ -136,10 +136,8 @@ def _vertices(lines: _Lines) -> tuple[np.ndarray, np.ndarray | None]:
         table = _table(lines.vertices, 3, 6, np.nan)
         positions, colors = table[:, :3], table[:, 3:]
         without = np.isnan(colors).any(axis=1)
-        if (colors[~without] > 1).any():
-            colors = colors / 255
+        colors = unit_range(colors)
         colors[without] = 1
-        colors = colors.clip(0, 1)
     else:
         positions, colors = _table(lines.vertices, 3, 3, 0.0), _polypaint(lines)
     if colors is not None and (colors == 1).all():
@@ -199,11 +197,10 @@ def _corner(word: str) -> tuple[int, int]:
 
 
 def _materials(path: Path, lines: _Lines, notes: list[str]) -> dict[str, mtl.ObjMaterial]:
-    """The materials by name, in small letters. What is named and not there is noted: a mesh without its materials is still a mesh."""
+    """The materials by the names that faces call them. What is not there is noted: a mesh without its materials is still a mesh."""
     known: dict[str, mtl.ObjMaterial] = {}
     read_any = False
     used = {lines.names[number] for number in lines.materials}
-    wanted = {name.casefold() for name in used}
     for statement in lines.libraries:
         whole = pictures.find_file(statement, [path.parent])
         for name in [statement] if whole else statement.split():
@@ -212,10 +209,10 @@ def _materials(path: Path, lines: _Lines, notes: list[str]) -> dict[str, mtl.Obj
                 notes.append(f"its materials {name[:200]} are not there; colours and textures are left out")
                 continue
             text = decoded(library.read_bytes())
-            found = mtl.read_mtl(text, list(dict.fromkeys([library.parent, path.parent])), wanted)
+            found = mtl.read_mtl(text, list(dict.fromkeys([library.parent, path.parent])), used)
             known = {**found, **known}
             read_any = True
-    missing = sorted(name for name in used - {""} if name.casefold() not in known)
+    missing = sorted(name for name in used - {""} if name not in known)
     if missing and read_any:
         notes.append(f"no material is called {', '.join(name[:60] for name in missing[:5])}; its faces are without colour")
     return known

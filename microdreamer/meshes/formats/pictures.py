@@ -54,7 +54,8 @@ def _rgba(picture: Image.Image) -> np.ndarray:
     if picture.mode == "F":
         return np.rint(np.asarray(picture).clip(0, 1) * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
     has_alpha = picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info
-    return np.asarray(picture.convert("RGBA" if has_alpha else "RGB"))
+    wanted = "RGBA" if has_alpha else "RGB"
+    return np.asarray(picture if picture.mode == wanted else picture.convert(wanted))  # of one of that mode already it would be a copy
 
 
 def _split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

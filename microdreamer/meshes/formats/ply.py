@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from microdreamer.images.colour import srgb_to_linear
+from microdreamer.images.colour import srgb_to_linear, unit_range
 from microdreamer.meshes.formats import pictures
+from microdreamer.meshes.formats.mtl import lines_of
 from microdreamer.meshes.formats.polygons import triangulated
 from microdreamer.meshes.surface import Material, Surface, Texture
 
@@ -65,7 +66,7 @@ def read_ply(path: Path) -> Surface:
     if corners is None:
         corners = _strips(columns.get("tristrips", {}))
     if corners is None or not len(corners.counts):
-        hint = "; of Gaussians, pass it as --from-splats" if "f_dc_0" in vertex else ""
+        hint = "; of Gaussians, pass it as --from-splats" if "f_dc_0" in vertex else "; of points, make a surface of them first (MeshLab)"
         raise ValueError(f"expected a mesh, found no triangles{hint}")
     indices = corners.values.astype(np.int64)
     if len(indices) and (indices.min() < 0 or indices.max() >= len(positions)):
@@ -101,7 +102,7 @@ def _header(data: bytes) -> tuple[str, list[_Element], list[str], int]:
     if not start:
         raise ValueError("it is cut short after its header")
     byte_order, elements, textures = "", [], []
-    for line in text.splitlines()[1:]:
+    for line in lines_of(text)[1:]:
         words = line.split()
         match words:
             case ["format", kind, *_] if kind in FORMATS:
@@ -273,17 +274,16 @@ def _strips(element: dict[str, Column]) -> _Lists | None:
 
 
 def _colors(element: dict[str, Column]) -> np.ndarray | None:
-    """sRGB [R,3] in [0,1] of rows that have colours: integers of full scale, or floats up to 1 or 255."""
+    """sRGB [R,3] in [0,1] of rows that have colours: floats up to 1 or 255, or integers, of which wide ones may hold bytes."""
     for names in _COLORS:
         if all(isinstance(element.get(name), np.ndarray) for name in names):
             values = np.stack([element[name] for name in names], axis=1)
-            scale = 1.0
-            if values.dtype.kind in "iu":
-                scale = float(np.iinfo(values.dtype).max)
-            elif (values > 1).any():
-                scale = 255.0
-            with np.errstate(invalid="ignore"):
-                return (values.astype(np.float64) / scale).clip(0, 1)
+            if values.dtype.kind == "f":
+                return unit_range(values)
+            if values.dtype == np.int8:
+                values = values.view(np.uint8)
+            full = [scale for scale in (255, 65535) if values.max(initial=0) <= scale] or [np.iinfo(values.dtype).max]
+            return (values / float(full[0])).clip(0, 1)
     return None
 
 

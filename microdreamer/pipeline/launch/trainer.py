@@ -150,8 +150,10 @@ class Trainer:
             self._reset()
         cameras = self.cameras(step)
         reseed(self.generator, self.config.seed, step, 1 + self.shard.rank)
-        draws = self.learner.draw(len(cameras), cameras.height)
         self._now = cameras, self.reference(cameras.height)
+        draws = self.learner.draw(len(cameras), cameras.height)
+        if self._now[1] is not None:
+            draws += self.learner.draw(1, cameras.height)
         inputs = (cameras.world_to_camera, cameras.intrinsics, *draws)
         rendering = None
         if self.device.type == "cuda":
@@ -163,7 +165,7 @@ class Trainer:
         found = self.objective(shown.requires_grad_(), cameras, step)
         (gradient,) = torch.autograd.grad(self.config.system.loss.lambda_guidance * found.loss, shown)
         weights = weights_at(self.config, step, self.device)
-        rest = self._backward(gradient, weights, *inputs) if rendering is None else self._backward_of(rendering, gradient, weights)
+        rest = self._backward(gradient, weights, *inputs) if rendering is None else self._backward_of(rendering, gradient, weights, draws)
         return {**found.metrics, "loss_guidance": found.loss.detach(), "loss_rest": rest}
 
     def _reset(self) -> None:
@@ -172,28 +174,33 @@ class Trainer:
 
     def _rendered(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> Any:
         cameras = dataclasses.replace(self._now[0], world_to_camera=world_to_camera, intrinsics=intrinsics)
-        return self.learner.render(cameras, None, draws)
+        return self.learner.render(cameras, None, self._split(draws)[0])
+
+    def _split(self, draws: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The draws of the views, and those of the picture's view."""
+        own = len(draws) if self._now[1] is None else len(draws) // 2
+        return draws[:own], draws[own:]
 
     def _shown(self, *inputs: Tensor) -> Tensor:
         return self._rendered(*inputs).image
 
     def _learn(self, gradient: Tensor, weights: Tensor, *inputs: Tensor) -> Tensor:
-        return self._backward_of(self._rendered(*inputs), gradient, weights)
+        return self._backward_of(self._rendered(*inputs), gradient, weights, inputs[2:])
 
-    def _backward_of(self, rendering: Any, gradient: Tensor, weights: Tensor) -> Tensor:
+    def _backward_of(self, rendering: Any, gradient: Tensor, weights: Tensor, draws: Sequence[Tensor]) -> Tensor:
         """Learn from the renders' gradient and from what else the loss holds; returns the value of that."""
         rest = rendering.image.new_zeros(())
         if self.learner.regularised:
             rest = rest + self.learner.regularise(rendering, weights)
         if self._now[1] is not None:
-            rest = rest + self._reference_loss(self._now[1])
+            rest = rest + self._reference_loss(self._now[1], self._split(draws)[1])
         ((rendering.image * gradient).sum() + rest).backward()
         self.learner.update(rendering)
         return rest.detach()
 
-    def _reference_loss(self, reference: Reference) -> Tensor:
+    def _reference_loss(self, reference: Reference, draws: Sequence[Tensor]) -> Tensor:
         """Squared differences of colour and mask to the picture, from where it was taken."""
-        seen, loss = self.learner.render(reference.camera, WHITE, ()), self.config.system.loss
+        seen, loss = self.learner.render(reference.camera, WHITE, draws), self.config.system.loss
         color, mask = F.mse_loss(seen.image, reference.image), F.mse_loss(seen.alpha, reference.mask)
         return loss.ref_loss * color + loss.ref_mask_loss * mask
 
