@@ -98,7 +98,7 @@ def describe(found: dict[str, str]) -> str:
 
 def _command() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"-m {spec.name}" if spec else sys.argv[0]
+    program = f"-m {spec.name.removesuffix('.__main__')}" if spec else sys.argv[0]
     return " ".join(["python", program, *sys.argv[1:]])
 
 
