@@ -1,14 +1,15 @@
-"""The neural field's face: make one, render it, train it.
+"""The neural field's face: make one, render it, train it, take its mesh.
 
     from nerf_renderer import EnvironmentBackground, ImplicitVolume, VolumeModel
 
     model = VolumeModel(ImplicitVolume(), EnvironmentBackground()).train()
-    optimizer = torch.optim.AdamW(model.parameter_groups({"encoding": 1e-2, "density_network": 1e-3, "feature_network": 1e-3}))
+    optimizer = torch.optim.AdamW(model.parameter_groups({"encoding": 1e-2, "density_network": 1e-3, ...}))
     for step in range(steps):
         model.refresh(step)                       # the occupancy grid
         image = model.render(cameras).image       # [V,3,H,W], differentiable
         ...
     picture = model.eval().render(cameras, background=1.0).image
+    mesh = mesh_from_field(model.geometry.density, lambda points: model.material(model.geometry(points).features))
 
 For readers of threestudio: `ImplicitVolume` is its geometry of that name and takes its published parameters (`load_published`),
 `EnvironmentBackground` its neural-environment-map-background, `NoMaterial` and `PointLightDiffuse` its materials, `VolumeModel` its
@@ -18,7 +19,8 @@ microdreamer/fields/ and microdreamer/kernels/volume.py, whose ops `march_rays`,
 
 from __future__ import annotations
 
-from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground
+from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground, TexturedBackground
+from microdreamer.fields.field_mesh import mesh_from_field
 from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
 from microdreamer.fields.materials import NoMaterial, PointLightDiffuse, ShadingPolicy
 from microdreamer.fields.occupancy import OccupancyGrid
@@ -38,10 +40,12 @@ __all__ = [
     "Samples",
     "ShadingPolicy",
     "SolidBackground",
+    "TexturedBackground",
     "VolumeModel",
     "VolumeSettings",
     "composite",
     "keep_visible",
     "march_rays",
+    "mesh_from_field",
     "render_volsdf",
 ]

@@ -164,6 +164,7 @@ def trainer_of(config: LaunchConfig, prior: Prior, picture: Tensor | None, capti
 def run(trainer: Trainer, look: Callable[[float], None] | None = None) -> int:
     """All of a run, looked at LOOKS times on its way with the share that is done; returns evaluations of the prior."""
     gc.collect()  # the graphs of the last run
+    torch.cuda.empty_cache()
     before = trainer.prior.evaluations
     total = len(trainer.rounds) or trainer.config.trainer.max_steps
     one = trainer.step if trainer.objective else trainer.round
@@ -232,6 +233,8 @@ class Bench:
     def tune(self) -> None:
         pieces = [(kind, way, number) for kind, way in METHODS for number in range(len(CANDIDATES[kind][way]))]
         for kind, way, number in self.mine(pieces):
+            if (self.out / f"tune_{kind}_{way}_{number}.json").is_file():
+                continue
             scores = []
             for index in self.tuning:
                 scene = self.scene(index)

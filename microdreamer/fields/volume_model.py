@@ -27,8 +27,8 @@ from microdreamer.kernels.volume import Samples, composite, keep_visible, march_
 REFRESH_EVERY = 16  # optimiser steps between updates of the grid
 SHRINK_EVERY = 512  # and after which lists of samples that are much too long become shorter
 MIN_TRANSMITTANCE = 1e-4  # of light up to a sample, below which it is left out
-CHUNK_RAYS = 1 << 14  # rays of a render without gradients at a time
-CHUNK_POINTS = 1 << 18  # and points
+CHUNK_RAYS = {"cpu": 1 << 14, "cuda": 1 << 17}  # rays of a render without gradients at a time, by kind of device
+CHUNK_POINTS = {"cpu": 1 << 16, "cuda": 1 << 20}  # and points
 LIGHT_DISTANCE = (0.8, 1.5)  # of lights from the origin, drawn evenly (Poole et al., "DreamFusion", 2022)
 
 
@@ -254,8 +254,9 @@ class VolumeModel(nn.Module):
         return colors.permute(0, 3, 1, 2)
 
     def _render_in_parts(self, cast: _Rays, look: _Look) -> _RayValues:
-        starts = range(0, len(cast.origins), CHUNK_RAYS)
-        parts = [self._render_rays(cast.part(slice(first, first + CHUNK_RAYS)), look, None)[0] for first in starts]
+        size = CHUNK_RAYS[self.device.type]
+        starts = range(0, len(cast.origins), size)
+        parts = [self._render_rays(cast.part(slice(first, first + size)), look, None)[0] for first in starts]
         return _RayValues(*(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True)))
 
     def _render_rays(self, cast: _Rays, look: _Look, room: Room | None) -> tuple[_RayValues, Detail]:
@@ -294,7 +295,7 @@ class VolumeModel(nn.Module):
     @torch.no_grad()
     def _density(self, points: Tensor) -> Tensor:
         """[P] at points [P,3]; not a number where the field is none."""
-        return torch.cat([self.geometry.density(part).float() for part in points.split(CHUNK_POINTS)])
+        return torch.cat([self.geometry.density(part).float() for part in points.split(CHUNK_POINTS[points.device.type])])
 
     def _evaluate(self, points: Tensor, directions: Tensor, lights: Tensor | None, look: _Look) -> tuple[Tensor, Tensor, Tensor | None]:
         """Density [P], colour [P,3] and, where wanted, normals [P,3] at points [P,3], for gradients or in bounded memory."""
@@ -302,9 +303,9 @@ class VolumeModel(nn.Module):
             if self.settings.recompute:
                 return checkpoint(self._evaluate_at, points, directions, lights, look, use_reentrant=False, preserve_rng_state=False)
             return self._evaluate_at(points, directions, lights, look)
-        parts = []
-        for first in range(0, max(len(points), 1), CHUNK_POINTS):
-            part = slice(first, first + CHUNK_POINTS)
+        parts, size = [], CHUNK_POINTS[self.device.type]
+        for first in range(0, max(len(points), 1), size):
+            part = slice(first, first + size)
             parts.append(self._evaluate_at(points[part], directions[part], None if lights is None else lights[part], look))
         density, color, normal = zip(*parts, strict=True)
         return torch.cat(density), torch.cat(color), None if normal[0] is None else torch.cat(normal)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from conftest import DEVICES, relative_l2
-from field_scenes import Ball, small_field
+from field_scenes import SMALL_GRID, Ball, small_field
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cam_utils import concatenate, orbit_cameras, project, turntable
 from microdreamer.core.cuda_graphs import capture, warm_up
@@ -172,8 +173,8 @@ def test_rendering_in_parts_is_rendering_at_once(device, monkeypatch):
     model.refresh(0)
     cameras = turntable(2, width=20, height=20, device=device)
     whole = model.render(cameras)
-    monkeypatch.setattr(volume_model, "CHUNK_RAYS", 77)
-    monkeypatch.setattr(volume_model, "CHUNK_POINTS", 100)
+    monkeypatch.setitem(volume_model.CHUNK_RAYS, device, 77)
+    monkeypatch.setitem(volume_model.CHUNK_POINTS, device, 100)
     sizes, density = [], model.geometry.density
     model.geometry.density = lambda points: (sizes.append(len(points)), density(points))[1]
     with torch.no_grad():
@@ -228,6 +229,24 @@ def test_lists_that_were_too_short_grow_at_the_next_refresh(monkeypatch):
     room.lengths = [1_000_000, 2 * visible]
     assert not model.refresh(64) and model.refresh(512)
     assert 2 * marched < room.lengths[0] < 4 * marched + 100 and room.lengths[1] == 2 * visible and not room.most.any()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("normals", ["analytic", "finite_difference"])
+def test_with_lists_of_fixed_length_a_step_needs_no_value(normals, recompute, monkeypatch):
+    """What a CUDA graph asks for: shapes follow from shapes, and nothing is read on the way. Fake tensors have no values to read."""
+    if not extension.available("cpu"):
+        pytest.skip("no compiled cpu kernels")
+    spec = ImplicitVolumeSpec(grid=SMALL_GRID, hidden=16, normals=normals)
+    model = small_field(spec=spec, normals=True, material=PointLightDiffuse(), recompute=recompute).train()
+    room = with_room(model, monkeypatch, (9000, 7000))
+    cameras, draws = turntable(2, width=16, height=16), model.draw(2, 16, 16)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        seen = model.render(cameras, None, draws)
+        loss = seen.image.square().mean() + seen.normal.square().mean() + seen.detail.weights.square().sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+    assert seen.detail.weights.shape == (7000,) and seen.image.shape == (2, 3, 16, 16) and room.lengths == [9000, 7000]
+    assert [gradient.shape for gradient in gradients] == [parameter.shape for parameter in model.parameters()]
 
 
 # ---- Training ----

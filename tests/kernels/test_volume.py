@@ -1,68 +1,14 @@
-"""Volume rendering: marched pieces, visible samples and compositing against closed forms, plain-PyTorch twins and float64 gradients."""
+"""Volume rendering: marched pieces and visible samples against what rays and boxes say, and plain-PyTorch twins; all ops together."""
 
 import math
 
 import pytest
 import torch
-from conftest import DEVICES, relative_l2
+from volume_scenes import BOTH, EACH, box_span, coefficients_for, need_compiled, outputs, per_ray, random_cells, random_samples, rays_at_box
 
 from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
 from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays
-
-BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
-EACH = pytest.mark.parametrize("device", DEVICES)
-
-
-def need_compiled(device):
-    if not extension.available(device):
-        pytest.skip(f"no compiled {device} kernels")
-
-
-def rays_at_box(count, device="cpu", seed=0, distance=3.0):
-    """Rays from around the box toward places in and near it."""
-    draw = torch.Generator().manual_seed(seed)
-    origins = distance * torch.nn.functional.normalize(torch.randn(count, 3, generator=draw), dim=1)
-    targets = 2.4 * torch.rand(count, 3, generator=draw) - 1.2
-    return origins.to(device), torch.nn.functional.normalize(targets - origins, dim=1).to(device)
-
-
-def box_span(origins, directions, radius=1.0):
-    """Where rays enter and leave the box, in float64; equal where they miss it."""
-    one, other = ((sign * radius - origins.double()) / directions.double() for sign in (-1, 1))
-    enter, leave = torch.minimum(one, other).amax(1).clamp_min(0), torch.maximum(one, other).amin(1)
-    return enter, torch.maximum(enter, leave)
-
-
-def random_cells(resolution, share, device="cpu", seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return (torch.rand(resolution, resolution, resolution, generator=draw) < share).to(device)
-
-
-def per_ray(samples, values):
-    return values.new_zeros(len(samples.offsets) - 1).index_add(0, samples.ray, values)
-
-
-def random_samples(rays=40, device="cpu", dtype=torch.float32, capacity=None, seed=0):
-    """Samples of rays of which some have none and some many, with a density and features for each."""
-    draw = torch.Generator().manual_seed(seed)
-    counts = torch.randint(0, 9, (rays,), generator=draw) * torch.randint(0, 12, (rays,), generator=draw)
-    total = int(counts.sum())
-    length = 0.02 + 0.1 * torch.rand(total, generator=draw)
-    ray = torch.arange(rays).repeat_interleave(counts)
-    until = length.cumsum(0)
-    start = until - length - torch.nn.functional.pad(until, (1, 0))[counts.cumsum(0) - counts][ray] + 0.7
-    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
-    size = total if capacity is None else capacity
-    pad = size - total
-    ray, start, length = (torch.nn.functional.pad(value, (0, max(pad, 0)))[:size] for value in (ray, start, length))
-    samples = Samples(
-        *(value.to(device) for value in (ray, start, length, offsets.clamp_max(size), torch.tensor(total, dtype=torch.int32)))
-    )
-    density = (6 * torch.rand(size, generator=draw)).to(device, dtype).requires_grad_()
-    features = torch.randn(size, 4, generator=draw).to(device, dtype).requires_grad_()
-    return samples, density, features
-
 
 # ---- March ----
 
@@ -276,182 +222,7 @@ def test_visible_samples_match_the_reference(device, padded):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-# ---- Compositing ----
-
-
-@EACH
-@BOTH
-def test_a_slab_of_one_density(device, compiled):
-    """However a ray is cut up, it sees alpha = 1 - exp(-density * length), and the depth of an exponential law."""
-    if compiled:
-        need_compiled(device)
-    origins, directions = rays_at_box(200, device)
-    full = torch.ones(4, 4, 4, dtype=torch.bool, device=device)
-    enter, leave = box_span(origins, directions)
-    density = 0.8
-    expected = -torch.expm1(-density * (leave - enter))
-    for step in (3.0, 0.2, 0.01):
-        samples = march_rays(origins, directions, full, radius=1.0, step=step, jitter=torch.rand(200, device=device), compiled=compiled)
-        found = composite(torch.full_like(samples.start, density), torch.ones_like(samples.start)[:, None], samples, compiled=compiled)
-        torch.testing.assert_close(found.alpha.double(), expected, rtol=0, atol=2e-6)
-        torch.testing.assert_close(found.features[:, 0], found.alpha, rtol=0, atol=1e-6)
-    depth = enter * expected + (1 - (1 + density * (leave - enter)) * torch.exp(-density * (leave - enter))) / density
-    torch.testing.assert_close(found.depth.double(), depth, rtol=0, atol=1e-4)  # of steps of 0.01
-
-
-@EACH
-@BOTH
-def test_a_thin_opaque_shell_is_seen_at_its_depth(device, compiled):
-    if compiled:
-        need_compiled(device)
-    origins, directions = rays_at_box(400, device)
-    to_center = -(origins * directions).sum(1)
-    miss = (origins.square().sum(1) - to_center**2).clamp_min(0)
-    hits = miss < 0.3
-    origins, directions = origins[hits], directions[hits]
-    expected = to_center[hits] - (0.64 - miss[hits]).sqrt()  # a ball of radius 0.8
-    full = torch.ones(4, 4, 4, dtype=torch.bool, device=device)
-    step = 0.002
-    samples = march_rays(origins, directions, full, radius=1.0, step=step, compiled=compiled)
-    distance = samples.positions(origins, directions).norm(dim=1)
-    density = torch.where((distance < 0.8) & (distance > 0.78), 1e5, 0.0)
-    colors = torch.where(distance > 0.78, 1.0, 0.0)[:, None] * torch.tensor([0.2, 0.5, 0.7], device=device)
-    found = composite(density, colors, samples, compiled=compiled)
-    torch.testing.assert_close(found.alpha, torch.ones_like(found.alpha), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.depth, expected, rtol=0, atol=1.5 * step)
-    torch.testing.assert_close(found.features, torch.tensor([[0.2, 0.5, 0.7]], device=device).expand(len(origins), 3), rtol=0, atol=1e-5)
-
-
-@EACH
-@BOTH
-def test_a_piece_cut_in_two_changes_nothing(device, compiled):
-    if compiled:
-        need_compiled(device)
-    samples, density, features = random_samples(device=device)
-    share = 0.1 + 0.8 * torch.rand(len(samples.start), device=device)
-
-    def halves(first, second):
-        return torch.stack([first, second], dim=1).flatten(0, 1)
-
-    split = Samples(
-        samples.ray.repeat_interleave(2),
-        halves(samples.start, samples.start + share * samples.length),
-        halves(share * samples.length, (1 - share) * samples.length),
-        2 * samples.offsets,
-        2 * samples.total,
-    )
-    with torch.no_grad():
-        once = composite(density, features, samples, compiled=compiled)
-        twice = composite(density.repeat_interleave(2), features.repeat_interleave(2, 0), split, compiled=compiled)
-    torch.testing.assert_close(twice.alpha, once.alpha, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(twice.features, once.features, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(twice.weights.view(-1, 2).sum(1), once.weights, rtol=1e-4, atol=1e-6)
-
-
-def outputs(found, names, coefficients):
-    return sum((getattr(found, name) * coefficients[name]).sum() for name in names)
-
-
-def coefficients_for(samples, channels, device, dtype=torch.float32):
-    draw = torch.Generator().manual_seed(5)
-    rays, size = len(samples.offsets) - 1, len(samples.start)
-    shapes = {"features": (rays, channels), "alpha": (rays,), "depth": (rays,), "weights": (size,)}
-    return {name: torch.randn(shape, generator=draw).to(device, dtype) for name, shape in shapes.items()}
-
-
-@EACH
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(
-    "names", [("features",), ("alpha",), ("depth",), ("weights",), ("features", "alpha"), ("features", "alpha", "depth", "weights")]
-)
-def test_composite_matches_float64(device, names, padded):
-    need_compiled(device)
-    samples, density, features = random_samples(300, device, capacity=12_000 if padded else None)
-    coefficients = coefficients_for(samples, 4, device)
-    found = composite(density, features, samples, compiled=True)
-    exact_inputs = [tensor.detach().double().requires_grad_() for tensor in (density, features)]
-    exact = composite(*exact_inputs, samples, compiled=False)
-    for name in names:
-        torch.testing.assert_close(getattr(found, name).double(), getattr(exact, name), rtol=1e-4, atol=1e-5)
-    gradients = torch.autograd.grad(outputs(found, names, coefficients), [density, features], allow_unused=True, materialize_grads=True)
-    expected = torch.autograd.grad(
-        outputs(exact, names, {name: value.double() for name, value in coefficients.items()}), exact_inputs, materialize_grads=True
-    )
-    assert relative_l2(gradients[0], expected[0]) < 1e-5
-    assert relative_l2(gradients[1], expected[1]) < 1e-5 or not expected[1].any()
-    if padded:
-        used = int(samples.total)
-        assert not gradients[0][used:].any() and not gradients[1][used:].any() and not found.weights[used:].any()
-
-
-def test_gradcheck_of_the_reference():
-    samples, density, features = random_samples(6, dtype=torch.float64, capacity=130)
-    assert 60 < int(samples.total) < 130
-
-    def function(density, features):
-        return tuple(composite(density, features, samples, compiled=False))
-
-    assert torch.autograd.gradcheck(function, (density, features))
-    assert torch.autograd.gradgradcheck(function, (density, features))
-
-
-@EACH
-def test_gradient_of_one_input_alone(device):
-    need_compiled(device)
-    samples, density, features = random_samples(device=device)
-    coefficients = coefficients_for(samples, 4, device)
-    names = ("features", "alpha", "depth", "weights")
-    both = torch.autograd.grad(outputs(composite(density, features, samples), names, coefficients), [density, features])
-    (of_density,) = torch.autograd.grad(outputs(composite(density, features.detach(), samples), names, coefficients), density)
-    (of_features,) = torch.autograd.grad(outputs(composite(density.detach(), features, samples), names, coefficients), features)
-    assert torch.equal(both[0], of_density) and torch.equal(both[1], of_features)
-
-
-@EACH
-def test_second_derivative_is_refused(device):
-    need_compiled(device)
-    samples, density, features = random_samples(device=device)
-    (v_density,) = torch.autograd.grad(composite(density, features, samples, compiled=True).alpha.sum(), density, create_graph=True)
-    with pytest.raises(RuntimeError, match="has no second derivative; pass compiled=False"):
-        v_density.sum().backward()
-
-
-@EACH
-@BOTH
-def test_densities_out_of_range(device, compiled):
-    """Nothing from below zero or what is no number, everything from infinity; gradients stay finite."""
-    if compiled:
-        need_compiled(device)
-    values = [float("nan"), -3.0, 2.0, float("inf"), 1.0, float("nan"), 1e30, -float("inf")]
-    density = torch.tensor(values, device=device, requires_grad=True)
-    features = torch.ones(8, 1, device=device, requires_grad=True)
-    offsets = torch.tensor([0, 5, 8], dtype=torch.int32, device=device)
-    start, length = torch.arange(8.0, device=device), torch.full((8,), 0.5, device=device)
-    samples = Samples(torch.tensor([0] * 5 + [1] * 3, device=device), start, length, offsets, offsets[-1])
-    found = composite(density, features, samples, compiled=compiled)
-    expected = [0, 0, -math.expm1(-1), math.exp(-1), 0, 0, 1, 0]
-    torch.testing.assert_close(found.weights, torch.tensor(expected, device=device), rtol=1e-6, atol=1e-7)
-    gradients = torch.autograd.grad(found.depth.sum() + found.features.sum(), [density, features])
-    assert all(gradient.isfinite().all() for gradient in gradients)
-    assert gradients[0][[0, 1, 3, 5, 6, 7]].abs().max() == 0 and gradients[0][2] != 0
-
-
-@EACH
-@BOTH
-def test_no_samples_at_all(device, compiled):
-    if compiled:
-        need_compiled(device)
-    for size in (0, 3):
-        none = torch.zeros(size, device=device)
-        offsets = torch.zeros(6, dtype=torch.int32, device=device)
-        samples = Samples(none.long(), none, none, offsets, offsets[0])
-        density, features = torch.full((size,), float("nan"), device=device), torch.ones(size, 3, device=device)
-        found = composite(density.requires_grad_(), features.requires_grad_(), samples, compiled=compiled)
-        assert found.features.shape == (5, 3) and not found.features.any() and not found.alpha.any() and not found.depth.any()
-        gradients = torch.autograd.grad(found.features.sum() + found.alpha.sum() + found.weights.sum(), [density, features])
-        assert gradients[0].shape == (size,) and not gradients[0].any() and not gradients[1].any()
-        kept = keep_visible(samples, density, min_alpha=0.0, min_transmittance=0.0, compiled=compiled)
-        assert len(kept.start) == 0 and kept.offsets.tolist() == [0] * 6
+# ---- Repetition, registration, graphs, wrong arguments ----
 
 
 @EACH
@@ -479,9 +250,6 @@ def test_everything_repeats_bit_for_bit(device):
             assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
     finally:
         torch.set_num_threads(threads)
-
-
-# ---- Registration, graphs, wrong arguments ----
 
 
 @EACH

@@ -24,12 +24,14 @@ from microdreamer.distillation.schedules import Round, plan_rounds
 from microdreamer.distillation.view_sampling import Draws as ViewDraws
 from microdreamer.distillation.view_sampling import ViewRanges, place_views
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.directions import Thresholds
 from microdreamer.images.reference import Reference
 from microdreamer.pipeline.launch.config import LaunchConfig
 from microdreamer.pipeline.launch.learners import Learner, make_learner, weights_at
 
 SIR_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
 WHITE = 1.0  # behind the picture
+PUBLISHED_THRESHOLDS = Thresholds(30, 30, 60)  # degrees: of front, back and overhead views, in all of the published configurations
 
 
 def reseed(generator: torch.Generator, *numbers: int) -> None:
@@ -69,7 +71,7 @@ def make_objective(config: LaunchConfig, prior: Prior, condition: object, genera
         return SDS(prior, condition, SDSSettings(**shared, **weighted), generator)
     if chosen.objective == "asd":
         own = {"plus_ratio": chosen.plus_ratio, "plus_random": chosen.plus_random, "guidance_perp_neg": chosen.guidance_perp_neg}
-        return ASD(prior, condition, ASDSettings(**shared, **weighted, **own), generator)
+        return ASD(prior, condition, ASDSettings(**shared, **weighted, **own), generator, PUBLISHED_THRESHOLDS)
     return None
 
 
@@ -169,8 +171,11 @@ class Trainer:
         return {**found.metrics, "loss_guidance": found.loss.detach(), "loss_rest": rest}
 
     def _reset(self) -> None:
+        """Capture anew; what the earlier graphs held goes back to the device, as lists of other lengths need other memory."""
         self._forward = GraphedFunction(self._shown)
         self._backward.reset()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _rendered(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> Any:
         cameras = dataclasses.replace(self._now[0], world_to_camera=world_to_camera, intrinsics=intrinsics)
