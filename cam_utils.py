@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from microdreamer.core.transfer import send
-
-FOV_Y = 49.1  # degrees, vertical; the originals' value
-RADIUS = 2.0  # distance at which the unit-sized objects of this project fill a picture of that field of view
+from microdreamer.core.usual_view import FOV_Y, RADIUS
 
 MARGIN = 1.05  # how much farther than where a ball just fits into the picture a camera is put
 

@@ -26,11 +26,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import environment
 from cam_utils import orbit_cameras
 from microdreamer.core.errors import UserError
 from microdreamer.core.files import atomic_write
-from microdreamer.core.machine import choose_device
+from microdreamer.core.machine import choose_device, provenance
 from microdreamer.distillation.sds import add_noise, predict_x0
 from microdreamer.evaluation.image_to_3d import Scene, make_scene, mesh_scores, object_seed
 from microdreamer.fields.field_mesh import mesh_from_field
@@ -325,7 +324,7 @@ class Bench:
                 seconds.append(time.perf_counter() - start)
             self.write(
                 f"time_{kind}_{way}",
-                {"seconds": seconds[-1], "first": seconds[0], "evaluations": evaluations, "environment": environment(self.device)},
+                {"seconds": seconds[-1], "first": seconds[0], "evaluations": evaluations, "environment": provenance(self.device)},
             )
             print(kind, way, [round(second, 2) for second in seconds], evaluations, flush=True)
 

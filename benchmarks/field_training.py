@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmarks.timing import environment, write_json
-from microdreamer.core.machine import choose_device
+from benchmarks.timing import write_json
+from microdreamer.core.machine import choose_device, provenance
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.pipeline.launch.config import load_launch_config
@@ -143,7 +143,7 @@ def main() -> int:
         if shard.rank == 0:
             print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()}, flush=True)
     if options.out and shard.rank == 0:
-        write_json(options.out, {"environment": environment(device), "processes": shard.world, "rows": rows})
+        write_json(options.out, {"environment": provenance(device), "processes": shard.world, "rows": rows})
     if shard.world > 1:
         dist.destroy_process_group()
     return 0

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, captured, describe, environment, time_calls, write_json
+from benchmarks.timing import Timing, captured, time_calls, write_json
 from cam_utils import rays, turntable
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.fields.backgrounds import EnvironmentBackground
 from microdreamer.fields.implicit_volume import PUBLISHED_GRID, ImplicitVolume, ImplicitVolumeSpec
 from microdreamer.fields.volume_model import MIN_TRANSMITTANCE, VolumeModel, VolumeSettings
@@ -175,7 +175,7 @@ def main() -> None:
     device, rows = torch.device(options.device), []
     if not extension.available(device):
         raise SystemExit(f"no compiled {device} kernels to measure; {extension.BUILD_HINT}")
-    header = environment(device)
+    header = provenance(device)
     print(describe(header))
     print(f"{options.views} views of {options.size}x{options.size}, {options.samples} samples a ray, {options.repeats} calls each")
     for name in options.grid:

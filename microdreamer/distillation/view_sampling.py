@@ -56,7 +56,7 @@ MICRO_VIEW = ViewRanges((-10.0, 45.0), camera_distance_range=(RADIUS, RADIUS), f
 
 
 class Draws(NamedTuple):
-    """The chance of one batch: numbers in [0,1), one for each of G groups (single views are groups of one), but for the coin."""
+    """The chance of one batch: numbers in [0,1), one for each of G groups (single views are groups of one), except for the coin."""
 
     coin: Tensor  # []; below 0.5: elevations uniform in angle, else uniform over the sphere's area
     elevation: Tensor  # [G]

@@ -24,6 +24,7 @@ from microdreamer.meshes.cleaning import merge_vertices
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel, vertex_normals
 from microdreamer.meshes.surface import Surface
+from microdreamer.meshes.unwrap import METHODS
 from microdreamer.meshes.unwrap.parametrize import unwrap
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def texels_of(mesh: Mesh, size: int, device: torch.device | str = "cpu", rows: s
 
 
 @profiler.function
-def unwrapped(mesh: Mesh, size: int, method: str = "charts") -> Mesh:
+def unwrapped(mesh: Mesh, size: int, method: str = METHODS[0]) -> Mesh:
     """The mesh with texture coordinates made for a texture of `size` texels a side; it still has its vertex colours."""
     layout = unwrap(mesh.vertices, mesh.faces, method=method, resolution=size)
     return Mesh(mesh.vertices, mesh.faces, mesh.vertex_colors, layout.uvs, layout.uv_faces)
@@ -165,7 +166,7 @@ def fill_seams(texture: Tensor, inside: Tensor, device: torch.device | str = "cp
         texture[rows] = texture[around].flatten(0, 1)[nearest]
 
 
-def baked(surface: Surface, size: int, method: str = "charts", device: torch.device | str = "cpu") -> Mesh:
+def baked(surface: Surface, size: int, method: str = METHODS[0], device: torch.device | str = "cpu") -> Mesh:
     """Whatever `surface` shows, on one texture of `size` texels a side; faces that use a vertex twice are left out.
 
     Raises ValueError where no other is left.

@@ -22,7 +22,8 @@ def parse_command_line(arguments: Sequence[str], description: str, program: str 
         usage="%(prog)s [--config FILE] [--quiet] [key=value ...]",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of key: value")
+    names = ", ".join(SCHEMA.shipped())
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of key: value, or the name of one that ships: {names}")
     parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
     options, words = parser.parse_known_args(with_aliases(arguments))
     return load_config(options.config, words), options.quiet

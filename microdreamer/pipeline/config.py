@@ -1,6 +1,7 @@
 """The configuration of a run: a typed schema with its defaults, filled from a YAML file and `key=value` words.
 
-Keys that MicroDreamer's YAML files have keep their names and meaning. A key that nothing would read is refused.
+Keys that MicroDreamer's YAML files have keep their names and meaning. A key that nothing would read is refused. Defaults that functions
+of the library have too stand in their rooms.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from microdreamer.core.errors import UserError
-from microdreamer.core.paths import shipped_folder
+from microdreamer.core.paths import shipped_configurations
 from microdreamer.core.profiler_settings import MODES, ROUNDS, SCOPES
+from microdreamer.core.usual_view import FOV_Y, RADIUS
+from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS, VIEWS_WEIGHT
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
-from microdreamer.gaussians import FIELD_BLOCKS, OTHER_FORMATS, UPS
+from microdreamer.gaussians import COUNT, GRAD_THRESHOLD, MESH_RESOLUTION, OTHER_FORMATS, PERCENT_DENSE, UPS, LearningRates
 from microdreamer.guidance import PRECISIONS, PRIORS
+from microdreamer.kernels import FIELD_BLOCKS
+from microdreamer.meshes import MESH_FACES, TEXTURE_SIZE, VERTEX_STEPS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
 from microdreamer.pipeline.schema import Schema, choice, flag, number, text
 
+RATES = LearningRates()
 MESH_METHODS = ("density", "field")
 
 
@@ -26,8 +32,8 @@ MESH_METHODS = ("density", "field")
 class Profiling:
     """Where the time of a run goes (docs/profiling.md)."""
 
-    mode: str = choice("none", MODES, "nvtx: ranges for Nsight Systems (run_main -profile); torch: a trace of torch.profiler")
-    scope: str = choice("broad", SCOPES, "broad: ranges around phases and rounds; function: around functions too")
+    mode: str = choice(MODES[0], MODES, "nvtx: ranges for Nsight Systems (run_main -profile); torch: a trace of torch.profiler")
+    scope: str = choice(SCOPES[0], SCOPES, "broad: ranges around phases and rounds; function: around functions too")
     rounds: int = number(ROUNDS, 1, 10_000, "torch: rounds that the trace records")
 
 
@@ -44,14 +50,14 @@ class Config:
     outdir: str = text("folder of the results", "logs")
     save_path: str | None = text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
     load: str | None = text("Gaussians (.ply, .splat, .spz, .glb) to start from instead of a ball; main2.py: to make the mesh of")
-    up: str = choice("auto", UPS, "main2.py: axis of these Gaussians that is up; auto: what the file says, else their floor, else y")
+    up: str = choice(UPS[0], UPS, "main2.py: axis of these Gaussians that is up; auto: what the file says, else their floor, else y")
     clean: bool = flag(True, "main2.py: drop faint, huge and floating ones of these Gaussians")
     seed: int = number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
 
     prior: str = choice("micro", tuple(PRIORS), f"diffusion prior: {', '.join(PRIORS)}")
     prior_path: str | None = text("weights of the prior: a folder or owner/name@revision; default: those that ship or were downloaded")
-    precision: str = choice("auto", PRECISIONS, "of the prior; auto: what is fast and good enough on this device")
+    precision: str = choice(PRECISIONS[0], PRECISIONS, "of the prior; auto: what is fast and good enough on this device")
     prior_memory: float | None = dataclasses.field(
         default=None,
         metadata={"about": "GiB that one call of a published prior may take; default: a quarter of what is free", "range": (0.01, 1e4)},
@@ -64,13 +70,13 @@ class Config:
     inv_r: float = number(0.6, 1e-3, 1, "level reached by noise as a fraction of the top level; DDIM inversion does the rest")
     eta: float = number(0.5, 0, 1, "fresh noise while denoising: 0 none (DDIM), 1 ancestral")
 
-    batch_size_min: int = number(4, 1, 64, "fewest views of a round")
-    batch_size_max: int = number(4, 1, 64, "most views of a round")
-    even_view: bool = flag(True, "spread the views of a round evenly around the object")
+    batch_size_min: int = number(VIEWS, 1, 64, "fewest views of a round")
+    batch_size_max: int = number(VIEWS, 1, 64, "most views of a round")
+    even_view: bool = flag(EVEN_VIEW, "spread the views of a round evenly around the object")
     min_ver: float = number(-30.0, -90, 90, "lowest elevation of the views, relative to the picture's")
     max_ver: float = number(30.0, -90, 90, "highest elevation of the views, relative to the picture's")
-    radius: float = number(2.0, 0.1, 100, "distance of the cameras")
-    fovy: float = number(49.1, 1, 150, "vertical field of view")
+    radius: float = number(RADIUS, 0.1, 100, "distance of the cameras")
+    fovy: float = number(FOV_Y, 1, 150, "vertical field of view")
     ref_size: int | None = dataclasses.field(
         default=None, metadata={"about": "pixels a side of renders and picture while fitting; default: the prior's", "range": (8, 4096)}
     )
@@ -79,23 +85,25 @@ class Config:
     steps_min: int = number(15, 1, 100_000, "optimiser steps of a later round at one end of steps_schedule")
     steps_max: int = number(15, 1, 100_000, "the same at its other end")
     steps_schedule: str = choice(
-        "fixed", STEPS_SCHEDULES, "optimiser steps over the rounds, from steps_min to steps_max or back; fixed takes steps_max"
+        STEPS_SCHEDULES[0],
+        STEPS_SCHEDULES,
+        "optimiser steps over the rounds, from steps_min to steps_max or back; fixed takes steps_max",
     )
-    lambda_sd: float = number(1.0, 0, 1e6, "weight of the prior's views")
-    ref_loss: float = number(0.3, 0, 1e6, "weight of the picture's colours")
-    ref_mask_loss: float = number(0.01, 0, 1e6, "weight of the picture's mask")
+    lambda_sd: float = number(VIEWS_WEIGHT, 0, 1e6, "weight of the prior's views")
+    ref_loss: float = number(REF_LOSS, 0, 1e6, "weight of the picture's colours")
+    ref_mask_loss: float = number(REF_MASK_LOSS, 0, 1e6, "weight of the picture's mask")
 
-    num_pts: int = number(5000, 1, 10_000_000, "Gaussians of the first ball")
+    num_pts: int = number(COUNT, 1, 10_000_000, "Gaussians of the first ball")
     sh_degree: int = number(0, 0, 3, "degree of the spherical harmonics of colour")
-    position_lr_init: float = number(0.001, 0, 1, "learning rate of positions, times ten")
-    position_lr_final: float = number(0.00002, 0, 1, "the same at position_lr_max_steps")
-    position_lr_max_steps: int = number(500, 1, 1_000_000, "steps from the first to the last position learning rate")
-    feature_lr: float = number(0.01, 0, 1, "learning rate of colours")
-    opacity_lr: float = number(0.05, 0, 1, "learning rate of opacities")
-    scaling_lr: float = number(0.005, 0, 1, "learning rate of scales")
-    rotation_lr: float = number(0.0005, 0, 1, "learning rate of rotations")
-    percent_dense: float = number(0.01, 0, 1, "largest scale, as a share of the scene, of a Gaussian that is cloned rather than split")
-    densify_grad_threshold: float = number(0.01, 0, 1e6, "screen-space gradient from which a Gaussian is cloned or split")
+    position_lr_init: float = number(RATES.position_lr_init, 0, 1, "learning rate of positions, times ten")
+    position_lr_final: float = number(RATES.position_lr_final, 0, 1, "the same at position_lr_max_steps")
+    position_lr_max_steps: int = number(RATES.position_lr_max_steps, 1, 1_000_000, "steps from the first to the last of these")
+    feature_lr: float = number(RATES.feature_lr, 0, 1, "learning rate of colours")
+    opacity_lr: float = number(RATES.opacity_lr, 0, 1, "learning rate of opacities")
+    scaling_lr: float = number(RATES.scaling_lr, 0, 1, "learning rate of scales")
+    rotation_lr: float = number(RATES.rotation_lr, 0, 1, "learning rate of rotations")
+    percent_dense: float = number(PERCENT_DENSE, 0, 1, "largest scale, as a share of the scene, of one that is cloned rather than split")
+    densify_grad_threshold: float = number(GRAD_THRESHOLD, 0, 1e6, "screen-space gradient from which a Gaussian is cloned or split")
     density_start_iter: int = number(0, 0, 1_000_000, "step before which none is")
     density_end_iter: int = number(300, 0, 1_000_000, "step after which none is")
     densification_interval: int = number(100, 1, 1_000_000, "steps between two such")
@@ -104,15 +112,15 @@ class Config:
         default=None, metadata={"about": "density of the mesh's surface; default: where renders see it", "range": (1e-6, 1e6)}
     )
     mesh_method: str = choice(
-        "density", MESH_METHODS, "where the mesh comes from: the Gaussians' density, or a neural field fitted to renders"
+        MESH_METHODS[0], MESH_METHODS, "where the mesh comes from: the Gaussians' density, or a neural field fitted to renders"
     )
     mesh_resolution: int = dataclasses.field(
-        default=128, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
+        default=MESH_RESOLUTION, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
     )
-    mesh_faces: int = number(50_000, 4, 10_000_000, "most faces of the mesh")
-    texture_size: int = number(1024, 16, 8192, "texels a side of the mesh's texture")
-    unwrap: str = choice("charts", UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
-    mesh_format: str = choice("all", ("obj", "glb", "all"), "mesh files to write")
+    mesh_faces: int = number(MESH_FACES, 4, 10_000_000, "most faces of the mesh")
+    texture_size: int = number(TEXTURE_SIZE, 16, 8192, "texels a side of the mesh's texture")
+    unwrap: str = choice(UNWRAP_METHODS[0], UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
+    mesh_format: str = choice("all", ("all", "obj", "glb"), "mesh files to write")
     splat_format: str = choice("ply", ("ply", *OTHER_FORMATS, "all"), "main.py: files of Gaussians to write beside the PLY")
     video_frames: int = number(72, 0, 10_000, "frames of the turntable; 0 writes none")
     video_size: int = number(256, 16, 4096, "pixels a side of turntable and sheet of views")
@@ -127,7 +135,7 @@ class Config:
     refine_cfg: float = number(2.0, 0, 100, "main2.py: guidance scale")
     texture_lr: float = number(0.2, 0, 10, "main2.py: learning rate of the texture's logits")
     train_geo: bool = flag(False, "main2.py: move vertices too")
-    geometry_steps: int = number(120, 0, 10_000, "main2.py: with train_geo, steps that move vertices to what the Gaussians show")
+    geometry_steps: int = number(VERTEX_STEPS, 0, 10_000, "main2.py: with train_geo, steps that move vertices to what the Gaussians show")
     geom_lr: float = number(0.0001, 0, 1, "main2.py: with train_geo, learning rate of vertices in a round")
 
     profiling: Profiling = dataclasses.field(default_factory=Profiling)
@@ -161,7 +169,7 @@ ORDERED = (("batch_size_min", "batch_size_max"), ("min_ver", "max_ver"), ("t_end
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
-    """Defaults, then the YAML file, then `key=value` words. Raises UserError for whatever is not understood."""
+    """Defaults, then the YAML file (`Schema.file_of`), then `key=value` words. Raises UserError for whatever is not understood."""
     config = SCHEMA.load(path, overrides)
     assert isinstance(config, Config)
     for low, high in ORDERED:
@@ -171,9 +179,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str]) -> Config:
 
 
 def as_config(source: Config | str | Path | Mapping[str, Any] | None) -> Config:
-    """A configuration from whatever callers have: one, the path of a YAML file, or keys and values on top of `configs/micro.yaml`."""
+    """A configuration from whatever callers have: one, the path of a YAML file or the name of one that ships, or keys and values on
+    top of `configs/micro.yaml`."""
     if isinstance(source, Config):
         return source
     if isinstance(source, (str, Path)):
         return load_config(source, [])
-    return load_config(shipped_folder("configs") / "micro.yaml", [f"{key}={value}" for key, value in (source or {}).items()])
+    return load_config(shipped_configurations()["micro"], [f"{key}={value}" for key, value in (source or {}).items()])

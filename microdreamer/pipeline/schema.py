@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from microdreamer.core.errors import UserError
+from microdreamer.core.files import user_path
+from microdreamer.core.paths import shipped_configurations
 
 # ---- What a field takes ----
 
@@ -134,6 +136,22 @@ class Schema:
         low, high = metadata["range"]
         return math.isfinite(value) and low <= value <= high and ("multiple" not in metadata or value % metadata["multiple"] == 0)
 
+    def shipped(self) -> dict[str, Path]:
+        """The configurations that ship and are for this schema, by the names that `--config` takes."""
+        own = {name.partition(".")[0] for name in (*self.fields, *self.shortcuts)}
+        return {name: file for name, file in shipped_configurations().items() if own.issuperset(yaml.safe_load(file.read_text("utf-8")))}
+
+    def file_of(self, path: str | Path) -> Path:
+        """The YAML file at `path` or, where there is none, the one that ships under that name: `micro`, `micro.yaml` or
+        `configs/micro.yaml` in any folder. Raises UserError where there is neither."""
+        file = user_path(path)
+        if file.is_file():
+            return file
+        shipped, name = self.shipped(), file.name.removesuffix(".yaml")
+        if str(file.parent) in (".", "configs") and name in shipped:
+            return shipped[name]
+        raise UserError(f"{path}: no such configuration file; pass --config FILE.yaml or one that ships: {', '.join(shipped)}")
+
     def load(self, path: str | Path | None, overrides: Sequence[str], stored: Mapping[str, Any] | None = None) -> Any:
         """Defaults, then `stored` (of an earlier run), then the YAML file, then `key=value` words.
 
@@ -183,7 +201,8 @@ class Schema:
         """(where it stands, key, value) of everything that is stored and in the file, then of the words."""
         yield from (("the earlier run", key, value) for key, value in self._flattened(stored or {}))
         if path is not None:
-            yield from ((str(path), self.shortcuts.get(key, key), value) for key, value in self._flattened(_read(path)))
+            values = _read(self.file_of(path), path)
+            yield from ((str(path), self.shortcuts.get(key, key), value) for key, value in self._flattened(values))
         for word in overrides:
             key, equals, value = word.lstrip("-").partition("=")
             if not equals or not key:
@@ -198,13 +217,12 @@ class Schema:
                 yield prefix + str(key), value
 
 
-def _read(path: str | Path) -> dict:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such configuration file; pass --config FILE.yaml")
+def _read(file: Path, name: str | Path) -> dict:
+    """What the YAML file holds, which the user calls `name`."""
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     except Exception as error:  # yaml, omegaconf and codecs each have their own
-        raise UserError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name}: not a YAML file that can be read: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
-        raise UserError(f"{path}: expected lines of `key: value`")
+        raise UserError(f"{name}: expected lines of `key: value`")
     return loaded

@@ -9,6 +9,7 @@ from field_scenes import SMALL_GRID, Ball, small_field
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cam_utils import concatenate, orbit_cameras, project, turntable
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.distillation import sir
 from microdreamer.fields import sample_room, volume_model
 from microdreamer.fields.backgrounds import SolidBackground
@@ -451,15 +452,8 @@ def test_a_training_step_captures_as_a_graph(recompute):
         loss = seen.image.square().mean() + seen.normal.square().mean() + seen.detail.weights.square().mean()
         return loss.detach(), torch.autograd.grad(loss, parameters)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    warm_up(step, "cuda")
+    graph, captured = capture(step, "cuda")
     for static, new in zip(draws, model.draw(4, 32, 32), strict=True):
         static.copy_(new)
     model.refresh(16)  # in place: a replay sees the new grid

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import DEVICES, relative_l2
 
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
 from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec, hash_grid_encode, hash_grid_slope
 
@@ -324,15 +325,8 @@ def test_whole_step_captures_as_a_graph():
         encoded = hash_grid_encode(points, params, SMALL, deterministic=True, compiled=True)
         return encoded, torch.autograd.grad((encoded * weight).sum(), [points, params])
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            encoded, eager = step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured_encoding, captured = step()
+    encoded, eager = warm_up(step, "cuda")
+    graph, (captured_encoding, captured) = capture(step, "cuda")
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(captured_encoding, encoded)

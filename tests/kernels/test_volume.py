@@ -6,6 +6,7 @@ import pytest
 import torch
 from volume_scenes import BOTH, EACH, box_span, coefficients_for, need_compiled, outputs, per_ray, random_cells, random_samples, rays_at_box
 
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
 from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays
 
@@ -284,15 +285,8 @@ def test_everything_captures_as_a_graph():
         found = composite(scale * points.cos().prod(1), points.sin(), kept)
         return kept.total, found.features, torch.autograd.grad(found.features.square().sum(), scale)[0]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    warm_up(step, "cuda")
+    graph, captured = capture(step, "cuda")
     jitter.copy_(torch.rand(4000, device="cuda"))
     graph.replay()
     torch.cuda.synchronize()

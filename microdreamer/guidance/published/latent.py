@@ -17,6 +17,7 @@ from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedFunction
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
+from microdreamer.guidance.names import PRECISIONS
 from microdreamer.guidance.published.inference import for_inference
 from microdreamer.guidance.samplers import normal
 from microdreamer.guidance.schedule import NoiseSchedule
@@ -45,7 +46,7 @@ class Parts:
     memory: int | None = None  # bytes that one call may take beyond the weights; None: a quarter of what is free
 
     @classmethod
-    def choose(cls, device: torch.device | str, precision: str = "auto", memory_gib: float | None = None) -> Parts:
+    def choose(cls, device: torch.device | str, precision: str = PRECISIONS[0], memory_gib: float | None = None) -> Parts:
         """precision: auto, float32, float16 or bfloat16. Raises ValueError for half precision on the CPU, which is far slower there."""
         device = torch.device(device)
         if precision == "auto":

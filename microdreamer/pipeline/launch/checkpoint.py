@@ -96,7 +96,7 @@ def find(resume: Path) -> Path:
 
 
 def drop_old(folder: Path, keep: set[int]) -> None:
-    """Remove a run's checkpoints but for the last two and those after the steps `keep`."""
+    """Remove a run's checkpoints except for the last two and those after the steps `keep`."""
     for step, path in written(folder)[:-2]:
         if step not in keep:
             path.unlink(missing_ok=True)

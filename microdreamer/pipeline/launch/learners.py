@@ -16,6 +16,7 @@ from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackgrou
 from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
 from microdreamer.fields.materials import PointLightDiffuse, ShadingPolicy
 from microdreamer.fields.volume_model import Draws, FieldRendering, VolumeModel, VolumeSettings
+from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels.hash_grid import HashGridSpec
 from microdreamer.pipeline.launch.config import LaunchConfig
@@ -176,7 +177,7 @@ class GaussianLearner:
         self._make_optimizer()
 
     def _make_optimizer(self) -> None:
-        self.model.make_optimizer(position_lr_max_steps=self.max_steps)
+        self.model.make_optimizer(LearningRates(position_lr_max_steps=self.max_steps))
 
     def prepare(self, step: int) -> bool:
         self.model.update_learning_rate(step)
