@@ -13,9 +13,11 @@ from torch import Tensor
 
 from cam_utils import orbit_cameras
 from microdreamer.core.errors import UserError, user_errors
+from microdreamer.core.files import user_path
 from microdreamer.core.machine import choose_device
 from microdreamer.distillation.refinement import check_view_count, circle_of_views, retouched, retouching_levels
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.gaussians.splat_files import holds_gaussians
 from microdreamer.guidance.base import Prior
 from microdreamer.images.reference import Reference, reference_view
 from microdreamer.meshes.baking import bake
@@ -136,6 +138,9 @@ def refine(
             picture = source.input_picture
         if isinstance(source, Result) and prompt is None:
             prompt = source.config.prompt
+        if isinstance(source, (str, Path)):
+            path = {"load" if holds_gaussians(user_path(source)) else "mesh": str(source)}
+            given, source = dataclasses.replace(given, **({"mesh": None, "load": None} | path)), None
         if given.mesh and given.load:
             raise UserError("--from-mesh and --from-splats: pass one of them (as keys: mesh and load)")
         config = with_inputs(given, picture, prompt)

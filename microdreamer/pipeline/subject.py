@@ -21,7 +21,7 @@ from microdreamer.core.files import user_path
 from microdreamer.core.staging import finish
 from microdreamer.gaussians import captures
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.gaussians.splat_files import holds_gaussians, log_remarks, read_splats
+from microdreamer.gaussians.splat_files import log_remarks, read_splats
 from microdreamer.meshes.baking import bake, repainted, unwrapped, welded, with_picture
 from microdreamer.meshes.cleaning import drop_unused_vertices
 from microdreamer.meshes.files import read_mesh, read_surface
@@ -129,18 +129,13 @@ def load_subject(config: Config, stem: Path, picture: Reference | None, device: 
     return Subject(mesh, gaussians)
 
 
-def subject_of(
-    source: Result | Mesh | GaussianModel | str | Path, config: Config, picture: Reference | None, device: torch.device
-) -> Subject:
-    """What `refine` was given: a result of stage 1, a mesh or Gaussians of the user's own, or the path of a file of either."""
+def subject_of(source: Result | Mesh | GaussianModel, config: Config, picture: Reference | None, device: torch.device) -> Subject:
+    """What `refine` was given: a result of stage 1, or a mesh or Gaussians of the user's own."""
     if isinstance(source, Mesh):
         surface, frame = framed_surface(Surface.of_mesh(source), config)
         return Subject(made_fit(surface, config.texture_size, config.unwrap, picture, device), None, frame)
     if isinstance(source, GaussianModel):
         return gaussian_subject(source.arrays(), "y", config, picture, device)  # as all models here
-    if isinstance(source, (str, Path)):
-        own = {"mesh": None, "load": None} | {"load" if holds_gaussians(source) else "mesh": str(source)}
-        return load_subject(dataclasses.replace(config, **own), Path(), picture, device)
     if source.mesh is None:
         raise ValueError(f"there is no mesh to refine: {source.no_mesh}")
     texture = None if source.mesh.texture is None else source.mesh.texture.copy()

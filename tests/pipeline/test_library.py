@@ -4,6 +4,7 @@ import copy
 import json
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,17 @@ def test_gaussians_become_a_mesh_where_they_stand(prior, tmp_path):
     moved.save_ply(tmp_path / "egg.ply")
     assert np.array_equal(microdreamer.mesh_from_gaussians(tmp_path / "egg.ply", config).vertices, mesh.vertices)
     np.testing.assert_allclose(mesh.vertices.mean(0), [10, 0, -3], atol=0.3)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_files_of_either_kind_are_refined_and_name_their_results(prior, tmp_path, kind):
+    prior.truth.save_ply(tmp_path / "egg.ply")
+    refined = microdreamer.refine(kind(tmp_path / "egg.ply"), config=SMALL)
+    assert refined.config.load == str(tmp_path / "egg.ply") and len(refined.gaussians) == len(prior.truth)
+    assert refined.save(tmp_path) == tmp_path / "egg_refined"
+    again = microdreamer.refine(kind(tmp_path / "egg_refined.glb"), prompt="an egg", config=SMALL | {"iters_refine": 0}, prior=prior)
+    assert again.config.mesh and again.gaussians is None and len(again.mesh.faces) == len(refined.mesh.faces)
+    assert np.abs(again.mesh.texture - refined.mesh.texture).max() < 0.01
 
 
 def test_unwrap_has_the_shape_of_xatlas():
