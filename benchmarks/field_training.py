@@ -14,6 +14,7 @@ The MindSpore port of MVDream-threestudio tells 0.857 step/s (low), 0.465 (high)
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import sys
@@ -81,6 +82,9 @@ def floor(trainer: Trainer) -> Callable[[int], object]:
 
 
 def measure(name: str, prior: Prior, shard: Shard, steps: int, count: int) -> dict:
+    gc.collect()  # the graphs of the last case
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     config = in_stage(CASES[name][0], CASES[name][1], CASES[name][2])
     trainer = make_trainer(config, prior, shard)
     device = trainer.device
@@ -113,6 +117,7 @@ def measure(name: str, prior: Prior, shard: Shard, steps: int, count: int) -> di
             pass
         wait(device)
         found["frames_per_second"] = FRAMES / (time.perf_counter() - start)
+    trainer.close()
     return found
 
 
@@ -145,6 +150,7 @@ def main() -> int:
     if options.out and shard.rank == 0:
         write_json(options.out, {"environment": provenance(device), "processes": shard.world, "rows": rows})
     if shard.world > 1:
+        dist.barrier()
         dist.destroy_process_group()
     return 0
 

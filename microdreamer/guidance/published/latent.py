@@ -97,6 +97,27 @@ class _GradientInUnits(torch.autograd.Function):
         return (v_x / ctx.scale).to(ctx.dtype), None
 
 
+class _GraphedEncoding(torch.autograd.Function):
+    """The encoder's posterior [B,2C,h,w] of pictures, forward and backward by graphs; the way back computes the activations again.
+
+    Launched one by one, the encoder's kernels take the host several times as long as the GPU. Gradients travel in units of the largest
+    value of each picture, as in `_GradientInUnits`.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, prior: LatentPrior) -> Tensor:
+        ctx.prior = prior
+        ctx.save_for_backward(x)
+        return prior.call_encoder(x.to(prior.dtype)).float()
+
+    @staticmethod
+    def backward(ctx, v_out: Tensor) -> tuple[Tensor, None]:
+        (x,), prior = ctx.saved_tensors, ctx.prior
+        scale = v_out.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        v_x = prior.call_encoder_gradient(x.to(prior.dtype), (v_out / scale).to(prior.dtype))
+        return v_x.float() * scale, None
+
+
 class LatentPrior(Prior):
     """Noise prediction on the latents of Stable Diffusion's autoencoder, with classifier-free guidance."""
 
@@ -126,6 +147,7 @@ class LatentPrior(Prior):
         self.max_pictures_with_gradient = max(memory // (GRADIENT_BYTES * pixels), 1)
         self.call = GraphedFunction(self._network)
         self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
+        self.call_encoder_gradient = GraphedFunction(self._encoder_gradient)
         self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
         self._last: tuple[Cameras | None, object] = (None, None)
         self._seen: Cameras | None = None  # the cameras last checked
@@ -168,10 +190,19 @@ class LatentPrior(Prior):
         """As `_encode`, differentiable. Where not all activations fit into memory, those of a part are computed again for its gradient."""
         several = len(images) > self.max_pictures_with_gradient
         for part in images.split(self.max_pictures_with_gradient):
+            if self.device.type == "cuda":
+                yield _GraphedEncoding.apply(part * 2 - 1, self)
+                continue
             scale = torch.ones(len(part), 1, 1, 1, device=self.device)
             x = _GradientOutOfUnits.apply(part * 2 - 1, scale, self.dtype)
             out = checkpoint(self.call_encoder, x, use_reentrant=False) if several else self.call_encoder(x)
             yield _GradientInUnits.apply(out, scale)
+
+    @torch.enable_grad()
+    def _encoder_gradient(self, x: Tensor, v_out: Tensor) -> Tensor:
+        """What pictures x get from the gradient of the encoder's posterior."""
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.autoencoder.encode(x).latent_dist.parameters, x, v_out)[0]
 
     @profiler.function
     def decode(self, latents: Tensor) -> Tensor:

@@ -194,6 +194,7 @@ class System:
 @dataclasses.dataclass
 class Trainer:
     max_steps: int = number(10_000, 1, 10_000_000, "steps of the whole run; of sir, the rounds decide")
+    precision: str = choice("16-mixed", ("32", "16-mixed"), "of the field's networks on a GPU; 16-mixed multiplies in bfloat16")
     checkpoint_every: int = number(1000, 1, 10_000_000, "steps between two checkpoints; the last two are kept, and each stage's last")
     preview_every: int = number(200, 1, 10_000_000, "steps between two previews")
     enable_tensorboard: bool = flag(False, "whether scalars are written for TensorBoard (pip install tensorboard)")

@@ -104,6 +104,7 @@ class FieldLearner:
             share_background=chosen.share_aug_bg,
             normals=geometry.normal_type != "none",
             recompute=system.use_recompute,
+            half_precision=config.trainer.precision == "16-mixed",
         )
         material, chosen = None, system.material
         if chosen.type == "point_light":

@@ -145,10 +145,12 @@ def train(
             start = 0
             if config.resume:
                 start = restore(trainer, checkpoint.find(user_path(config.resume)))
-        loop = _train_rounds if trainer.objective is None else _train_steps
         if trainer.objective is None and shard.world > 1:
             raise UserError("system.guidance.objective=sir runs in one process; start it without torchrun")
-        return loop(trainer, folder, start, highres, watch)
+        try:
+            return (_train_rounds if trainer.objective is None else _train_steps)(trainer, folder, start, highres, watch)
+        finally:
+            trainer.close()
 
 
 def _train_steps(trainer: Trainer, folder: Path, start: int, highres: bool, watch: Watch) -> Path:

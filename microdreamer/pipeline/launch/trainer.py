@@ -7,6 +7,7 @@ draws what the unbroken one would have drawn.
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -176,6 +177,11 @@ class Trainer:
         self._backward.reset()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Let graphs go: processes that shared gradients within them cannot part before."""
+        self._reset()
+        gc.collect()
 
     def _rendered(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> Any:
         cameras = dataclasses.replace(self._now[0], world_to_camera=world_to_camera, intrinsics=intrinsics)
