@@ -32,7 +32,7 @@ wheel: $(READY)
 
 # Pages of all rooms, from their docstrings.
 docs: $(READY)
-	@$(VENV)/bin/python -m pdoc -o site microdreamer $(ROOMS) cam_utils gs_renderer mesh_renderer \
+	@$(VENV)/bin/python -m pdoc -o site microdreamer $(ROOMS) cam_utils gs_renderer mesh_renderer nerf_renderer \
 		'!microdreamer.kernels._C' '!microdreamer.kernels._C_avx2' 2> /dev/null
 
 voxels: $(READY)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FOV_Y = 49.1  # degrees, vertical; the originals' value
-RADIUS = 2.0  # distance at which the unit-sized objects of this project fill a picture of that field of view
+from microdreamer.core.transfer import send
+from microdreamer.core.usual_view import FOV_Y, RADIUS
 
 MARGIN = 1.05  # how much farther than where a ball just fits into the picture a camera is put
 
@@ -109,7 +109,7 @@ class Cameras:
         return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> Cameras:
-        return self._map(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: send(tensor, device))
 
     def resized(self, width: int, height: int) -> Cameras:
         """The same views at another picture size."""
@@ -130,7 +130,8 @@ class Cameras:
     def camera_to_world(self) -> Tensor:
         """Poses [V,4,4], OpenGL axes."""
         pose = torch.zeros_like(self.world_to_camera)
-        pose[:, :3, :3] = self.world_to_camera[:, :3, :3].transpose(1, 2) * pose.new_tensor([1.0, -1.0, -1.0])
+        rotation = self.world_to_camera[:, :3, :3].transpose(1, 2)
+        pose[:, :3, 0], pose[:, :3, 1:3] = rotation[..., 0], -rotation[..., 1:]
         pose[:, :3, 3] = self.centers
         pose[:, 3, 3] = 1
         return pose
@@ -149,20 +150,20 @@ def orbit_cameras(
     azimuth: Number,
     radius: Number = RADIUS,
     *,
-    fov_y: float = FOV_Y,
+    fov_y: Number = FOV_Y,
     width: int = 256,
     height: int = 256,
     device: torch.device | str = "cpu",
 ) -> Cameras:
-    """Cameras on orbits around the origin; `elevation`, `azimuth` (degrees) and `radius` broadcast to V views.
+    """Cameras on orbits around the origin; `elevation`, `azimuth`, `fov_y` (degrees) and `radius` broadcast to V views.
 
     Raises ValueError for an empty picture, a field of view outside (0, 180) or a radius that is not positive.
     """
     if width < 1 or height < 1:
         raise ValueError(f"picture size {width}x{height}: expected at least 1x1")
-    if not 0 < fov_y < 180:
+    elevations, azimuths, radii, fovs = _columns(elevation, azimuth, radius, fov_y)
+    if not bool(((fovs > 0) & (fovs < 180)).all()):
         raise ValueError(f"fov_y={fov_y}: expected degrees between 0 and 180")
-    elevations, azimuths, radii = _columns(elevation, azimuth, radius)
     if not bool((radii > 0).all()):
         raise ValueError(f"radius={radii.tolist()}: expected positive distances")
     pose = orbit_poses(elevations, azimuths, radii)
@@ -170,17 +171,10 @@ def orbit_cameras(
     world_to_camera = torch.eye(4, dtype=torch.float64).repeat(len(pose), 1, 1)
     world_to_camera[:, :3, :3] = rotation
     world_to_camera[:, :3, 3] = -(rotation @ pose[:, :3, 3:])[..., 0]
-    focal = 0.5 * height / math.tan(math.radians(fov_y) / 2)
-    intrinsics = torch.tensor([focal, focal, width / 2, height / 2]).repeat(len(pose), 1)
-    return Cameras(
-        world_to_camera.float().to(device),
-        intrinsics.to(device),
-        width,
-        height,
-        elevations.float().to(device),
-        azimuths.float().to(device),
-        radii.float().to(device),
-    )
+    focal = 0.5 * height / torch.tan(torch.deg2rad(fovs) / 2)
+    intrinsics = torch.stack([focal, focal, torch.full_like(focal, width / 2), torch.full_like(focal, height / 2)], dim=1)
+    columns = (column.float() for column in (elevations, azimuths, radii))
+    return Cameras(world_to_camera.float(), intrinsics.float(), width, height, *columns).to(device)
 
 
 def turntable(count: int, elevation: float = 0.0, radius: float = RADIUS, **kwargs) -> Cameras:

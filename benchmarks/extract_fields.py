@@ -15,14 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, bytes_per_millisecond, describe, environment, time_calls, write_json
-from microdreamer.core.machine import best_device
-from microdreamer.kernels import extension
+from benchmarks.timing import Timing, bytes_per_millisecond, time_calls, write_json
+from microdreamer.core.machine import best_device, describe, provenance
+from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference
 
-NUM_BLOCKS = 16
-RELAX_RATIO = 1.5
 TOLERANCE = 1e-4
 NEGLIGIBLE = 1e-7
 
@@ -73,7 +71,7 @@ def floors(covs: Tensor, opacities: Tensor, resolution: int) -> dict[str, float]
 
 def measure(count: int, resolution: int, device: str, repeats: int, plain_repeats: int) -> tuple[list[Row], dict[str, float]]:
     gaussians = object_like_gaussians(count, device)
-    arguments = (*gaussians, resolution, NUM_BLOCKS, RELAX_RATIO)
+    arguments = (*gaussians, resolution, FIELD_BLOCKS, FIELD_RELAX_RATIO)
     versions = {"plain PyTorch": (plain, plain_repeats), "compiled": (extract_fields, repeats)}
     if device == "cuda":
         versions["brute force"] = (torch.ops.microdreamer.extract_fields_brute_force, max(3, repeats // 10))
@@ -120,9 +118,9 @@ def main() -> None:
     if not extension.available(options.device):
         raise SystemExit(f"no compiled {options.device} kernels to measure; {extension.BUILD_HINT}")
 
-    header = environment(options.device)
+    header = provenance(options.device)
     print(describe(header))
-    print(f"extract_fields, {resolution}^3, {NUM_BLOCKS} blocks a side")
+    print(f"extract_fields, {resolution}^3, {FIELD_BLOCKS} blocks a side")
     print(f"{'N':>8} {'version':<14} {'median ms':>11} {'least':>11} {'most':>11} {'calls':>6} {'max diff':>9}  floor ms")
     results = []
     for count in counts:
@@ -136,7 +134,7 @@ def main() -> None:
             print(f"{row.gaussians:8d} {row.version:<14} {figures} {row.largest_difference:9.1e}  {floor_shown}", flush=True)
             named = {"gaussians": row.gaussians, "version": row.version, "largest_difference": row.largest_difference}
             results.append(named | timing.as_row() | {"floor": floor, "floor_ms": floor_ms})
-    write_json(options.out, header | {"resolution": resolution, "num_blocks": NUM_BLOCKS, "rows": results})
+    write_json(options.out, header | {"resolution": resolution, "num_blocks": FIELD_BLOCKS, "rows": results})
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, describe, environment, time_calls, write_json
+from benchmarks.timing import Timing, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.distillation import sir
 from microdreamer.gaussians.model import GaussianModel, Render
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     device = torch.device(options.device)
-    found = environment(device)
+    found = provenance(device)
     print(describe(found))
     kinds = ["view by view", "all views"] + ["all views, CUDA graph"] * (device.type == "cuda")
     rows = []

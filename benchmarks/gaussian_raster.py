@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, time_calls, write_json
+from benchmarks.timing import bytes_per_millisecond, captured, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 from microdreamer.kernels.gaussian_raster import rasterize_gaussians
 
@@ -196,7 +196,7 @@ def main() -> None:
     if not extension.available(device):
         raise SystemExit(f"no compiled {device} rasteriser; {extension.BUILD_HINT}")
     repeats = arguments.repeats or (100 if device == "cuda" else 10)
-    header = environment(device, "gsplat")
+    header = provenance(device, "gsplat")
     bandwidth = bytes_per_millisecond(device)
     print(f"{describe(header)}\nGaussian rasteriser, forward + backward")
     twin = checked_twin(device)

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import bytes_per_millisecond, describe, environment, time_calls, write_json
-from microdreamer.core.machine import best_device
+from benchmarks.timing import bytes_per_millisecond, time_calls, write_json
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode
 
@@ -65,7 +65,7 @@ def main() -> None:
     device, rows = options.device, []
     if not extension.available(device):
         raise SystemExit(f"no compiled {device} kernels to measure; {extension.BUILD_HINT}")
-    header = environment(device)
+    header = provenance(device)
     bandwidth = bytes_per_millisecond(device)
     print(f"{describe(header)}\n{options.repeats} calls each; copies {bandwidth / 1e6:.0f} GB/s")
     print("ms: forward, its floor; gradient of params, the same with equal bits every time; gradient of points; widest spread")

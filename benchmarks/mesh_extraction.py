@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, describe, environment, time_calls, write_json
-from microdreamer.core.machine import best_device
+from benchmarks.timing import Timing, time_calls, write_json
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.gaussians import extraction as gaussian_mesh
 from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.gaussians.model import GaussianModel
@@ -173,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     if not extension.available(options.device):
         raise SystemExit(f"no compiled {options.device} kernels to measure; {extension.BUILD_HINT}")
-    header = environment(options.device, "PyMCubes", "fast_simplification", "scipy")
+    header = provenance(options.device, "PyMCubes", "fast_simplification", "scipy")
     print(describe(header))
     rows = []
     for name, model in models(options):

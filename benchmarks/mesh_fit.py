@@ -16,9 +16,9 @@ import torch
 from benchmarks.mesh_raster import bumpy_sphere
 from benchmarks.mesh_raster import check as check_raster
 from benchmarks.texture import check as check_texture
-from benchmarks.timing import describe, environment, time_calls, write_json
+from benchmarks.timing import time_calls, write_json
 from cam_utils import turntable
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel
@@ -47,7 +47,7 @@ def main() -> None:
     with torch.no_grad():
         seen = model.render(cameras)
     target = Target(cameras, seen.image.flip(3).contiguous(), alpha=seen.alpha)
-    found = environment(options.device)
+    found = provenance(options.device)
     print(describe(found))
     views = f"{options.views} views of {options.size}x{options.size}"
     print(f"{views}, {len(faces)} faces, texture of {options.texture}x{options.texture}; {options.repeats} steps")

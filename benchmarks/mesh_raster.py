@@ -17,8 +17,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import captured, describe, environment, time_calls, write_json
-from microdreamer.core.machine import best_device
+from benchmarks.timing import captured, time_calls, write_json
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 from microdreamer.kernels.mesh_raster import antialias, interpolate, mesh_topology, rasterize
 from microdreamer.kernels.texture import build_mips, texture
@@ -151,7 +151,7 @@ def main() -> None:
             (),
         ),
     ]
-    found = environment(device)
+    found = provenance(device)
     print(describe(found))
     views = f"{options.views} views of {size}x{size}, {share:.0%} of the pixels covered"
     print(f"{views}, {len(tri)} faces, {len(vertices)} vertices; {options.repeats} repeats")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import describe, environment, time_calls, write_json
+from benchmarks.timing import time_calls, write_json
 from cam_utils import orbit_cameras
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.shapes.packed import load_packed
 from microdreamer.shapes.render import random_lights, render_views
 
@@ -37,7 +37,7 @@ def main() -> None:
     on_device = packed.to(options.device)
     generator = torch.Generator().manual_seed(0)
     rows = []
-    header = environment(options.device)
+    header = provenance(options.device)
     print(describe(header))
     print(f"{options.device}: {len(packed)} objects, the largest of {packed.max_faces} faces; {options.repeats} repeats")
     print(f"{'views':>6} {'size':>5} {'median ms':>10} {'least':>8} {'most':>8} {'us a view':>10} {'covered':>8}")

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import describe, environment, time_calls, write_json
+from benchmarks.timing import time_calls, write_json
 from cam_utils import turntable
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.guidance.base import classifier_free
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.kernels import extension
@@ -40,7 +40,7 @@ def main() -> None:
     picture = torch.rand(4, prior.resolution, prior.resolution)
     condition = prior.condition(picture)
     latents = torch.randn(prior.latent_shape(prior.views), device=device)
-    header = environment(device)
+    header = provenance(device)
     print(describe(header))
     print(f"micro prior, {prior.views} views of {prior.resolution}x{prior.resolution}, {prior.dtype}, {args.repeats} repeats")
     rows = []

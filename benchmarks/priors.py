@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import describe, environment, peak_mib, time_calls, write_json
+from benchmarks.timing import peak_mib, time_calls, write_json
 from cam_utils import orbit_cameras
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.guidance import PRECISIONS
 from microdreamer.guidance.published.configs import configurations
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
 from microdreamer.guidance.published.latent import LatentPrior, Parts
 from microdreamer.guidance.published.mvdream import MVDreamPrior
+from microdreamer.guidance.published.random_weights import random_module
 from microdreamer.guidance.published.stable_diffusion import StableDiffusionPrior
 from microdreamer.guidance.published.text import TextEncoder
 from microdreamer.guidance.published.zero123 import Zero123Prior, skip_single_token_attention
-from scripts.make_random_checkpoint import random_module
 
 VIEWS = {"zero123_xl": 6, "stable_zero123": 6, "mvdream": 4, "imagedream": 4, "stable_diffusion": 4}  # of one round
 GUIDANCE = 3.0
@@ -154,14 +154,14 @@ def main() -> None:
     parser.add_argument(
         "--priors", nargs="+", choices=tuple(VIEWS), default=["stable_zero123", "mvdream", "imagedream", "stable_diffusion"]
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (minutes)")
     parser.add_argument("--tiny", action="store_true", help="miniature networks, to try the script")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     parts = Parts.choose(best_device().type, args.precision)
-    header = environment(parts.device, "diffusers", "transformers")
+    header = provenance(parts.device, "diffusers", "transformers")
     print(f"{describe(header)}\n{parts.dtype}, median (least to most) of {args.repeats} after {WARM_UPS}")
     results = {}
     for name in args.priors:

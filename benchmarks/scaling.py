@@ -26,9 +26,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.gaussian_raster import ball_of_gaussians, checked_twin, difference, gsplat_step, least_bytes, our_step, ring, worst_gradient
-from benchmarks.timing import bytes_per_millisecond, captured, describe, environment, peak_mib, time_calls, write_json
+from benchmarks.timing import bytes_per_millisecond, captured, peak_mib, time_calls, write_json
 from microdreamer.core.files import atomic_write
-from microdreamer.core.machine import best_device
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 
 CENTRE = {"gaussians": 5000, "size": 256, "views": 7}
@@ -155,7 +155,7 @@ def main() -> None:
     centre = dict(zip(CENTRE, options.centre, strict=True))
     given = {factor: getattr(options, factor) for factor in CENTRE}
     values = {factor: VALUES[device][factor] if given[factor] is None else given[factor] for factor in CENTRE}
-    header = environment(device, "gsplat")
+    header = provenance(device, "gsplat")
     bandwidth = bytes_per_millisecond(device)
     print(f"{describe(header)}\nGaussian rasteriser, forward + backward; copies {bandwidth / 1e6:.0f} GB/s")
     twin = checked_twin(device)

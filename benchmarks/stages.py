@@ -5,7 +5,7 @@
     python scripts/make_random_checkpoint.py stable_zero123 /tmp/random
     python -m benchmarks.stages --config configs/image_sai.yaml prior_path=/tmp/random
 
-These are main.py's and main2.py's own runs, files included, one after the other in this process: the first as a user finds it (but for
+These are main.py's and main2.py's own runs, files included, one after the other in this process: the first as a user finds it (except for
 the start of Python and PyTorch), then --warm more of each with other seeds, for which the prior is in memory, CUDA graphs are captured
 and libraries are loaded. The second stage refines what the first has written, and shares its prior. A phase ends when the device has
 done its work; `rest` is what the programs do between the phases. Every run must have done the same work (rounds, optimiser steps,
@@ -26,9 +26,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import describe, environment, write_json
+from benchmarks.timing import write_json
 from microdreamer.core.errors import UserError
-from microdreamer.core.machine import choose_device
+from microdreamer.core.machine import choose_device, describe, provenance
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.pipeline.commands import run_make, run_refine
@@ -150,7 +150,7 @@ def main() -> None:
         device = choose_device(config.device)
     except UserError as error:
         parser.error(str(error))
-    header = environment(device, "diffusers", "transformers")
+    header = provenance(device, "diffusers", "transformers")
     print(describe(header), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         runs, records = measure(dataclasses.replace(config, outdir=folder, save_path=NAME), device, options.warm, options.stages)

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, bytes_per_millisecond, captured, describe, environment, time_calls, write_json
-from microdreamer.core.machine import best_device
+from benchmarks.timing import Timing, bytes_per_millisecond, captured, time_calls, write_json
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 from microdreamer.kernels.texture import FILTERS, build_mips, texture
 
@@ -126,7 +126,7 @@ def main() -> None:
         raise SystemExit(f"no compiled {options.device} kernels; {extension.BUILD_HINT}")
     check(options.device)
     bandwidth = bytes_per_millisecond(options.device)
-    header = environment(options.device)
+    header = provenance(options.device)
     setting = f"{options.views} views of {options.size}x{options.size}, {options.repeats} repeats"
     print(f"{describe(header)}\n{setting}; copies {bandwidth / 1e6:.0f} GB/s")
     print(f"{'side':>5} {'cover':>5} {'mask':>5} {'':26} {'ms':>8} {'p10':>8} {'p90':>8} {'MB':>7} {'floor ms':>9} {'times':>6}")

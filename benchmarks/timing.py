@@ -1,7 +1,6 @@
-"""What the benchmarks share: durations of single calls, CUDA graphs, memory, the machine's speed, switches, where and how figures
-were made, and writing them.
+"""What the benchmarks share: durations of single calls, CUDA graphs, memory, the machine's speed, and writing figures.
 
-header = environment(device)  # {"date": ..., "device": ..., "torch": ..., "command": ...}
+header = provenance(device)  # of core.machine: {"date": ..., "device": ..., "torch": ..., "commit": ..., "command": ...}
 print(describe(header))
 timing = time_calls(lambda: op(x), device, repeats=100)
 print(f"{timing.median:.3f} ms ({timing.p10:.3f} to {timing.p90:.3f})")
@@ -11,20 +10,18 @@ write_json(options.out, header | {"rows": [timing.as_row()]})
 from __future__ import annotations
 
 import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from microdreamer.core.cuda_graphs import capture
+from microdreamer.core.cuda_graphs import warm_up as run_before
 from microdreamer.core.files import atomic_write
 from microdreamer.core.trace_summary import ON_GPU
 
@@ -93,15 +90,9 @@ def _host_milliseconds(call: Callable[[], object]) -> float:
 
 def captured(call: Callable[[], object], warm_up: int = 3) -> Callable[[], None]:
     """`call` as a CUDA graph; returns its replay. Raises RuntimeError where something in `call` waits for the device."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(warm_up):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    device = torch.device("cuda")
+    run_before(call, device, warm_up)
+    graph, _ = capture(call, device)
     return graph.replay
 
 
@@ -141,43 +132,6 @@ def bytes_per_millisecond(device: torch.device | str) -> float:
     source = torch.zeros(1 << (28 if torch.device(device).type == "cuda" else 25), device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=5).median
-
-
-def environment(device: torch.device | str, *peers: str) -> dict[str, str]:
-    """What a table must name: date (UTC), device, versions of PyTorch, CUDA and of the packages `peers`, and the command."""
-    on_gpu = torch.device(device).type == "cuda"
-    machine = torch.cuda.get_device_name(device) if on_gpu else f"{_processor()} (threads: {torch.get_num_threads()})"
-    found = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "device": machine, "torch": torch.__version__}
-    if on_gpu:
-        found["cuda"] = str(torch.version.cuda)
-    return found | {name: _version(name) for name in peers} | {"command": _command()}
-
-
-def describe(found: dict[str, str]) -> str:
-    """`environment` in one line."""
-    versions = ", ".join(f"{name} {value}" for name, value in found.items() if name not in ("date", "device", "command"))
-    return f"{found['date']}, {found['device']}, {versions}: {found['command']}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "") or platform.processor() or "CPU"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _command() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"-m {spec.name}" if spec else sys.argv[0]
-    return " ".join(["python", program, *sys.argv[1:]])
 
 
 def write_json(path: Path | None, document: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import Timing, describe, environment, time_calls, write_json
+from benchmarks.timing import Timing, time_calls, write_json
+from microdreamer.core.machine import describe, provenance
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.unwrap.parametrize import UVLayout, unwrap
 from microdreamer.metrics import uvs as uv_quality
@@ -121,7 +122,7 @@ def draw(layout: UVLayout, path: Path, size: int = 1024) -> None:
 def main() -> None:
     options = arguments()
     rows = []
-    header = environment("cpu", "xatlas")
+    header = provenance("cpu", "xatlas")
     print(f"{describe(header)}\n{options.resolution} texels a side, padding {options.padding:g}, {options.repeats} repeats")
     print(f"{'mesh':28} {'faces':>6} {'method':7} {'seconds':>8} {'least':>7} {'most':>7} ", end="")
     print(f"{'L2':>6} {'L2 99%':>6} {'Linf':>7} {'density':>7} ", end="")

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import captured, describe, environment, time_calls, write_json
-from microdreamer.core.machine import best_device
+from benchmarks.timing import captured, time_calls, write_json
+from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 from microdreamer.kernels.group_norm import group_moments, group_norm
 from microdreamer.kernels.tokens import add_bias
@@ -138,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     if not extension.available(options.device):
         raise SystemExit(f"no compiled {options.device} kernels to measure; {extension.BUILD_HINT}")
-    header, rows = environment(options.device), []
+    header, rows = provenance(options.device), []
     print(f"{describe(header)}\nmicroseconds, median (least to most) of {options.repeats}")
     print("| layer | samples | direct | Winograd | its products | floors | errors |\n| --- | --- | --- | --- | --- | --- | --- |")
     with torch.no_grad():

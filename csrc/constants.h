@@ -49,3 +49,7 @@ namespace md::texture {
 constexpr int kMaxSide = 32768;
 enum class Filter { kNearest, kLinear, kLinearMipmapLinear };
 }  // namespace md::texture
+
+namespace md::volume {
+constexpr float kMaxOpticalDepth = 80.0f;
+}  // namespace md::volume

@@ -34,10 +34,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.extract_fields import NUM_BLOCKS, RELAX_RATIO, TOLERANCE, object_like_gaussians
-from benchmarks.timing import Timing, busy_milliseconds, describe, environment, time_calls, write_json
+from benchmarks.extract_fields import TOLERANCE, object_like_gaussians
+from benchmarks.timing import Timing, busy_milliseconds, time_calls, write_json
+from microdreamer.core.machine import describe, provenance
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.kernels import extension
+from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference, gaussian_3d_coeff, gaussian_3d_coeff_reference
 from microdreamer.pipeline.asset import make_mesh
@@ -170,7 +171,7 @@ def largest_difference(reference: Tensor) -> Callable[[Tensor], float]:
 def add_fields(table: Table, wanted: list[Case], resolution: int, reference_device: str) -> None:
     """Rows of the density field of one number of Gaussians."""
     host = object_like_gaussians(wanted[0].count, "cpu")
-    grid = (resolution, NUM_BLOCKS, RELAX_RATIO)
+    grid = (resolution, FIELD_BLOCKS, FIELD_RELAX_RATIO)
     with switched(USE_CUDA_GAUSS="0"):
         check = largest_difference(extract_fields_reference(*(part.to(reference_device).double() for part in host), *grid).cpu())
     for case in wanted:
@@ -242,15 +243,15 @@ def load_libraries(device: str, for_meshes: bool) -> None:
         if "1" in (gauss, extract) and not extension.available(device):
             continue
         with switched(USE_CUDA_GAUSS=gauss, USE_CUDA_EXTRACT=extract):
-            extract_fields(*object_like_gaussians(100, device), NUM_BLOCKS, NUM_BLOCKS, RELAX_RATIO).cpu()
+            extract_fields(*object_like_gaussians(100, device), FIELD_BLOCKS, FIELD_BLOCKS, FIELD_RELAX_RATIO).cpu()
     if for_meshes:
-        make_mesh(Config(mesh_resolution=2 * NUM_BLOCKS, texture_size=64), opaque_object(400, device), None)
+        make_mesh(Config(mesh_resolution=2 * FIELD_BLOCKS, texture_size=64), opaque_object(400, device), None)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of Gaussians (default: 5000 20000 100000; without a GPU 1000 2000)")
-    parser.add_argument("--resolution", type=int, help=f"grid points a side, a multiple of {NUM_BLOCKS} (default: 128; without a GPU 64)")
+    parser.add_argument("--resolution", type=int, help=f"grid points a side, a multiple of {FIELD_BLOCKS} (default: 128; without a GPU 64)")
     parser.add_argument("--slow-counts", type=int, nargs="*", help="counts for Python's loop on the CPU (default: 5000; without a GPU all)")
     parser.add_argument("--pairs", type=int, nargs="*", default=[1 << 20], help="numbers of pairs of the weights alone")
     parser.add_argument("--mesh", action=argparse.BooleanOptionalAction, help="main.py's mesh phase too (default: if there is a GPU)")
@@ -262,8 +263,8 @@ def arguments() -> argparse.Namespace:
     on_gpu = "cuda" in options.devices and torch.cuda.is_available()
     options.counts = options.counts or ([5_000, 20_000, 100_000] if on_gpu else [1_000, 2_000])
     options.resolution = options.resolution or (128 if on_gpu else 64)
-    if options.resolution % NUM_BLOCKS:
-        parser.error(f"--resolution {options.resolution}: expected a multiple of {NUM_BLOCKS}")
+    if options.resolution % FIELD_BLOCKS:
+        parser.error(f"--resolution {options.resolution}: expected a multiple of {FIELD_BLOCKS}")
     if options.slow_counts is None:
         options.slow_counts = [5_000] if on_gpu else options.counts
     options.mesh_devices = [device for device in options.devices if device == ("cuda" if on_gpu else "cpu")]
@@ -275,11 +276,13 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     devices = [device for device in options.devices if device == "cpu" or torch.cuda.is_available()]
-    headers = {device: environment(device) for device in devices}
+    headers = {device: provenance(device) for device in devices}
     for device, header in headers.items():
         print(describe(header), flush=True)
         load_libraries(device, device in options.mesh_devices)
-    print(f"Field and mesh: {options.resolution}^3 points, field in {NUM_BLOCKS}^3 blocks. Whole call: median (10th to 90th percentile).\n")
+    print(
+        f"Field and mesh: {options.resolution}^3 points, field in {FIELD_BLOCKS}^3 blocks. Whole call: median (10th to 90th percentile).\n"
+    )
     print(f"| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
     table, missing = Table(options.seconds), []
 
@@ -305,7 +308,7 @@ def main() -> None:
     if missing:
         print("\nNot measured:")
         print("\n".join(dict.fromkeys(f"- {entry['row']}: {entry['reason']}" for entry in missing)))
-    document = {"machines": headers, "resolution": options.resolution, "num_blocks": NUM_BLOCKS, "rows": table.rows, "missing": missing}
+    document = {"machines": headers, "resolution": options.resolution, "num_blocks": FIELD_BLOCKS, "rows": table.rows, "missing": missing}
     write_json(options.out, document)
 
 

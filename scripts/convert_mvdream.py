@@ -30,9 +30,8 @@ from microdreamer.core.files import atomic_write
 from microdreamer.guidance.checkpoints import check_shapes
 from microdreamer.guidance.published.configs import class_of, configurations
 from microdreamer.guidance.published.ldm_keys import Row, apply, map_keys, undo
-from microdreamer.guidance.published.presets import part_weights
+from microdreamer.guidance.published.presets import part_weights, weights_name
 from microdreamer.guidance.published.pretrained import build, name_in, read_tensors, weight_files
-from scripts.make_random_checkpoint import weights_name
 
 UNNEEDED = "ldm_unneeded.safetensors"
 ROWS = "ldm_keys.json"  # which tensor of the single file became what

@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eta", type=float, help="0: deterministic, 1: ancestral")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     parser.add_argument("--out", type=Path, default=Path("logs/t2i.png"))
     args = parser.parse_args(arguments)
     steps, guidance, eta, suffix = DEFAULTS[args.prior]

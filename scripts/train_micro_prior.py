@@ -32,7 +32,7 @@ from microdreamer.shapes.procedural.catalogue import generate_many
 from microdreamer.training.micro_prior.bank import Bank, capped_weights
 from microdreamer.training.micro_prior.batches import draw_batch
 from microdreamer.training.micro_prior.checkpoint import FILE, start_from
-from microdreamer.training.micro_prior.loop import TrainingConfig, save_prior, train
+from microdreamer.training.micro_prior.loop import CHECKPOINT_MINUTES, TrainingConfig, save_prior, train
 from microdreamer.training.micro_prior.metrics import score_objects, sides_line
 from microdreamer.training.micro_prior.mixing import pairs
 
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--procedural-share", type=float, default=0.2, help="share of samples that show procedural shapes")
     parser.add_argument("--start-from", type=Path, help="folder of a prior whose weights the network starts from")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--checkpoint-minutes", type=float, default=4.0)
+    parser.add_argument("--checkpoint-minutes", type=float, default=CHECKPOINT_MINUTES)
     parser.add_argument("--out", type=Path, default=Path("logs/micro_prior"))
     parser.add_argument("--score-limit", type=int, default=93, help="objects to score after training")
     parser.add_argument("--device", default=best_device().type)

@@ -23,6 +23,7 @@ from microdreamer.kernels import (  # noqa: E402
     mesh_raster,
     mesh_render,
     texture,
+    volume,
 )
 
 HEADER = ROOT / "csrc" / "constants.h"
@@ -52,6 +53,7 @@ CONSTANTS = {
     "md::mesh_raster": (mesh_raster, [("EDGE_SLACK", "float"), ("BOX_MARGIN", "float"), ("MAX_FACES", "int64_t")]),
     "md::mesh_render": (mesh_render, [("NEAR_PLANE", "float"), ("MAX_LIGHTS", "int")]),
     "md::texture": (texture, [("MAX_SIDE", "int")]),
+    "md::volume": (volume, [("MAX_OPTICAL_DEPTH", "float")]),
 }
 SUFFIXES = {"float": "f", "uint32_t": "u"}
 

@@ -11,6 +11,8 @@ import torch
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
 
+pytest.register_assert_rewrite("recipe_bench", "recipe_results", "recipe_rounds", "second_stage")  # they assert what tests would
+
 # Golden tensors and the CC0 objects are not part of the repository; they lie beside it where they exist.
 SHARED = Path(os.environ.get("MD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -40,7 +42,7 @@ def shared_data() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny_checkpoint("mvdream")` -> a folder in the published layout with a miniature of that prior: random weights, 64x64 pixels."""
-    from scripts.make_random_checkpoint import write_checkpoint
+    from microdreamer.guidance.published.random_weights import write_checkpoint
 
     @functools.cache
     def make(name: str) -> Path:

@@ -4,6 +4,9 @@ import torch
 
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
+from microdreamer.guidance.micro.prior import MicroPrior
+from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
 
 
@@ -71,3 +74,13 @@ def coloured_ellipsoid(count=300):
     model = GaussianModel.from_points(points, (points * 1.3 + 0.5).clamp(0, 1))
     model.opacity_logits.data.fill_(3.0)
     return model.requires_grad_(False)
+
+
+def tiny_micro_prior():
+    """The micro prior's network in small with random weights, none of them zero, so that every path matters; 32x32 pixels."""
+    shape = {"channels": (16, 32, 64), "depth": (1, 1, 1, 1, 1), "head_width": 16, "condition_width": 32, "text_width": 32}
+    network = MultiViewNetwork(NetworkConfig(resolution=32, **shape)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return MicroPrior(network, Vocabulary(["a", "blue", "car", "red"]))

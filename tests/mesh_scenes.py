@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from microdreamer.kernels import extension
+from microdreamer.kernels.mesh_raster import antialias, interpolate, rasterize
 
 GOLDEN = "kernels/nvdiffrast_icosphere_128x128.npz"
 BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
@@ -46,3 +47,22 @@ def random_triangles(pictures=2, vertices=30, faces=40, seed=0):
     draw = torch.Generator().manual_seed(seed)
     pos = torch.randn(pictures, vertices, 4, generator=draw) + torch.tensor([0.0, 0.0, 0.0, 0.8])
     return pos, torch.randint(0, vertices, (faces, 3), generator=draw, dtype=torch.int32)
+
+
+def all_outputs(pos, tri, attr, height, width, compiled, ranges=None):
+    """Everything that the three ops make of a scene, as one chain."""
+    rast, rast_db = rasterize(pos, tri, height, width, ranges, compiled=compiled)
+    out, out_da = interpolate(attr, rast, tri, rast_db, compiled=compiled)
+    smooth = antialias(out, rast, pos, tri, compiled=compiled)
+    return rast, rast_db, out, out_da, smooth
+
+
+def functional(outputs, seed=3):
+    draw = torch.Generator().manual_seed(seed)
+    total = 0.0
+    for output in outputs:
+        weight = torch.randn(output.shape, generator=draw, dtype=torch.float64).to(output)
+        if output.shape[-1] == 4 and output is outputs[0]:
+            weight[..., 2:] = 0  # z/w and the face number have no gradient
+        total = total + (output * weight).sum()
+    return total

@@ -8,6 +8,7 @@ from fake_priors import coloured_ellipsoid
 
 import gs_renderer
 import mesh_renderer
+import nerf_renderer
 from microdreamer.kernels import extension, gaussian_field
 
 
@@ -32,6 +33,6 @@ def test_a_demanded_kernel_that_is_not_there_is_an_error(monkeypatch):
         gs_renderer.extract_fields(coloured_ellipsoid(), 32)
 
 
-@pytest.mark.parametrize("face", [gs_renderer, mesh_renderer])
+@pytest.mark.parametrize("face", [gs_renderer, mesh_renderer, nerf_renderer])
 def test_faces_have_what_they_name(face):
     assert all(getattr(face, name) is not None for name in face.__all__)

@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "microdreamer"
 # From the ground up. A module imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 FLOORS = (
-    ("kernels", "core.errors", "core.files", "core.staging", "core.command", "core.console", "core.paths"),
+    (
+        "kernels",
+        "core.errors",
+        "core.files",
+        "core.staging",
+        "core.command",
+        "core.console",
+        "core.paths",
+        "core.transfer",
+        "core.usual_view",
+    ),
     ("cam_utils", "core"),
     ("images",),
     ("meshes", "guidance"),
@@ -22,7 +32,10 @@ FLOORS = (
     ("pipeline", "training", "voxel_diffusion"),
     ("evaluation",),
 )
-FACES = {"gs_renderer", "mesh_renderer"}  # of the library to the outside; nothing within it uses them
+FACES = {"gs_renderer", "mesh_renderer", "nerf_renderer"}  # of the library to the outside; nothing within it uses them
+PROGRAMS = {path.stem for path in ROOT.glob("*.py")} - FACES - {"cam_utils", "setup"}
+# What stands on the package, from the ground up; programs know nothing of each other.
+ABOVE = ({"cam_utils", PACKAGE}, FACES, {"benchmarks"}, {"scripts", "examples"} | PROGRAMS, {"tests"})
 
 
 def room_of(module: str) -> str:
@@ -36,32 +49,35 @@ def level_of(room: str) -> int:
     return next(level for level, floor in enumerate(FLOORS) if room in floor)
 
 
+def imported_by(path: Path) -> set[str]:
+    """What a file imports, however late, as `module` or `module.name`; imports for type checkers alone do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
 @functools.cache
 def imports() -> dict[str, set[str]]:
-    """What each module of the library imports of the project, however late; imports for type checkers alone do not count."""
+    """What each module of the library imports of the project."""
     files = [*sorted((ROOT / PACKAGE).rglob("*.py")), ROOT / "cam_utils.py"]
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
     found: dict[str, set[str]] = {}
     for module, path in modules.items():
-        found[module] = set()
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for_types = {
-            id(inner)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-            for inner in ast.walk(node)
-        }
-        for node in ast.walk(tree):
-            if id(node) in for_types:
-                continue
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-                names = [name if name in modules else node.module for name in names]
-            else:
-                continue
-            found[module] |= {name for name in names if name in modules or name in FACES} - {module}
+        names = {name if name in modules else name.rpartition(".")[0] or name for name in imported_by(path)}
+        found[module] = {name for name in names if name in modules or name in FACES} - {module}
     return found
 
 
@@ -76,6 +92,19 @@ def test_imports_point_down():
             same_room = here == there or here.split(".")[0] == there.split(".")[0]
             if not same_room and level_of(there) >= level_of(here):
                 wrong.append(f"{module} -> {other}")
+    assert wrong == []
+
+
+def test_what_stands_on_the_package_points_down_too():
+    """Benchmarks use the package, programs use both, tests use all; what two of them share belongs into the package."""
+    lines = {name: level for level, names in enumerate(ABOVE) for name in names}
+    wrong = []
+    for home in set(lines) - ABOVE[0]:
+        files = [ROOT / f"{home}.py"] if (ROOT / f"{home}.py").is_file() else sorted((ROOT / home).rglob("*.py"))
+        assert files, f"{home} is not there"
+        for path in files:
+            others = {name.split(".")[0] for name in imported_by(path)} & set(lines) - {home}
+            wrong += [f"{path.relative_to(ROOT)} -> {other}" for other in others if lines[other] >= lines[home]]
     assert wrong == []
 
 

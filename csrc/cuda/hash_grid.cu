@@ -125,6 +125,10 @@ __global__ void __launch_bounds__(kBlock) params_gradient_kernel(Inputs in, cons
   const Level& level = in.grid.levels[place.level];
   const Cell cell = locate(level, in.points + 3 * place.point);
   const Entry<F> v = reinterpret_cast<const Entry<F>*>(v_encoding)[place.point * in.grid.count + place.level];
+  bool adds = false;  // what only fills a list up has no gradient
+#pragma unroll
+  for (int f = 0; f < F; ++f) adds |= v.v[f] != 0.f;
+  if (!adds) return;
 #pragma unroll
   for (int corner = 0; corner < kCorners; ++corner) {
     const float weight = corner_weight(cell, corner);

@@ -1,4 +1,4 @@
-// Marching cubes on CUDA: a thread per point, once to count and once to write. Both read the field from the second cache but for
+// Marching cubes on CUDA: a thread per point, once to count and once to write. Both read the field from the second cache except for
 // the first touch of each point (8.8 MB at 130^3) and are bound by the 9 bytes of counts a point.
 #include "marching_cubes.h"
 

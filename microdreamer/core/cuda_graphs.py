@@ -8,14 +8,61 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
 
+Output = TypeVar("Output")
+_one_at_a_time = threading.Lock()  # PyTorch keeps what belongs to a capture for the whole process
 WARM_UPS = 2  # plain calls before capture, in which libraries pick algorithms and optimisers make their state
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """An earlier graph that is destroyed while another is captured would spoil that."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def warm_up(function: Callable[[], Output], device: torch.device | str, times: int = WARM_UPS) -> Output:
+    """Call `function` on a stream of its own, as what is to be captured afterwards must run before; what its last call gave."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(times - 1):
+            function()
+        output = function()
+    torch.cuda.current_stream(device).wait_stream(side)
+    return output
+
+
+def capture(function: Callable[[], Output], device: torch.device | str, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Output]:
+    """What `function` does on the device, recorded and not run: the graph, and its output, which each replay writes anew.
+
+    Whoever keeps the graph must keep the tensors that it reads. pool: a handle of memory that several graphs share, which then must not
+    be replayed at the same time. Other threads may use the device meanwhile. Unlike `torch.cuda.graph` it leaves cached memory alone.
+    Raises RuntimeError where `function` waits for the device.
+    """
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    torch.cuda.synchronize(device)
+    with _one_at_a_time, torch.cuda.stream(side), _no_garbage_collection():
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            output = function()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream(device).wait_stream(side)
+    return graph, output
 
 
 @dataclasses.dataclass
@@ -35,18 +82,6 @@ class _Captured:
         return self.output.clone()
 
 
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """An earlier graph that is destroyed while another is captured would spoil that."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 class _Graphs:
     """The graphs of one function, by the shapes of its inputs, which share their memory: one is replayed at a time."""
 
@@ -63,28 +98,10 @@ class _Graphs:
     def _key(inputs: Sequence[Tensor]) -> tuple:
         return tuple((tensor.shape, tensor.dtype) for tensor in inputs)
 
-    def _aside(self, device: torch.device, inputs: Sequence[Tensor], times: int = 1) -> Tensor:
-        """The plain function on a stream of its own, as what is to be captured afterwards must run before."""
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(times):
-                output = self.function(*inputs)
-        torch.cuda.current_stream(device).wait_stream(side)
-        return output
-
     def _capture(self, device: torch.device, inputs: Sequence[Tensor], static: list[Tensor]) -> _Captured:
-        """What the function does on `static`, recorded and not run. torch.cuda.graph would also give all cached memory back."""
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        """What the function does on `static`."""
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        torch.cuda.synchronize(device)
-        with torch.cuda.stream(side), _no_garbage_collection():
-            graph.capture_begin(pool=self._pool)
-            try:
-                output = self.function(*static)
-            finally:
-                graph.capture_end()
-        torch.cuda.current_stream(device).wait_stream(side)
+        graph, output = capture(lambda: self.function(*static), device, self._pool)
         return _Captured(graph, static, [(tensor, tensor._version) for tensor in inputs], output)
 
 
@@ -103,7 +120,7 @@ class GraphedFunction(_Graphs):
         key = self._key(inputs)
         if key not in self._captured:
             static = [tensor.clone() for tensor in inputs]
-            self._aside(device, static, WARM_UPS)
+            warm_up(lambda: self.function(*static), device)
             self._captured[key] = self._capture(device, inputs, static)
         return self._captured[key].replay(inputs)
 
@@ -130,7 +147,7 @@ class GraphedStep(_Graphs):
         if key not in self._captured:
             self._calls[key] = self._calls.get(key, 0) + 1
             if self._calls[key] <= WARM_UPS:
-                return self._aside(self.device, inputs)
+                return warm_up(lambda: self.function(*inputs), self.device, 1)
             self._captured[key] = self._capture(self.device, inputs, [tensor.clone() for tensor in inputs])
         return self._captured[key].replay(inputs)
 

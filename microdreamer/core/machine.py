@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -37,10 +39,19 @@ def choose_device(name: str, option: str = "device=") -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What ran: the GPU's name, or the processor with the number of threads used."""
+    """What ran: the GPU's name, or the processor's with the number of threads used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{_processor()} (threads: {torch.get_num_threads()})"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return name or platform.processor() or platform.machine() or "CPU"
 
 
 def peak_memory_mib(device: torch.device) -> dict[str, float]:
@@ -56,26 +67,60 @@ def peak_memory_mib(device: torch.device) -> dict[str, float]:
     return found
 
 
+def version_of(package: str) -> str:
+    """That of an installed package, or "not installed"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def versions() -> dict[str, str]:
     """Versions that a result depends on, and the commit of a clone."""
-    found = {"python": platform.python_version()}
-    for package in ("microdreamer-optimized", *PACKAGES):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    revision = git_revision()
-    return found | {"commit": revision} if revision else found
+    found = {package: version_of(package) for package in ("microdreamer-optimized", *PACKAGES)}
+    return {"python": platform.python_version(), **found, "commit": commit()}
+
+
+def provenance(device: torch.device | str, *packages: str) -> dict[str, str]:
+    """What a table must name: date (UTC), device, versions of PyTorch, CUDA and `packages`, commit, command."""
+    device = torch.device(device)
+    found = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "device": device_name(device), "torch": torch.__version__}
+    if device.type == "cuda":
+        found["cuda"] = str(torch.version.cuda)
+    return found | {name: version_of(name) for name in packages} | {"commit": commit(), "command": _command()}
+
+
+def describe(found: dict[str, str]) -> str:
+    """`provenance` in one line."""
+    rest = ", ".join(f"{name} {value}" for name, value in found.items() if name not in ("date", "device", "command"))
+    return f"{found['date']}, {found['device']}, {rest}: {found['command']}"
+
+
+def _command() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"-m {spec.name.removesuffix('.__main__')}" if spec else sys.argv[0]
+    return " ".join(["python", program, *sys.argv[1:]])
 
 
 @functools.cache
-def git_revision() -> str | None:
-    """Commit of the clone that this package is imported from, with `-dirty` where files differ from it; None outside of a clone."""
-    root = Path(__file__).resolve().parents[2]
+def commit() -> str:
+    """Commit of the clone that this package is imported from, as it is when first asked: see `commit_of`. For a copy without its
+    `.git`, as on another machine, what the environment variable MICRODREAMER_COMMIT says."""
+    return os.environ.get("MICRODREAMER_COMMIT") or commit_of(Path(__file__).resolve().parents[2])
+
+
+def commit_of(root: Path) -> str:
+    """Commit of the clone at `root`, with `-dirty` where a file that git tracks differs from it, other than pages and what is under
+    docs/, on which no result depends; "not a clone" for another folder."""
     if not (root / ".git").exists():
-        return None
-    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return "not a clone"
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        found = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs", ":(exclude)*.md")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return "unknown: git does not tell"
+    return f"{found}-dirty" if changed else found

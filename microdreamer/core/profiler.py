@@ -33,7 +33,7 @@ import torch
 
 from microdreamer.core.errors import one_line
 from microdreamer.core.files import atomic_write, try_writing
-from microdreamer.core.profiler_settings import ROUNDS
+from microdreamer.core.profiler_settings import ROUNDS, SCOPES
 from microdreamer.core.trace_summary import summary
 
 PACKAGE = "microdreamer."  # left out of the names of ranges
@@ -69,7 +69,7 @@ _recording: _Recording | None = None
 
 
 @contextlib.contextmanager
-def session(mode: str, scope: str = "broad", rounds: int = ROUNDS, quiet: bool = True) -> Iterator[None]:
+def session(mode: str, scope: str = SCOPES[0], rounds: int = ROUNDS, quiet: bool = True) -> Iterator[None]:
     """Show the ranges of the block to Nsight Systems (`nvtx`) or record a trace of it (`torch`); `none` does nothing.
 
     A trace is written when the block ends without an error, if `write_to` was called in it, and unless `quiet` a summary is

@@ -76,7 +76,7 @@ def plan_rounds(
     init_steps: int,
     steps_min: int,
     steps_max: int,
-    steps_schedule: str = "fixed",
+    steps_schedule: str = STEPS_SCHEDULES[0],
 ) -> list[Round]:
     """The `total_steps` rounds of a run, the first of which starts from pure noise.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from cam_utils import Cameras, concatenate, orbit_cameras
 from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedStep
+from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS, VIEWS_WEIGHT
 from microdreamer.distillation.schedules import Round
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
@@ -50,9 +51,9 @@ class ViewRange:
     radius: float
     fov_y: float
     size: int  # pixels a side
-    even_view: bool = True  # spread the views evenly around the object
-    fewest: int = 4  # views of a round, and
-    most: int = 4
+    even_view: bool = EVEN_VIEW  # spread the views evenly around the object
+    fewest: int = VIEWS  # views of a round, and
+    most: int = VIEWS
 
     def offsets(self) -> tuple[float, float]:
         """Lowest and highest elevation offset, after keeping views off the poles and within reach of the horizon's range."""
@@ -200,9 +201,9 @@ class Fitter:
         background: Tensor,
         learn: Callable[[Rendering], None],
         *,
-        weight: float = 1.0,
-        ref_loss: float = 0.3,
-        ref_mask_loss: float = 0.01,
+        weight: float = VIEWS_WEIGHT,
+        ref_loss: float = REF_LOSS,
+        ref_mask_loss: float = REF_MASK_LOSS,
     ) -> None:
         self.representation, self.reference, self.background, self.learn = representation, reference, background, learn
         self.weights = {"weight": weight, "ref_loss": ref_loss, "ref_mask_loss": ref_mask_loss}

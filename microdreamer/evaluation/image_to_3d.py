@@ -26,7 +26,7 @@ from cam_utils import Cameras, orbit_cameras
 from microdreamer.core.command import Interrupt, Parser, exit_code
 from microdreamer.core.errors import Stopped, UserError, user_errors
 from microdreamer.core.files import atomic_write
-from microdreamer.core.machine import choose_device, device_name, peak_memory_mib, versions
+from microdreamer.core.machine import choose_device, describe, peak_memory_mib, provenance, versions
 from microdreamer.evaluation import summary
 from microdreamer.evaluation.trivial import flat_card, visual_hull
 from microdreamer.guidance import load_prior
@@ -311,6 +311,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
             if getattr(options, option):
                 _check_folder(option, Path(getattr(options, option)))
         prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+    made = provenance(device)  # before anything is written
     if not options.quiet:
         print(config_line(config), file=sys.stderr)
 
@@ -319,7 +320,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
             "complete": complete,
             "objects_file": Path(options.objects).name,
             "summary": summary.summarise(records),
-            "device": device_name(device),
+            **made,
             "peak_memory_mib": peak_memory_mib(device),
             "versions": versions(),
             "config": dataclasses.asdict(config),
@@ -356,7 +357,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     if not records:
         print("evaluation: stopped before the first object was done; nothing was written", file=sys.stderr)
         return interrupt.exit_code
-    print(summary.table(records))
+    print(f"{describe(made)}\n\n{summary.table(records)}")
     return 0 if complete else interrupt.exit_code
 
 

@@ -24,6 +24,7 @@ from microdreamer.gaussians.extraction import DensityField, closed_surface, extr
 from microdreamer.gaussians.surface import seen_points
 from microdreamer.kernels.hash_grid import HashGridSpec
 from microdreamer.kernels.mesh_raster import interpolate, rasterize
+from microdreamer.meshes import MESH_FACES
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import clip_positions
@@ -205,7 +206,7 @@ def resampled(values: np.ndarray, resolution: int) -> np.ndarray:
 @profiler.function
 def convert(
     model: GaussianModel,
-    target_faces: int = 50_000,
+    target_faces: int = MESH_FACES,
     settings: ConverterSettings = ConverterSettings(),
     *,
     generator: torch.Generator | None = None,

@@ -6,29 +6,16 @@ number of samples a ray, spread over the parts of the ray that are not empty.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from microdreamer.fields.activations import TruncatedExp
+from microdreamer.fields.perceptron import Perceptron
 from microdreamer.gaussians.extraction import DensityField
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec
-
-
-class TruncatedExp(torch.autograd.Function):
-    """exp(x), whose gradient is taken no farther than at +-15."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp_max(80).exp()
-
-    @staticmethod
-    def backward(ctx, v: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return v * x.clamp(-15, 15).exp()
 
 
 class Start(NamedTuple):
@@ -46,12 +33,12 @@ class NeuralField(nn.Module):
         super().__init__()
         self.start = start
         self.density_grid, self.color_grid = HashGrid(grid, generator), HashGrid(grid, generator)
-        self.density_layers = nn.ParameterList(_layer(*shape, generator) for shape in ((hidden, grid.width), (1, hidden)))
-        self.color_layers = nn.ParameterList(_layer(*shape, generator) for shape in ((hidden, grid.width), (3, hidden)))
+        self.density_network = Perceptron((grid.width, hidden, 1), generator)
+        self.color_network = Perceptron((grid.width, hidden, 3), generator)
 
     def density(self, points: Tensor) -> Tensor:
         """[P] per half side of the box at world positions [P,3]; none where the start is empty."""
-        learnt = _perceptron(self.density_grid(self._unit(points)), self.density_layers)[:, 0]
+        learnt = self.density_network(self.density_grid(self._unit(points)))[:, 0]
         field = self.start.field
         known = field._replace(values=self.start.log_density).at(points)
         is_occupied = _nearest(self.start.occupied, field, points)
@@ -59,7 +46,7 @@ class NeuralField(nn.Module):
 
     def color(self, points: Tensor) -> Tensor:
         """[P,3] in [0,1] at world positions [P,3]."""
-        return _perceptron(self.color_grid(self._unit(points)), self.color_layers).sigmoid()
+        return self.color_network(self.color_grid(self._unit(points))).sigmoid()
 
     def _unit(self, points: Tensor) -> Tensor:
         return ((points - self.start.field.center) * self.start.field.scale + 1) / 2
@@ -67,18 +54,9 @@ class NeuralField(nn.Module):
     def make_optimizer(self, grid_lr: float, network_lr: float) -> Adam:
         groups = [
             {"params": [self.density_grid.params, self.color_grid.params], "lr": grid_lr},
-            {"params": [*self.density_layers, *self.color_layers], "lr": network_lr},
+            {"params": [*self.density_network.parameters(), *self.color_network.parameters()], "lr": network_lr},
         ]
         return Adam(groups, eps=1e-15)
-
-
-def _layer(rows: int, columns: int, generator: torch.Generator | None) -> nn.Parameter:
-    return nn.Parameter((2 * torch.rand(rows, columns, generator=generator) - 1) / math.sqrt(columns))
-
-
-def _perceptron(features: Tensor, layers: nn.ParameterList) -> Tensor:
-    first, last = layers
-    return (features @ first.T).relu() @ last.T
 
 
 def _nearest(values: Tensor, field: DensityField, points: Tensor) -> Tensor:

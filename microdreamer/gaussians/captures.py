@@ -30,7 +30,7 @@ Parameters = dict[str, np.ndarray]
 # The frame: what of the opacity lies within, and how much of it a floater may not have.
 FRAME_SHARE = 0.98
 CELLS = 32  # across the frame, of the grid in which Gaussians that touch form one part
-NEIGHBOURS = 2  # and no narrower than this many times the distance of nearest neighbours, but for the loneliest tenth
+NEIGHBOURS = 2  # and no narrower than this many times the distance of nearest neighbours, except for the loneliest tenth
 MAX_CELLS = 1 << 25  # a grid of all of a capture may be no larger; what lies farther out is a floater anyway
 MIN_PART = 0.01  # of the opacity of all: smaller parts are floaters,
 MIN_BULK = 0.5  # unless they hold more than the rest: such a set is scattered by nature

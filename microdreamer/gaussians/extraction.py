@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from microdreamer.core import profiler
-from microdreamer.gaussians import FIELD_BLOCKS
+from microdreamer.gaussians import MESH_RESOLUTION
 from microdreamer.gaussians import surface as gaussian_surface
-from microdreamer.kernels import gaussian_field
+from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, gaussian_field
 from microdreamer.kernels.marching_cubes import marching_cubes
 from microdreamer.kernels.solid_grid import fill_voids, signed_distance
+from microdreamer.meshes import MESH_FACES
 from microdreamer.meshes import cleaning as mesh_cleaning
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.shown import coloured
@@ -28,7 +29,7 @@ MIN_FIELD_OPACITY = 0.005  # fainter Gaussians are left out of the density field
 FIELD_BOX = 1.8  # the longest side of the means' box after normalisation, in the field's [-1, 1]
 MIN_FIELD_BOX = 0.6  # the least it is shrunk to where the surface would be cut by the border
 FIELD_REACH = 3.0  # standard deviations of the widest Gaussian that a field without a fixed relax ratio reaches,
-MIN_RELAX_RATIO, MAX_RELAX_RATIO = 1.5, 8.0  # within these bounds (of blocks; the upper one is half of the grid)
+MAX_RELAX_RATIO = FIELD_BLOCKS / 2  # from the usual one up to this, half of the grid
 CORE_DENSITY = 0.1  # of the surface's density: bounds the region that is worn off to a solid core,
 CORE_QUANTILE = 0.85  # to the depth below which this share of the seen points lies outside
 BLUR_REACH = 4  # steps, of a Gaussian of one
@@ -60,9 +61,9 @@ class DensityField(NamedTuple):
 @profiler.function
 def extract_fields(
     model: GaussianModel,
-    resolution: int = 128,
+    resolution: int = MESH_RESOLUTION,
     num_blocks: int = FIELD_BLOCKS,
-    relax_ratio: float | None = MIN_RELAX_RATIO,
+    relax_ratio: float | None = FIELD_RELAX_RATIO,
     box: float = FIELD_BOX,
 ) -> DensityField:
     """The density of the Gaussians of opacity above 0.005, on a grid in which the box of their means has a longest side of `box`.
@@ -81,7 +82,7 @@ def extract_fields(
     center, scale = (low + high) / 2, box / extent
     if relax_ratio is None:
         reach = FIELD_REACH * float(model.scales[kept].amax() * scale)
-        relax_ratio = min(max(reach * num_blocks / 2, MIN_RELAX_RATIO), MAX_RELAX_RATIO)
+        relax_ratio = min(max(reach * num_blocks / 2, FIELD_RELAX_RATIO), MAX_RELAX_RATIO)
     values = gaussian_field.extract_fields(
         (means - center) * scale, model.covariances(scale)[kept], model.opacities[kept], resolution, num_blocks, relax_ratio
     )
@@ -93,8 +94,8 @@ def extract_fields(
 def extract_mesh(
     model: GaussianModel,
     density_threshold: float | None = None,
-    resolution: int = 128,
-    target_faces: int = 50_000,
+    resolution: int = MESH_RESOLUTION,
+    target_faces: int = MESH_FACES,
     smoothing_steps: int = 3,
     color_vertices: bool = True,
 ) -> Mesh:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project
 from microdreamer.core import profiler
+from microdreamer.gaussians import COUNT, GRAD_THRESHOLD, PERCENT_DENSE, LearningRates, surface
 from microdreamer.gaussians import density_control as gaussian_density
-from microdreamer.gaussians import surface
 from microdreamer.gaussians.splat_files import log_remarks, read_splats, write_splats
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.gaussian_fit import activate_gaussians, clamp_image, record_gradients
@@ -124,7 +124,7 @@ class GaussianModel(nn.Module):
     @classmethod
     def initial_ball(
         cls,
-        count: int = 5000,
+        count: int = COUNT,
         radius: float = 0.5,
         sh_degree: int = 0,
         generator: torch.Generator | None = None,
@@ -255,33 +255,25 @@ class GaussianModel(nn.Module):
 
     # ---- Optimiser ----
 
-    def make_optimizer(
-        self,
-        *,
-        position_lr_init: float = 0.001,
-        position_lr_final: float = 0.00002,
-        position_lr_max_steps: int = 500,
-        feature_lr: float = 0.01,
-        opacity_lr: float = 0.05,
-        scaling_lr: float = 0.005,
-        rotation_lr: float = 0.0005,
-    ) -> Adam:
+    def make_optimizer(self, rates: LearningRates | None = None) -> Adam:
         """Adam over all parameters, with one group each; kept as `self.optimizer`.
 
         The position rates are multiplied by 10; higher harmonics learn at a twentieth of `feature_lr`. Learning rates are
         tensors on the model's device, so that changing one neither waits for the device nor breaks a captured graph.
         """
-        self._position_schedule = (position_lr_init * SPATIAL_SCALE, position_lr_final * SPATIAL_SCALE, position_lr_max_steps)
-        rates = {
-            "means": position_lr_init * SPATIAL_SCALE,
-            "sh_dc": feature_lr,
-            "sh_rest": feature_lr / 20,
-            "log_scales": scaling_lr,
-            "quaternions": rotation_lr,
-            "opacity_logits": opacity_lr,
+        rates = rates or LearningRates()
+        first, final = rates.position_lr_init * SPATIAL_SCALE, rates.position_lr_final * SPATIAL_SCALE
+        self._position_schedule = (first, final, rates.position_lr_max_steps)
+        by_name = {
+            "means": first,
+            "sh_dc": rates.feature_lr,
+            "sh_rest": rates.feature_lr / 20,
+            "log_scales": rates.scaling_lr,
+            "quaternions": rates.rotation_lr,
+            "opacity_logits": rates.opacity_lr,
         }
         trained = [name for name in PARAMETERS if getattr(self, name).numel()]  # no harmonics above degree 0: nothing to step
-        groups = [{"params": [getattr(self, name)], "name": name, "lr": rates[name]} for name in trained]
+        groups = [{"params": [getattr(self, name)], "name": name, "lr": by_name[name]} for name in trained]
         self.optimizer = Adam(groups, eps=1e-15)
         return self.optimizer
 
@@ -314,8 +306,8 @@ class GaussianModel(nn.Module):
     def densify_and_prune(
         self,
         *,
-        grad_threshold: float = 0.01,
-        percent_dense: float = 0.01,
+        grad_threshold: float = GRAD_THRESHOLD,
+        percent_dense: float = PERCENT_DENSE,
         min_opacity: float = 0.005,
         generator: torch.Generator | None = None,
     ) -> None:

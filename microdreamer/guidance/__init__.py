@@ -15,7 +15,7 @@ __all__ = ["PRECISIONS", "PRIORS", "load_prior"]
 
 
 def load_prior(
-    name: str, path: str | None = None, device: torch.device | str = "cpu", precision: str = "auto", memory_gib: float | None = None
+    name: str, path: str | None = None, device: torch.device | str = "cpu", precision: str = PRECISIONS[0], memory_gib: float | None = None
 ) -> Prior:
     """The prior called `name`, with the weights at `path` (None: the ones that ship or its public checkpoint).
 

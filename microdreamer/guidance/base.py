@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import abc
 import threading
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cam_utils import Cameras
+from microdreamer.core.transfer import send
 from microdreamer.guidance.names import PRIORS
 from microdreamer.guidance.schedule import NoiseSchedule
 
@@ -18,6 +21,17 @@ MAX_SPACING_ERROR = 1.0  # degrees by which cameras may miss a prior's fixed azi
 def classifier_free(noise_null: Tensor, noise_cond: Tensor, scale: float) -> Tensor:
     """Guided noise `null + scale (cond - null)` (Ho and Salimans 2022, equation 6 with w = scale - 1)."""
     return torch.lerp(noise_null, noise_cond, scale)
+
+
+NULL, CONDITIONAL = "null", "conditional"  # what a branch of guidance is told: nothing (or the negative prompt), or the condition
+
+
+class Branch(NamedTuple):
+    """One evaluation of the network for all views, as `Prior.predict_each` takes several of."""
+
+    latents: Tensor  # [V,...]
+    t: int | Sequence[int]  # the level of all views, or of each group of `views`
+    told: str | Tensor = CONDITIONAL  # or NULL; or rows [V,5] that mix the sentences of a prior that is told `by_direction`
 
 
 class Prior(abc.ABC):
@@ -34,6 +48,7 @@ class Prior(abc.ABC):
     shared_elevation: bool  # whether the views of a group must have one elevation
     schedule: NoiseSchedule
     accepts: frozenset[str]  # of "image" and "prompt"
+    by_direction: bool = False  # whether its conditions hold a null sentence and one for each of `directions.DIRECTIONS`
     device: torch.device
     dtype: torch.dtype = torch.float32  # in which it multiplies
 
@@ -59,9 +74,21 @@ class Prior(abc.ABC):
     ) -> object:
         """Prepare whatever of picture and prompt is there for `predict_noise`. Implementations start with `check_condition`."""
 
+    def check_objects(self, objects: int, groups: int) -> None:
+        """Raises ValueError where a condition of several objects meets another number of groups."""
+        if objects not in (1, groups):
+            raise ValueError(f"{objects} conditions for {groups} groups of {self.views} views: expected 1, or one for each")
+
+    def join(self, conditions: Sequence[object]) -> object:
+        """One condition of several, one for each group of the views that it is used with. Raises ValueError where a prior cannot."""
+        raise ValueError(f"the {self.name} prior takes one condition for all views of a call")
+
     @abc.abstractmethod
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pictures [V,3,R,R] in [0,1] -> latents [V,...]; `generator` serves encoders that sample."""
+        """Pictures [V,3,R,R] in [0,1] -> latents [V,...]; `generator` serves encoders that sample.
+
+        Differentiable in the pictures where gradients are on and they want one.
+        """
 
     @abc.abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -74,6 +101,57 @@ class Prior(abc.ABC):
         guidance_scale None: the unconditional score alone; 1: the conditional alone; each evaluates one branch. Any other
         scale combines both with `classifier_free`. Implementations add the branches they evaluate to `evaluations`.
         """
+
+    @torch.no_grad()
+    def predict_each(self, branches: Sequence[Branch], cameras: Cameras, condition: object) -> list[Tensor]:
+        """Noise in the latents of each branch, [V,...] in float32; in one network call where the prior can, which then takes all levels.
+
+        Without gradient. Levels may differ between branches and between groups. Unlike `predict_noise` this does not look at the
+        cameras (reading them would wait for a GPU in every step): whoever calls it has `check_cameras` look at the first ones.
+        Raises ValueError where a number of levels is not that of the groups, or `told` is not for this prior.
+        """
+        return [self._predict_one(branch, cameras, condition) for branch in branches]
+
+    def predict_branches(
+        self, latents: Tensor, t: int | Sequence[int], cameras: Cameras, condition: object, told: str | Tensor = CONDITIONAL
+    ) -> tuple[Tensor, Tensor]:
+        """The null and the conditional noise of `latents`, which `classifier_free` combines; see `predict_each`."""
+        null, conditional = self.predict_each([Branch(latents, t, NULL), Branch(latents, t, told)], cameras, condition)
+        return null, conditional
+
+    def _predict_one(self, branch: Branch, cameras: Cameras, condition: object) -> Tensor:
+        """By `predict_noise`, level by level."""
+        self.check_told(branch.told)
+        scale = None if branch.told == NULL else 1.0
+        levels = self.group_levels(branch.t, len(branch.latents))
+        if len(set(levels)) == 1:
+            return self.predict_noise(branch.latents, levels[0], cameras, condition, scale)
+        counted = self.evaluations
+        parts = []
+        for group, t in enumerate(levels):
+            views = slice(group * self.views, (group + 1) * self.views)
+            parts.append(self.predict_noise(branch.latents[views], t, cameras[views], condition, scale))
+        self.evaluations = counted + 1  # the groups of a batch count once, however many calls they take
+        return torch.cat(parts)
+
+    def check_told(self, told: str | Tensor) -> None:
+        """Raises ValueError for rows of weights where there are no sentences by direction to mix."""
+        if isinstance(told, Tensor) and not self.by_direction:
+            raise ValueError(f"the {self.name} prior has one sentence for all directions, so there are none to mix; stable_diffusion has")
+
+    def group_levels(self, t: int | Sequence[int], count: int) -> list[int]:
+        """The level of each group of `count` views. Raises ValueError for another number of levels."""
+        groups = count // self.views
+        levels = [t] * groups if isinstance(t, int) else [int(level) for level in t]
+        if len(levels) != groups:
+            raise ValueError(f"{len(levels)} levels for {groups} groups of {self.views} views: expected as many")
+        return levels
+
+    def view_alphas(self, t: int | Sequence[int], latents: Tensor) -> Tensor:
+        """The schedule's alpha for each of `latents` [V,...], float32 and shaped to multiply them; t of all views or of each group."""
+        levels = self.group_levels(t, len(latents))
+        alphas = torch.tensor([self.schedule.alpha(level) for level in levels], dtype=torch.float64).repeat_interleave(self.views)
+        return send(alphas.float(), latents.device).view(-1, *[1] * (latents.ndim - 1))
 
     @abc.abstractmethod
     def latent_shape(self, views: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cam_utils import Cameras
 from microdreamer.core import profiler
+from microdreamer.core.transfer import send
 from microdreamer.guidance.base import Prior
 
 OnStep = Callable[[int, int, dict[str, float]], None]  # step (from 1), total, metrics
@@ -18,7 +19,7 @@ OnStep = Callable[[int, int, dict[str, float]], None]  # step (from 1), total, m
 def normal(shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
     """Standard normal noise, drawn where the generator lives, so that one seed gives the same noise on every device."""
     drawn_on = device if generator is None else generator.device
-    return torch.randn(tuple(shape), generator=generator, device=drawn_on).to(device)
+    return send(torch.randn(tuple(shape), generator=generator, device=drawn_on), device)
 
 
 @torch.no_grad()

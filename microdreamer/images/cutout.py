@@ -48,7 +48,7 @@ def cut_out(image: Image.Image, model: str | Matting = AUTO) -> Image.Image:
 
 
 def separated(image: Image.Image, model: str | Matting = AUTO) -> CutOut:
-    """The object of `image`, at the same size; a picture whose alpha is a cut-out already keeps it, but for haze.
+    """The object of `image`, at the same size; a picture whose alpha is a cut-out already keeps it, except for haze.
 
     Whether it is one is judged by `alpha.why_no_cut_out`. `model`: "auto", "embedded", "grabcut", a rembg model's name, or what
     `load_matting` returned for one (to load it once for many pictures). Raises ValueError where no believable object is found or

@@ -7,7 +7,7 @@ plain-PyTorch versions of this file (see `kernels.extension.use_compiled`).
 import torch
 from torch import Tensor
 
-from microdreamer.kernels import extension
+from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, extension
 from microdreamer.kernels.extension import Gradient
 
 DETERMINANT_FLOOR = 1e-24  # added to the determinant of a covariance before dividing by it
@@ -46,7 +46,7 @@ def gaussian_3d_coeff_reference(xyzs: Tensor, covs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def extract_fields(
-    means: Tensor, covs: Tensor, opacities: Tensor, resolution: int, num_blocks: int = 16, relax_ratio: float = 1.5
+    means: Tensor, covs: Tensor, opacities: Tensor, resolution: int, num_blocks: int = FIELD_BLOCKS, relax_ratio: float = FIELD_RELAX_RATIO
 ) -> Tensor:
     """Sum of opacity times weight of the Gaussians on the grid linspace(-1, 1, R)^3.
 
@@ -67,7 +67,7 @@ def extract_fields(
 
 @torch.no_grad()
 def extract_fields_reference(
-    means: Tensor, covs: Tensor, opacities: Tensor, resolution: int, num_blocks: int = 16, relax_ratio: float = 1.5
+    means: Tensor, covs: Tensor, opacities: Tensor, resolution: int, num_blocks: int = FIELD_BLOCKS, relax_ratio: float = FIELD_RELAX_RATIO
 ) -> Tensor:
     """`extract_fields` in plain PyTorch: block by block through `gaussian_3d_coeff`, in float32 or float64."""
     _check_field_arguments(means, covs, opacities, resolution, num_blocks, relax_ratio)

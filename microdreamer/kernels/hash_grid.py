@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +31,11 @@ FEATURES = (1, 2, 4, 8)
 INITIAL_RANGE = 1e-4  # parameters start even in +- this
 _UINT32 = 0xFFFFFFFF
 LARGEST_CELL = 2147483520.0  # the last float32 below 2^31: where cells of points far outside end
+
+
+def is_hashed(resolution: int, entries: int) -> bool:
+    """Whether a level of so many vertices an axis has too few entries for all of them."""
+    return resolution**3 > entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +82,7 @@ class HashGridSpec:
         return (0, *np.cumsum(entries).tolist())
 
     def is_hashed(self, level: int) -> bool:
-        return self.resolutions[level] ** 3 > self.offsets[level + 1] - self.offsets[level]
+        return is_hashed(self.resolutions[level], self.offsets[level + 1] - self.offsets[level])
 
     @property
     def num_params(self) -> int:
@@ -94,8 +102,8 @@ def hash_grid_encode(
     The grid spans [0,1]^3; points outside are not clipped: their cells wrap around. params [spec.num_params]: entry e of level l
     starts at (offsets[l] + e) * features. Both float32 on one device. A point that is not finite has features that are not numbers.
 
-    Gradients reach points (piecewise trilinear: they jump at cell faces) and params. There is no second derivative: asking for
-    one raises RuntimeError (`compiled=False` has it).
+    Gradients reach points (piecewise trilinear: they jump at cell faces) and params, and can be differentiated once more, in plain
+    PyTorch; asking for a third derivative raises RuntimeError (`compiled=False` has it).
 
     `deterministic` gives the same gradients bit for bit on CUDA, in twice the time; None follows
     `torch.use_deterministic_algorithms`. On the CPU they always repeat. `compiled` chooses between the op and
@@ -116,6 +124,29 @@ def hash_grid_encode(
     )
 
 
+def hash_grid_slope(points: Tensor, params: Tensor, v_encoding: Tensor, spec: HashGridSpec, *, compiled: bool | None = None) -> Tensor:
+    """How sum(v_encoding * `hash_grid_encode`(points, params)) changes with each point: [N,3], for v_encoding [N, levels * features].
+
+    The chain rule's last link for the gradient of a field, without a graph inside of a graph. Differentiable once more in points,
+    params and v_encoding, that is, by second derivatives of the encoding.
+    """
+    if not extension.use_compiled(points.device, asked=compiled):
+        axes = torch.eye(3, dtype=points.dtype, device=points.device)
+        return torch.stack([(v_encoding * _encode_along(points, params, spec, axis.expand(points.shape))).sum(-1) for axis in axes], dim=1)
+    return torch.ops.microdreamer.hash_grid_encode_bwd(
+        v_encoding.contiguous(),
+        points.contiguous(),
+        params.contiguous(),
+        spec.scales,
+        spec.resolutions,
+        spec.offsets,
+        spec.features,
+        torch.are_deterministic_algorithms_enabled(),
+        True,
+        False,
+    )[0]
+
+
 class HashGrid(nn.Module):
     """A hash grid with its parameters: points [N,3] in [0,1]^3 -> features [N, spec.width]. Starts even in +-1e-4."""
 
@@ -126,6 +157,9 @@ class HashGrid(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         return hash_grid_encode(points, self.params, self.spec)
+
+    def slope(self, points: Tensor, v_encoding: Tensor) -> Tensor:
+        return hash_grid_slope(points, self.params, v_encoding, self.spec)
 
     def extra_repr(self) -> str:
         return f"{self.spec}, {self.spec.num_params} parameters"
@@ -156,37 +190,101 @@ def _backward(ctx, v_encoding):
     return (v_points if for_points else None, v_params if for_params else None, *[None] * len(ctx.settings))
 
 
-def _no_second_derivative(ctx, *_):
-    raise RuntimeError("hash_grid_encode has no second derivative; pass compiled=False, whose plain PyTorch has it")
+def _differentiate_gradient(ctx, u_points, u_params):
+    """The gradient of `hash_grid_encode_bwd`, whose results are linear in v_encoding and in params: that of sum(v_encoding * change),
+    where `change` is how the encoding changes along u_points and u_params."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("hash_grid_encode has no third derivative; pass compiled=False, whose plain PyTorch has it")
+    wanted = ctx.needs_input_grad[:3]
+    scales, resolutions, offsets, features, _, for_points, for_params = ctx.settings
+    layout = _Layout(scales, resolutions, offsets, features)
+    with torch.enable_grad():
+        tensors = [tensor.detach().requires_grad_(needed) for tensor, needed in zip(ctx.saved_tensors, wanted, strict=True)]
+        v_encoding, points, params = tensors
+        change = _encode_along(points, params, layout, u_points) if for_points else torch.zeros_like(v_encoding)
+        if for_params:
+            change = change + _encode(points, u_params, layout)
+        found = iter(torch.autograd.grad((v_encoding * change).sum(), [t for t in tensors if t.requires_grad], allow_unused=True))
+    return *(next(found) if needed else None for needed in wanted), *[None] * len(ctx.settings)
+
+
+def _save_for_gradient(ctx, inputs, output) -> None:
+    *tensors, ctx.settings = *inputs[:3], inputs[3:]
+    ctx.save_for_backward(*tensors)
 
 
 extension.register("hash_grid_encode", fake=_fake_encode, gradient=Gradient(_backward, _save))
-extension.register("hash_grid_encode_bwd", fake=_fake_backward, gradient=Gradient(_no_second_derivative))
+extension.register("hash_grid_encode_bwd", fake=_fake_backward, gradient=Gradient(_differentiate_gradient, _save_for_gradient))
 
 
 # ---- The plain-PyTorch twin ----
 
 
+class _Layout(NamedTuple):
+    """What the look-up needs of a HashGridSpec, as the ops are given it."""
+
+    scales: Sequence[float]
+    resolutions: Sequence[int]
+    offsets: Sequence[int]
+    features: int
+
+
 def hash_grid_encode_reference(points: Tensor, params: Tensor, spec: HashGridSpec) -> Tensor:
     """`hash_grid_encode` in plain PyTorch, for any floating dtype: the definition that the op is compared with."""
-    table = params.reshape(-1, spec.features)
-    corners = torch.arange(8, device=points.device)
-    bits = torch.stack([corners & 1, corners >> 1 & 1, corners >> 2], dim=-1)  # [8,3]
-    primes = torch.tensor((1, PRIME_Y, PRIME_Z), device=points.device)
+    return _encode(points, params, spec)
+
+
+def _encode(points: Tensor, params: Tensor, layout: HashGridSpec | _Layout) -> Tensor:
     parts = []
-    for level, (scale, resolution) in enumerate(zip(spec.scales, spec.resolutions, strict=True)):
-        first, entries = spec.offsets[level], spec.offsets[level + 1] - spec.offsets[level]
-        # The layout's fused multiply-add: the product of two float32 is exact in float64.
-        positions = (points.double() * scale + 0.5).to(points.dtype)
-        lower = positions.detach().floor()
-        fraction = positions - lower
-        cells = lower.double().nan_to_num(-LARGEST_CELL).clamp(-LARGEST_CELL, LARGEST_CELL).long()
-        vertices = (cells[:, None] + bits) & _UINT32  # [N,8,3]
-        if spec.is_hashed(level):
-            keys = (vertices * primes) & _UINT32  # below 2^64: only the low 32 bits count, which wrapping leaves right
-            index = (keys[..., 0] ^ keys[..., 1] ^ keys[..., 2]) % entries
-        else:
-            index = ((vertices[..., 0] + resolution * ((vertices[..., 1] + resolution * vertices[..., 2]) & _UINT32)) & _UINT32) % entries
-        weights = torch.where(bits.bool(), fraction[:, None], 1 - fraction[:, None]).prod(-1)  # [N,8]
-        parts.append((weights[..., None] * table[first + index]).sum(1))
+    for scale, resolution, table in _levels(params, layout):
+        corners, x, y, z = _corners(points, table, scale, resolution)
+        parts.append(_blend(_blend(_blend(corners, x), y), z))
     return torch.cat(parts, dim=1)
+
+
+def _encode_along(points: Tensor, params: Tensor, layout: HashGridSpec | _Layout, directions: Tensor) -> Tensor:
+    """How the encoding [N, levels * features] changes as points [N,3] move along directions [N,3], within their cells."""
+    along_x, along_y, along_z = directions.unbind(1)
+    parts = []
+    for scale, resolution, table in _levels(params, layout):
+        corners, x, y, z = _corners(points, table, scale, resolution)
+        change, corners = _times(_difference(corners), along_x), _blend(corners, x)
+        change, corners = _blend(change, y) + _times(_difference(corners), along_y), _blend(corners, y)
+        parts.append(scale * (_blend(change, z) + _times(_difference(corners), along_z)))
+    return torch.cat(parts, dim=1)
+
+
+def _levels(params: Tensor, layout: HashGridSpec | _Layout) -> Iterator[tuple[float, int, Tensor]]:
+    """Scale, resolution and entries [E,F] of each level; split at once, as the gradient of each part alone would be as large as all."""
+    tables = params.reshape(-1, layout.features).split([end - start for start, end in itertools.pairwise(layout.offsets)])
+    return zip(layout.scales, layout.resolutions, tables, strict=True)
+
+
+def _corners(points: Tensor, table: Tensor, scale: float, resolution: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The features [N,2,2,2,F] at the corners of the cells that points lie in, index order z, y, x, and where in them x, y, z [N] are."""
+    # The layout's fused multiply-add: the product of two float32 is exact in float64.
+    positions = (points.double() * scale + 0.5).to(points.dtype)
+    lower = positions.detach().floor()
+    cells = lower.double().nan_to_num(-LARGEST_CELL).clamp(-LARGEST_CELL, LARGEST_CELL).long()
+    vertices = torch.stack([cells, cells + 1], dim=1) & _UINT32  # [N,2,3]
+    hashed = is_hashed(resolution, len(table))
+    steps = (1, PRIME_Y, PRIME_Z) if hashed else (1, resolution, resolution**2)
+    x, y, z = (vertices[..., axis] * step & _UINT32 for axis, step in enumerate(steps))  # products wrap, their low 32 bits are right
+    x, y, z = x[:, None, None, :], y[:, None, :, None], z[:, :, None, None]
+    index = (x ^ y ^ z if hashed else x + y + z & _UINT32) % len(table)
+    corners = table.index_select(0, index.reshape(-1)).reshape(*index.shape, table.shape[1])
+    return corners, *(positions - lower).unbind(1)
+
+
+def _blend(ends: Tensor, share: Tensor) -> Tensor:
+    """ends [N,...,2,F] at share [N] of the way from the first to the second: [N,...,F]."""
+    return _times(ends[..., 0, :], 1 - share) + _times(ends[..., 1, :], share)
+
+
+def _difference(ends: Tensor) -> Tensor:
+    return ends[..., 1, :] - ends[..., 0, :]
+
+
+def _times(values: Tensor, factors: Tensor) -> Tensor:
+    """values [N,...] by factors [N]."""
+    return values * factors.reshape(-1, *[1] * (values.dim() - 1))

@@ -24,6 +24,7 @@ from microdreamer.meshes.cleaning import merge_vertices
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel, vertex_normals
 from microdreamer.meshes.surface import Surface
+from microdreamer.meshes.unwrap import METHODS
 from microdreamer.meshes.unwrap.parametrize import unwrap
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def texels_of(mesh: Mesh, size: int, device: torch.device | str = "cpu", rows: s
 
 
 @profiler.function
-def unwrapped(mesh: Mesh, size: int, method: str = "charts") -> Mesh:
+def unwrapped(mesh: Mesh, size: int, method: str = METHODS[0]) -> Mesh:
     """The mesh with texture coordinates made for a texture of `size` texels a side; it still has its vertex colours."""
     layout = unwrap(mesh.vertices, mesh.faces, method=method, resolution=size)
     return Mesh(mesh.vertices, mesh.faces, mesh.vertex_colors, layout.uvs, layout.uv_faces)
@@ -100,6 +101,33 @@ def bake(mesh: Mesh, size: int, model: Shown | None = None, picture: Reference |
         return texels.vertex_colors if shown is None else shown(texels.positions, texels.normals)
 
     return _painted(mesh, size, colors_of, picture, device)
+
+
+@torch.no_grad()
+@profiler.function
+def bake_function(
+    mesh: Mesh,
+    size: int,
+    color: Callable[[Tensor], Tensor],
+    device: torch.device | str = "cpu",
+    chunk: int = 1 << 18,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mesh:
+    """The unwrapped mesh with a texture of `size` texels a side: what `color`, positions [P,3] -> sRGB [P,3], says of the places on the
+    surface where texels lie, cut to [0,1]. It is asked for `chunk` places at a time; `progress` is told rows of texels."""
+
+    def colors_of(texels: Texels, rows: slice) -> Tensor:
+        colors = in_chunks(color, texels.positions, chunk).float().clamp(0, 1) if len(texels.positions) else texels.positions
+        if progress:
+            progress(rows.stop, size)
+        return colors
+
+    return _painted(mesh, size, colors_of, None, device)
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], points: Tensor, chunk: int) -> Tensor:
+    """`function` of `points` [P,...], asked for at most `chunk` of them at a time."""
+    return torch.cat([function(part) for part in points.split(chunk)])
 
 
 def with_picture(mesh: Mesh, size: int, picture: Reference, device: torch.device | str = "cpu") -> Mesh:
@@ -138,7 +166,7 @@ def fill_seams(texture: Tensor, inside: Tensor, device: torch.device | str = "cp
         texture[rows] = texture[around].flatten(0, 1)[nearest]
 
 
-def baked(surface: Surface, size: int, method: str = "charts", device: torch.device | str = "cpu") -> Mesh:
+def baked(surface: Surface, size: int, method: str = METHODS[0], device: torch.device | str = "cpu") -> Mesh:
     """Whatever `surface` shows, on one texture of `size` texels a side; faces that use a vertex twice are left out.
 
     Raises ValueError where no other is left.

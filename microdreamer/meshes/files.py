@@ -21,6 +21,7 @@ from microdreamer.meshes.formats.other import read_other
 from microdreamer.meshes.formats.ply import read_ply
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.surface import UV_TOLERANCE, Surface
+from microdreamer.meshes.topology import edges_of
 
 _FLOAT, _UINT32 = 5126, 5125  # glTF component types
 _ARRAY, _ELEMENT_ARRAY = 34962, 34963  # glTF buffer targets
@@ -188,8 +189,7 @@ def _unit_normals(mesh: Mesh) -> np.ndarray:
 
 def is_open(faces: np.ndarray) -> bool:
     """Whether some edge of faces [F,3] belongs to one face alone."""
-    edges = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1), axis=-1).reshape(-1, 2).astype(np.int64)
-    return bool((np.unique(edges[:, 0] << 32 | edges[:, 1], return_counts=True)[1] == 1).any())
+    return bool((edges_of(faces).sharing == 1).any())
 
 
 # ---- Reading ----

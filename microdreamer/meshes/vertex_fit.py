@@ -19,6 +19,7 @@ from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedStep
 from microdreamer.kernels.adam import Adam
 from microdreamer.kernels.mesh_raster import Topology, antialias, interpolate, mesh_topology, rasterize
+from microdreamer.meshes import VERTEX_STEPS
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import clip_positions
 from microdreamer.meshes.shown import Shown, coloured
@@ -36,7 +37,7 @@ COLOR_MARGIN = 1e-3  # colours start no closer to 0 and 1, where a logit could n
 class RefineSettings:
     """How vertices are refined; all terms are added to the mean squared difference of colours."""
 
-    steps: int = 120
+    steps: int = VERTEX_STEPS
     views: int = 4  # a step
     offset_lr: float = 2e-3  # object's units a step; falls to a tenth
     color_lr: float = 2e-2  # of logits; falls to a tenth

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 
 from microdreamer.core.command import Parser
 from microdreamer.core.errors import UserError
-from microdreamer.pipeline.config import FIELDS, Config, load_config
+from microdreamer.pipeline.config import SCHEMA, Config, load_config
 
 ALIASES = {"--from-splats": "load", "--from-ply": "load", "--from-mesh": "mesh"}
 
 
 def parse_command_line(arguments: Sequence[str], description: str, program: str | None = None) -> tuple[Config, bool]:
     """The configuration and whether to be quiet. Words other than the options are `key=value` (leading dashes are dropped)."""
-    keys = "\n".join(f"  {name}={'' if f.default is None else f.default}  {f.metadata['about']}" for name, f in FIELDS.items())
     parser = Parser(
         prog=program,
         description=description,
-        epilog=f"keys and their defaults:\n{keys}",
+        epilog=f"keys and their defaults:\n{SCHEMA.describe()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [--config FILE] [--quiet] [key=value ...]",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of key: value")
+    names = ", ".join(SCHEMA.shipped())
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of key: value, or the name of one that ships: {names}")
     parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
     options, words = parser.parse_known_args(with_aliases(arguments))
     return load_config(options.config, words), options.quiet

@@ -18,6 +18,7 @@ from microdreamer.pipeline.config import Config
 
 if TYPE_CHECKING:
     from microdreamer.guidance.base import Prior
+    from microdreamer.pipeline.results import Result
 
 MAKE = """A picture and/or a sentence -> 3D Gaussians -> a coarse textured mesh, by score-based iterative reconstruction.
 
@@ -52,52 +53,46 @@ def refine(words: Sequence[str], program: str = "main2.py") -> int:
 
 def run_make(config: Config, quiet: bool, prior: Prior | None = None) -> int:
     """Stage 1 of a configuration to files, by `prior` or the one that it names; returns the exit code. Raises UserError."""
-    from microdreamer.core import profiler
     from microdreamer.pipeline.reconstruction import NOTHING_TO_MAKE, reconstruct
-    from microdreamer.pipeline.results import check_writable, result_stem
-    from microdreamer.pipeline.terminal import Bar
 
     if not config.input and not config.prompt:
         raise UserError(NOTHING_TO_MAKE)
+    return to_files(reconstruct, config, quiet, prior, "{stem}_trace", "{stem}_model.* and {stem}.json")
+
+
+def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
+    """Stage 2 of a configuration to files, by `prior` or the one that it names; returns the exit code. Raises UserError."""
+    from microdreamer.pipeline.refinement import refine
+
+    if (own := config.mesh or config.load) and config.save_path is None:  # named after what is refined, not after the picture
+        config = dataclasses.replace(config, save_path=clean_name(Path(own).stem))
+    return to_files(refine, config, quiet, prior, "{stem}_refined_trace", "{stem}_refined.*")
+
+
+def to_files(work: Callable[..., Result], config: Config, quiet: bool, prior: Prior | None, trace: str, written: str) -> int:
+    """What `work` makes of the configuration, in files, with a bar on the way; Ctrl-C stops it early. Returns the exit code.
+
+    trace, written: the folder of a profiler's trace and the files that the last line names, where `{stem}` is `outdir/NAME`.
+    """
+    from microdreamer.core import profiler
+    from microdreamer.pipeline.results import check_writable, result_stem
+    from microdreamer.pipeline.terminal import Bar
+
     stem = result_stem(config)
     check_writable(stem)
-    profiler.write_to(Path(f"{stem}_trace"))
+    profiler.write_to(Path(trace.format(stem=stem)))
     with Bar(quiet, config_line(config)) as bar, Interrupt() as interrupt:
         try:
-            result = reconstruct(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
+            result = work(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
         except Stopped:
-            print("stopped before the first fit; nothing was written", file=sys.stderr)
+            print("stopped before there was a result; nothing was written", file=sys.stderr)
             return interrupt.exit_code
         result.save(on_progress=bar)
     if result.no_mesh:
         raise UserError(f"everything was written but the mesh: {result.no_mesh}")
     if not quiet:
-        print(f"{'wrote' if result.complete else 'stopped early, wrote'} {stem}_model.* and {stem}.json", file=sys.stderr)
+        print(f"{'wrote' if result.complete else 'stopped early, wrote'} {written.format(stem=stem)}", file=sys.stderr)
     return 0 if result.complete else interrupt.exit_code
-
-
-def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
-    """Stage 2 of a configuration to files, by `prior` or the one that it names; returns the exit code. Raises UserError."""
-    from microdreamer.core import profiler
-    from microdreamer.pipeline.refinement import refine
-    from microdreamer.pipeline.results import check_writable, result_stem
-    from microdreamer.pipeline.terminal import Bar
-
-    if (own := config.mesh or config.load) and config.save_path is None:  # named after what is refined, not after the picture
-        config = dataclasses.replace(config, save_path=clean_name(Path(own).stem))
-    stem = result_stem(config)
-    check_writable(stem)
-    profiler.write_to(Path(f"{stem}_refined_trace"))
-    with Bar(quiet, config_line(config)) as bar, Interrupt() as interrupt:
-        try:
-            result = refine(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
-        except Stopped:
-            print("stopped before the end; nothing was written", file=sys.stderr)
-            return interrupt.exit_code
-        result.save(on_progress=bar)
-    if not quiet:
-        print(f"wrote {stem}_refined.*", file=sys.stderr)
-    return 0
 
 
 def config_line(config: Config) -> str:

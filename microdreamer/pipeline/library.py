@@ -12,7 +12,9 @@ import numpy as np
 from microdreamer.core.errors import user_errors
 from microdreamer.core.machine import choose_device
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.meshes import TEXTURE_SIZE
 from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.unwrap import METHODS, PADDING
 from microdreamer.meshes.unwrap.parametrize import unwrap as lay_out
 from microdreamer.pipeline.config import Config, as_config
 from microdreamer.pipeline.subject import load_subject, subject_of
@@ -35,7 +37,7 @@ def mesh_from_gaussians(source: GaussianModel | str | Path, config: Config | str
 
 
 def unwrap(
-    vertices: np.ndarray, faces: np.ndarray, method: str = "charts", resolution: int = 1024, padding: float = 2.0
+    vertices: np.ndarray, faces: np.ndarray, method: str = METHODS[0], resolution: int = TEXTURE_SIZE, padding: float = PADDING
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Texture coordinates of a mesh of vertices [V,3] and faces [F,3], in the form in which `xatlas.parametrize` gives them.
 

@@ -18,6 +18,7 @@ from microdreamer.core.files import user_path
 from microdreamer.core.machine import choose_device
 from microdreamer.distillation import sir
 from microdreamer.distillation.schedules import Round, density_steps, plan_rounds
+from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance import PRIORS, load_prior
 from microdreamer.guidance.base import Prior
@@ -34,7 +35,7 @@ TEXTURE_VIEW = 512  # px of the picture where it colours the mesh
 PREVIEW_VIEW = 256  # px
 NOTHING_TO_MAKE = 'nothing to make: pass input=picture.png, prompt="a sentence", or both'
 PLAN_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
-LEARNING_KEYS = ("position_lr_init", "position_lr_final", "position_lr_max_steps", "feature_lr", "opacity_lr", "scaling_lr", "rotation_lr")
+LEARNING_KEYS = tuple(field.name for field in dataclasses.fields(LearningRates))
 
 
 def select(config: Config, keys: Sequence[str]) -> dict:
@@ -106,7 +107,7 @@ def run_rounds(job: Job, progress: Progress) -> None:
     config, prior, model, generator = job.config, job.prior, job.model, job.generator
     background = torch.ones(3, device=prior.device)
     grow_at = density_steps(job.rounds, config.density_start_iter, config.density_end_iter, config.densification_interval)
-    optimizer = model.make_optimizer(**select(config, LEARNING_KEYS))
+    optimizer = model.make_optimizer(LearningRates(**select(config, LEARNING_KEYS)))
 
     def learn(rendering: Any) -> None:
         model.record_statistics(rendering)

@@ -138,7 +138,7 @@ def render_views(model: Shown, cameras: Cameras, background: Tensor) -> Tensor:
 
 
 def distance_for(points: Tensor, fov_y: float) -> float:
-    """Camera distance from which the ball around points [P,3], but for the farthest in a thousand, fits into the picture with a margin."""
+    """Camera distance from which the ball around points [P,3], without the farthest in a thousand, fits into the picture with a margin."""
     reach = float(torch.quantile(points.detach().norm(dim=-1)[:: 1 + len(points) // QUANTILE_POINTS], 0.999))
     return fitting_distance(reach, fov_y)
 

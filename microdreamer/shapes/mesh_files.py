@@ -13,7 +13,7 @@ import numpy as np
 from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.meshes.files import SUFFIXES, read_surface
 from microdreamer.meshes.surface import Material, Surface
-from microdreamer.shapes import OBJECT_RADIUS
+from microdreamer.shapes import FACE_LIMIT, OBJECT_RADIUS
 
 __all__ = ["SUFFIXES", "read_mesh"]
 
@@ -43,7 +43,7 @@ def _join(soups: list[_Soup]) -> _Soup:
     return _Soup(*(np.concatenate([getattr(s, field.name) for s in soups]) for field in dataclasses.fields(_Soup)))
 
 
-def read_mesh(path: str | Path, face_limit: int = 16000) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def read_mesh(path: str | Path, face_limit: int = FACE_LIMIT) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(vertices [v,3] float32, faces [f,3] int32, colours [f,3,3] uint8 sRGB, normals [f,3,3] int8 times 127).
 
     The centre of the bounding box becomes the origin and the farthest vertex gets the distance 0.8; axes stay as they

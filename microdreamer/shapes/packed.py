@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from microdreamer.core.files import atomic_write
+from microdreamer.shapes import FACE_LIMIT
 from microdreamer.shapes.mesh_files import SUFFIXES, read_mesh
 
 # name in the file -> (attribute, dtype, shape after the first axis)
@@ -216,7 +217,7 @@ def _read_index(path: Path) -> dict[str, dict]:
         raise ValueError(f"{path}: expected a JSON object with a list `objects` whose entries have an `id` ({error!r})") from error
 
 
-def load_folder(path: str | Path, face_limit: int = 16000) -> PackedMeshes:
+def load_folder(path: str | Path, face_limit: int = FACE_LIMIT) -> PackedMeshes:
     """Read every GLB, glTF, OBJ and PLY file below a folder (see `shapes.mesh_files.read_mesh`); ids are relative paths.
 
     Captions of `foo.glb` are the lines of `foo.txt` beside it, or what the folder's `captions.json` says of "foo" or

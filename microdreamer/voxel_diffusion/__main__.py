@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from microdreamer.core.command import Parser, exit_code
 from microdreamer.core.errors import user_errors
 from microdreamer.voxel_diffusion import commands, network, primitives, sampling, schedule, timesteps
+from microdreamer.voxel_diffusion.evaluate import SET_LIMIT
+from microdreamer.voxel_diffusion.network import NetworkConfig
+from microdreamer.voxel_diffusion.training import TrainingConfig
 
 PROGRAM = "voxel_diffusion"
 DATA = "data/synthetic"
@@ -27,25 +30,25 @@ def _common(parser: argparse.ArgumentParser, device: bool = True) -> None:
 def _model_options(parser: argparse.ArgumentParser) -> None:
     """What the data, the forward process, the network and the way it is run are."""
     parser.add_argument("--data", default=DATA, help="folder of vox_*.npy, one .npy array, or a packed .npz of grids")
-    parser.add_argument("--T", type=int, default=1000, help="timesteps of the forward process")
+    parser.add_argument("--T", type=int, default=NetworkConfig.timesteps, help="timesteps of the forward process")
     parser.add_argument("--schedule", default="cosine", choices=schedule.KINDS)
     parser.add_argument("--shift", type=float, help="added to the log-SNR of all levels (default: -3 ln(n / 16) for grids of n^3)")
-    parser.add_argument("--predict", default="x0", choices=network.PREDICTIONS, help="clean grid, velocity or noise")
+    parser.add_argument("--predict", default=NetworkConfig.predict, choices=network.PREDICTIONS, help="clean grid, velocity or noise")
     parser.add_argument("--patch", type=int, default=2, help="side of the blocks that become channels; 1: full resolution")
-    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--channels", type=int, default=NetworkConfig.channels)
     parser.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="of the channels, a level each")
-    parser.add_argument("--blocks", type=int, default=1, help="residual blocks a level")
+    parser.add_argument("--blocks", type=int, default=NetworkConfig.blocks, help="residual blocks a level")
     parser.add_argument("--attention", action="store_true", help="at the coarsest level")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", "--lr", type=float, default=5e-4, help="of AdamW")
-    parser.add_argument("--warmup", type=int, default=100, help="steps over which the rate rises")
+    parser.add_argument("--batch", type=int, default=TrainingConfig.batch)
+    parser.add_argument("--rate", "--lr", type=float, default=TrainingConfig.rate, help="of AdamW")
+    parser.add_argument("--warmup", type=int, default=TrainingConfig.warmup, help="steps over which the rate rises")
     parser.add_argument(
         "--decay", type=int, metavar="STEPS", help="the rate falls to zero by this step (default: --steps; without: it is kept)"
     )
-    parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--ema", type=float, default=0.9995, help="decay of the averaged weights, at most")
+    parser.add_argument("--weight-decay", type=float, default=TrainingConfig.weight_decay)
+    parser.add_argument("--ema", type=float, default=TrainingConfig.ema, help="decay of the averaged weights, at most")
     parser.add_argument("--augment", action="store_true", help="turn the grids by right angles about y, and mirror them")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=TrainingConfig.seed)
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--bf16", action=flag, help="autocast to bfloat16 (default: on a GPU)")
     parser.add_argument("--channels-last", action="store_true", help="memory layout channels_last_3d")
@@ -109,10 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--checkpoint", default="outputs/uniform/checkpoint.pt")
     sample.add_argument("--count", type=int, default=64)
     sample.add_argument("--steps", type=int, help="denoising steps (default: all T)")
-    sample.add_argument("--method", default="ddpm", choices=sampling.METHODS)
+    sample.add_argument("--method", default=sampling.METHODS[0], choices=sampling.METHODS)
     sample.add_argument("--eta", type=float, default=0.0, help="ddim: 0 deterministic to 1 ancestral")
     sample.add_argument("--trained-only", action="store_true", help="visit only the timesteps that were trained on")
-    sample.add_argument("--batch", type=int, default=16)
+    sample.add_argument("--batch", type=int, default=sampling.BATCH)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--out", default="outputs/samples_synth.npy")
     _common(sample)
@@ -122,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--gen", default="outputs/samples_synth.npy")
     evaluate.add_argument("--gt-dir", default=DATA)
     evaluate.add_argument("--output", default="results/metrics.txt", help="text file; JSON goes beside it")
-    evaluate.add_argument("--sets", type=int, default=256, help="grids of each set, at most, for MMD, COV and 1-NNA")
+    evaluate.add_argument("--sets", type=int, default=SET_LIMIT, help="grids of each set, at most, for MMD, COV and 1-NNA")
     _common(evaluate)
     evaluate.set_defaults(run=commands.evaluate)
 

@@ -8,10 +8,11 @@ from torch import Tensor
 from microdreamer.voxel_diffusion.metrics import DATA_RANGE, SSIM_WINDOW, THRESHOLD, filled, fit_spheres, iou_matrix, psnr, ssim
 from microdreamer.voxel_diffusion.set_metrics import compare_sets, size_histograms
 
+SET_LIMIT = 256  # grids of each set, at most, that are compared as sets
 BAR = 40  # characters of the longest bar of a histogram
 
 
-def evaluate(generated: Tensor, truth: Tensor, batch: int = 32, set_limit: int = 256) -> dict:
+def evaluate(generated: Tensor, truth: Tensor, batch: int = 32, set_limit: int = SET_LIMIT) -> dict:
     """All figures of generated grids [N,n,n,n] against true ones [M,n,n,n], both 0..1 on one device.
 
     `nearest`: each generated grid against the true one with the highest IoU. `paired`: the i-th against the i-th, for as many as

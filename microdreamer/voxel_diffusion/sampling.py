@@ -10,6 +10,7 @@ from torch import Tensor
 from microdreamer.voxel_diffusion.denoiser import Denoiser, to_unit
 
 METHODS = ("ddpm", "ddim")
+BATCH = 16  # grids at a time
 
 
 @torch.no_grad()
@@ -17,10 +18,10 @@ def sample(
     denoiser: Denoiser,
     count: int,
     steps: int | None = None,
-    method: str = "ddpm",
+    method: str = METHODS[0],
     eta: float = 0.0,
     levels: Sequence[int] | None = None,
-    batch: int = 16,
+    batch: int = BATCH,
     generator: torch.Generator | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:

@@ -25,6 +25,7 @@ from benchmarks import (
     stages,
     texture,
     uv_unwrap,
+    volume,
     winograd,
 )
 from benchmarks.timing import (
@@ -32,12 +33,11 @@ from benchmarks.timing import (
     busy_milliseconds,
     bytes_per_millisecond,
     captured,
-    describe,
-    environment,
     peak_mib,
     time_calls,
     write_json,
 )
+from microdreamer.core.machine import describe
 from microdreamer.kernels import extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields
@@ -83,13 +83,6 @@ def test_a_captured_call_does_the_same_work_again():
     replay()
     replay()
     assert x.tolist() == [4.0, 4.0, 4.0]
-
-
-def test_environment_names_versions_and_missing_peers():
-    found = environment("cpu", "numpy", "no-such-package-of-ours")
-    assert found["torch"] == torch.__version__ and found["no-such-package-of-ours"] == "not installed" and found["numpy"][0].isdigit()
-    assert "threads" in found["device"] and len(found["date"]) == 10
-    assert torch.__version__ in describe(found) and found["command"] in describe(found)
 
 
 def test_json_is_written_only_where_asked_for(tmp_path):
@@ -391,6 +384,7 @@ SMALL = {
     texture: ["--device", "cpu", "--views", "1", "--size", "32", "--side", "32", "--cover", "0.4", "--repeats", "1"],
     gaussian_raster: ["--device", "cpu", "--gaussians", "50", "--views", "1", "--size", "32", "--repeats", "1"],
     uv_unwrap: ["--objects", OBJECTS, "--count", "1", "--faces", "1000", "--repeats", "1", "--methods", "charts"],
+    volume: ["--device", "cpu", "--views", "1", "--size", "12", "--samples", "64", "--grid", "micro", "--repeats", "1"],
 }
 
 

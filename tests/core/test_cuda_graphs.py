@@ -1,10 +1,14 @@
 """Replayed calls give what the function gives, for new inputs, inputs changed in place and other shapes."""
 
+import re
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import DEVICES
 
-from microdreamer.core.cuda_graphs import WARM_UPS, GraphedFunction, GraphedStep
+from microdreamer.core.cuda_graphs import WARM_UPS, GraphedFunction, GraphedStep, capture, warm_up
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -33,6 +37,58 @@ def test_replayed_calls_give_what_the_function_gives(device):
     before = len(calls)
     torch.testing.assert_close(graphed(a, b), (a @ b).relu() + 1)
     assert len(calls) == before + 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_capture_records_and_does_not_run():
+    total, calls = torch.zeros((), device="cuda"), []
+
+    def step():
+        calls.append(1)
+        return total.add_(1) * 10
+
+    assert float(warm_up(step, "cuda", 3)) == 30
+    graph, output = capture(step, "cuda")
+    assert (float(total), len(calls)) == (3, 4)
+    for expected in (40, 50):
+        graph.replay()
+        assert float(output) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_another_thread_may_use_the_device_during_a_capture():
+    x = torch.rand(1 << 16, device="cuda")
+    found, begun, ended = [], threading.Event(), threading.Event()
+
+    def elsewhere():
+        begun.wait(60)
+        try:
+            found.append(float(torch.ones(1 << 24, device="cuda").sum()))  # new memory, and waits for the device
+        finally:
+            ended.set()
+
+    def function():
+        begun.set()
+        ended.wait(60)
+        return x.sin()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    x.sin()
+    graph, output = capture(function, "cuda")
+    thread.join()
+    graph.replay()
+    torch.testing.assert_close(output, x.sin())
+    assert found == [1 << 24]
+
+
+def test_there_is_one_way_to_capture():
+    root = Path(__file__).resolve().parents[2]
+    files = [path for folder in ("microdreamer", "benchmarks", "scripts", "tests") for path in (root / folder).rglob("*.py")]
+    words = re.compile(r"CUDAGraph\(|cuda\.graph\(|make_graphed_callables")
+    assert {path.name for path in files if words.search(path.read_text(encoding="utf-8"))} == {"cuda_graphs.py", "test_cuda_graphs.py"}
 
 
 def test_steps_without_cuda_kernels_are_not_captured(monkeypatch):

@@ -12,6 +12,7 @@ import torch
 from fake_priors import OraclePrior, coloured_ellipsoid
 
 from microdreamer.core import profiler, trace_summary
+from microdreamer.core.cuda_graphs import capture
 from microdreamer.core.profiler_settings import SCOPES
 from microdreamer.pipeline import commands, reconstruction
 from microdreamer.pipeline.results import Result
@@ -320,11 +321,8 @@ def test_kernels_are_in_the_trace_where_their_round_is_and_graphs_replay(tmp_pat
 
     with profiler.session("torch", "function", rounds=1):
         profiler.write_to(tmp_path / "trace")
-        graph = torch.cuda.CUDAGraph()
         squashed(x)
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
-            result = squashed(x)
+        graph, result = capture(lambda: squashed(x), "cuda")
         for index, operation in enumerate((torch.sin, torch.cos)):
             with profiler.one_round(index):
                 operation(x)

@@ -9,10 +9,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from microdreamer.evaluation.clip_similarity import HALF_EXTENT, Clip, load_mesh, similarity, views_of
+from microdreamer.guidance.published.random_weights import write_tokenizer
 from microdreamer.meshes.files import read_mesh, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from scripts import cal_sim
-from scripts.make_random_checkpoint import write_tokenizer
 
 WIDTH, EMBEDDING = 32, 24
 _TOWER = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2}

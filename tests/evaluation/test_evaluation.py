@@ -14,6 +14,7 @@ from PIL import Image
 
 from cam_utils import orbit_cameras
 from microdreamer.core.errors import Stopped, UserError
+from microdreamer.core.machine import commit
 from microdreamer.evaluation import image_to_3d, summary
 from microdreamer.evaluation.image_to_3d import evaluate_object, input_picture, make_scene, object_seed, picture_scores
 from microdreamer.evaluation.trivial import flat_card, visual_hull
@@ -273,7 +274,10 @@ def test_a_run_writes_table_record_and_sheet(both, boxes):
         assert set(record["prior"]) == set(summary.PRIOR_METRICS)
     wide = result["objects"][0]["scores"]
     assert wide["ours"]["chamfer"] < wide["flat card"]["chamfer"] and wide["ours"]["iou"] > 0.6
-    assert table.startswith("2 objects") and "| visual hull |" in table and "| furniture | 1 |" in table and "a wide box" in table
+    assert all(result[key] in table.splitlines()[0] for key in ("date", "device", "commit", "command"))
+    assert result["commit"] == result["versions"]["commit"] == commit()
+    lines = table.splitlines()
+    assert lines[2].startswith("2 objects") and "| visual hull |" in table and "| furniture | 1 |" in table and "a wide box" in table
     assert Image.open(folder / "s.png").size == (13 * 128 + 12 * 4, 2 * 128 + 4)
 
 
@@ -299,7 +303,7 @@ def test_ctrl_c_leaves_the_objects_done_so_far(tmp_path, both, pack_file, prior,
     assert run(tmp_path, pack_file) == 130
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["complete"] is False and result["objects"] == [record]
-    assert capsys.readouterr().out.startswith("1 objects")
+    assert capsys.readouterr().out.splitlines()[2].startswith("1 objects")
     monkeypatch.setattr(image_to_3d, "evaluate_object", lambda *_: (_ for _ in ()).throw(Stopped))
     assert run(tmp_path / "new", pack_file) == 130
     assert not (tmp_path / "new" / "r.json").exists() and "nothing was written" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from conftest import DEVICES
 
 from cam_utils import orbit_cameras, rays
 from microdreamer.fields import conversion as field_converter
-from microdreamer.fields.hash_field import NeuralField, Start, TruncatedExp, composite, field_values, place_samples, render_rays
+from microdreamer.fields.activations import TruncatedExp
+from microdreamer.fields.hash_field import NeuralField, Start, composite, field_values, place_samples, render_rays
 from microdreamer.gaussians import surface as gaussian_surface
 from microdreamer.gaussians.extraction import DensityField
 from microdreamer.gaussians.model import GaussianModel
@@ -64,8 +65,8 @@ def box_start(density, resolution=24, center=(0.1, -0.2, 0.3), scale=2.0, device
 def silent(field):
     """The field with networks that change nothing: its density is the start's, its colour grey."""
     with torch.no_grad():
-        field.density_layers[1].zero_()
-        field.color_layers[1].zero_()
+        field.density_network.layers[-1].weight.zero_()
+        field.color_network.layers[-1].weight.zero_()
     return field
 
 
@@ -159,7 +160,7 @@ def test_rays_go_through_pixel_centres():
 def test_truncated_exp():
     x = torch.tensor([-30.0, -2.0, 0.0, 3.0, 40.0], requires_grad=True)
     TruncatedExp.apply(x).sum().backward()
-    torch.testing.assert_close(x.grad, torch.tensor([math.exp(-15), math.exp(-2), 1.0, math.exp(3), math.exp(15)]))
+    torch.testing.assert_close(x.grad, torch.tensor([math.exp(-30), math.exp(-2), 1.0, math.exp(3), math.exp(15)]))
 
 
 # ---- Conversion ----

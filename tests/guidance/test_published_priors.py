@@ -14,13 +14,13 @@ from cam_utils import Cameras, orbit_cameras
 from microdreamer.distillation import sir
 from microdreamer.distillation.schedules import plan_rounds
 from microdreamer.guidance import load_prior, samplers
+from microdreamer.guidance.directions import directions
 from microdreamer.guidance.published.imagedream import ImageDreamPrior
 from microdreamer.guidance.published.inference import ChannelsLastGroupNorm, for_inference
 from microdreamer.guidance.published.latent import Parts, clip_pixels, picture_on_white
 from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig
 from microdreamer.guidance.published.mvdream import FRONT, MVDreamPrior, camera_matrices
 from microdreamer.guidance.published.pretrained import CameraProjection
-from microdreamer.guidance.published.stable_diffusion import directions
 from microdreamer.guidance.published.zero123 import Zero123Condition, Zero123Prior, camera_numbers
 
 
@@ -281,7 +281,7 @@ def test_zero123_numbers_turn_around_the_picture():
 
 def test_sentences_say_from_where_an_object_is_seen():
     cameras = orbit_cameras([0, 0, 0, 0, -70, 70], [0, 60, 180, -130, 0, 350])
-    assert directions(cameras).tolist() == [0, 1, 2, 1, 3, 0]
+    assert directions(cameras.elevation, cameras.azimuth).tolist() == [0, 1, 2, 1, 3, 0]
 
 
 def test_pictures_reach_clip_as_its_own_processor_makes_them():

@@ -17,7 +17,7 @@ from microdreamer.guidance.schedule import NoiseSchedule
 from microdreamer.meshes.files import read_mesh
 from microdreamer.metrics.meshes import asset_faults
 from microdreamer.pipeline import commands, reconstruction
-from microdreamer.pipeline.config import load_config
+from microdreamer.pipeline.config import SCHEMA, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PUBLISHED_RUNS = {"image_sai": "image_sai", "zero123xl": "image_sai", "imagedream": "imagedream", "text_mv": "text_mv_completed"}
@@ -82,7 +82,7 @@ def picture(tmp_path_factory):
     return path
 
 
-PUBLISHED = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "micro")
+PUBLISHED = sorted(SCHEMA.shipped().keys() - {"micro"})
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)

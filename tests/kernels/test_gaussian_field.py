@@ -117,7 +117,7 @@ def test_registration(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["regular", "edge"])
 def test_field_matches_goldens(parity, device, name):
-    """Within 1e-4, but for voxels of the edge set where the golden itself is that far from float64 (near-singular members)."""
+    """Within 1e-4, except for voxels of the edge set where the golden itself is that far from float64 (near-singular members)."""
     golden = dict(np.load(parity(f"kernels/extract_fields_{name}.npz")))
     inputs = [value.to(device) for value in golden_field_inputs(golden)]
     low = extract_fields(*inputs, int(golden["res_lo"])).cpu().numpy()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import DEVICES, relative_l2
 
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
-from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec, hash_grid_encode
+from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec, hash_grid_encode, hash_grid_slope
 
 GOLDENS = ("small", "nerf_geometry", "nerf_background", "multiprompt_background_yaml", "multiprompt_background_default")
 SMALL = HashGridSpec(levels=4, features=2, log2_table_size=8, base_resolution=4, growth=1.6)  # one dense level, three hashed
@@ -185,14 +186,55 @@ def test_gradients_of_one_input_alone(device):
     torch.testing.assert_close(both, (of_points, of_params))
 
 
+def second_derivatives(points, params, weight, compiled, wanted=("points", "params")):
+    """Of a loss of the encoding's gradients, with respect to all that they depend on."""
+    weight = weight.clone().requires_grad_()
+    draw = torch.Generator().manual_seed(9)
+    encoded = hash_grid_encode(points, params, SMALL, compiled=compiled)
+    inputs = [tensor for name, tensor in (("points", points), ("params", params)) if name in wanted]
+    first = torch.autograd.grad((encoded * weight).sum(), inputs, create_graph=True)
+    loss = sum((v * torch.randn(v.shape, generator=draw, dtype=torch.float64).to(v)).sum() + v.square().sum() / 10 for v in first)
+    return torch.autograd.grad(loss, [points, params, weight], materialize_grads=True)
+
+
 @pytest.mark.parametrize("device", DEVICES)
-def test_second_derivative_is_refused(device):
+@pytest.mark.parametrize("wanted", [("points",), ("params",), ("points", "params")])
+def test_second_derivatives(wanted, device):
+    need_compiled(device)
+    found = second_derivatives(*random_case(device=device), compiled=True, wanted=wanted)
+    # Those of float64 at the same points, by autograd through the twin.
+    expected = second_derivatives(*random_case(device=device, dtype=torch.float64), compiled=False, wanted=wanted)
+    for one, other in zip(found, expected, strict=True):
+        assert relative_l2(one, other) < 1e-4
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_third_derivative_is_refused(device):
     need_compiled(device)
     points, params, weight = random_case(device=device)
     encoded = hash_grid_encode(points, params, SMALL, compiled=True)
     (v_points,) = torch.autograd.grad((encoded * weight).sum(), points, create_graph=True)
-    with pytest.raises(RuntimeError, match="has no second derivative; pass compiled=False"):
-        v_points.square().sum().backward()
+    with pytest.raises(RuntimeError, match="has no third derivative; pass compiled=False"):
+        torch.autograd.grad(v_points.square().sum(), points, create_graph=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
+def test_slope_is_the_gradient(device, compiled):
+    if compiled:
+        need_compiled(device)
+    points, params, weight = random_case(device=device)
+    found = hash_grid_slope(points, params, weight, SMALL, compiled=compiled)
+    points, params, weight = random_case(device=device, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((hash_grid_encode(points, params, SMALL, compiled=False) * weight).sum(), points)
+    assert relative_l2(found.detach(), expected) < 1e-5
+
+
+def test_gradients_of_the_slope():
+    spec = HashGridSpec(levels=3, features=2, log2_table_size=5, base_resolution=2, growth=1.6)  # few parameters to move one by one
+    points, params, weight = random_case(spec, count=4, dtype=torch.float64)
+    inputs = points, params, weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda *given: hash_grid_slope(*given, spec, compiled=False), inputs, eps=1e-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -283,15 +325,8 @@ def test_whole_step_captures_as_a_graph():
         encoded = hash_grid_encode(points, params, SMALL, deterministic=True, compiled=True)
         return encoded, torch.autograd.grad((encoded * weight).sum(), [points, params])
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            encoded, eager = step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured_encoding, captured = step()
+    encoded, eager = warm_up(step, "cuda")
+    graph, (captured_encoding, captured) = capture(step, "cuda")
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(captured_encoding, encoded)

@@ -1,13 +1,14 @@
-"""The mesh rasteriser against golden tensors of the published one, against float64, and at the edges of its input."""
+"""The mesh rasteriser against golden tensors of the published one and against float64; coverage, batches, graphs, scale."""
 
 import numpy as np
 import pytest
 import torch
 from conftest import DEVICES, relative_l2
-from mesh_scenes import BOTH, GOLDEN, clip_positions, need_compiled, random_triangles, sphere
+from mesh_scenes import BOTH, GOLDEN, all_outputs, clip_positions, functional, need_compiled, random_triangles, sphere
 
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
-from microdreamer.kernels.mesh_raster import MAX_FACES, Topology, antialias, interpolate, mesh_topology, rasterize
+from microdreamer.kernels.mesh_raster import antialias, interpolate, mesh_topology, rasterize
 
 # ---- Goldens ----
 
@@ -70,25 +71,6 @@ def test_golden_interpolation(parity, compiled, device):
 
 
 # ---- Against float64 ----
-
-
-def all_outputs(pos, tri, attr, height, width, compiled, ranges=None):
-    """Everything that the three ops make of a scene, as one chain."""
-    rast, rast_db = rasterize(pos, tri, height, width, ranges, compiled=compiled)
-    out, out_da = interpolate(attr, rast, tri, rast_db, compiled=compiled)
-    smooth = antialias(out, rast, pos, tri, compiled=compiled)
-    return rast, rast_db, out, out_da, smooth
-
-
-def functional(outputs, seed=3):
-    draw = torch.Generator().manual_seed(seed)
-    total = 0.0
-    for output in outputs:
-        weight = torch.randn(output.shape, generator=draw, dtype=torch.float64).to(output)
-        if output.shape[-1] == 4 and output is outputs[0]:
-            weight[..., 2:] = 0  # z/w and the face number have no gradient
-        total = total + (output * weight).sum()
-    return total
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -320,135 +302,6 @@ def test_deterministic_gradients_repeat_exactly(device):
             assert relative_l2(value, quick) < 1e-5
 
 
-# ---- Edges of the input ----
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@BOTH
-def test_degenerate_faces_are_not_seen(compiled, device):
-    need_compiled(device, compiled)
-    good = [[-0.9, -0.9, 0.0, 1.0], [0.9, -0.9, 0.0, 1.0], [0.0, 0.9, 0.0, 1.0]]
-    nan, inf = float("nan"), float("inf")
-    bad = [[nan, 0.0, 0.0, 1.0], [0.0, 0.0, inf, 1.0], [0.0, 0.0, 0.0, 0.0], [-0.9, -0.9, 0.0, 1.0], [0.0, -0.9, 0.0, 1.0]]
-    bad += [[0.0, 0.0, nan, 1.0], [0.0, 0.0, 0.0, nan], [0.0, -inf, 0.0, 1.0]]
-    pos = torch.tensor([good + bad], device=device, requires_grad=True)
-    point, thin, line = [0, 0, 0], [0, 3 + 3, 1], [0, 3 + 4, 1]  # one corner, two corners in one place, three in a line
-    faces = [[3, 1, 2], [4, 0, 1], [9, 0, 1], [10, 0, 1], [8, 1, 2], point, thin, line, [0, 1, 2]]
-    tri = torch.tensor(faces, dtype=torch.int32, device=device)
-    rast, rast_db = rasterize(pos, tri, 21, 21, compiled=compiled)
-    alone, alone_db = rasterize(pos[:, :3], tri[-1:], 21, 21, compiled=compiled)
-    assert set(rast[..., 3].unique().tolist()) == {0.0, 9.0}
-    assert torch.equal(rast[..., :3], alone[..., :3]) and torch.equal(rast_db, alone_db)
-    smooth = antialias((rast[..., 3:] > 0).float(), rast, pos, tri, compiled=compiled)
-    grad = torch.autograd.grad(rast[..., :2].sum() + rast_db.sum() + smooth.square().sum(), pos)[0]
-    assert bool(grad.isfinite().all()) and not bool(grad[0, 3:].any())
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@BOTH
-@pytest.mark.parametrize("case", ["no faces", "no vertices", "no pictures", "behind", "no channels"])
-def test_nothing_to_see_is_zero(case, compiled, device):
-    need_compiled(device, compiled)
-    vertices, tri = sphere(4)
-    pos = clip_positions(vertices, [0.0, 1.0])
-    if case == "no vertices":
-        pos, tri = pos[:, :0], tri[:0]
-    if case == "no faces":
-        tri = tri[:0]
-    if case == "no pictures":
-        pos = pos[:0]
-    if case == "behind":
-        pos[..., 3] -= 100
-    pos, tri = pos.to(device).requires_grad_(), tri.to(device)
-    attr = torch.randn(1, pos.shape[1], 0 if case == "no channels" else 3, device=device, requires_grad=True)
-    outputs = all_outputs(pos, tri, attr, 6, 5, compiled)
-    assert outputs[0].shape == (len(pos), 6, 5, 4) and outputs[3].shape == (len(pos), 6, 5, 2 * attr.shape[2])
-    if case != "no channels":
-        assert not any(bool(output.any()) for output in outputs)
-    for grad, leaf in zip(torch.autograd.grad(functional(outputs), [pos, attr], allow_unused=True), [pos, attr], strict=True):
-        assert grad is None or (grad.shape == leaf.shape and (case == "no channels" or not bool(grad.any())))
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_faces_that_name_missing_vertices(device):
-    need_compiled(device)
-    vertices, tri = sphere(4)
-    pos, attr = clip_positions(vertices, [0.0]).to(device), torch.randn(1, len(vertices), 2, device=device)
-    tri = tri.to(device)
-    rast, _ = rasterize(pos, tri, 16, 16)
-    number = int(rast[0, 8, 8, 3]) - 1
-    for vertex in (-1, len(vertices), 2**31 - 1):
-        broken = tri.clone()
-        broken[number, 1] = vertex
-        if device == "cpu":
-            for call in (
-                lambda tri=broken: rasterize(pos, tri, 16, 16),
-                lambda tri=broken: rasterize(pos, tri, 16, 16, compiled=False),
-                lambda tri=broken: interpolate(attr, rast, tri),
-                lambda tri=broken: antialias(rast, rast, pos, tri),
-            ):
-                with pytest.raises(IndexError, match=rf"tri: face {number} names a vertex outside 0\.\.{len(vertices) - 1}"):
-                    call()
-        else:
-            found, _ = rasterize(pos, broken, 16, 16)
-            assert not bool((found[..., 3] == number + 1).any()) and bool((found[..., 3] > 0).any())
-            assert not bool(interpolate(attr, rast, broken)[0][rast[..., 3] == number + 1].any())
-            antialias(rast, rast, pos, broken)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_ranges_that_leave_the_faces(device):
-    need_compiled(device)
-    vertices, tri = sphere(4)
-    pos, tri = clip_positions(vertices, [0.0])[0].to(device), tri.to(device)
-    ranges = torch.tensor([[0, len(tri)], [4, len(tri)]], dtype=torch.int32, device=device)
-    if device == "cpu":
-        for compiled in (True, False):
-            with pytest.raises(IndexError, match=rf"ranges: those of picture 1 are faces 4\.\.{len(tri) + 3}, but there are {len(tri)}"):
-                rasterize(pos, tri, 8, 8, ranges, compiled=compiled)
-    else:
-        rast, _ = rasterize(pos, tri, 8, 8, ranges)
-        assert torch.equal(rast[1], rasterize(pos, tri, 8, 8, torch.tensor([[4, len(tri) - 4]], dtype=torch.int32, device=device))[0][0])
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_a_rast_of_someone_else_does_not_lead_outside(device):
-    need_compiled(device)
-    vertices, tri = sphere(4)
-    pos, tri = clip_positions(vertices, [0.0]).to(device), tri.to(device)
-    rast = torch.full((1, 4, 4, 4), 0.3, device=device)
-    rast[..., 3] = torch.tensor([float("nan"), -3.0, float("inf"), 1e9]).to(device)
-    out, _ = interpolate(pos, rast.requires_grad_(), tri, compiled=True)
-    assert not bool(out.any())
-    assert torch.equal(antialias(rast[..., :3].detach(), rast, pos, tri, compiled=True), rast[..., :3])
-
-
-def test_bad_arguments_are_named():
-    vertices, tri = sphere(4)
-    pos = clip_positions(vertices, [0.0])
-    rast, rast_db = rasterize(pos, tri, 8, 8)
-    with pytest.raises(ValueError, match=r"tri: expected \[F,3\] int32 on cpu, got \[\d+, 3\] torch.int64"):
-        rasterize(pos, tri.long(), 8, 8)
-    with pytest.raises(ValueError, match=r"pos: expected \[B,V,4\]"):
-        rasterize(pos[..., :3], tri, 8, 8)
-    with pytest.raises(ValueError, match=r"pos: expected \[V,4\]"):
-        rasterize(pos, tri, 8, 8, torch.zeros(1, 2, dtype=torch.int32))
-    with pytest.raises(ValueError, match=r"ranges: expected \[B,2\] int32"):
-        rasterize(pos[0], tri, 8, 8, torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="picture of 8x0: expected at least 1x1"):
-        rasterize(pos, tri, 0, 8)
-    with pytest.raises(ValueError, match=f"tri: expected at most {MAX_FACES} faces"):
-        rasterize(pos, torch.zeros(1, 3, dtype=torch.int32).expand(MAX_FACES + 1, 3), 8, 8)
-    with pytest.raises(ValueError, match="attr: expected 1 sets of attributes like the pictures of rast, or 1, got 2"):
-        interpolate(pos.expand(2, -1, -1), rast, tri)
-    with pytest.raises(ValueError, match=r"rast_db: expected \[1,8,8,4\]"):
-        interpolate(pos, rast, tri, rast_db[:, :4])
-    with pytest.raises(ValueError, match=r"rast: expected \[1,4,8,4\]"):
-        antialias(rast[:, :4], rast, pos, tri)
-    with pytest.raises(ValueError, match="topology: expected that of tri"):
-        antialias(rast, rast, pos, tri, Topology(tri[:4]))
-
-
 # ---- Registration, graphs, scale ----
 
 
@@ -491,15 +344,8 @@ def test_forward_and_backward_can_be_captured_in_a_cuda_graph(deterministic):
         loss = smooth.square().sum() + out_da.square().sum() + rast_db.square().sum()
         return smooth, *torch.autograd.grad(loss, [pos, attr])
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            expected = step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
+    expected = warm_up(step, "cuda")
+    graph, found = capture(step, "cuda")
     graph.replay()
     assert torch.equal(found[0], expected[0])
     for value, right in zip(found[1:], expected[1:], strict=True):

@@ -7,6 +7,7 @@ import torch
 from conftest import DEVICES
 
 from cam_utils import orbit_cameras
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
 from microdreamer.kernels.mesh_render import linear_to_srgb, render_meshes, render_meshes_reference, srgb_to_linear
 from microdreamer.shapes.packed import PackedMeshes, concatenate, pack
@@ -187,11 +188,13 @@ def test_opcheck(device):
 def test_a_call_can_be_captured_in_a_cuda_graph():
     packed = coloured_objects().to("cuda")
     views, gloss = random_views(6, 40, "cuda")
-    expected = render_meshes(*arrays_of(packed), *views, 40, 40, 2, packed.max_faces, gloss)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        rgba = render_meshes(*arrays_of(packed), *views, 40, 40, 2, packed.max_faces, gloss)
+
+    def call():
         random_lights(6, device="cuda")
+        return render_meshes(*arrays_of(packed), *views, 40, 40, 2, packed.max_faces, gloss)
+
+    expected = warm_up(call, "cuda")
+    graph, rgba = capture(call, "cuda")
     graph.replay()
     assert torch.equal(rgba, expected)
 

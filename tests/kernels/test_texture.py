@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import DEVICES, relative_l2
 
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
 from microdreamer.kernels.texture import FILTERS, MAX_SIDE, Mips, build_mips, level_sizes, texture
 
@@ -382,14 +383,8 @@ def test_in_a_cuda_graph():
     def step():
         return torch.autograd.grad(texture(*leaves, MIPMAPPED, mask=mask, deterministic=True).square().sum(), leaves)
 
-    expected = step()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    expected = warm_up(step, "cuda")
+    graph, captured = capture(step, "cuda")
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
 

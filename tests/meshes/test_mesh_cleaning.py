@@ -118,7 +118,7 @@ def test_an_open_mesh_is_simplified_too():
     simple_vertices, simple_faces = mesh_cleaning.simplify(vertices, cut, 2000)
     assert abs(len(simple_faces) - 2000) <= 40
     radii = np.linalg.norm(simple_vertices, axis=1)
-    assert (np.abs(radii - 1) < 0.01).sum() >= len(radii) - 1  # but for the middle of the hole, which is short enough now to be closed
+    assert (np.abs(radii - 1) < 0.01).sum() >= len(radii) - 1  # except for the middle of the hole, which is short enough now to be closed
 
 
 def test_a_hole_that_is_too_long_stays_open():

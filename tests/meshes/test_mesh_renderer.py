@@ -39,7 +39,7 @@ def test_a_square_is_as_large_as_it_looks_and_as_deep_as_it_stands(device):
         assert torch.equal(alpha > 0.5, inside) and float((alpha - inside.float()).detach().abs().max()) < 0.51
         torch.testing.assert_close(seen.depth[view, 0].cpu()[inside], torch.full((32 * 32,), 2.0), atol=1e-5, rtol=0)
     core = (slice(None), slice(20, 44), slice(20, 44))
-    assert float((seen.image[0][core] - 1).detach().abs().max()) < 0.01  # white by default, but for the limit of the logits
+    assert float((seen.image[0][core] - 1).detach().abs().max()) < 0.01  # white by default, except for the limit of the logits
     torch.testing.assert_close(seen.image[0, :, 0, 0].cpu(), torch.full((3,), 0.25))
     torch.testing.assert_close(seen.normal[0][core][:, 5, 5].cpu(), torch.tensor([0.0, 0.0, 1.0]))
     assert float(seen.view_cosine[0, 0, 32, 32]) > 0.99 and float(seen.view_cosine[1, 0, 32, 32]) < -0.99

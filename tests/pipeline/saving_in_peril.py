@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def mark_of(found: dict[str, bytes], whole: dict[str, dict[str, bytes]], without: tuple[str, ...] = ()) -> str:
-    """Which result these files are, but for those that may lack; AssertionError where they are neither."""
+    """Which result these files are, except for those that may lack; AssertionError where they are neither."""
     mark = json.loads(found[f"{NAME}.json"])["mark"]
     expected = {name: data for name, data in whole[mark].items() if name not in without}
     assert found.keys() == expected.keys(), (mark, sorted(found), sorted(expected))

@@ -1,10 +1,16 @@
 """The configuration: defaults, precedence, and one clear line for everything that is not understood."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from microdreamer.core import paths
 from microdreamer.core.errors import UserError
 from microdreamer.pipeline.command_line import parse_command_line
-from microdreamer.pipeline.config import FIELDS, GROUPS, RETIRED, Config, load_config
+from microdreamer.pipeline.config import RETIRED, SCHEMA, Config, as_config, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_words_override_the_file_which_overrides_the_defaults(tmp_path):
@@ -100,8 +106,46 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         parse_command_line(["--config"], "")
 
 
+SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if "system:" not in path.read_text())  # those are launch.py's
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_configuration_that_ships_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch, name):
+    expected = load_config(ROOT / "configs" / f"{name}.yaml", [])
+    assert expected != Config()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()  # a folder of results, say
+    for written in (name, f"{name}.yaml", f"configs/{name}.yaml", f"configs/{name}", f"./{name}"):
+        assert load_config(written, []) == expected
+    assert parse_command_line(["--config", name], "")[0] == expected
+
+
+def test_an_installed_package_finds_those_inside(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "microdreamer"
+    shutil.copytree(ROOT / "configs", package / "configs")
+    (package / "configs" / "micro.yaml").write_text("cfg: 4\n")
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    assert load_config("micro", []).cfg == load_config("configs/micro.yaml", []).cfg == as_config({"seed": 1}).cfg == 4
+
+
+def test_a_file_of_the_users_own_goes_before_one_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "micro.yaml").write_text("cfg: 5\n")
+    assert load_config("configs/micro.yaml", []).cfg == 5 and load_config("micro", []).cfg == 1
+
+
+@pytest.mark.parametrize("name", ["mircro", "mine/micro.yaml", "configs/none.yaml", "micro.yml", "x0sds_micro", ""])
+def test_one_that_is_not_there_is_answered_with_those_that_ship(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_config(name, [])
+    assert str(caught.value) == f"{name}: no such configuration file; pass --config FILE.yaml or one that ships: {', '.join(SHIPPED)}"
+
+
 def test_no_key_is_both_valid_and_retired():
-    assert not (set(FIELDS) | set(GROUPS)) & set(RETIRED)
+    assert not (set(SCHEMA.fields) | set(SCHEMA.groups)) & set(RETIRED)
 
 
 def test_help_lists_every_key(capsys):
@@ -109,4 +153,4 @@ def test_help_lists_every_key(capsys):
         parse_command_line(["--help"], "")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"  {key}=" in text for key in [*FIELDS, "profiling.mode", "profiling.scope"])
+    assert all(f"  {key}=" in text for key in [*SCHEMA.fields, "profiling.mode", "profiling.scope"])

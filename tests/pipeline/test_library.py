@@ -63,6 +63,19 @@ def test_a_result_is_made_saved_and_refined_without_a_word(prior, tmp_path, caps
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_files_and_objects_are_refined_alike(prior, tmp_path):
+    """Whatever form a mesh or Gaussians are handed over in: the object, or the path of its file."""
+    config = {**SMALL, "iters_refine": 0, "prompt": "an egg"}
+    result = microdreamer.reconstruct(front(prior), config={**SMALL, "total_steps": 1}, prior=prior)
+    result.save(tmp_path, "egg")
+    for form in (tmp_path / "egg_model.glb", str(tmp_path / "egg_model.obj"), result.mesh):
+        refined = microdreamer.refine(form, config=config, prior=prior)
+        assert refined.gaussians is None and refined.mesh.has_texture
+    for form in (tmp_path / "egg_model.ply", result.gaussians):
+        refined = microdreamer.refine(form, config=config, prior=prior)
+        assert len(refined.gaussians) == len(result.gaussians) and refined.mesh.has_texture
+
+
 def test_pictures_in_every_form_are_the_same_picture(prior, tmp_path):
     array = front(prior)
     Image.fromarray(array).save(tmp_path / "egg_rgba.png")

@@ -17,7 +17,7 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 def test_a_run_is_the_same_on_any_number_of_threads(tmp_path, monkeypatch):
-    """Stage 1 but for a network, whose products are a library's: views, fit, growth, mesh, texture, pictures."""
+    """Stage 1 except for a network, whose products are a library's: views, fit, growth, mesh, texture, pictures."""
     words = ["prompt=an egg", "save_path=a", "total_steps=2", "denoise_steps=4", "init_steps=20", "densification_interval=10"]
     words += ["num_pts=3000", "mesh_resolution=48", "texture_size=256", "video_frames=2", "video_size=64", "densify_grad_threshold=1e-3"]
     threads = torch.get_num_threads()

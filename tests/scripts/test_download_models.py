@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from microdreamer.guidance.published.presets import PRESETS
+from microdreamer.guidance.published.random_weights import write_checkpoint
 from scripts import download_models
-from scripts.make_random_checkpoint import write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_texture_is_carried_by_corners(tmp_path):
 
 
 def assert_no_cracks(vertices, faces, border: float) -> None:
-    """Every edge belongs to two faces, but for a border of the given length."""
+    """Every edge belongs to two faces, except for a border of the given length."""
     edges = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1), axis=-1).reshape(-1, 2)
     unique, uses = np.unique(edges, axis=0, return_counts=True)
     assert uses.max() == 2

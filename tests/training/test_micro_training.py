@@ -104,7 +104,7 @@ def test_batches_show_what_they_say(bank_and_words):
     same = (batch.views[:, 0] - batch.picture).abs().amax(dim=(1, 2, 3)) == 0
     known = batch.camera[:, 4, 4] == 1
     canonical = has_picture & known & ((batch.camera[:, 0, 1] - 1).abs() < 1e-6) & (batch.camera[:, 0, 2] == batch.camera[:, 4, 2])
-    # A target at the reference's camera is the reference, but for those that were degraded or taken with another lens.
+    # A target at the reference's camera is the reference, except for those that were degraded or taken with another lens.
     assert not bool(same[~has_picture].any()) and 0.3 < float(same[canonical].float().mean()) < 1
     assert float((batch.views < 0.9).float().mean()) > 0.03  # something is drawn
 

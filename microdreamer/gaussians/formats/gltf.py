@@ -20,6 +20,7 @@ import torch
 from microdreamer.gaussians.formats import spz
 from microdreamer.gaussians.formats.common import RawSplats, base_colors, log, logit, sigmoid, unit_quaternions
 from microdreamer.gaussians.rotation import turned_raw
+from microdreamer.images.colour import srgb_to_linear
 from microdreamer.kernels.gaussian_raster import rotation_matrices
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -229,7 +230,7 @@ def encoded(parameters: dict[str, np.ndarray]) -> bytes:
     means, opacities = parameters["means"], sigmoid(parameters["opacity_logits"])
     harmonics = np.concatenate([parameters["sh_dc"], parameters["sh_rest"]], axis=1)
     color = np.clip(base_colors(parameters["sh_dc"]), 0, 1)
-    linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)  # COLOR_0 is linear, as all of glTF's colours
+    linear = srgb_to_linear(color)  # COLOR_0 is linear, as all of glTF's colours
     attributes: dict[str, np.ndarray] = {
         "POSITION": means,
         "COLOR_0": (np.concatenate([linear, opacities[:, None]], axis=1) * 255).round().astype(np.uint8),

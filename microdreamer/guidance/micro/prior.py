@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
 from microdreamer.core.paths import shipped_folder
-from microdreamer.guidance.base import Prior, classifier_free
+from microdreamer.core.transfer import send
+from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
 from microdreamer.guidance.checkpoints import load_into, load_sharded
 from microdreamer.guidance.micro.network import (
     PATCH,
@@ -41,12 +43,17 @@ MAX_LOG_SNR = -2.0
 
 @dataclasses.dataclass(frozen=True)
 class MicroCondition:
-    """Reference caches for one object: conditional first, null second; and the two halves apart."""
+    """Reference caches of one object, or of one for each group of views, for each thing that a branch may be told."""
 
-    both: ReferenceCache
-    conditional: ReferenceCache
-    null: ReferenceCache
-    has_image: bool
+    halves: dict[str, ReferenceCache]  # NULL and CONDITIONAL
+    has_image: tuple[bool, ...]  # of each object
+    _joined: dict[tuple[str, ...], ReferenceCache] = dataclasses.field(default_factory=dict)
+
+    def cache(self, told: tuple[str, ...]) -> ReferenceCache:
+        """Of a batch of branches that are told these."""
+        if told not in self._joined:
+            self._joined[told] = _cache_map(lambda *parts: torch.cat(parts), *(self.halves[one] for one in told))
+        return self._joined[told]
 
 
 def _cache_map(function, *caches: ReferenceCache) -> ReferenceCache:
@@ -149,34 +156,47 @@ class MicroPrior(Prior):
             picture = F.interpolate(on_white(image[None]), size, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
         conditional = self._cache(picture, self._tokens(prompt), -elevation)
         null = self._cache(None, self._tokens(negative_prompt), 0.0)
-        both = _cache_map(lambda *parts: torch.cat(parts), conditional, null)
-        return MicroCondition(both, conditional, null, picture is not None)
+        return MicroCondition({NULL: null, CONDITIONAL: conditional}, (picture is not None,))
+
+    def join(self, conditions: Sequence[MicroCondition]) -> MicroCondition:
+        halves = {
+            told: _cache_map(lambda *parts: torch.cat(parts), *(one.halves[told] for one in conditions)) for told in (NULL, CONDITIONAL)
+        }
+        return MicroCondition(halves, tuple(has for one in conditions for has in one.has_image))
+
+    def _clean(self, branches: Sequence[Branch], cameras: Cameras, condition: MicroCondition) -> list[Tensor]:
+        """The clean views [V,3,R,R] of each branch, in one network call."""
+        count, groups = len(branches), len(cameras) // self.views
+        self.evaluations += count
+        for branch in branches:
+            self.check_told(branch.told)
+        noisy = torch.cat([branch.latents.unflatten(0, (groups, self.views)) for branch in branches])
+        azimuth = cameras.azimuth.reshape(groups, -1).repeat(count, 1)
+        up = -cameras.elevation.reshape(groups, -1).repeat(count, 1)
+        self.check_objects(len(condition.has_image), groups)
+        objects = condition.has_image if len(condition.has_image) > 1 else condition.has_image * groups
+        has_image = torch.tensor([float(has and branch.told == CONDITIONAL) for branch in branches for has in objects])
+        present = send(has_image.to(azimuth.dtype), self.device)[:, None].expand_as(azimuth)
+        rays = pixel_rays(azimuth, up, RADIUS, tan_half(), self.resolution // PATCH)
+        camera = camera_features(azimuth, up, is_reference=False, known=torch.ones_like(up), present=present)
+        levels = [level for branch in branches for level in self.group_levels(branch.t, len(branch.latents))]
+        log_snr = send(torch.tensor([self.schedule.log_snr(level) for level in levels]), self.device)
+        cache = condition.cache(tuple(branch.told for branch in branches))
+        if len(condition.has_image) < groups:
+            cache = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache)
+        with self._autocast():
+            clean = self.network.denoise(noisy, log_snr, rays, camera, cache)
+        return [part.flatten(0, 1) for part in clean.chunk(count)]
 
     @torch.no_grad()
     def predict_clean(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:
         """The clean views that `predict_noise` implies, before any rounding through the noise."""
         self.check_cameras(cameras)
-        groups = len(latents) // self.views
-        guided = guidance_scale not in (None, 1.0)
-        cache = condition.both if guided else condition.null if guidance_scale is None else condition.conditional
-        copies = 2 if guided else 1
-        self.evaluations += copies
-
-        noisy = latents.unflatten(0, (groups, self.views)).repeat(copies, 1, 1, 1, 1)
-        azimuth = cameras.azimuth.reshape(groups, -1).repeat(copies, 1)
-        up = -cameras.elevation.reshape(groups, -1).repeat(copies, 1)
-        has_image = torch.tensor([condition.has_image, False] if guided else [condition.has_image and guidance_scale is not None])
-        present = has_image.to(azimuth).repeat_interleave(groups)[:, None].expand_as(azimuth)
-        rays = pixel_rays(azimuth, up, RADIUS, tan_half(), self.resolution // PATCH)
-        camera = camera_features(azimuth, up, is_reference=False, known=torch.ones_like(up), present=present)
-        log_snr = torch.full((len(noisy),), self.schedule.log_snr(t), device=self.device)
-        grouped = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache) if groups > 1 else cache
-        with self._autocast():
-            clean = self.network.denoise(noisy, log_snr, rays, camera, grouped)
-        if not guided:
-            return clean.flatten(0, 1)
-        conditional, null = clean.chunk(2)
-        return classifier_free(null, conditional, guidance_scale).flatten(0, 1)
+        if guidance_scale in (None, 1.0):
+            told = NULL if guidance_scale is None else CONDITIONAL
+            return self._clean([Branch(latents, t, told)], cameras, condition)[0]
+        conditional, null = self._clean([Branch(latents, t, CONDITIONAL), Branch(latents, t, NULL)], cameras, condition)
+        return classifier_free(null, conditional, guidance_scale)
 
     @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:
@@ -184,6 +204,15 @@ class MicroPrior(Prior):
         clean = self.predict_clean(latents, t, cameras, condition, guidance_scale)
         alpha = self.schedule.alpha(t)
         return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
+
+    @torch.no_grad()
+    @profiler.function
+    def predict_each(self, branches: Sequence[Branch], cameras: Cameras, condition: MicroCondition) -> list[Tensor]:
+        noise = []
+        for branch, clean in zip(branches, self._clean(branches, cameras, condition), strict=True):
+            alpha = self.view_alphas(branch.t, branch.latents)
+            noise.append((branch.latents - alpha.sqrt() * clean) / (1 - alpha).sqrt())
+        return noise
 
 
 # Values of ONEDNN_MAX_CPU_ISA, which keeps PyTorch's products to older instructions, that leave out those of bfloat16.

@@ -93,10 +93,13 @@ class _Winograd:
         return transform_weights(self.layer.weight.detach(), self.enlarged)
 
 
-def _winograd_weights(layer: nn.Conv2d, height: int, width: int) -> Tensor | None:
-    """The transformed weights, where `for_inference` decided for them and a result of this size is worth it."""
+def _winograd_weights(layer: nn.Conv2d, x: Tensor, height: int, width: int) -> Tensor | None:
+    """The transformed weights, where `for_inference` decided for them and a result of this size is worth it.
+
+    Not where x is differentiated: the gradient of a plain convolution is one product as well, that of Winograd's filtering several passes.
+    """
     winograd: _Winograd | None = getattr(layer, "winograd", None)
-    if winograd is None or height % 2 or width % 2 or min(height, width) < WINOGRAD_SIDE:
+    if winograd is None or (x.requires_grad and torch.is_grad_enabled()) or height % 2 or width % 2 or min(height, width) < WINOGRAD_SIDE:
         return None
     return winograd.weights
 
@@ -104,7 +107,7 @@ def _winograd_weights(layer: nn.Conv2d, height: int, width: int) -> Tensor | Non
 def _upsample(convolution: nn.Conv2d, x: Tensor, *_: object, **__: object) -> Tensor:
     """Twice as large, each pixel four times, and a convolution."""
     height, width = 2 * x.shape[2], 2 * x.shape[3]
-    weights = _winograd_weights(convolution, height, width)
+    weights = _winograd_weights(convolution, x, height, width)
     if weights is not None:
         products = torch.bmm(winograd_input(_tokens(x), x.shape[2], enlarged=True), weights)
         return _picture(winograd_output(products, len(x), height, convolution.bias[None])[0], height, width)
@@ -126,7 +129,7 @@ def _residual_block(
     tokens = _tokens(x)
     residual = _project(shortcut, tokens) if isinstance(shortcut, nn.Conv2d) else tokens
     height, width = x.shape[2:]
-    weights = [_winograd_weights(layer, height, width) for layer in convolutions]
+    weights = [_winograd_weights(layer, x, height, width) for layer in convolutions]
     if any(weight is None for weight in weights):
         hidden = _convolve(convolutions[1], norms[1](_convolve(convolutions[0], norms[0](x)), offset))
         return _picture(add_bias(_tokens(hidden), convolutions[1].bias, residual), height, width)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cam_utils import Cameras
 from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedFunction
-from microdreamer.guidance.base import Prior, classifier_free
+from microdreamer.core.transfer import send
+from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
+from microdreamer.guidance.names import PRECISIONS
 from microdreamer.guidance.published.inference import for_inference
 from microdreamer.guidance.samplers import normal
 from microdreamer.guidance.schedule import NoiseSchedule
@@ -22,7 +25,6 @@ from microdreamer.images.reference import on_white
 
 Made = TypeVar("Made")
 
-NULL, CONDITIONAL = 0, 1
 LOG_VARIANCES = (-30.0, 20.0)  # of the autoencoder's posterior, as it was trained
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,6 +32,8 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 # take 8 400 and 61 000 of it; the rest is for the libraries' workspaces. benchmarks/priors.py measures both.
 NETWORK_BYTES = 16_000
 AUTOENCODER_BYTES = 100_000
+# With a gradient the encoder keeps 172 000 values per latent pixel, above all what enters and leaves norms; the rest is for the way back.
+GRADIENT_BYTES = 300_000
 CPU_MEMORY = 8 * 2**30  # bytes a call may take on the CPU unless told
 
 
@@ -42,7 +46,7 @@ class Parts:
     memory: int | None = None  # bytes that one call may take beyond the weights; None: a quarter of what is free
 
     @classmethod
-    def choose(cls, device: torch.device | str, precision: str = "auto", memory_gib: float | None = None) -> Parts:
+    def choose(cls, device: torch.device | str, precision: str = PRECISIONS[0], memory_gib: float | None = None) -> Parts:
         """precision: auto, float32, float16 or bfloat16. Raises ValueError for half precision on the CPU, which is far slower there."""
         device = torch.device(device)
         if precision == "auto":
@@ -61,6 +65,57 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
     """Square pictures [B,3,S,S] in [0,1] as CLIP's encoders take them: bicubic to `size`, mean and deviation removed."""
     images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     return (images - images.new_tensor(CLIP_MEAN)[:, None, None]) / images.new_tensor(CLIP_STD)[:, None, None]
+
+
+class _GradientOutOfUnits(torch.autograd.Function):
+    """x in the given type; its gradient, which arrives in units of `scale`, in float32 as it is. See `_GradientInUnits`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return x.to(dtype)
+
+    @staticmethod
+    def backward(ctx, v_x: Tensor) -> tuple[Tensor, None, None]:
+        return v_x.to(ctx.dtype) * ctx.scale, None, None
+
+
+class _GradientInUnits(torch.autograd.Function):
+    """x in float32; its gradient in x's type and in units of its largest value in each picture, which is left in `scale`.
+
+    Half precision has few small numbers, and a gradient may be of any size: divided by the number of views, multiplied by a weight.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    @staticmethod
+    def backward(ctx, v_x: Tensor) -> tuple[Tensor, None]:
+        ctx.scale.copy_(v_x.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny))
+        return (v_x / ctx.scale).to(ctx.dtype), None
+
+
+class _GraphedEncoding(torch.autograd.Function):
+    """The encoder's posterior [B,2C,h,w] of pictures, forward and backward by graphs; the way back computes the activations again.
+
+    Launched one by one, the encoder's kernels take the host several times as long as the GPU. Gradients travel in units of the largest
+    value of each picture, as in `_GradientInUnits`.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, prior: LatentPrior) -> Tensor:
+        ctx.prior = prior
+        ctx.save_for_backward(x)
+        return prior.call_encoder(x.to(prior.dtype)).float()
+
+    @staticmethod
+    def backward(ctx, v_out: Tensor) -> tuple[Tensor, None]:
+        (x,), prior = ctx.saved_tensors, ctx.prior
+        scale = v_out.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        v_x = prior.call_encoder_gradient(x.to(prior.dtype), (v_out / scale).to(prior.dtype))
+        return v_x.float() * scale, None
 
 
 class LatentPrior(Prior):
@@ -89,18 +144,21 @@ class LatentPrior(Prior):
         pixels = side**2 * self.dtype.itemsize
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
+        self.max_pictures_with_gradient = max(memory // (GRADIENT_BYTES * pixels), 1)
         self.call = GraphedFunction(self._network)
         self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
+        self.call_encoder_gradient = GraphedFunction(self._encoder_gradient)
         self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
         self._last: tuple[Cameras | None, object] = (None, None)
+        self._seen: Cameras | None = None  # the cameras last checked
 
     @abc.abstractmethod
     def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
         """One call of the network as a function of tensors alone, which `self.call` may replay."""
 
     @abc.abstractmethod
-    def _branches(self, latents: Tensor, t: int, cameras: Cameras, condition: object, branches: slice) -> Tensor:
-        """Noise of `latents` [V,...] for the branches NULL, CONDITIONAL or both: [branches * V,...] in float32."""
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: object) -> Tensor:
+        """Noise of all branches in one call of the network: [branches * V,...] in float32."""
 
     @property
     def frames(self) -> int:
@@ -114,13 +172,37 @@ class LatentPrior(Prior):
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A sample of the encoder's posterior (its mean where there is no generator), times the scaling factor."""
         parts = []
-        for part in images.split(self.max_pictures):
-            mean, log_variance = self.call_encoder((part * 2 - 1).to(self.device, self.dtype)).float().chunk(2, dim=1)
+        encode = self._encode_with_gradient if torch.is_grad_enabled() and images.requires_grad else self._encode
+        for part in encode(images.to(self.device)):
+            mean, log_variance = part.chunk(2, dim=1)
             if generator is not None:
                 deviation = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
                 mean = mean + deviation * normal(mean.shape, generator, self.device)
             parts.append(mean * self.scaling)
         return torch.cat(parts)
+
+    def _encode(self, images: Tensor) -> Iterator[Tensor]:
+        """Means and log-variances [B,2C,h,w] of the encoder's posterior, for as many pictures at a time as fit into memory."""
+        for part in images.split(self.max_pictures):
+            yield self.call_encoder((part * 2 - 1).to(self.dtype)).float()
+
+    def _encode_with_gradient(self, images: Tensor) -> Iterator[Tensor]:
+        """As `_encode`, differentiable. Where not all activations fit into memory, those of a part are computed again for its gradient."""
+        several = len(images) > self.max_pictures_with_gradient
+        for part in images.split(self.max_pictures_with_gradient):
+            if self.device.type == "cuda":
+                yield _GraphedEncoding.apply(part * 2 - 1, self)
+                continue
+            scale = torch.ones(len(part), 1, 1, 1, device=self.device)
+            x = _GradientOutOfUnits.apply(part * 2 - 1, scale, self.dtype)
+            out = checkpoint(self.call_encoder, x, use_reentrant=False) if several else self.call_encoder(x)
+            yield _GradientInUnits.apply(out, scale)
+
+    @torch.enable_grad()
+    def _encoder_gradient(self, x: Tensor, v_out: Tensor) -> Tensor:
+        """What pictures x get from the gradient of the encoder's posterior."""
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.autoencoder.encode(x).latent_dist.parameters, x, v_out)[0]
 
     @profiler.function
     def decode(self, latents: Tensor) -> Tensor:
@@ -130,36 +212,49 @@ class LatentPrior(Prior):
     @torch.no_grad()
     @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: object, guidance_scale: float | None) -> Tensor:
-        if len(latents) != len(cameras):
-            raise ValueError(f"{len(latents)} latents and {len(cameras)} cameras: expected as many")
+        if self._seen is not cameras:
+            self.check_cameras(cameras)
+            self._seen = cameras
         if guidance_scale in (None, 1.0):
-            self.evaluations += 1
-            branch = NULL if guidance_scale is None else CONDITIONAL
-            return self._in_memory(latents, t, cameras, condition, slice(branch, branch + 1))
-        self.evaluations += 2
-        null, conditional = self._in_memory(latents, t, cameras, condition, slice(0, 2)).chunk(2)
-        return classifier_free(null, conditional, guidance_scale)
+            told = NULL if guidance_scale is None else CONDITIONAL
+            return self.predict_each([Branch(latents, t, told)], cameras, condition)[0]
+        return classifier_free(*self.predict_branches(latents, t, cameras, condition), guidance_scale)
 
-    def _in_memory(self, latents: Tensor, t: int, cameras: Cameras, condition: object, branches: slice) -> Tensor:
-        """`_branches` in one call if it fits, else branch by branch and a few objects at a time."""
-        groups = len(latents) // self.views
-        if (branches.stop - branches.start) * groups * self.frames <= self.max_latents:
-            return self._branches(latents, t, cameras, condition, branches)
-        step = max(self.max_latents // self.frames, 1) * self.views
-        return torch.cat(
-            [
-                self._branches(latents[start : start + step], t, cameras[start : start + step], condition, slice(branch, branch + 1))
-                for branch in range(branches.start, branches.stop)
-                for start in range(0, len(latents), step)
-            ]
-        )
+    @torch.no_grad()
+    @profiler.function
+    def predict_each(self, branches: Sequence[Branch], cameras: Cameras, condition: object) -> list[Tensor]:
+        for branch in branches:
+            self.check_told(branch.told)
+            if len(branch.latents) != len(cameras):
+                raise ValueError(f"{len(branch.latents)} latents and {len(cameras)} cameras: expected as many")
+        self.evaluations += len(branches)
+        groups = len(cameras) // self.views
+        if len(branches) * groups * self.frames <= self.max_latents:
+            return list(self._batch(branches, cameras, condition).chunk(len(branches)))
+        step = max(self.max_latents // self.frames, 1)
+        parts = [slice(start, start + step) for start in range(0, groups, step)]
+        return [torch.cat([self._one_part(branch, cameras, condition, part) for part in parts]) for branch in branches]
 
-    def _levels(self, t: int, count: int) -> Tensor:
-        return torch.full((count,), float(t), device=self.device)
+    def _one_part(self, branch: Branch, cameras: Cameras, condition: object, groups: slice) -> Tensor:
+        """Noise of one branch of some of the groups."""
+        views = slice(groups.start * self.views, groups.stop * self.views)
+        levels = self.group_levels(branch.t, len(branch.latents))[groups]
+        told = branch.told[views] if isinstance(branch.told, Tensor) else branch.told
+        return self._batch([Branch(branch.latents[views], levels, told)], cameras[views], self._condition_of(condition, groups))
+
+    def _condition_of(self, condition: object, groups: slice) -> object:
+        """What holds for some of the groups of a condition that may be one of several; see `join`."""
+        return condition
+
+    def _levels(self, branches: Sequence[Branch]) -> Tensor:
+        """Levels of all that a call of the network evaluates, `frames` for each group."""
+        levels = [float(level) for branch in branches for level in self.group_levels(branch.t, len(branch.latents))]
+        if len(set(levels)) == 1:
+            return torch.full((len(levels) * self.frames,), levels[0], device=self.device)
+        return send(torch.tensor(levels).repeat_interleave(self.frames), self.device)
 
     def once(self, cameras: Cameras, make: Callable[[Cameras], Made]) -> Made:
-        """make(cameras), checked and computed once for the cameras of consecutive calls."""
+        """make(cameras), computed once for the cameras of consecutive calls."""
         if self._last[0] is not cameras:
-            self.check_cameras(cameras)
             self._last = cameras, make(cameras)
         return self._last[1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
+from microdreamer.guidance.base import CONDITIONAL, NULL, Branch
 from microdreamer.guidance.published.latent import LatentPrior, Parts
 from microdreamer.guidance.published.multiview_unet import Context, KeysValues, MultiViewUNet
 from microdreamer.guidance.published.presets import find_checkpoint
@@ -23,20 +25,40 @@ def camera_matrices(cameras: Cameras) -> Tensor:
 
     The object is turned by `FRONT` about the vertical, so that azimuth 0 shows what the networks take for the front.
     """
-    to_front = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # by 90 degrees about +Y: +Z goes to +X
-    to_blender = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # (x, y, z) -> (x, -z, y)
-    pose = cameras.camera_to_world.clone()
-    pose[:, :3] = (to_blender @ to_front).to(pose.device) @ pose[:, :3]
+    pose = cameras.camera_to_world
+    # 90 degrees about +Y, (x, y, z) -> (z, y, -x), and then Blender's axes, (x, y, z) -> (x, -z, y): together (z, x, y).
+    pose[:, :3] = pose[:, :3].roll(1, dims=1)
     pose[:, :3, 3] /= pose[:, :3, 3].norm(dim=-1, keepdim=True) + 1e-8
     return pose.flatten(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiViewCondition:
-    """Projected text (and image) tokens by branches: null, conditional and both; pixel_latents [2,C,h,w] in that order."""
+    """Projected text (and image) tokens of what a branch may be told, NULL or CONDITIONAL, and the picture's latents [P,C,h,w] for each.
 
-    contexts: dict[tuple[int, int], Context]
-    pixel_latents: Tensor | None = None
+    Their first dimension P is 1, or one for each group of views.
+    """
+
+    contexts: dict[str, Context]
+    pixel_latents: dict[str, Tensor] | None = None
+    _joined: dict[tuple[str, ...], Context] = dataclasses.field(default_factory=dict)
+
+    def context(self, told: tuple[str, ...]) -> Context:
+        """Of a batch of branches that are told these: always the same tensors."""
+        if told not in self._joined:
+            self._joined[told] = _cat([self.contexts[one] for one in told])
+        return self._joined[told]
+
+
+def _cat(contexts: Sequence[Context]) -> Context:
+    return tuple(
+        KeysValues(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*block, strict=True)))
+        for block in zip(*contexts, strict=True)
+    )
+
+
+def _rows(context: Context, rows: slice) -> Context:
+    return tuple(KeysValues(*(None if part is None else part[rows] for part in block)) for block in context)
 
 
 class MultiViewPrior(LatentPrior):
@@ -69,12 +91,24 @@ class MultiViewPrior(LatentPrior):
         """Everything that stays the same during a run: text [2,L,C], image tokens [2,I,1280], pixel latents [2,4,h,w], null first."""
         halves = (part if part is None else part.to(self.device, self.dtype) for part in (text, image_tokens))
         both = self.network.embed_context(*halves)
-        contexts = {(0, 2): both}
-        for branch in range(2):
-            contexts[branch, branch + 1] = tuple(
-                KeysValues(*(part if part is None else part[branch : branch + 1] for part in block)) for block in both
-            )
-        return MultiViewCondition(contexts, None if pixel_latents is None else pixel_latents.to(self.device, self.dtype))
+        rows = {NULL: slice(0, 1), CONDITIONAL: slice(1, 2)}
+        if pixel_latents is not None:
+            pixel_latents = {told: pixel_latents[row].to(self.device, self.dtype) for told, row in rows.items()}
+        return MultiViewCondition({told: _rows(both, row) for told, row in rows.items()}, pixel_latents)
+
+    def join(self, conditions: Sequence[MultiViewCondition]) -> MultiViewCondition:
+        contexts = {told: _cat([one.contexts[told] for one in conditions]) for told in (NULL, CONDITIONAL)}
+        pixels = None
+        if conditions[0].pixel_latents is not None:
+            pixels = {told: torch.cat([one.pixel_latents[told] for one in conditions]) for told in contexts}
+        return MultiViewCondition(contexts, pixels)
+
+    def _condition_of(self, condition: MultiViewCondition, groups: slice) -> MultiViewCondition:
+        if len(condition.contexts[NULL][0].keys) == 1:
+            return condition
+        contexts = {told: _rows(context, groups) for told, context in condition.contexts.items()}
+        pixels = condition.pixel_latents and {told: latents[groups] for told, latents in condition.pixel_latents.items()}
+        return MultiViewCondition(contexts, pixels)
 
     def _embed_cameras(self, cameras: Cameras) -> Tensor:
         matrices = camera_matrices(cameras)
@@ -83,17 +117,17 @@ class MultiViewPrior(LatentPrior):
             matrices = torch.cat([grouped, torch.zeros_like(grouped[:, :1])], dim=1).flatten(0, 1)
         return self.network.camera_embed(matrices.to(self.device, self.dtype))
 
-    def _branches(self, latents: Tensor, t: int, cameras: Cameras, condition: MultiViewCondition, branches: slice) -> Tensor:
-        count, groups = branches.stop - branches.start, len(latents) // self.views
-        camera_embedding = self.once(cameras, self._embed_cameras).repeat(count, 1)
-        x = latents.to(self.dtype).unflatten(0, (groups, self.views))
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: MultiViewCondition) -> Tensor:
+        groups, told = len(cameras) // self.views, tuple(branch.told for branch in branches)
+        self.check_objects(len(condition.contexts[NULL][0].keys), groups)
+        camera_embedding = self.once(cameras, self._embed_cameras).repeat(len(branches), 1)
+        x = torch.cat([branch.latents for branch in branches]).to(self.dtype).unflatten(0, (-1, self.views))
         pixels = []
         if condition.pixel_latents is not None:
             x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-            pixels = [condition.pixel_latents[branches].repeat_interleave(groups, dim=0)]
-        x = x.flatten(0, 1).repeat(count, 1, 1, 1)
-        context = [part for block in condition.contexts[branches.start, branches.stop] for part in block if part is not None]
-        noise = self.call(x, self._levels(t, len(x)), camera_embedding, *context, *pixels)
+            pixels = [torch.cat([condition.pixel_latents[one].expand(groups, -1, -1, -1) for one in told])]
+        context = [part for block in condition.context(told) for part in block if part is not None]
+        noise = self.call(x.flatten(0, 1), self._levels(branches), camera_embedding, *context, *pixels)
         return noise.float().unflatten(0, (-1, self.frames))[:, : self.views].flatten(0, 1)
 
 

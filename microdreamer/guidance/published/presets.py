@@ -95,6 +95,11 @@ def split_hub_name(text: str) -> tuple[str, str]:
     return f"{match['owner']}/{match['name']}", match["revision"]
 
 
+def weights_name(config: dict) -> str:
+    """The file name of the weights of the part with this config.json: those of diffusers name their class, those of transformers do not."""
+    return "diffusion_pytorch_model.safetensors" if "_class_name" in config else "model.safetensors"
+
+
 def part_weights(folder: Path) -> Path | None:
     """The weights (or their index) in the folder of one part, or None."""
     return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)

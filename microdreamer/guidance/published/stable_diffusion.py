@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
-from microdreamer.guidance.published.latent import CONDITIONAL, NULL, LatentPrior, Parts
+from microdreamer.guidance.base import NULL, Branch
+from microdreamer.guidance.directions import DIRECTIONS, directions
+from microdreamer.guidance.published.latent import LatentPrior, Parts
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 from microdreamer.guidance.published.text import TextEncoder
 
-# Poole et al. 2022, DreamFusion (arXiv 2209.14988), section 3.2.
-DIRECTIONS = ("front view", "side view", "back view", "overhead view")
-FRONT_HALF_ANGLE, OVERHEAD = 45.0, 60.0  # degrees
-
-
-def directions(cameras: Cameras) -> Tensor:
-    """Index into DIRECTIONS of each view, [V]."""
-    away = ((cameras.azimuth + 180).remainder(360) - 180).abs()
-    index = (away > FRONT_HALF_ANGLE).long() + (away > 180 - FRONT_HALF_ANGLE).long()
-    return torch.where(-cameras.elevation > OVERHEAD, 3, index)
-
 
 @dataclasses.dataclass(frozen=True)
 class StableDiffusionCondition:
-    """States of the negative prompt [1,L,C] and of the prompt with each of DIRECTIONS [4,L,C]."""
+    """States of the negative prompt [P,L,C] and of the prompt with each of DIRECTIONS [P,4,L,C]: P is 1, or one for each picture."""
 
     null: Tensor
     views: Tensor
@@ -42,6 +34,7 @@ class StableDiffusionPrior(LatentPrior):
     azimuth_spacing = None
     shared_elevation = False
     accepts = frozenset({"prompt"})
+    by_direction = True
 
     def __init__(
         self,
@@ -69,15 +62,32 @@ class StableDiffusionPrior(LatentPrior):
         if not prompt:
             raise ValueError('the stable_diffusion prior needs a sentence: pass prompt="..."')
         states = self.text_encoder(negative_prompt, *(f"{prompt}, {direction}" for direction in DIRECTIONS))
-        return StableDiffusionCondition(states[:1], states[1:])
+        return StableDiffusionCondition(states[:1], states[None, 1:])
 
     def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
         return self.network(x, t, encoder_hidden_states=tensors[0], return_dict=False)[0]
 
-    def _branches(self, latents: Tensor, t: int, cameras: Cameras, condition: StableDiffusionCondition, branches: slice) -> Tensor:
-        count = branches.stop - branches.start
-        seen = self.once(cameras, directions)
-        halves = {NULL: condition.null.expand(len(latents), -1, -1), CONDITIONAL: condition.views[seen]}
-        states = torch.cat([halves[branch] for branch in range(branches.start, branches.stop)]).to(self.device, self.dtype)
-        x = latents.to(self.dtype).repeat(count, 1, 1, 1)
-        return self.call(x, self._levels(t, len(x)), states).float()
+    def join(self, conditions: Sequence[StableDiffusionCondition]) -> StableDiffusionCondition:
+        return StableDiffusionCondition(torch.cat([one.null for one in conditions]), torch.cat([one.views for one in conditions]))
+
+    def _condition_of(self, condition: StableDiffusionCondition, groups: slice) -> StableDiffusionCondition:
+        if len(condition.null) == 1:
+            return condition
+        return StableDiffusionCondition(condition.null[groups], condition.views[groups])
+
+    def _states(self, told: str | Tensor, cameras: Cameras, condition: StableDiffusionCondition) -> Tensor:
+        """What the cross-attention of each view reads, [V,L,C]."""
+        count = len(cameras)
+        null, by_direction = condition.null.expand(count, -1, -1), condition.views.expand(count, -1, -1, -1)
+        if isinstance(told, Tensor):
+            return torch.einsum("vk,vklc->vlc", told.to(null), torch.cat([null[:, None], by_direction], dim=1))
+        if told == NULL:
+            return null
+        seen = self.once(cameras, lambda cameras: directions(cameras.elevation, cameras.azimuth))
+        return by_direction.take_along_dim(seen.view(-1, 1, 1, 1), dim=1)[:, 0]
+
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: StableDiffusionCondition) -> Tensor:
+        self.check_objects(len(condition.null), len(cameras))
+        states = torch.cat([self._states(branch.told, cameras, condition) for branch in branches]).to(self.device, self.dtype)
+        x = torch.cat([branch.latents for branch in branches]).to(self.dtype)
+        return self.call(x, self._levels(branches), states).float()

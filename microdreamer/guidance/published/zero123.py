@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
-from microdreamer.guidance.published.latent import CONDITIONAL, LatentPrior, Parts, clip_pixels, picture_on_white
+from microdreamer.guidance.base import CONDITIONAL, NULL, Branch
+from microdreamer.guidance.published.latent import LatentPrior, Parts, clip_pixels, picture_on_white
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 
@@ -114,15 +116,12 @@ class Zero123Prior(LatentPrior):
         embedding = condition.embedding.to(self.device, self.dtype).expand(len(cameras), -1)
         return self.projection(torch.cat([embedding, numbers], dim=-1))[:, None]
 
-    def _branches(self, latents: Tensor, t: int, cameras: Cameras, condition: Zero123Condition, branches: slice) -> Tensor:
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: Zero123Condition) -> Tensor:
         """The null half has a token of zeros (after the projection) and zeros for the picture's latents."""
         if condition is not self._condition:
             self._last, self._condition = (None, None), condition
         token = self.once(cameras, lambda cameras: self.tokens(cameras, condition))
-        picture = condition.latents.to(self.device, self.dtype).expand(len(latents), -1, -1, -1)
-        x = latents.to(self.dtype)
-        halves = [
-            (picture, token) if branch == CONDITIONAL else (picture * 0, token * 0) for branch in range(branches.start, branches.stop)
-        ]
-        x = torch.cat([torch.cat([x, half], dim=1) for half, _ in halves])
-        return self.call(x, self._levels(t, len(x)), torch.cat([tokens for _, tokens in halves])).float()
+        picture = condition.latents.to(self.device, self.dtype).expand(len(cameras), -1, -1, -1)
+        halves = {CONDITIONAL: (picture, token), NULL: (picture * 0, token * 0)}
+        x = torch.cat([torch.cat([branch.latents.to(self.dtype), halves[branch.told][0]], dim=1) for branch in branches])
+        return self.call(x, self._levels(branches), torch.cat([halves[branch.told][1] for branch in branches])).float()

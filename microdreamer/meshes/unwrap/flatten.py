@@ -83,7 +83,7 @@ def relax(flat: np.ndarray, corners: np.ndarray, points: np.ndarray, areas: np.n
     diagonal = np.asarray(pulls.sum(1)).reshape(-1)
     pulls = pulls.astype(np.complex128)
     weighted = (edges * weights).conj()
-    # Times the positions, each face's rotation, but for its length; its adjoint times these, what pulls at the positions.
+    # Times the positions, each face's rotation, except for its length; its adjoint times these, what pulls at the positions.
     shares = np.stack([weighted[1] - weighted[2], weighted[2] - weighted[0], weighted[0] - weighted[1]], axis=1)
     turns = sparse.csr_matrix((shares.reshape(-1), corners.reshape(-1), np.arange(0, corners.size + 1, 3)), (len(corners), count))
     forces = turns.conj().T

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from microdreamer.meshes.unwrap import METHODS
+from microdreamer.meshes import TEXTURE_SIZE
+from microdreamer.meshes.unwrap import METHODS, PADDING
 from microdreamer.meshes.unwrap import charts as uv_charts
 from microdreamer.meshes.unwrap import flatten as uv_flatten
 from microdreamer.meshes.unwrap import overlaps as uv_overlaps
@@ -32,7 +33,9 @@ class UVLayout(NamedTuple):
     uv_faces: np.ndarray
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, method: str = "charts", resolution: int = 1024, padding: float = 2.0) -> UVLayout:
+def unwrap(
+    vertices: np.ndarray, faces: np.ndarray, method: str = METHODS[0], resolution: int = TEXTURE_SIZE, padding: float = PADDING
+) -> UVLayout:
     """Lay the faces [F,3] of a mesh of vertices [V,3] out in a texture of `resolution` texels a side.
 
     Charts are at least `padding` texels apart and half as far from the texture's border (with "charts": the padding is halved

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.guidance.checkpoints import save_sharded
 from microdreamer.guidance.micro.network import MultiViewNetwork
 from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MIN_LOG_SNR
@@ -48,6 +49,7 @@ class TrainingConfig:
 
 
 MAX_LOG_SNR = 8.0  # of the noise that is trained on
+CHECKPOINT_MINUTES = 4.0  # between two checkpoints
 REPORT_STEPS = 200  # steps between two reports, and the earliest between two checkpoints
 
 
@@ -89,21 +91,18 @@ class Step:
 
     def capture(self) -> None:
         """Warm up on a side stream, then record both halves as CUDA graphs; parameters are restored afterwards."""
-        kept = self.optimiser.flat.clone(), self.optimiser.average.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self._forward_backward()
-                self.optimiser.step()
-        torch.cuda.current_stream().wait_stream(stream)
+        kept, device = (self.optimiser.flat.clone(), self.optimiser.average.clone()), self.loss.device
+
+        def both() -> None:
+            self._forward_backward()
+            self.optimiser.step()
+
+        warm_up(both, device, 3)
         torch.cuda.synchronize()
         if self.config.graph:
-            first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(first, capture_error_mode="thread_local"):
-                self._forward_backward()
-            with torch.cuda.graph(second, capture_error_mode="thread_local"):
-                self.optimiser.step()
+            torch.cuda.empty_cache()  # a graph has memory of its own, beside what the warm-up took
+            first, _ = capture(self._forward_backward, device)
+            second, _ = capture(self.optimiser.step, device)
             self.run_forward_backward, self.run_update = first.replay, second.replay
         self.optimiser.flat.copy_(kept[0])
         self.optimiser.average.copy_(kept[1])
@@ -117,14 +116,14 @@ def train(
     config: TrainingConfig,
     report: Callable[[dict], None],
     on_checkpoint: Callable[[FlatOptimiser, dict], None] | None = None,
-    checkpoint_minutes: float = 4.0,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     state_file: Path | None = None,
     resume: bool = False,
 ) -> tuple[FlatOptimiser, dict]:
     """Train `network` in place. `report` gets a dict per some seconds, `on_checkpoint` runs on rank 0 now and then.
 
     `state_file` receives the whole state of the run at each checkpoint; with `resume` the run in it goes on, and ends with the
-    same weights as if it had never stopped (on a GPU: but for the order in which its sums are rounded).
+    same weights as if it had never stopped (on a GPU: except for the order in which its sums are rounded).
     Returns the optimiser (its `averaged_state` is the result) and {"steps", "samples", "seconds", "gpus"}.
     """
     device = bank.tokens.device

@@ -24,6 +24,7 @@ from microdreamer.shapes.render import over_white, render_views
 
 SIDES = (0, 90, 180, 270)
 ELEVATION_UP = 15.0
+STEPS, ETA = 8, 1.0  # of the sampler
 FOREGROUND = 0.95  # a pixel with any channel below this is object
 
 
@@ -45,9 +46,9 @@ def score_objects(
     meshes: PackedMeshes,
     indices: Sequence[int],
     *,
-    steps: int = 8,
+    steps: int = STEPS,
     guidance_scale: float = 1.0,
-    eta: float = 1.0,
+    eta: float = ETA,
     prompts: bool = False,
     without_picture: bool = False,
     seed: int = 0,
@@ -106,8 +107,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first N objects only")
     parser.add_argument("--weights", type=Path, help="folder of the prior; default: the shipped one")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--eta", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--eta", type=float, default=ETA)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # captions hold words that the prior does not know

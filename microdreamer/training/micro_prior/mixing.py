@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from microdreamer.shapes import OBJECT_RADIUS
 from microdreamer.shapes.packed import PackedMeshes
 
-RADIUS = 0.8  # of a packed object: its farthest vertex
 FACE_LIMIT = 8000  # of a pair
 
 
@@ -49,7 +49,7 @@ def pairs(meshes: PackedMeshes, weights: Tensor, count: int, generator: torch.Ge
     low, high = _bounds(vertices, pair_of, count)
     vertices = vertices - (0.5 * (low + high))[pair_of]
     reach = torch.zeros(count).scatter_reduce(0, pair_of, vertices.norm(dim=1), "amax")
-    vertices = vertices * (RADIUS / reach.clamp_min(1e-6))[pair_of, None]
+    vertices = vertices * (OBJECT_RADIUS / reach.clamp_min(1e-6))[pair_of, None]
 
     face_mesh = _owners(both.face_offset)
     behind_first = torch.where(face_mesh % 2 == 1, both.vertex_offset.diff()[face_mesh - face_mesh % 2], 0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import device_name
 from microdreamer.images.writing import write_sheet
 from microdreamer.voxel_diffusion.metrics import filled, fit_spheres, iou_matrix
 from microdreamer.voxel_diffusion.network import NetworkConfig
@@ -141,7 +142,7 @@ class Bench:
         old = json.loads(self.path.read_text())["rows"] if self.path.is_file() and not again else {}
         self.rows: dict[str, dict] = {key: row for key, row in old.items() if "error" not in row}
         self._sets: dict[tuple[int, int], Tensor] = {}
-        self.machine = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        self.machine = device_name(torch.device(device))
 
     @property
     def on_gpu(self) -> bool:

@@ -1,8 +1,8 @@
 """Outputs of many pictures, sentences and files of Gaussians, put through two public validators of 3D files.
 
-    python -m benchmarks.validate_outputs make FOLDER --images IMAGES [--splats FILE ...]
+    python scripts/validate_outputs.py make FOLDER --images IMAGES [--splats FILE ...]
     npm install --prefix NPM gltf-validator; pip install 3dqa
-    python -m benchmarks.validate_outputs check FOLDER --modules NPM/node_modules [--linter BIN/3dqa]
+    python scripts/validate_outputs.py check FOLDER --modules NPM/node_modules [--linter BIN/3dqa]
 
 `make` writes `picture_NAME.glb`, `sentence_NAME.glb`, `splats_NAME.glb`: the coarse mesh of every IMAGES/*_rgba.png and of 16 sentences
 with the micro prior, and the meshes of 10 files of Gaussians: those given, and what the first pictures' Gaussians are in the four
@@ -23,6 +23,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from microdreamer.core.files import clean_name
 from microdreamer.pipeline.config import load_config

@@ -1,0 +1,45 @@
+"""The small network without biases that turns an encoding into what a field says of a point."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Perceptron(nn.Module):
+    """Linear layers without biases and ReLU between them: [..., widths[0]] -> [..., widths[-1]].
+
+    Weights start even in +-1/sqrt(inputs), as torch.nn.Linear's do, drawn from `generator` layer by layer. Their names,
+    `layers.0.weight`, `layers.2.weight`, ..., are those of published fields.
+    """
+
+    def __init__(self, widths: Sequence[int], generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+            with torch.no_grad():
+                linear.weight.copy_((2 * torch.rand(outputs, inputs, generator=generator) - 1) / math.sqrt(inputs))
+            layers += [linear, nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features)
+
+    def with_slope(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """For one output: what `forward` gives for features [N,I], and how it changes with each of them, [N,I].
+
+        The chain rule written out: both are differentiable like any other result, without a graph inside of a graph.
+        """
+        inputs = []
+        for layer in self.layers:
+            inputs.append(features)
+            features = layer(features)
+        slope = torch.ones_like(features)
+        for layer, given in zip(reversed(self.layers), reversed(inputs), strict=True):
+            slope = slope @ layer.weight if isinstance(layer, nn.Linear) else slope * (given > 0)
+        return features, slope

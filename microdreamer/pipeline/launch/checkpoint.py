@@ -1,0 +1,102 @@
+"""Checkpoints of launch.py: everything a run needs to go on as if it had not stopped, written whole, read without pickle."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as encoded
+from torch import Tensor
+
+from microdreamer.core.errors import UserError
+from microdreamer.core.files import atomic_write
+
+FORMAT = "microdreamer.launch.1"
+_TENSOR = "tensor:"  # how a tensor's place is marked among the values
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write nested dicts and lists of tensors, numbers, texts and None. What stood at `path` stays until the new file is whole."""
+    tensors: dict[str, Tensor] = {}
+    plain = _split(state, "", tensors)
+    with atomic_write(path) as temporary:
+        # Not save_file, which makes files that no one else may read.
+        temporary.write_bytes(encoded(tensors, {"format": FORMAT, "state": json.dumps(plain)}))
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save` wrote. Raises UserError for a file that is missing, cut, or of another program."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(f"{path}: not a checkpoint of launch.py; its own are the files of a run's folder ckpt/")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safe_open is no dict
+    except SafetensorError as error:
+        raise UserError(f"{path}: cut off, or no checkpoint of launch.py ({' '.join(str(error).split())}); take an earlier one") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; resume= takes a file of a run's folder ckpt/, or that run's folder") from None
+    return _join(json.loads(metadata["state"]), tensors)
+
+
+def _split(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` with a mark in the place of each tensor, which goes to `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[place] = value.detach().clone(memory_format=torch.contiguous_format)
+        return _TENSOR + place
+    if isinstance(value, Mapping):
+        return {str(key): _split(inner, f"{place}.{key}".lstrip("."), tensors) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_split(inner, f"{place}.{index}".lstrip("."), tensors) for index, inner in enumerate(value)]
+    return value
+
+
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, str) and value.startswith(_TENSOR):
+        return tensors[value.removeprefix(_TENSOR)]
+    if isinstance(value, dict):
+        return {key: _join(inner, tensors) for key, inner in value.items()}
+    return [_join(inner, tensors) for inner in value] if isinstance(value, list) else value
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies in a run's folder."""
+    return folder / "ckpt" / f"step_{step}.ckpt"
+
+
+def written(folder: Path) -> list[tuple[int, Path]]:
+    """(steps, file) of a run's checkpoints, the latest last."""
+    return sorted(_numbered(folder / "ckpt")) if (folder / "ckpt").is_dir() else []
+
+
+def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.iterdir():
+        if found := re.fullmatch(r"step_(\d+)\.ckpt", path.name):
+            yield int(found[1]), path
+
+
+def find(resume: Path) -> Path:
+    """The file that `resume` names: itself, or the latest of a run's folder. Raises UserError where there is none."""
+    if resume.is_dir():
+        run = resume.parent if resume.name == "ckpt" else resume
+        files = written(run)
+        if not files:
+            raise UserError(
+                f"resume={resume}: no checkpoint in {run / 'ckpt'}; resume= takes a file, or the folder of a run that wrote one"
+            )
+        return files[-1][1]
+    if not resume.is_file():
+        raise UserError(f"resume={resume}: no such file; a run writes its checkpoints to its folder ckpt/")
+    return resume
+
+
+def drop_old(folder: Path, keep: set[int]) -> None:
+    """Remove a run's checkpoints except for the last two and those after the steps `keep`."""
+    for step, path in written(folder)[:-2]:
+        if step not in keep:
+            path.unlink(missing_ok=True)

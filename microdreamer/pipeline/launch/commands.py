@@ -1,0 +1,105 @@
+"""launch.py: reads the words, calls the library, says how it went."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from microdreamer.core.command import Interrupt, Parser, exit_code
+from microdreamer.core.errors import Stopped, UserError
+from microdreamer.core.paths import shipped_folder
+from microdreamer.pipeline.launch.config import SCHEMA, LaunchConfig, load_launch_config
+
+ABOUT = """A sentence (or a picture) -> a neural field, or Gaussians -> film and textured mesh, by score distillation.
+
+python launch.py --config configs/x0sds_micro.yaml --train --test --export prompt="a red car"
+python launch.py --train prompt="an astronaut riding a horse"                            the low resolution, with MVDream's weights
+python launch.py --train --train_highres resume=outputs/mvdream_sd21/TAG/ckpt/step_5000.ckpt   goes on at the high one
+python launch.py --test --export resume=outputs/mvdream_sd21/TAG                          film and mesh of its last checkpoint
+torchrun --nproc_per_node 2 launch.py --train ...                                         views shared among GPUs
+"""
+DEFAULT = "mvdream_sd21.yaml"
+
+
+def launch(words: Sequence[str], program: str = "launch.py") -> int:
+    """From words to files; returns the exit code."""
+    return exit_code(program, lambda: _launch(words, program))
+
+
+def _launch(words: Sequence[str], program: str) -> int:
+    parser = Parser(
+        prog=program,
+        description=ABOUT,
+        epilog=f"keys and their defaults:\n{SCHEMA.describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--config FILE] [--train] [--train_highres] [--test] [--export] [--quiet] [key=value ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file; default: that of the checkpoint, or configs/{DEFAULT}")
+    parser.add_argument("--train", action="store_true", help="train the first stage, from resume= on if given")
+    parser.add_argument("--train_highres", action="store_true", help="with --train: go on through all stages")
+    parser.add_argument("--test", action="store_true", help="film, sheet of views and record")
+    parser.add_argument("--export", action="store_true", help="textured mesh")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
+    options, rest = parser.parse_known_args(list(words))
+    if options.train_highres:
+        options.train = True
+    if not (options.train or options.test or options.export):
+        raise UserError("nothing to do: pass --train, --test or --export, or several of them (see --help)")
+    config = config_of(options.config, rest)
+    return _run(config, options)
+
+
+def config_of(path: str | None, words: Sequence[str]) -> LaunchConfig:
+    """Defaults, or what the checkpoint of resume= was trained with; then the file, if one is named; then the words."""
+    resume = next((word.partition("=")[2] for word in reversed(words) if word.lstrip("-").partition("=")[0] == "resume"), "")
+    if not resume:
+        return load_launch_config(path or shipped_folder("configs") / DEFAULT, words)
+    from microdreamer.core.files import user_path
+    from microdreamer.pipeline.launch import checkpoint
+    from microdreamer.pipeline.launch.run import stored_config
+
+    return load_launch_config(path, words, stored_config(checkpoint.find(user_path(resume))))
+
+
+def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from microdreamer.core.files import try_writing
+    from microdreamer.kernels.extension import keep_freed_memory
+    from microdreamer.pipeline.launch import run
+    from microdreamer.pipeline.terminal import Bar
+
+    keep_freed_memory()
+    folder = run.run_folder(config)
+    try:
+        try_writing(folder / "ckpt" / "x")
+    except OSError as error:
+        raise UserError(f"exp_root_dir={config.exp_root_dir}: cannot be written to ({error.strerror}); choose another") from None
+    with Bar(options.quiet) as bar, Interrupt() as interrupt:
+        if options.train:
+            run.write_config(config, folder)
+            try:
+                last = run.train(config, highres=options.train_highres, on_progress=bar, should_stop=interrupt)
+            except Stopped as stopped:
+                print(f"stopped; go on with resume={stopped}", file=sys.stderr)
+                return interrupt.exit_code
+            if not options.quiet:
+                print(f"wrote {last}{_next(config, last, options.train_highres)}", file=sys.stderr)
+            config = dataclasses.replace(config, resume=str(last))
+        for wanted, work in ((options.test, run.test), (options.export, run.export)):
+            if wanted:
+                stem = work(config, bar)
+                if not options.quiet:
+                    print(f"wrote {stem}.*", file=sys.stderr)
+    return 0
+
+
+def _next(config: LaunchConfig, last: Path, highres: bool) -> str:
+    """What to say where a stage is left."""
+    milestones = config.data.resolution_milestones
+    if highres or not milestones or int(last.stem.removeprefix("step_")) >= config.trainer.max_steps:
+        return ""
+    return f"; for the next stage add --train_highres resume={last}"

@@ -1,0 +1,232 @@
+"""What is optimised, behind one face: a field with its optimiser, or Gaussians with theirs and their growth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cam_utils import Cameras
+from microdreamer.core.transfer import send
+from microdreamer.distillation import annealing, regularisers
+from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground
+from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
+from microdreamer.fields.materials import PointLightDiffuse, ShadingPolicy
+from microdreamer.fields.volume_model import Draws, FieldRendering, VolumeModel, VolumeSettings
+from microdreamer.gaussians import LearningRates
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.kernels.hash_grid import HashGridSpec
+from microdreamer.pipeline.launch.config import LaunchConfig
+
+REGULARISERS = ("sparsity", "opaque", "orient", "z_variance")
+GROW_FROM, GROW_UNTIL, GROW_EVERY = 50, 0.6, 50  # Gaussians: step, share of the run, steps
+
+
+class Learner(Protocol):
+    """A representation and how it learns.
+
+    `prepare` comes before a step and says whether something has moved in memory; `draw` gives the random numbers of a training render,
+    which `render` takes; `update` follows the backward pass.
+    """
+
+    model: Any
+    regularised: tuple[str, ...]  # the regularisers that ever count
+
+    def prepare(self, step: int) -> bool: ...
+    def draw(self, views: int, size: int) -> tuple[Tensor, ...]: ...
+    def render(self, cameras: Cameras, background: float | None, draws: Sequence[Tensor]) -> Any: ...
+    def regularise(self, rendering: Any, weights: Tensor) -> Tensor: ...
+    def update(self, rendering: Any) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def load(self, state: Mapping[str, Any]) -> None: ...
+
+
+def share_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace gradients by their means over all processes; nothing where there is one."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def counted_regularisers(config: LaunchConfig) -> tuple[str, ...]:
+    """Those whose weight is ever above zero."""
+    return tuple(name for name in REGULARISERS if getattr(config.system.loss, f"lambda_{name}") != 0)
+
+
+def depth_variance(rendering: FieldRendering) -> Tensor:
+    """Variance of the distance of what each ray sees, [V,1,H,W]: of its samples' by their shares of its opacity."""
+    samples, weights = rendering.detail.samples, rendering.detail.weights
+    share = weights / rendering.alpha.reshape(-1).clamp_min(1e-5)[samples.ray]
+    empty = weights.new_zeros(rendering.alpha.numel())
+    mean = empty.index_add(0, samples.ray, share * samples.middle)
+    return empty.index_add(0, samples.ray, share * (samples.middle - mean[samples.ray]).square()).view_as(rendering.alpha)
+
+
+class FieldLearner:
+    """A field by volume rendering, and AdamW over its parts, each with a learning rate of its own."""
+
+    def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device) -> None:
+        system, geometry = config.system, config.system.geometry
+        self.regularised = counted_regularisers(config)
+        grid = HashGridSpec(
+            levels=geometry.n_levels,
+            features=geometry.n_features_per_level,
+            log2_table_size=geometry.log2_hashmap_size,
+            base_resolution=geometry.base_resolution,
+            growth=geometry.per_level_scale,
+        )
+        spec = ImplicitVolumeSpec(
+            grid=grid,
+            radius=geometry.radius,
+            hidden=geometry.n_neurons,
+            density_activation=geometry.density_activation,
+            density_bias=0.0 if geometry.density_bias == "none" else geometry.density_bias,
+            blob_height=geometry.blob_scale,
+            blob_size=geometry.blob_std,
+            dir_encoding=geometry.dir_encoding,
+            normals="analytic" if geometry.normal_type == "none" else geometry.normal_type,
+        )
+        chosen = system.background
+        background = SolidBackground(chosen.color) if chosen.type == "solid" else EnvironmentBackground(chosen.encoding, generator)
+        settings = VolumeSettings(
+            samples_per_ray=system.renderer.num_samples_per_ray,
+            radius=geometry.radius,
+            grid_resolution=system.renderer.grid_resolution,
+            random_background=chosen.random_aug_prob if chosen.random_aug else 0.0,
+            share_background=chosen.share_aug_bg,
+            normals=geometry.normal_type != "none",
+            recompute=system.use_recompute,
+            half_precision=config.trainer.precision == "16-mixed",
+        )
+        material, chosen = None, system.material
+        if chosen.type == "point_light":
+            material = PointLightDiffuse()
+        shading = ShadingPolicy(chosen.ambient_only_steps, chosen.diffuse_prob, chosen.textureless_prob, chosen.soft_shading)
+        field = ImplicitVolume(spec, generator)
+        self.model = VolumeModel(field, background, settings, generator, material=material, shading=shading).to(device).train()
+        rates = system.optimizer
+        groups = self.model.parameter_groups(
+            {
+                "encoding": rates.lr_encoding,
+                "density_network": rates.lr_density,
+                "feature_network": rates.lr_feature,
+                "background": rates.lr_background,
+            }
+        )
+        groups = [group | {"params": trained} for group in groups if (trained := [p for p in group["params"] if p.requires_grad])]
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            betas=(rates.beta1, rates.beta2),
+            eps=rates.eps,
+            weight_decay=rates.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+
+    def prepare(self, step: int) -> bool:
+        return self.model.refresh(step)
+
+    def draw(self, views: int, size: int) -> tuple[Tensor, ...]:
+        return tuple(self.model.draw(views, size, size))
+
+    def render(self, cameras: Cameras, background: float | None, draws: Sequence[Tensor]) -> FieldRendering:
+        return self.model.render(cameras, background, Draws(*draws) if draws else None)
+
+    def regularise(self, rendering: FieldRendering, weights: Tensor) -> Tensor:
+        """The sum of the regularisers that count, by `weights`, one for each of REGULARISERS."""
+        detail, alpha = rendering.detail, rendering.alpha
+        found = {
+            "sparsity": lambda: regularisers.sparsity(alpha),
+            "opaque": lambda: regularisers.opaque(alpha),
+            "orient": lambda: regularisers.orient(detail.weights, detail.normals, detail.directions, alpha),
+            "z_variance": lambda: regularisers.z_variance(depth_variance(rendering), alpha),
+        }
+        return sum(weights[REGULARISERS.index(name)] * found[name]() for name in self.regularised)
+
+    def update(self, rendering: FieldRendering) -> None:
+        share_gradients(self._parameters)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(_with_numbers(state["optimizer"]))
+
+
+class GaussianLearner:
+    """Gaussians by splatting, their Adam, and their growth where gradients are large."""
+
+    regularised = ()
+
+    def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device) -> None:
+        self.generator, self.max_steps = generator, config.trainer.max_steps
+        self.grad_threshold = config.system.geometry.densify_grad_threshold
+        self.background = config.system.background.color
+        self.model = GaussianModel.initial_ball(config.system.geometry.num_pts, generator=generator, device=device)
+        self._make_optimizer()
+
+    def _make_optimizer(self) -> None:
+        self.model.make_optimizer(LearningRates(position_lr_max_steps=self.max_steps))
+
+    def prepare(self, step: int) -> bool:
+        self.model.update_learning_rate(step)
+        if not GROW_FROM <= step <= GROW_UNTIL * self.max_steps or step % GROW_EVERY:
+            return False
+        self.model.densify_and_prune(grad_threshold=self.grad_threshold, generator=self.generator)
+        return True
+
+    def draw(self, views: int, size: int) -> tuple[Tensor, ...]:
+        return ()
+
+    def render(self, cameras: Cameras, background: float | None, draws: Sequence[Tensor]) -> Any:
+        return self.model.render(cameras, self.background if background is None else background)
+
+    def regularise(self, rendering: Any, weights: Tensor) -> Tensor:
+        raise NotImplementedError("Gaussians have no regularisers")  # `regularised` is empty
+
+    def update(self, rendering: Any) -> None:
+        share_gradients(list(self.model.parameters()))
+        self.model.record_statistics(rendering)
+        self.model.optimizer.step()
+        self.model.optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        statistics = {"gradient_sum": self.model.gradient_sum, "gradient_hits": self.model.gradient_hits}
+        return {"model": self.model.state_dict(), "statistics": statistics, "optimizer": self.model.optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.model = GaussianModel(state["model"]).to(self.model.device)
+        self._make_optimizer()
+        self.model.optimizer.load_state_dict(_with_numbers(state["optimizer"]))
+        for name, values in state["statistics"].items():
+            getattr(self.model, name).copy_(values)
+
+
+def _with_numbers(state: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimiser's state whose parameters are numbered, as JSON knows only texts for keys."""
+    groups = [group | {"betas": tuple(group["betas"])} for group in state["param_groups"]]
+    return {"state": {int(index): dict(values) for index, values in state["state"].items()}, "param_groups": groups}
+
+
+def weights_at(config: LaunchConfig, step: int, device: torch.device) -> Tensor:
+    """The weights of REGULARISERS at a step."""
+    loss = config.system.loss
+    values = [annealing.value(getattr(loss, f"lambda_{name}"), step) for name in REGULARISERS]
+    return send(torch.tensor(values, dtype=torch.float32), device)
+
+
+def make_learner(config: LaunchConfig, generator: torch.Generator, device: torch.device) -> Learner:
+    """The representation that the configuration asks for. Raises ValueError for values that do not fit together."""
+    return (GaussianLearner if config.system.geometry.type == "gaussians" else FieldLearner)(config, generator, device)

@@ -1,0 +1,420 @@
+"""The work behind launch.py's words: train, test, export. Prints nothing; progress goes to the caller, who may also stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cam_utils import orbit_cameras
+from microdreamer.core.errors import Stopped, UserError, user_errors
+from microdreamer.core.files import atomic_write, clean_name, user_path
+from microdreamer.core.machine import choose_device, device_name, peak_memory_mib, versions
+from microdreamer.core.staging import staged
+from microdreamer.fields.field_mesh import mesh_from_field
+from microdreamer.fields.volume_model import VolumeModel
+from microdreamer.guidance import PRIORS, load_prior
+from microdreamer.guidance.base import Prior
+from microdreamer.images.reference import Reference, reference_view
+from microdreamer.images.writing import write_sheet, write_video
+from microdreamer.meshes.baking import bake, unwrapped
+from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
+from microdreamer.meshes.mesh import Mesh
+from microdreamer.pipeline.launch import checkpoint
+from microdreamer.pipeline.launch.config import LaunchConfig
+from microdreamer.pipeline.launch.learners import make_learner
+from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer, film_cameras
+from microdreamer.pipeline.pictures import as_picture
+from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
+
+log = logging.getLogger(__name__)
+
+NOTHING = 'nothing to make: pass prompt="a sentence", input=picture.png, or both'
+REPORT_EVERY = 16  # steps between two looks at the loss, each of which waits for a GPU
+FRAMES_PER_CALL = 4
+SHEET_VIEWS = 8
+
+
+def run_folder(config: LaunchConfig) -> Path:
+    """`exp_root_dir/name/tag`; the tag is the words of the prompt, or the picture's name, unless given. Raises UserError for no words."""
+    words, tag = config.system.prompt_processor.prompt, config.tag
+    if tag is None and words:
+        tag = clean_name(re.sub(r"\W+", "_", words).strip("_")[:60])
+    elif tag is None and config.input:
+        tag = clean_name(Path(config.input).stem.removesuffix("_rgba"))
+    elif tag is None:
+        raise UserError(NOTHING)
+    for key, name in (("name", config.name), ("tag", tag)):
+        if clean_name(name) != name:
+            raise UserError(f"{key}={name}: expected a plain name; exp_root_dir=FOLDER sets where it goes")
+    return user_path(config.exp_root_dir) / config.name / tag
+
+
+def end_of(config: LaunchConfig, start: int, highres: bool) -> int:
+    """The step up to which a call trains: the end of the first stage, or with `highres` that of the run."""
+    milestones = config.data.resolution_milestones
+    if highres or not milestones or start >= milestones[0]:
+        return config.trainer.max_steps
+    return min(milestones[0], config.trainer.max_steps)
+
+
+@contextlib.contextmanager
+def processes(config: LaunchConfig) -> Iterator[tuple[Shard, LaunchConfig]]:
+    """This process's place among those that torchrun started, and the configuration with its device."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield ALONE, config
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = choose_device(config.device).type == "cuda"
+    if on_gpu:
+        config = dataclasses.replace(config, device=f"cuda:{local}")
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Shard(rank, world), config
+    finally:
+        dist.destroy_process_group()
+
+
+def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard = ALONE) -> Trainer:
+    """Everything loaded and checked. Raises UserError for what does not fit together."""
+    words = config.system.prompt_processor.prompt
+    if not words and not config.input:
+        raise UserError(NOTHING)
+    device = choose_device(config.device) if prior is None else prior.device
+    chosen = config.system.guidance
+    rgba = None if config.input is None else as_picture(config.input, True, log.warning)
+    with user_errors():
+        if prior is None:
+            prior = load_prior(chosen.prior, chosen.prior_path, device, chosen.precision, chosen.prior_memory)
+        takes_picture = "image" in PRIORS[prior.name]
+        if rgba is not None and not takes_picture and not words:
+            prior.check_condition(rgba, None)  # raises: it names the priors that do
+        sentences = config.system.prompt_processor
+        condition = prior.condition(rgba if takes_picture else None, sentences.prompt, sentences.negative_prompt, -config.elevation)
+        picture = None if rgba is None else _picture_view(config, rgba, device)
+        return Trainer(config, prior, condition, picture, shard)
+
+
+def _picture_view(config: LaunchConfig, rgba: Tensor, device: torch.device) -> Any:
+    """The picture as a reference view of any size, from the middle of the training views' distances."""
+    data = config.data
+    fov_y = sum(data.fovy_range) / 2
+    distance = sum(data.camera_distance_range) / 2
+    if data.relative_radius:
+        distance /= float(torch.tan(torch.deg2rad(torch.tensor(fov_y / 2))))
+
+    def view(size: int) -> Reference:
+        camera = orbit_cameras(-config.elevation, 0.0, distance, fov_y=fov_y, width=size, height=size, device=device)
+        return reference_view(rgba, camera)
+
+    return view
+
+
+def train(
+    config: LaunchConfig,
+    *,
+    highres: bool = False,
+    prior: Prior | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Path:
+    """Train to the end of the first stage (`highres`: of the run), or from `config.resume` on; returns the last checkpoint.
+
+    A checkpoint is written every `trainer.checkpoint_every` steps, at the end, and where the caller stops it, who then sees Stopped.
+    Raises UserError for whatever does not fit together.
+    """
+    folder = run_folder(config)
+    with processes(config) as (shard, config):
+        device = choose_device(config.device) if prior is None else prior.device
+        watch = Watch(device, on_progress if shard.rank == 0 else None, should_stop)
+        with watch.phase("load"):
+            trainer = make_trainer(config, prior, shard)
+            start = 0
+            if config.resume:
+                start = restore(trainer, checkpoint.find(user_path(config.resume)))
+        if trainer.objective is None and shard.world > 1:
+            raise UserError("system.guidance.objective=sir runs in one process; start it without torchrun")
+        try:
+            return (_train_rounds if trainer.objective is None else _train_steps)(trainer, folder, start, highres, watch)
+        finally:
+            trainer.close()
+
+
+def _train_steps(trainer: Trainer, folder: Path, start: int, highres: bool, watch: Watch) -> Path:
+    config, settings = trainer.config, trainer.config.trainer
+    end = end_of(config, start, highres)
+    if start >= end:
+        raise UserError(f"resume={config.resume}: has {start} steps of {end} already; raise trainer.max_steps, or pass --train_highres")
+    scalars = _Scalars(folder, settings.enable_tensorboard and trainer.shard.rank == 0)
+    began, note, path = time.perf_counter(), "", checkpoint.path_of(folder, start)
+    with watch.phase("train", announce=False):
+        for step in range(start, end):
+            found = trainer.step(step)
+            done = step + 1
+            if done % REPORT_EVERY == 0 or done == end:
+                values = {name: float(value) for name, value in found.items()}
+                note = f"step {done}/{end}, loss {values['loss_guidance']:.3g}"
+                scalars.write(values, done)
+            spent = time.perf_counter() - began
+            share = (done - start) / (end - start)
+            stopping = _agreed(watch, trainer.shard)
+            if stopping or done % settings.checkpoint_every == 0 or done == end:
+                path = save(trainer, folder, done)
+            if done % settings.preview_every == 0 or done == end:
+                write_preview(trainer, folder)
+            watch.tell(Update("train", spent, False, share, spent / share - spent, note))
+            if stopping:
+                raise Stopped(str(path))
+    watch.announce("train")
+    return path
+
+
+def _train_rounds(trainer: Trainer, folder: Path, start: int, highres: bool, watch: Watch) -> Path:
+    """SIR; a checkpoint's steps are rounds."""
+    rounds, began, path = len(trainer.rounds), time.perf_counter(), checkpoint.path_of(folder, start)
+    if start >= rounds:
+        raise UserError(f"resume={trainer.config.resume}: has all {rounds} rounds already")
+    with watch.phase("train", announce=False):
+        for index in range(start, rounds):
+            loss = trainer.round(index)
+            spent, share = time.perf_counter() - began, (index + 1 - start) / (rounds - start)
+            stopping = _agreed(watch, trainer.shard)
+            if stopping or index + 1 == rounds:
+                path = save(trainer, folder, index + 1)
+                write_preview(trainer, folder)
+            watch.tell(Update("train", spent, False, share, spent / share - spent, f"round {index + 1}/{rounds}, loss {loss:.3g}"))
+            if stopping:
+                raise Stopped(str(path))
+    watch.announce("train")
+    return path
+
+
+def _agreed(watch: Watch, shard: Shard) -> bool:
+    """Whether the caller wants the run to stop; with several processes, whether any of their callers does."""
+    try:
+        watch.check()
+        asked = False
+    except Stopped:
+        asked = True
+    if shard.world == 1:
+        return asked
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    flag = torch.tensor(float(asked), device=device)
+    dist.all_reduce(flag)
+    return bool(flag)
+
+
+# ---- Checkpoints ----
+
+
+def save(trainer: Trainer, folder: Path, step: int) -> Path:
+    """Write the state after `step` steps (of SIR: rounds); only the first process does. Raises UserError where it cannot."""
+    path = checkpoint.path_of(folder, step)
+    if trainer.shard.rank == 0:
+        state = {"step": step, "config": dataclasses.asdict(trainer.config), "versions": versions(), "learner": trainer.learner.state()}
+        with user_errors():
+            checkpoint.save(path, state)
+        checkpoint.drop_old(folder, set(trainer.config.data.resolution_milestones))
+    return path
+
+
+# What the tensors of a checkpoint depend on.
+SHAPES = ("system.geometry", "system.background.type", "system.background.encoding", "system.renderer.grid_resolution")
+
+
+def restore(trainer: Trainer, path: Path) -> int:
+    """Put a checkpoint's state into a run; returns its steps. Raises UserError for one of a run of another make."""
+    state = checkpoint.load(path, trainer.device)
+    for key in SHAPES:
+        before, now = _at(state["config"], key), _at(dataclasses.asdict(trainer.config), key)
+        if before != now:
+            different = next((name for name in now if before.get(name) != now[name]), "") if isinstance(now, dict) else ""
+            where = f"{key}.{different}" if different else key
+            old, new = (value.get(different) if different else value for value in (before, now))
+            raise UserError(f"{path}: was trained with {where}={old}, now {new}; leave {where} as it was")
+    try:
+        trainer.learner.load(state["learner"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: does not fit this configuration ({' '.join(str(error).split())[:200]})") from None
+    return int(state["step"])
+
+
+def _at(config: dict, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def stored_config(path: Path) -> dict:
+    """The configuration that a checkpoint was trained with."""
+    return checkpoint.load(path)["config"]
+
+
+# ---- What is seen ----
+
+
+@torch.no_grad()
+def frames(model: Any, config: LaunchConfig, count: int, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Pictures of the frames of a film, a few at a time: image, alpha, depth and, where there are any, normals, all [V,C,H,W] in [0,1]."""
+    was_training, _ = model.training, model.eval()
+    try:
+        for first in range(0, count, FRAMES_PER_CALL):
+            cameras = film_cameras(config, count, size, device, range(first, min(first + FRAMES_PER_CALL, count)))
+            seen = model.render(cameras, None if isinstance(model, VolumeModel) else config.system.background.color)
+            tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
+            if getattr(seen, "normal", None) is not None:
+                tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
+            tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
+            yield tiles
+    finally:
+        model.train(was_training)
+
+
+def _shown_depth(depth: Tensor, alpha: Tensor) -> Tensor:
+    """Depth as brightness, near is bright; black where there is nothing. The range is the picture's own; an empty picture has none."""
+    solid = alpha > 0.5
+    each = depth / alpha.clamp_min(1e-6)
+    near = torch.where(solid, each, torch.inf).amin((1, 2, 3), keepdim=True)
+    far = torch.where(solid, each, -torch.inf).amax((1, 2, 3), keepdim=True)
+    share = ((far - each) / (far - near).clamp_min(1e-6)).clamp(0, 1)
+    return torch.where(solid, 0.2 + 0.8 * share, torch.zeros_like(share)).nan_to_num(0).expand(-1, 3, -1, -1)
+
+
+def write_preview(trainer: Trainer, folder: Path) -> None:
+    """Four sides of the object as it is now, in save/preview.png; a full disk is a warning."""
+    if trainer.shard.rank:
+        return
+    shown = torch.cat([tiles["image"] for tiles in frames(trainer.learner.model, trainer.config, 4, 128, trainer.device)])
+    try:
+        write_sheet(folder / "save" / "preview.png", shown, columns=4)
+    except OSError as error:
+        log.warning("no preview was written: %s", error)
+
+
+def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
+    """The model of `config.resume`, or of the run's last checkpoint; its steps; its device. Raises UserError where there is none."""
+    path = checkpoint.find(user_path(config.resume) if config.resume else run_folder(config))
+    device = choose_device(config.device)
+    state = checkpoint.load(path, device)
+    learner = make_learner(config, torch.Generator().manual_seed(config.seed), device)
+    with user_errors():
+        try:
+            learner.load(state["learner"])
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"{path}: does not fit this configuration ({' '.join(str(error).split())[:200]})") from None
+    return learner.model.eval(), int(state["step"]), device
+
+
+def test(config: LaunchConfig, on_progress: OnProgress | None = None) -> Path:
+    """Write the film, a sheet of views and a record of a trained run; returns their common stem. Raises UserError where it cannot."""
+    model, step, device = trained(config)
+    stem, data = run_folder(config) / "save" / f"step_{step}", config.data
+    watch = Watch(device, on_progress)
+    began, parts, rows = time.perf_counter(), [], []
+    with watch.phase("test"):
+        for tiles in frames(model, config, data.n_test_views, data.eval_size, device):
+            parts.append(tiles["image"].cpu())
+            rows.append((torch.cat(list(tiles.values()), dim=3) * 255).round().byte().cpu())
+            done = sum(len(part) for part in parts)
+            spent = time.perf_counter() - began
+            share = done / data.n_test_views
+            watch.tell(Update("test", spent, False, share, spent / share - spent, f"frame {done}/{data.n_test_views}"))
+    images, film = torch.cat(parts), torch.cat(rows)
+    seconds = time.perf_counter() - began
+    record = {
+        "step": step,
+        "frames": len(images),
+        "frames_per_second": round(len(images) / seconds, 3),
+        "peak_memory_mib": peak_memory_mib(device),
+        "device": device_name(device),
+        "versions": versions(),
+        "config": dataclasses.asdict(config),
+    }
+    chosen = [len(images) * k // SHEET_VIEWS for k in range(SHEET_VIEWS)]
+    with user_errors(), staged(stem, ("_views.png", ".mp4", ".json")) as aside:
+        write_sheet(f"{aside}_views.png", images[chosen], columns=SHEET_VIEWS // 2)
+        try:
+            write_video(f"{aside}.mp4", film.float() / 255)
+        except OSError as error:
+            log.warning("no film was written, the rest was: %s", " ".join(str(error).split()))
+        Path(f"{aside}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return stem
+
+
+def export(config: LaunchConfig, on_progress: OnProgress | None = None) -> Path:
+    """Write the textured mesh of a trained run; returns its stem. Raises UserError where there is no surface."""
+    model, step, device = trained(config)
+    stem = run_folder(config) / "save" / f"step_{step}_mesh"
+    watch = Watch(device, on_progress)
+    with user_errors(), watch.phase("mesh"):
+        mesh = _mesh_of(model, config)
+    with user_errors(), watch.phase("write"), staged(stem, (".obj", ".mtl", "_albedo.png", ".glb")) as aside:
+        png = encoded_texture(mesh)
+        if config.export.mesh_format in ("obj", "all"):
+            write_obj(mesh, f"{aside}.obj", png)
+        if config.export.mesh_format in ("glb", "all"):
+            write_glb(mesh, f"{aside}.glb", png)
+    return stem
+
+
+def _mesh_of(model: Any, config: LaunchConfig) -> Mesh:
+    from microdreamer.gaussians.extraction import extract_mesh
+
+    wanted = config.export
+    if not isinstance(model, VolumeModel):
+        mesh = extract_mesh(model, None, 16 * round(wanted.resolution / 16), wanted.faces, color_vertices=False)
+        return bake(unwrapped(mesh, wanted.texture_size, wanted.unwrap), wanted.texture_size, model, None, model.device)
+    return mesh_from_field(
+        model.geometry.density,
+        lambda points: model.material(model.geometry(points, _toward_middle(points)).features),
+        radius=config.system.geometry.radius,
+        device=model.device,
+        resolution=wanted.resolution,
+        threshold=wanted.threshold if wanted.threshold == "auto" else float(wanted.threshold),
+        faces=wanted.faces,
+        texture_size=wanted.texture_size,
+        unwrap=wanted.unwrap,
+    )
+
+
+def _toward_middle(points: Tensor) -> Tensor:
+    """The direction from which a point is seen where its colour must not depend on one: from outside, toward the middle."""
+    return -torch.nn.functional.normalize(points, dim=-1)
+
+
+class _Scalars:
+    """Scalars for TensorBoard, where asked for."""
+
+    def __init__(self, folder: Path, enabled: bool) -> None:
+        self._writer = None
+        if enabled:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError("trainer.enable_tensorboard=true: pip install tensorboard; or leave it out") from None
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items() if self._writer else ():
+            self._writer.add_scalar(name, value, step)
+
+
+def write_config(config: LaunchConfig, folder: Path) -> None:
+    """The resolved configuration, as a file that --config reads."""
+    from omegaconf import OmegaConf
+
+    with user_errors(), atomic_write(folder / "config.yaml") as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))), encoding="utf-8")

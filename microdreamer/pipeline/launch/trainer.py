@@ -1,0 +1,291 @@
+"""The training loop of launch.py: draw views, render, ask the objective, learn; or, with SIR, repair and fit in rounds.
+
+All chance of a step comes from one generator that is set from the seed and the step, so that a run that goes on from a checkpoint
+draws what the unbroken one would have drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cam_utils import Cameras, orbit_cameras
+from microdreamer.core import profiler
+from microdreamer.core.cuda_graphs import GraphedFunction, GraphedStep
+from microdreamer.distillation import sir
+from microdreamer.distillation.annealing import milestone
+from microdreamer.distillation.objective import ASD, SDS, X0SDS, ASDSettings, Objective, SDSSettings, X0SDSSettings
+from microdreamer.distillation.schedules import Round, plan_rounds
+from microdreamer.distillation.view_sampling import Draws as ViewDraws
+from microdreamer.distillation.view_sampling import ViewRanges, place_views
+from microdreamer.guidance.base import Prior
+from microdreamer.guidance.directions import Thresholds
+from microdreamer.images.reference import Reference
+from microdreamer.pipeline.launch.config import LaunchConfig
+from microdreamer.pipeline.launch.learners import Learner, make_learner, weights_at
+
+SIR_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
+WHITE = 1.0  # behind the picture
+PUBLISHED_THRESHOLDS = Thresholds(30, 30, 60)  # degrees: of front, back and overhead views, in all of the published configurations
+
+
+def reseed(generator: torch.Generator, *numbers: int) -> None:
+    """Set a generator from several numbers, so that near ones give unlike draws (the finaliser of splitmix64)."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) & (1 << 64) - 1
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = ((mixed ^ mixed >> shift) * factor) & (1 << 64) - 1
+        mixed ^= mixed >> 31
+    generator.manual_seed(mixed & (1 << 63) - 1)
+
+
+def view_ranges(config: LaunchConfig) -> ViewRanges:
+    data = config.data
+    return ViewRanges(
+        elevation_range=tuple(data.elevation_range),
+        camera_distance_range=tuple(data.camera_distance_range),
+        fovy_range=tuple(data.fovy_range),
+        n_view=data.n_view,
+        relative_radius=data.relative_radius,
+    )
+
+
+def make_objective(config: LaunchConfig, prior: Prior, condition: object, generator: torch.Generator) -> Objective | None:
+    """The objective that the configuration names; None for SIR, which has rounds instead. Raises ValueError for wrong values."""
+    chosen = config.system.guidance
+    shared: dict[str, Any] = {
+        "guidance_scale": chosen.guidance_scale,
+        "min_step_percent": chosen.min_step_percent,
+        "max_step_percent": chosen.max_step_percent,
+    }
+    weighted = {"weighting_strategy": chosen.weighting_strategy, "grad_clip": chosen.grad_clip or None}
+    if chosen.objective == "x0sds":
+        return X0SDS(prior, condition, X0SDSSettings(**shared, recon_std_rescale=chosen.recon_std_rescale), generator)
+    if chosen.objective == "sds":
+        return SDS(prior, condition, SDSSettings(**shared, **weighted), generator)
+    if chosen.objective == "asd":
+        own = {"plus_ratio": chosen.plus_ratio, "plus_random": chosen.plus_random, "guidance_perp_neg": chosen.guidance_perp_neg}
+        return ASD(prior, condition, ASDSettings(**shared, **weighted, **own), generator, PUBLISHED_THRESHOLDS)
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Which part of each batch this process renders: groups rank, rank + world, ..."""
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = Shard()
+
+
+class Trainer:
+    """One run: `step(n)` for n = 0, 1, ...; with SIR `round(k)` for k = 0, 1, ..."""
+
+    def __init__(
+        self,
+        config: LaunchConfig,
+        prior: Prior,
+        condition: object,
+        picture: Callable[[int], Reference] | None = None,
+        shard: Shard = ALONE,
+    ) -> None:
+        """picture: the reference view at a size in pixels. Raises ValueError for what does not fit together."""
+        self.config, self.prior, self.condition, self.shard, self.device = config, prior, condition, shard, prior.device
+        self.generator = torch.Generator()
+        reseed(self.generator, config.seed)
+        self.learner = make_learner(config, self.generator, self.device)
+        self.ranges = view_ranges(config)
+        self.objective = make_objective(config, prior, condition, self.generator)
+        self._picture, self._references = picture, {}
+        for count in config.data.batch_size:
+            if self.objective and (count // config.data.n_view) % shard.world:
+                raise ValueError(
+                    f"data.batch_size={count}: {count // config.data.n_view} groups do not divide among {shard.world} processes"
+                )
+            if self.objective and count // shard.world % prior.views:
+                raise ValueError(f"data.batch_size={count}: the {prior.name} prior takes a multiple of {prior.views} views in each process")
+        self.rounds: list[Round] = []
+        if self.objective is None:
+            self.rounds = plan_rounds(prior.schedule, **{key: getattr(config.system.sir, key) for key in SIR_KEYS})
+        self._forward = GraphedFunction(self._shown)
+        self._backward = GraphedStep(self._learn, self.device)
+
+    # ---- What a step shows ----
+
+    def size(self, step: int) -> int:
+        """Pixels a side of the renders of a step."""
+        return milestone(self.config.data.size, self.config.data.resolution_milestones, step)
+
+    def cameras(self, step: int) -> Cameras:
+        """This process's views of a step; all processes draw the same batch."""
+        views = milestone(self.config.data.batch_size, self.config.data.resolution_milestones, step)
+        draws = ViewDraws.take(views // self.ranges.n_view, self.generator)
+        cameras = place_views(self.ranges, draws, self.size(step))
+        if self.shard.world > 1:
+            groups = torch.arange(views).view(-1, self.ranges.n_view)
+            cameras = cameras[groups[self.shard.rank :: self.shard.world].reshape(-1)]
+        return cameras.to(self.device)
+
+    def reference(self, size: int) -> Reference | None:
+        """The picture as a view of `size` pixels a side, where there is one."""
+        if self._picture is None:
+            return None
+        if size not in self._references:
+            self._references[size] = self._picture(size)
+        return self._references[size]
+
+    # ---- Score distillation ----
+
+    @profiler.function
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One optimiser step; its metrics are tensors, which wait for a GPU only when they are read."""
+        reseed(self.generator, self.config.seed, step, 0)
+        if self.learner.prepare(step):
+            self._reset()
+        cameras = self.cameras(step)
+        reseed(self.generator, self.config.seed, step, 1 + self.shard.rank)
+        self._now = cameras, self.reference(cameras.height)
+        draws = self.learner.draw(len(cameras), cameras.height)
+        if self._now[1] is not None:
+            draws += self.learner.draw(1, cameras.height)
+        inputs = (cameras.world_to_camera, cameras.intrinsics, *draws)
+        rendering = None
+        if self.device.type == "cuda":
+            with torch.no_grad():
+                shown = self._forward(*inputs)
+        else:
+            rendering = self._rendered(*inputs)
+            shown = rendering.image.detach()
+        found = self.objective(shown.requires_grad_(), cameras, step)
+        (gradient,) = torch.autograd.grad(self.config.system.loss.lambda_guidance * found.loss, shown)
+        weights = weights_at(self.config, step, self.device)
+        rest = self._backward(gradient, weights, *inputs) if rendering is None else self._backward_of(rendering, gradient, weights, draws)
+        return {**found.metrics, "loss_guidance": found.loss.detach(), "loss_rest": rest}
+
+    def _reset(self) -> None:
+        """Capture anew; what the earlier graphs held goes back to the device, as lists of other lengths need other memory."""
+        self._forward = GraphedFunction(self._shown)
+        self._backward.reset()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Let graphs go: processes that shared gradients within them cannot part before."""
+        self._reset()
+        gc.collect()
+
+    def _rendered(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> Any:
+        cameras = dataclasses.replace(self._now[0], world_to_camera=world_to_camera, intrinsics=intrinsics)
+        return self.learner.render(cameras, None, self._split(draws)[0])
+
+    def _split(self, draws: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The draws of the views, and those of the picture's view."""
+        own = len(draws) if self._now[1] is None else len(draws) // 2
+        return draws[:own], draws[own:]
+
+    def _shown(self, *inputs: Tensor) -> Tensor:
+        return self._rendered(*inputs).image
+
+    def _learn(self, gradient: Tensor, weights: Tensor, *inputs: Tensor) -> Tensor:
+        return self._backward_of(self._rendered(*inputs), gradient, weights, inputs[2:])
+
+    def _backward_of(self, rendering: Any, gradient: Tensor, weights: Tensor, draws: Sequence[Tensor]) -> Tensor:
+        """Learn from the renders' gradient and from what else the loss holds; returns the value of that."""
+        rest = rendering.image.new_zeros(())
+        if self.learner.regularised:
+            rest = rest + self.learner.regularise(rendering, weights)
+        if self._now[1] is not None:
+            rest = rest + self._reference_loss(self._now[1], self._split(draws)[1])
+        ((rendering.image * gradient).sum() + rest).backward()
+        self.learner.update(rendering)
+        return rest.detach()
+
+    def _reference_loss(self, reference: Reference, draws: Sequence[Tensor]) -> Tensor:
+        """Squared differences of colour and mask to the picture, from where it was taken."""
+        seen, loss = self.learner.render(reference.camera, WHITE, draws), self.config.system.loss
+        color, mask = F.mse_loss(seen.image, reference.image), F.mse_loss(seen.alpha, reference.mask)
+        return loss.ref_loss * color + loss.ref_mask_loss * mask
+
+    # ---- Iterative reconstruction ----
+
+    def round(self, index: int, on_step: Callable[[int], None] = lambda step: None) -> float:
+        """One round of SIR; returns the last loss of its fit. `on_step` is told each optimiser step."""
+        turn, settings = self.rounds[index], self.config.system
+        reseed(self.generator, self.config.seed, index, 0)
+        size = self.size(turn.steps.start)
+        cameras = sir.draw_cameras(self.prior, self._view_range(size), self.generator, from_front=turn.starts_from_noise)
+        with torch.no_grad():
+            renders = self.learner.render(cameras, WHITE, self.learner.draw(len(cameras), size)).image
+        targets = sir.repair(
+            self.prior, renders, cameras, self.condition, turn, settings.guidance.guidance_scale, settings.sir.eta, self.generator
+        )
+        reference = self.reference(size)
+        shown = _WithDraws(self.learner, len(cameras) + (reference is not None), size)
+        fitter = sir.Fitter(
+            shown,
+            reference,
+            torch.full((3,), WHITE, device=self.device),
+            self.learner.update,
+            weight=settings.loss.lambda_guidance,
+            ref_loss=settings.sir.ref_loss,
+            ref_mask_loss=settings.sir.ref_mask_loss,
+        )
+
+        def before(step: int) -> None:
+            reseed(self.generator, self.config.seed, step, 2)
+            shown.draw()
+
+        def after(step: int) -> bool:
+            on_step(step)
+            return self.learner.prepare(step)
+
+        return fitter.fit(cameras, targets, turn, before_step=before, after_step=after)
+
+    def _view_range(self, size: int) -> sir.ViewRange:
+        """Where SIR's views stand; its elevations are cam_utils', positive from below."""
+        data = self.config.data
+        low, high = data.elevation_range
+        count = data.batch_size[0]
+        return sir.ViewRange(
+            -self.config.elevation,
+            min_ver=self.config.elevation - high,
+            max_ver=self.config.elevation - low,
+            radius=data.camera_distance_range[0],
+            fov_y=data.fovy_range[0],
+            size=size,
+            fewest=count,
+            most=count,
+        )
+
+
+class _WithDraws:
+    """A learner as a representation whose random numbers lie in place, where a captured step finds them."""
+
+    def __init__(self, learner: Learner, views: int, size: int) -> None:
+        self._learner, self._views, self._size = learner, views, size
+        self._draws = tuple(drawn.clone(memory_format=torch.contiguous_format) for drawn in learner.draw(views, size))
+
+    def draw(self) -> None:
+        for kept, new in zip(self._draws, self._learner.draw(self._views, self._size), strict=True):
+            kept.copy_(new)
+
+    def render(self, cameras: Cameras, background: Tensor) -> Any:
+        return self._learner.render(cameras, background, self._draws)
+
+
+def film_cameras(config: LaunchConfig, count: int, size: int, device: torch.device, views: Sequence[int] | None = None) -> Cameras:
+    """`count` cameras around the object, no two the same, or some of them by number."""
+    data = config.data
+    azimuth = [360.0 * k / count for k in (range(count) if views is None else views)]
+    return orbit_cameras(
+        -data.eval_elevation, azimuth, data.eval_camera_distance, fov_y=data.eval_fovy, width=size, height=size, device=device
+    )
