@@ -7,7 +7,7 @@ import sys
 import pytest
 from fake_priors import coloured_ellipsoid
 
-from benchmarks import validate_outputs
+from scripts import validate_outputs
 from scripts.validate_glb import find_validator
 
 SMALL = ["mesh_resolution=32", "mesh_faces=600", "texture_size=64", "video_size=32", "device=cpu"]
