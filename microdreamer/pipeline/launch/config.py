@@ -253,6 +253,8 @@ def load_launch_config(path: str | Path | None, overrides: Sequence[str], stored
     for count in data.batch_size:
         if count % data.n_view:
             raise UserError(f"data.batch_size={data.batch_size}: expected multiples of data.n_view={data.n_view}")
+    if config.system.geometry.normal_type == "none" and config.system.loss.lambda_orient != 0:
+        raise UserError("system.loss.lambda_orient: needs normals; set system.geometry.normal_type=analytic or finite_difference")
     if config.export.threshold != "auto":
         try:
             positive = float(config.export.threshold) > 0

@@ -37,7 +37,7 @@ class Learner(Protocol):
 
     def prepare(self, step: int) -> bool: ...
     def draw(self, views: int, size: int) -> tuple[Tensor, ...]: ...
-    def render(self, cameras: Cameras, background: float | None, draws: Sequence[Tensor]) -> Any: ...
+    def render(self, cameras: Cameras, background: Tensor | float | None, draws: Sequence[Tensor]) -> Any: ...
     def regularise(self, rendering: Any, weights: Tensor) -> Tensor: ...
     def update(self, rendering: Any) -> None: ...
     def state(self) -> dict[str, Any]: ...
@@ -61,8 +61,15 @@ def counted_regularisers(config: LaunchConfig) -> tuple[str, ...]:
     return tuple(name for name in REGULARISERS if getattr(config.system.loss, f"lambda_{name}") != 0)
 
 
+def _known(normals: Tensor | None) -> Tensor:
+    if normals is None:
+        raise ValueError("system.loss.lambda_orient: needs normals; set system.geometry.normal_type=analytic or finite_difference")
+    return normals
+
+
 def depth_variance(rendering: FieldRendering) -> Tensor:
     """Variance of the distance of what each ray sees, [V,1,H,W]: of its samples' by their shares of its opacity."""
+    assert rendering.detail is not None  # a training render
     samples, weights = rendering.detail.samples, rendering.detail.weights
     share = weights / rendering.alpha.reshape(-1).clamp_min(1e-5)[samples.ray]
     empty = weights.new_zeros(rendering.alpha.numel())
@@ -138,19 +145,23 @@ class FieldLearner:
     def draw(self, views: int, size: int) -> tuple[Tensor, ...]:
         return tuple(self.model.draw(views, size, size))
 
-    def render(self, cameras: Cameras, background: float | None, draws: Sequence[Tensor]) -> FieldRendering:
+    def render(self, cameras: Cameras, background: Tensor | float | None, draws: Sequence[Tensor]) -> FieldRendering:
         return self.model.render(cameras, background, Draws(*draws) if draws else None)
 
     def regularise(self, rendering: FieldRendering, weights: Tensor) -> Tensor:
         """The sum of the regularisers that count, by `weights`, one for each of REGULARISERS."""
         detail, alpha = rendering.detail, rendering.alpha
+        assert detail is not None  # a training render
         found = {
             "sparsity": lambda: regularisers.sparsity(alpha),
             "opaque": lambda: regularisers.opaque(alpha),
-            "orient": lambda: regularisers.orient(detail.weights, detail.normals, detail.directions, alpha),
+            "orient": lambda: regularisers.orient(detail.weights, _known(detail.normals), detail.directions, alpha),
             "z_variance": lambda: regularisers.z_variance(depth_variance(rendering), alpha),
         }
-        return sum(weights[REGULARISERS.index(name)] * found[name]() for name in self.regularised)
+        total = alpha.new_zeros(())
+        for name in self.regularised:
+            total = total + weights[REGULARISERS.index(name)] * found[name]()
+        return total
 
     def update(self, rendering: FieldRendering) -> None:
         share_gradients(self._parameters)
@@ -178,7 +189,7 @@ class GaussianLearner:
         self._make_optimizer()
 
     def _make_optimizer(self) -> None:
-        self.model.make_optimizer(LearningRates(position_lr_max_steps=self.max_steps))
+        self._optimizer = self.model.make_optimizer(LearningRates(position_lr_max_steps=self.max_steps))
 
     def prepare(self, step: int) -> bool:
         self.model.update_learning_rate(step)
@@ -190,7 +201,7 @@ class GaussianLearner:
     def draw(self, views: int, size: int) -> tuple[Tensor, ...]:
         return ()
 
-    def render(self, cameras: Cameras, background: float | None, draws: Sequence[Tensor]) -> Any:
+    def render(self, cameras: Cameras, background: Tensor | float | None, draws: Sequence[Tensor]) -> Any:
         return self.model.render(cameras, self.background if background is None else background)
 
     def regularise(self, rendering: Any, weights: Tensor) -> Tensor:
@@ -199,17 +210,17 @@ class GaussianLearner:
     def update(self, rendering: Any) -> None:
         share_gradients(list(self.model.parameters()))
         self.model.record_statistics(rendering)
-        self.model.optimizer.step()
-        self.model.optimizer.zero_grad()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
 
     def state(self) -> dict[str, Any]:
         statistics = {"gradient_sum": self.model.gradient_sum, "gradient_hits": self.model.gradient_hits}
-        return {"model": self.model.state_dict(), "statistics": statistics, "optimizer": self.model.optimizer.state_dict()}
+        return {"model": self.model.state_dict(), "statistics": statistics, "optimizer": self._optimizer.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.model = GaussianModel(state["model"]).to(self.model.device)
         self._make_optimizer()
-        self.model.optimizer.load_state_dict(_with_numbers(state["optimizer"]))
+        self._optimizer.load_state_dict(_with_numbers(state["optimizer"]))
         for name, values in state["statistics"].items():
             getattr(self.model, name).copy_(values)
 

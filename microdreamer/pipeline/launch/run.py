@@ -273,7 +273,7 @@ def frames(model: Any, config: LaunchConfig, count: int, size: int, device: torc
     try:
         for first in range(0, count, FRAMES_PER_CALL):
             cameras = film_cameras(config, count, size, device, range(first, min(first + FRAMES_PER_CALL, count)))
-            seen = model.render(cameras, None if isinstance(model, VolumeModel) else config.system.background.color)
+            seen: Any = model.render(cameras, None if isinstance(model, VolumeModel) else config.system.background.color)
             tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
             if getattr(seen, "normal", None) is not None:
                 tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
@@ -377,9 +377,10 @@ def _mesh_of(model: Any, config: LaunchConfig) -> Mesh:
     if not isinstance(model, VolumeModel):
         mesh = extract_mesh(model, None, 16 * round(wanted.resolution / 16), wanted.faces, color_vertices=False)
         return bake(unwrapped(mesh, wanted.texture_size, wanted.unwrap), wanted.texture_size, model, None, model.device)
+    geometry: Any = model.geometry
     return mesh_from_field(
-        model.geometry.density,
-        lambda points: model.material(model.geometry(points, _toward_middle(points)).features),
+        geometry.density,
+        lambda points: model.material(geometry(points, _toward_middle(points)).features),
         radius=config.system.geometry.radius,
         device=model.device,
         resolution=wanted.resolution,
@@ -399,7 +400,7 @@ class _Scalars:
     """Scalars for TensorBoard, where asked for."""
 
     def __init__(self, folder: Path, enabled: bool) -> None:
-        self._writer = None
+        self._writer: Any = None
         if enabled:
             try:
                 from torch.utils.tensorboard import SummaryWriter

@@ -165,6 +165,7 @@ class Trainer:
         else:
             rendering = self._rendered(*inputs)
             shown = rendering.image.detach()
+        assert self.objective is not None  # SIR has rounds instead
         found = self.objective(shown.requires_grad_(), cameras, step)
         (gradient,) = torch.autograd.grad(self.config.system.loss.lambda_guidance * found.loss, shown)
         weights = weights_at(self.config, step, self.device)
@@ -278,7 +279,7 @@ class _WithDraws:
         for kept, new in zip(self._draws, self._learner.draw(self._views, self._size), strict=True):
             kept.copy_(new)
 
-    def render(self, cameras: Cameras, background: Tensor) -> Any:
+    def render(self, cameras: Cameras, background: Tensor | float) -> Any:
         return self._learner.render(cameras, background, self._draws)
 
 
