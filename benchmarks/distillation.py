@@ -49,6 +49,7 @@ from microdreamer.pipeline.launch.trainer import Trainer
 from microdreamer.shapes.packed import PackedMeshes, load_packed
 
 ELEVATION_UP = 15.0  # of the picture, degrees
+MESH_RESOLUTION = 128  # nodes a side, of the mesh that is measured
 LOOKS = 10  # at a run's quality, on its way
 TUNING_OBJECTS, OBJECTS = 2, 16
 SHOWN_VIEWS, SHEET_VIEW = [1, 5, 9, 13], 1  # of a scene, kept as pictures; the one in the sheet
@@ -196,7 +197,7 @@ def mesh_of(trainer: Trainer) -> Mesh:
         return mesh_from_field(
             model.geometry.density,
             lambda points: model.material(model.geometry(points).features),
-            resolution=128,
+            resolution=MESH_RESOLUTION,
             threshold=10.0,
             texture_size=None,
             device=model.device,
