@@ -21,7 +21,7 @@ class Perceptron(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
-            linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+            linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False, device=torch.get_default_device())
             with torch.no_grad():
                 linear.weight.copy_((2 * torch.rand(outputs, inputs, generator=generator) - 1) / math.sqrt(inputs))
             layers += [linear, nn.ReLU()]
