@@ -34,6 +34,14 @@ def names_of(module: nn.Module) -> dict[str, str]:
     return {PUBLISHED_TABLE if name == "encoding.params" else name: name for name in module.state_dict()}
 
 
+def check_box(state: Mapping[str, Tensor], prefix: str, radius: float) -> None:
+    """Raise ValueError where `state` tells of another box than [-radius, radius]^3."""
+    box = state.get(prefix + BOX)
+    expected = torch.tensor([[-radius] * 3, [radius] * 3])
+    if box is not None and not torch.equal(box.cpu().float(), expected):
+        raise ValueError(f"{prefix}{BOX}: expected {expected.tolist()}, got {box.tolist()}; make the field with that radius")
+
+
 def load_published_field(
     module: nn.Module, state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str], *, axes: str, radius: float
 ) -> None:
@@ -43,10 +51,7 @@ def load_published_field(
     """
     if axes == "project":
         raise ValueError('axes="project": published fields stand in a world with z up; make the field with axes="threestudio"')
-    box = state.get(prefix + BOX)
-    expected = torch.tensor([[-radius] * 3, [radius] * 3])
-    if box is not None and not torch.equal(box.cpu().float(), expected):
-        raise ValueError(f"{prefix}{BOX}: expected {expected.tolist()}, got {box.tolist()}; make the field with that radius")
+    check_box(state, prefix, radius)
     load_published(module, {name: tensor for name, tensor in state.items() if name != prefix + BOX}, prefix, names)
 
 

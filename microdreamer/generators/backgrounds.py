@@ -14,6 +14,7 @@ from microdreamer.fields import published
 from microdreamer.fields.activations import COLOR_ACTIVATIONS, activation
 from microdreamer.fields.backgrounds import EnvironmentBackground
 from microdreamer.generators.hyper_ingp import HyperNetwork, Matrices, run_network
+from microdreamer.generators.sentences import per_sentence
 from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec
 
 # 16 levels of the same 16^3 vertices: surely not meant, but what the published networks were trained with.
@@ -27,7 +28,7 @@ class SharedBackground(EnvironmentBackground):
         return None
 
     def forward(self, directions: Tensor, cache: None = None) -> Tensor:
-        return super().forward(directions)
+        return per_sentence(super().forward, directions)
 
 
 class PromptBackground(nn.Module):
@@ -57,9 +58,12 @@ class PromptBackground(nn.Module):
 
     def condition(self, text: Tensor) -> Matrices:
         """The networks of the sentences of embeddings [B,text_width]."""
-        return self.hypernet(text)[0]
+        return per_sentence(lambda text: self.hypernet(text)[0], text)
 
     def forward(self, directions: Tensor, cache: Matrices) -> Tensor:
+        return per_sentence(self._colors, directions, cache)
+
+    def _colors(self, directions: Tensor, cache: Matrices) -> Tensor:
         flat = published.in_axes(directions, self.axes).reshape(-1, 3)
         encoded = self.encoding((flat + 1) / 2).reshape(len(directions), -1, self.encoding.spec.width)
         return self._activation(run_network(cache, encoded)).reshape(directions.shape)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from microdreamer.fields import published
 from microdreamer.fields.activations import COLOR_ACTIVATIONS, activation
+from microdreamer.generators.sentences import per_sentence
 
 Cache = TypeVar("Cache")
 Head = Callable[[Tensor], Tensor]
@@ -72,17 +73,15 @@ class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
         width = self.spec.text_width
         if text.dim() != (2 if self.text == "global" else 3) or text.shape[-1] != width:
             raise ValueError(f"text: expected embeddings {TEXT_SHAPES[self.text].format(width=width)}, got shape {list(text.shape)}")
-        return self._condition(text, draws)
+        return per_sentence(lambda text: self._condition(text, draws), text)
 
     def field(self, points: Tensor, cache: Cache) -> FieldValues:
         """Distances and features at points [B,P,3] of the world; differentiable. Raises ValueError for points of another shape."""
-        encoded = self._encoded(points, cache)
-        distance_head, feature_head = self.heads(cache)
-        return FieldValues(self._sdf(points, distance_head(encoded)), feature_head(encoded))
+        return per_sentence(self._field, self._checked(points), cache)
 
     def sdf(self, points: Tensor, cache: Cache) -> Tensor:
         """Distances [B,P] alone."""
-        return self._sdf(points, self.heads(cache)[0](self._encoded(points, cache)))
+        return per_sentence(self._distances, self._checked(points), cache)
 
     def color(self, features: Tensor) -> Tensor:
         """Colours [...,3] of features [...,3]."""
@@ -108,12 +107,24 @@ class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
     def heads(self, cache: Cache) -> tuple[Head, Head]:
         """The networks from encodings [B,P,F] to what distances from the ball are, [B,P,1], and to features [B,P,3]."""
 
-    def _encoded(self, points: Tensor, cache: Cache) -> Tensor:
+    @staticmethod
+    def _checked(points: Tensor) -> Tensor:
         if points.dim() != 3 or points.shape[-1] != 3:
             raise ValueError(f"points: expected shape [B,P,3], points of each sentence, got {list(points.shape)}")
+        return points
+
+    def _encoded(self, points: Tensor, cache: Cache) -> Tensor:
         return self.encode(published.in_axes(points, self.spec.axes) / self.spec.radius, cache)
 
-    def _sdf(self, points: Tensor, raw: Tensor) -> Tensor:
+    def _field(self, points: Tensor, cache: Cache) -> FieldValues:
+        encoded = self._encoded(points, cache)
+        distance_head, feature_head = self.heads(cache)
+        return FieldValues(self._from_ball(points, distance_head(encoded)), feature_head(encoded))
+
+    def _distances(self, points: Tensor, cache: Cache) -> Tensor:
+        return self._from_ball(points, self.heads(cache)[0](self._encoded(points, cache)))
+
+    def _from_ball(self, points: Tensor, raw: Tensor) -> Tensor:
         return raw[..., 0] + points.norm(dim=-1) - self.spec.sphere_bias
 
 
