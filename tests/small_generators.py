@@ -16,12 +16,8 @@ TEXT_WIDTH = 20
 GRID = HashGridSpec(levels=4, features=2, log2_table_size=8, base_resolution=4, growth=1.6)
 SPECS = {
     "hyper_ingp": HyperIngpSpec(TEXT_WIDTH, grid=GRID, hyper_hidden=12, hidden=10),
-    "conv3d": Conv3dSpec(
-        TEXT_WIDTH, noise_width=8, style_width=16, channels=(16, 12, 8), bias_resolution=8, voxel_channels=8, hidden=16
-    ),
-    "triplane_local": TriplaneTransformerSpec(
-        TEXT_WIDTH, width=24, token_side=4, layers=2, attention_heads=3, plane_channels=8, hidden=16
-    ),
+    "conv3d": Conv3dSpec(TEXT_WIDTH, noise_width=8, style_width=16, channels=(16, 12, 8), bias_resolution=8, voxel_channels=8, hidden=16),
+    "triplane_local": TriplaneTransformerSpec(TEXT_WIDTH, width=24, token_side=4, layers=2, attention_heads=3, plane_channels=8, hidden=16),
     "triplane_global": TriplaneTransformerSpec(
         TEXT_WIDTH, text="global", width=24, token_side=4, layers=2, attention_heads=3, plane_channels=8, hidden=16
     ),

@@ -5,9 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def undrawn(kind: type[Layer], *sizes: int, **options: Any) -> Layer:
+    """A layer of PyTorch's whose initial values the caller draws: it takes none from the global generator."""
+    return nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
 
 
 class Perceptron(nn.Module):
@@ -21,7 +29,7 @@ class Perceptron(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
-            linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False, device=torch.get_default_device())
+            linear = undrawn(nn.Linear, inputs, outputs, bias=False)
             with torch.no_grad():
                 linear.weight.copy_((2 * torch.rand(outputs, inputs, generator=generator) - 1) / math.sqrt(inputs))
             layers += [linear, nn.ReLU()]

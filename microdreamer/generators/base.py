@@ -55,7 +55,11 @@ class FieldValues(NamedTuple):
 
 
 class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
-    """One network for all sentences. A subclass says what it makes of text (`_condition`), of points (`encode`) and of encodings (`heads`)."""
+    """One network for all sentences.
+
+    A subclass says what it makes of text (`_condition`), of points (`encode`) and of their encodings (`heads`); what it keeps of a
+    batch of sentences, its cache, is as `generators.sentences` has it.
+    """
 
     text: str = "global"  # what it reads of a sentence: "global", its one vector, or "local", one for each token
 

@@ -11,6 +11,7 @@ inputs by s and the outputs by 1 / sqrt(sum (W s)^2 + 1e-8) is the same, with on
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -132,7 +133,7 @@ class MappingNetwork(nn.Module):
     def __init__(self, spec: Conv3dSpec, generator: torch.Generator | None) -> None:
         super().__init__()
         widths = [spec.noise_width] + [spec.style_width] * spec.mapping_layers
-        self.layers = nn.ModuleList(EqualizedLinear(a, b, generator=generator) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(EqualizedLinear(a, b, generator=generator) for a, b in itertools.pairwise(widths))
         self.embed = EqualizedLinear(widths[-1] + spec.text_width, spec.style_width, generator=generator)
         self.register_buffer("w_avg", torch.zeros(spec.style_width))  # in published files; only truncation, which nothing uses, reads it
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from microdreamer.fields.implicit_volume import PUBLISHED_GRID
+from microdreamer.fields.perceptron import undrawn
 from microdreamer.generators.base import GeneratorSpec, Head, ShapeGenerator
 from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec
 
@@ -103,7 +104,7 @@ class HyperIngp(ShapeGenerator[PromptNetworks]):
 
 
 def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator | None) -> nn.Linear:
-    linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=torch.get_default_device())
+    linear = undrawn(nn.Linear, inputs, outputs, bias=bias)
     nn.init.xavier_normal_(linear.weight, generator=generator)
     if bias:
         nn.init.zeros_(linear.bias)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, scaled_dot_product_attention
 
-from microdreamer.fields.perceptron import Perceptron
+from microdreamer.fields.perceptron import Perceptron, undrawn
 from microdreamer.generators.base import TEXT_SHAPES, GeneratorSpec, Head, ShapeGenerator
 
 NORM_SMALL = 1e-6
@@ -52,10 +52,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(context_width, width, bias=False)
-        self.to_v = nn.Linear(context_width, width, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_q = undrawn(nn.Linear, width, width, bias=False)
+        self.to_k = undrawn(nn.Linear, context_width, width, bias=False)
+        self.to_v = undrawn(nn.Linear, context_width, width, bias=False)
+        self.to_out = nn.ModuleList([undrawn(nn.Linear, width, width)])
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         q, k, v = (to(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2) for to, tokens in self._projections(x, context))
@@ -77,7 +77,7 @@ class LocalLayer(nn.Module):
         self.self_attn = Attention(spec.width, spec.width, spec.attention_heads)
         self.norm3 = nn.LayerNorm(spec.width, eps=NORM_SMALL)
         # The identity, a dropout of nothing, keeps the published names of what follows.
-        self.mlp = nn.Sequential(nn.Linear(spec.width, inner), nn.GELU(), nn.Identity(), nn.Linear(inner, spec.width))
+        self.mlp = nn.Sequential(undrawn(nn.Linear, spec.width, inner), nn.GELU(), nn.Identity(), undrawn(nn.Linear, inner, spec.width))
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         x = x + self.cross_attn(self.norm1(x), text)
@@ -96,7 +96,7 @@ class GlobalLayer(nn.Module):
         self.self_attn = Attention(spec.width, spec.width, spec.attention_heads)
         self.norm3 = nn.LayerNorm(spec.width, eps=NORM_SMALL)
         # Published networks have a nonlinearity before the first layer too.
-        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(spec.width, inner), nn.GELU(), nn.Linear(inner, spec.width))
+        self.mlp = nn.Sequential(nn.GELU(), undrawn(nn.Linear, spec.width, inner), nn.GELU(), undrawn(nn.Linear, inner, spec.width))
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         x = torch.cat([text, x], dim=1)
@@ -113,10 +113,10 @@ class SpaceGenerator(nn.Module):
         self.side = spec.token_side
         self.pos_embed = nn.Parameter(torch.empty(1, 3 * spec.token_side**2, spec.width))
         is_local = spec.text == "local"
-        self.proj = None if is_local else nn.Linear(spec.text_width, spec.width)
+        self.proj = None if is_local else undrawn(nn.Linear, spec.text_width, spec.width)
         self.layers = nn.ModuleList((LocalLayer if is_local else GlobalLayer)(spec) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.width, eps=NORM_SMALL)
-        self.deconv = nn.ConvTranspose2d(spec.width, spec.plane_channels, kernel_size=2, stride=2, bias=False)
+        self.deconv = undrawn(nn.ConvTranspose2d, spec.width, spec.plane_channels, kernel_size=2, stride=2, bias=False)
         self._draw(generator)
 
     @torch.no_grad()
