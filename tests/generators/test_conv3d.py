@@ -92,6 +92,30 @@ def test_grid_has_the_resolution_of_its_blocks():
     assert Conv3dGenerator(dataclasses.replace(SPEC, channels=(16, 12))).condition(text).shape == (2, 8, 8, 8, 8)
 
 
+def test_grids_of_all_resolutions_are_added():
+    synthesis = small(SPEC).space_generator.synthesis
+    w = torch.randn(2, SPEC.style_width)
+    parts = []
+    for layer in (synthesis.first_block.torgb, *(block.torgb for block in synthesis.blocks)):
+        layer.register_forward_hook(lambda module, given, result: parts.append(result))
+    grid = synthesis(w)
+    assert [part.shape[-1] for part in parts] == [4, 8, 16]
+    torch.testing.assert_close(grid, upsample(upsample(parts[0]) + parts[1]) + parts[2])
+
+
+def test_voxels_have_biases_between_the_convolutions_of_blocks_up_to_a_resolution():
+    synthesis = small(SPEC).space_generator.synthesis
+    for block, has_bias in zip(synthesis.blocks, (True, False), strict=True):  # 8, 16
+        assert (block.const_bias is not None) == has_bias
+        passed = {}
+        block.conv0.register_forward_hook(lambda module, given, result, passed=passed: passed.update(left=result))
+        block.conv1.register_forward_pre_hook(lambda module, given, passed=passed: passed.update(entered=given[0]))
+        synthesis(torch.randn(2, SPEC.style_width))
+        between = passed["entered"] - passed["left"]
+        expected = block.const_bias.expand_as(between) if has_bias else torch.zeros_like(between)
+        torch.testing.assert_close(between, expected, rtol=0, atol=1e-5)
+
+
 def test_noise_of_layers_is_heard_where_it_is_drawn():
     space = small(SPEC).space_generator
     z, text = torch.randn(2, SPEC.noise_width), torch.randn(2, SPEC.text_width)

@@ -22,6 +22,38 @@ def test_attention_is_its_definition():
     torch.testing.assert_close(layer(x, context), layer.to_out[0](torch.cat(heads, dim=-1)))
 
 
+def normed(x, norm):
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight + norm.bias
+
+
+def gelu(x):
+    return x * (1 + torch.erf(x / 2**0.5)) / 2
+
+
+def test_a_layer_reads_text_then_the_planes_then_thinks():
+    layer = small(LOCAL).double().space_generator.layers[1]
+    x, text = torch.randn(2, 5, LOCAL.width).double(), torch.randn(2, 4, LOCAL.text_width).double()
+    found = layer(x, text)
+    x = x + layer.cross_attn(normed(x, layer.norm1), text)
+    x = x + layer.self_attn(normed(x, layer.norm2), normed(x, layer.norm2))
+    x = x + layer.mlp[3](gelu(layer.mlp[0](normed(x, layer.norm3))))
+    torch.testing.assert_close(found, x)
+
+
+def test_a_sentence_of_one_token_stands_among_the_planes_for_each_layer_anew():
+    space = small(GLOBAL).double().space_generator
+    text = torch.randn(2, GLOBAL.text_width).double()
+    token = space.proj(text)[:, None]
+    x = space.pos_embed.expand(2, -1, -1)
+    for layer in space.layers:
+        x = torch.cat([token, x], dim=1)
+        x = x + layer.self_attn(normed(x, layer.norm2), normed(x, layer.norm2))
+        x = x + layer.mlp[3](gelu(layer.mlp[1](gelu(normed(x, layer.norm3)))))
+        x = x[:, 1:]
+    torch.testing.assert_close(space.tokens(text), x)
+
+
 def test_the_order_of_the_texts_tokens_is_only_in_their_embeddings():
     generator = small(LOCAL)
     text = sentences(generator, 2)
