@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from microdreamer.fields import published
 from microdreamer.fields.backgrounds import EnvironmentBackground
 from microdreamer.generators.backgrounds import PromptBackground, SharedBackground
+from microdreamer.kernels.hash_grid import hash_grid_encode
 
 
 def directions_of(*shape):
@@ -26,6 +27,16 @@ def test_each_sentence_has_its_own(device):
         alone = background(directions[index : index + 1], background.condition(text[index : index + 1]))
         tolerance = 0.0 if device == "cpu" else 1e-5
         torch.testing.assert_close(colors[index : index + 1], alone, rtol=tolerance, atol=tolerance)
+
+
+def test_colors_are_their_definition():
+    background = BACKGROUNDS["prompt"]()
+    directions = directions_of(2, 9)
+    first, second = cache = background.condition(torch.randn(2, TEXT_WIDTH))
+    colors = background(directions, cache)
+    for index in range(2):
+        encoded = hash_grid_encode((directions[index] + 1) / 2, background.encoding.params, GRID, compiled=False)
+        torch.testing.assert_close(colors[index], ((encoded @ first[index]).relu() @ second[index]).sigmoid())
 
 
 def test_shared_is_the_environment_for_all():

@@ -70,6 +70,11 @@ def test_upsampling_keeps_corners_and_ramps():
 def test_noise_enters_by_its_direction_alone():
     network = MappingNetwork(SPEC, drawn())
     z, text = torch.randn(2, SPEC.noise_width), torch.randn(2, SPEC.text_width)
+    x = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+    for layer in network.layers:
+        x = layer(x)
+        x = torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
+    torch.testing.assert_close(network(z, text), network.embed(torch.cat([x, text], dim=1)))  # text comes last, and as it is
     torch.testing.assert_close(network(z, text), network(5 * z, text))
     assert (network(z, text) - network(z, 2 * text)).abs().max() > 1e-2  # text by its size too
 
