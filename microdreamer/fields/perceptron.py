@@ -15,7 +15,8 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 def undrawn(kind: type[Layer], *sizes: int, **options: Any) -> Layer:
     """A layer of PyTorch's whose initial values the caller draws: it takes none from the global generator."""
-    return nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
+    layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
+    return layer
 
 
 class Perceptron(nn.Module):

@@ -89,6 +89,8 @@ class EqualizedLinear(nn.Module):
 class StyledConvolution(nn.Module):
     """A convolution of 3^3 with modulated and demodulated weights, noise, bias and nonlinearity; `up` doubles the resolution after it."""
 
+    noise_const: Tensor  # [R,R,R], a buffer
+
     def __init__(self, inputs: int, outputs: int, style: int, resolution: int, up: bool, generator: torch.Generator | None) -> None:
         super().__init__()
         self.up = up

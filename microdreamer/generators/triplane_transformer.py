@@ -58,11 +58,9 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([undrawn(nn.Linear, width, width)])
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, k, v = (to(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2) for to, tokens in self._projections(x, context))
+        projected = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2) for tokens in projected)
         return self.to_out[0](scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-    def _projections(self, x: Tensor, context: Tensor) -> tuple[tuple[nn.Module, Tensor], ...]:
-        return (self.to_q, x), (self.to_k, context), (self.to_v, context)
 
 
 class LocalLayer(nn.Module):
