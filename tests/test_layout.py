@@ -28,7 +28,7 @@ FLOORS = (
     ("meshes", "guidance"),
     ("gaussians", "shapes"),
     ("fields", "metrics"),
-    ("distillation",),
+    ("distillation", "generators"),
     ("pipeline", "training", "voxel_diffusion"),
     ("evaluation",),
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from microdreamer.fields import published
+from microdreamer.fields.activations import COLOR_ACTIVATIONS, activation
 from microdreamer.fields.perceptron import Perceptron
 from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec
 from microdreamer.kernels.spherical_harmonics import sh_basis
@@ -72,6 +73,7 @@ class EnvironmentBackground(nn.Module):
         *,
         grid: HashGridSpec = PUBLISHED_GRID,
         axes: str = "project",
+        color_activation: str = "sigmoid",
     ) -> None:
         super().__init__()
         if encoding not in ENCODINGS:
@@ -81,11 +83,12 @@ class EnvironmentBackground(nn.Module):
         self.encoding = HashGrid(grid, generator) if encoding == "hash" else None
         width = grid.width if encoding == "hash" else (SH3_DEGREE + 1) ** 2
         self.network = Perceptron((width, HIDDEN, HIDDEN, 3), generator)
+        self._activation = activation(color_activation, COLOR_ACTIVATIONS)
 
     def forward(self, directions: Tensor) -> Tensor:
         flat = published.in_axes(directions.reshape(-1, 3), self.axes)
         encoded = sh_basis(flat, SH3_DEGREE) if self.encoding is None else self.encoding((flat + 1) / 2)
-        return self.network(encoded).to(directions.dtype).sigmoid().reshape(directions.shape)
+        return self._activation(self.network(encoded).to(directions.dtype)).reshape(directions.shape)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by the names that learning rates go by."""

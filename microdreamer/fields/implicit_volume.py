@@ -140,14 +140,7 @@ class ImplicitVolume(nn.Module):
         All of the field's tensors must be there and fit; nothing is changed otherwise. Raises ValueError for those that do not, for
         another box, and for a field whose axes are the project's: published ones stand in a world with z up.
         """
-        if self.spec.axes == "project":
-            raise ValueError('axes="project": published fields stand in a world with z up; make the field with axes="threestudio"')
-        box = state.get(prefix + published.BOX)
-        expected = torch.tensor([[-self.spec.radius] * 3, [self.spec.radius] * 3])
-        if box is not None and not torch.equal(box.cpu().float(), expected):
-            raise ValueError(f"{prefix}{published.BOX}: expected {expected.tolist()}, got {box.tolist()}; make the field with that radius")
-        rest = {name: tensor for name, tensor in state.items() if name != prefix + published.BOX}
-        published.load_published(self, rest, prefix, PUBLISHED_NAMES)
+        published.load_published_field(self, state, prefix, PUBLISHED_NAMES, axes=self.spec.axes, radius=self.spec.radius)
 
     @property
     def _blob(self) -> tuple[float, float]:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def undrawn(kind: type[Layer], *sizes: int, **options: Any) -> Layer:
+    """A layer of PyTorch's whose initial values the caller draws: it takes none from the global generator."""
+    layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
+    return layer
 
 
 class Perceptron(nn.Module):
@@ -21,7 +30,7 @@ class Perceptron(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
-            linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+            linear = undrawn(nn.Linear, inputs, outputs, bias=False)
             with torch.no_grad():
                 linear.weight.copy_((2 * torch.rand(outputs, inputs, generator=generator) - 1) / math.sqrt(inputs))
             layers += [linear, nn.ReLU()]

@@ -29,6 +29,32 @@ def out_of_axes(vectors: Tensor, axes: str) -> Tensor:
     return vectors if axes == "project" else torch.stack([vectors[..., AXES[axes].index(axis)] for axis in range(3)], dim=-1)
 
 
+def names_of(module: nn.Module) -> dict[str, str]:
+    """theirs -> ours, for a module whose parameters and buffers go by the published names, but for the table of its `encoding`."""
+    return {PUBLISHED_TABLE if name == "encoding.params" else name: name for name in module.state_dict()}
+
+
+def check_box(state: Mapping[str, Tensor], prefix: str, radius: float) -> None:
+    """Raise ValueError where `state` tells of another box than [-radius, radius]^3."""
+    box = state.get(prefix + BOX)
+    expected = torch.tensor([[-radius] * 3, [radius] * 3])
+    if box is not None and not torch.equal(box.cpu().float(), expected):
+        raise ValueError(f"{prefix}{BOX}: expected {expected.tolist()}, got {box.tolist()}; make the field with that radius")
+
+
+def load_published_field(
+    module: nn.Module, state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str], *, axes: str, radius: float
+) -> None:
+    """`load_published` for a field in the box [-radius, radius]^3 of a world with the axes of the name `axes`.
+
+    Raises ValueError for another box too, and for a field whose axes are the project's: published ones stand in a world with z up.
+    """
+    if axes == "project":
+        raise ValueError('axes="project": published fields stand in a world with z up; make the field with axes="threestudio"')
+    check_box(state, prefix, radius)
+    load_published(module, {name: tensor for name, tensor in state.items() if name != prefix + BOX}, prefix, names)
+
+
 @torch.no_grad()
 def load_published(module: nn.Module, state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str]) -> None:
     """Copy a published module's tensors, which `prefix` precedes in `state`, into `module`; `names`: theirs -> ours.
@@ -42,7 +68,7 @@ def load_published(module: nn.Module, state: Mapping[str, Tensor], prefix: str, 
             f"{label} {', '.join(prefix + name for name in found)}" for label, found in (("without", missing), ("with", surplus)) if found
         ]
         raise ValueError(f"published field: expected the parameters of {type(module).__name__}, got a state {' and '.join(told)}")
-    ours = dict(module.named_parameters())
+    ours = module.state_dict()
     for name, own in names.items():
         if theirs[name].shape != ours[own].shape:
             raise ValueError(
