@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from microdreamer.pipeline.cutouts import main as cutout
 
         return cutout(rest, "microdreamer cutout")
-    print(f"microdreamer: {f'unknown command {name!r}' if name else 'no command'}; expected make, refine, launch or cutout", file=sys.stderr)
+    said = f"unknown command {name!r}" if name else "no command"
+    print(f"microdreamer: {said}; expected make, refine, launch or cutout", file=sys.stderr)
     return 2
 
 

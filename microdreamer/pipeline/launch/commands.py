@@ -109,7 +109,7 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
 
 def _next(config: LaunchConfig, last: Path, highres: bool) -> str:
     """What to say where a stage is left."""
-    milestones = config.data.resolution_milestones
-    if highres or not milestones or config.system.guidance.objective == "sir" or int(last.stem.removeprefix("step_")) >= config.trainer.max_steps:
+    staged = config.data.resolution_milestones and config.system.guidance.objective != "sir"
+    if highres or not staged or int(last.stem.removeprefix("step_")) >= config.trainer.max_steps:
         return ""
     return f"; for the next stage add --train_highres resume={last}"

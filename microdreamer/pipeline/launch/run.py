@@ -329,7 +329,8 @@ def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     path = checkpoint.find(user_path(config.resume) if config.resume else run_folder(config))
     device = choose_device(config.device)
     state = checkpoint.load(path, device)
-    learner = make_learner(config, torch.Generator().manual_seed(config.seed), device)
+    with user_errors():
+        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device)
     _fill(learner, config, state, path)
     return learner.model.eval(), int(state["step"]), device
 
