@@ -16,6 +16,7 @@ from microdreamer.pipeline.launch.config import LaunchConfig, load_launch_config
 from microdreamer.pipeline.launch.trainer import Trainer
 
 SMALL = (
+    "name=field",
     "device=cpu",
     "prompt=thing",
     "data.size=16",

@@ -95,8 +95,8 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
         raise UserError(NOTHING)
     device = choose_device(config.device) if prior is None else prior.device
     chosen = config.system.guidance
-    rgba = None if config.input is None else as_picture(config.input, True, log.warning)
     with user_errors():
+        rgba = None if config.input is None else as_picture(config.input, True, log.warning)
         if prior is None:
             prior = load_prior(chosen.prior, chosen.prior_path, device, chosen.precision, chosen.prior_memory)
         takes_picture = "image" in prior.accepts
@@ -142,8 +142,6 @@ def train(
             if config.resume:
                 start = restore(trainer, checkpoint.find(user_path(config.resume)))
             checkpoint.check_place(folder, start)
-        if shard.rank == 0:
-            write_config(config, folder)
         if trainer.objective is None and shard.world > 1:
             raise UserError("system.guidance.objective=sir runs in one process; start it without torchrun")
         try:
@@ -154,12 +152,21 @@ def train(
             trainer.close()
 
 
+def _begin(trainer: Trainer, folder: Path) -> _Scalars:
+    """The first files of a run, once nothing is left to refuse."""
+    first = trainer.shard.rank == 0
+    scalars = _Scalars(folder, trainer.config.trainer.enable_tensorboard and first)
+    if first:
+        write_config(trainer.config, folder)
+    return scalars
+
+
 def _train_steps(trainer: Trainer, folder: Path, start: int, highres: bool, watch: Watch) -> Path:
     config, settings = trainer.config, trainer.config.trainer
     end = end_of(config, start, highres)
     if start >= end:
         raise UserError(f"resume={config.resume}: has {start} steps of {end} already; raise trainer.max_steps, or pass --train_highres")
-    scalars = _Scalars(folder, settings.enable_tensorboard and trainer.shard.rank == 0)
+    scalars = _begin(trainer, folder)
     began, note, path = time.perf_counter(), "", checkpoint.path_of(folder, start)
     with watch.phase("train", announce=False):
         for step in range(start, end):
@@ -188,7 +195,7 @@ def _train_rounds(trainer: Trainer, folder: Path, start: int, watch: Watch) -> P
     settings, rounds = trainer.config.trainer, len(trainer.rounds)
     if start >= rounds:
         raise UserError(f"resume={trainer.config.resume}: has all {rounds} rounds already")
-    scalars = _Scalars(folder, settings.enable_tensorboard)
+    scalars = _begin(trainer, folder)
     began, path = time.perf_counter(), checkpoint.path_of(folder, start)
     with watch.phase("train", announce=False):
         for index in range(start, rounds):
@@ -326,7 +333,12 @@ def write_preview(trainer: Trainer, folder: Path) -> None:
 
 def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     """The model of `config.resume`, or of the run's last checkpoint; its steps; its device. Raises UserError where there is none."""
-    path = checkpoint.find(user_path(config.resume) if config.resume else run_folder(config))
+    folder = run_folder(config)
+    if not config.resume and not checkpoint.written(folder):
+        raise UserError(
+            f"{folder}: no checkpoint there; make one with --train, or pass resume=FILE, or the prompt (tag=) of a run that has"
+        )
+    path = checkpoint.find(user_path(config.resume) if config.resume else folder)
     device = choose_device(config.device)
     state = checkpoint.load(path, device)
     with user_errors():
