@@ -5,6 +5,7 @@
     python -m benchmarks.distillation captions --objects val.npz --out FOLDER     the same from sentences alone
     python -m benchmarks.distillation time     --objects val.npz --out FOLDER     seconds of each method, alone on the machine
     python -m benchmarks.distillation report   --out FOLDER --plot FILE.png       the table, and curves of quality over time
+    python -m benchmarks.distillation sheet    --objects val.npz --out FOLDER --plot FILE.jpg   truth and all methods, side by side
 
 Every method starts from the same picture (512 px, from 15 degrees above, at azimuth 0), gets it as one more view, and is tuned over the
 same number of settings on the same objects. Quality is measured at 16 cameras that no method has seen, 256 px, on white. `--part K/N`
@@ -38,6 +39,7 @@ from microdreamer.gaussians.extraction import extract_mesh
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.images.reference import reference_view
+from microdreamer.images.writing import write_sheet
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel
 from microdreamer.metrics.pictures import psnr, ssim
@@ -49,6 +51,7 @@ from microdreamer.shapes.packed import PackedMeshes, load_packed
 ELEVATION_UP = 15.0  # of the picture, degrees
 LOOKS = 10  # at a run's quality, on its way
 TUNING_OBJECTS, OBJECTS = 2, 16
+SHOWN_VIEWS, SHEET_VIEW = [1, 5, 9, 13], 1  # of a scene, kept as pictures; the one in the sheet
 LEVELS, DRAWS = (0.4, 0.6), 2  # of noise, as shares of the prior's; noises of each
 BASE = ["input=", "elevation=15", "data.elevation_range=[-10,40]", "trainer.checkpoint_every=1000000", "trainer.preview_every=1000000"]
 FALLING = ["system.guidance.min_step_percent=[0,0.9,0.02,{0}]", "system.guidance.max_step_percent=[0,0.98,0.4,{0}]"]
@@ -142,6 +145,7 @@ CANDIDATES["gaussians"] = {
     ],
 }
 METHODS = [(kind, objective) for kind, methods in CANDIDATES.items() for objective in methods]
+TICKS = (0.3, 0.5, 1, 2, 5)  # seconds
 NAMES = {"x0sds": "x0-SDS", "sds": "SDS", "asd": "ASD", "sir": "SIR"}
 
 
@@ -211,7 +215,7 @@ class Bench:
     """What all parts share: the prior, the objects and the results' folder."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.out = Path(options.out)
+        self.out, self.plot = Path(options.out), options.plot
         self.device = choose_device(options.device)
         self.prior = load_prior("micro", None, self.device, "float32")
         self.meshes = load_packed(options.objects).to(self.device)
@@ -273,7 +277,7 @@ class Bench:
             except ValueError as error:
                 record |= {"no_mesh": str(error)}
             self.write(f"evaluate_{kind}_{way}_{index}", record)
-            torch.save((pictures[[1, 5, 9, 13]] * 255).byte().cpu(), self.out / f"evaluate_{kind}_{way}_{index}.pt")
+            torch.save((pictures[SHOWN_VIEWS] * 255).byte().cpu(), self.out / f"evaluate_{kind}_{way}_{index}.pt")
             print(kind, way, index, {key: value for key, value in record.items() if key != "curve"}, flush=True)
 
     def captions(self) -> None:
@@ -327,6 +331,17 @@ class Bench:
                 {"seconds": seconds[-1], "first": seconds[0], "evaluations": evaluations, "environment": provenance(self.device)},
             )
             print(kind, way, [round(second, 2) for second in seconds], evaluations, flush=True)
+
+    def sheet(self) -> None:
+        """A row for each of some objects: the truth, then the methods on fields and on Gaussians, from a side that no method has seen."""
+        rows = []
+        for index in self.measured[1::3]:
+            rows.append(self.scene(index).views[SHEET_VIEW].cpu())
+            for kind, way in METHODS:
+                shown = torch.load(self.out / f"evaluate_{kind}_{way}_{index}.pt", weights_only=True)
+                rows.append(shown[SHOWN_VIEWS.index(SHEET_VIEW)].float() / 255)
+        pictures = torch.nn.functional.avg_pool2d(torch.stack(rows), 2)
+        write_sheet(self.plot, pictures, columns=1 + len(METHODS))
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -383,6 +398,8 @@ def report(folder: Path, plot: Path | None) -> str:
                 if (kind, way) in curves:
                     axis.plot(*zip(*curves[kind, way], strict=True), marker=".", label=NAMES[way])
             axis.set(title="neural field" if kind == "field" else "Gaussians", xlabel="seconds", xscale="log")
+            axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], minor=False)
+            axis.xaxis.set_minor_formatter("")
             axis.grid(alpha=0.3)
             axis.legend()
         axes[0].set_ylabel("PSNR at unseen cameras, dB")
@@ -394,7 +411,7 @@ def report(folder: Path, plot: Path | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tune", "evaluate", "captions", "time", "report"))
+    parser.add_argument("what", choices=("tune", "evaluate", "captions", "time", "report", "sheet"))
     parser.add_argument("--objects", metavar="FILE.npz", help="pack of true objects")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where results are kept")
     parser.add_argument("--device", default="auto")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from microdreamer.core import profiler
 from microdreamer.core.files import atomic_write
@@ -28,6 +29,7 @@ _ARRAY, _ELEMENT_ARRAY = 34962, 34963  # glTF buffer targets
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE, _REPEAT = 9729, 9987, 33071, 10497  # glTF sampler settings
 _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
 UNLIT = "KHR_materials_unlit"
+BAND_ROWS = 256  # of a texture at a time
 
 
 # ---- OBJ ----
@@ -95,11 +97,12 @@ def _vertex_colors(mesh: Mesh) -> np.ndarray:
 
 def encoded_texture(mesh: Mesh) -> bytes:
     """The texture as a PNG file."""
-    texture = mesh.texture
-    pixels = np.empty(texture.shape, np.uint8)
-    for row, values in enumerate(texture):  # a large texture is held once more as bytes, not as floats
-        pixels[row] = np.rint(np.clip(values, 0, 1) * 255)
-    return encoded_png(pixels)
+    height, width = mesh.texture.shape[:2]
+    picture = Image.new("RGB", (width, height))
+    for top in range(0, height, BAND_ROWS):  # a large texture is held once more as a picture, not as floats or as an array of bytes
+        band = np.rint(np.clip(mesh.texture[top : top + BAND_ROWS], 0, 1) * 255).astype(np.uint8)
+        picture.paste(Image.fromarray(band), (0, top))
+    return encoded_png(picture)
 
 
 # ---- GLB ----
@@ -157,8 +160,7 @@ def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     if image:
         document["images"] = [{"bufferView": len(views), "mimeType": "image/png", "name": f"{path.stem}_albedo"}]
         views.append({"buffer": 0, "byteOffset": offset, "byteLength": len(image)})
-        image += bytes(-len(image) % 4)
-        offset += len(image)
+        offset += len(image) + -len(image) % 4
     accessors[0] |= {"min": attributes["POSITION"].min(0).tolist(), "max": attributes["POSITION"].max(0).tolist()}
     primitive = {"attributes": {name: index for index, name in enumerate(attributes)}, "indices": len(attributes), "material": 0}
     document |= {
@@ -179,6 +181,7 @@ def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
         file.write(struct.pack("<II", len(text), _JSON_CHUNK) + text + struct.pack("<II", offset, _BINARY_CHUNK))
         file.writelines(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes() for array in arrays)
         file.write(image)
+        file.write(bytes(-len(image) % 4))
 
 
 def _unit_normals(mesh: Mesh) -> np.ndarray:
