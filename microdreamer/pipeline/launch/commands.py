@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,7 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
     from microdreamer.pipeline.terminal import Bar
 
     keep_freed_memory()
+    logging.getLogger("microdreamer").setLevel(logging.WARNING if options.quiet else logging.INFO)
     folder = run.run_folder(config)
     try:
         try_writing(folder / "ckpt" / "x")

@@ -96,7 +96,7 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
     device = choose_device(config.device) if prior is None else prior.device
     chosen = config.system.guidance
     with user_errors():
-        rgba = None if config.input is None else as_picture(config.input, True, log.warning)
+        rgba = None if config.input is None else as_picture(config.input, True, log.info)
         if prior is None:
             prior = load_prior(chosen.prior, chosen.prior_path, device, chosen.precision, chosen.prior_memory)
         takes_picture = "image" in prior.accepts

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from launch_bench import SMALL, Witness, config_of, picture, trainer_of
+from PIL import Image
 from recipe_bench import film
 from torch.nn.functional import mse_loss
 
@@ -121,6 +122,18 @@ def test_test_and_export_find_the_last_checkpoint(program, folder):
     assert (folder / "save" / "step_2.mp4").is_file()
 
 
+def test_what_was_done_to_a_picture_is_told_unless_quiet(program, tmp_path, caplog):
+    path = picture(tmp_path / "thing_rgba.png")
+    aside = Image.new("RGBA", (96, 96))
+    aside.paste(Image.open(path).resize((24, 24)), (60, 60))
+    aside.save(path)
+    words = ("--train", f"input={path}", "trainer.max_steps=1")
+    assert program(*words)[0] == 0
+    assert [message for message in caplog.messages if message.startswith(f"{path}: ")]
+    caplog.clear()
+    assert program("--quiet", *words, "tag=quiet") == (0, "") and not caplog.messages
+
+
 def test_rounds_of_sir_have_no_stages_to_go_on_to(program):
     code, said = program("--train", "system.guidance.objective=sir", *STAGES, "system.sir.total_steps=1")
     assert code == 0 and "for the next stage" not in said
@@ -136,15 +149,15 @@ def test_microdreamer_launch_is_the_same_program(prior, tmp_path, capsys):
 
 def test_help_is_quick_and_needs_no_pytorch():
     code = """
-import sys
+import sys, time
 from microdreamer.pipeline.launch.commands import launch
 try:
     launch(["--help"])
 finally:
-    print(sorted({"torch", "numpy", "scipy", "PIL", "cv2"} & set(sys.modules)), file=sys.stderr)
+    print(sorted({"torch", "numpy", "scipy", "PIL", "cv2"} & set(sys.modules)), time.process_time() < 0.5, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "[]\n"
+    assert done.returncode == 0 and done.stderr == "[] True\n"
     assert "--train_highres" in done.stdout and "  system.guidance.recon_std_rescale=0.5  " in done.stdout
 
 
