@@ -115,7 +115,8 @@ class Trainer:
         self.rounds: list[Round] = []
         if self.objective is None:
             self.rounds = plan_rounds(prior.schedule, **{key: getattr(config.system.sir, key) for key in SIR_KEYS})
-            schedule = dataclasses.replace(config.trainer, max_steps=self.rounds[-1].steps.stop)  # that learning rates follow
+            # What learning rates and growth follow.
+            schedule = dataclasses.replace(config.trainer, max_steps=sum(len(turn.steps) for turn in self.rounds))
             config = dataclasses.replace(config, trainer=schedule)
         self.learner = make_learner(config, self.generator, self.device)
         self._picture, self._references = picture, {}

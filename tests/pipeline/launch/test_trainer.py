@@ -165,6 +165,11 @@ def test_shards_are_the_parts_of_one_batch():
         trainer_of(*words, shard=Shard(0, 2))
 
 
+def test_gaussians_in_rounds_learn_at_rates_of_the_rounds_steps():
+    trainer = trainer_of("system.geometry.type=gaussians", "system.guidance.objective=sir", "trainer.max_steps=10000")
+    assert trainer.learner.max_steps == 9 and trainer.config.trainer.max_steps == 10_000
+
+
 def test_near_seeds_give_unlike_draws():
     generator, seen = torch.Generator(), set()
     for seed in range(20):
