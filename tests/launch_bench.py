@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,6 +56,7 @@ SMALL = (
     "export.faces=300",
     "export.texture_size=64",
 )
+SIR = "system.guidance.objective=sir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +112,104 @@ def picture(path: Path, size: int = 48) -> Path:
     rgba = torch.cat([shown.image / shown.alpha.clamp_min(1e-3), shown.alpha], dim=1)[0].clamp(0, 1)
     Image.fromarray((rgba * 255).byte().permute(1, 2, 0).numpy()).save(path)
     return path
+
+
+# ---- What is seen of a run ----
+
+
+class Place:
+    """A folder of the test's own, and what is done there."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.patch = folder, monkeypatch
+
+    def words(self, *words):
+        return (f"exp_root_dir={self.folder}", *words)
+
+    def saved(self, *words):
+        """A checkpoint of an untrained run, as the word that takes it."""
+        trainer = trainer_of(*self.words(*words))
+        return f"resume={run.save(trainer, run.run_folder(trainer.config), 1)}"
+
+    def tested(self, *words):
+        return run.test(config_of(*self.words(self.saved(), *words)))
+
+    def exported(self, *words):
+        return run.export(config_of(*self.words(self.saved(), *words)))
+
+    def film_cameras(self, *words):
+        """Those that a film is rendered from."""
+        kept, made = [], run.film_cameras
+        self.patch.setattr(run, "film_cameras", lambda *given: kept.append(made(*given)) or kept[-1])
+        self.tested(*words)
+        return kept[0]
+
+
+def stepped(*words, steps=1, **attributes):
+    """What a trainer found in each of its first steps, and the trainer."""
+    trainer = trainer_of(*words, **attributes)
+    return [trainer.step(step) for step in range(steps)], trainer
+
+
+def loss(*words, name="loss_guidance"):
+    return float(stepped(*words)[0][0][name])
+
+
+def cameras(*words, steps=1, **attributes):
+    """Those of the prior's first call in each step."""
+    trainer = stepped(*words, steps=steps, **attributes)[1]
+    return [call.cameras for call in trainer.prior.seen[:: len(trainer.prior.seen) // steps]]
+
+
+def fov_y(batch):
+    return torch.rad2deg(2 * torch.atan(batch.height / 2 / batch.intrinsics[:, 1]))
+
+
+def rounds(*words, count=1):
+    """The prior's calls in each of the first rounds of SIR, and the trainer."""
+    trainer, found = trainer_of(*words), []
+    for index in range(count):
+        before = len(trainer.prior.seen)
+        trainer.round(index)
+        found.append(trainer.prior.seen[before:])
+    return found, trainer
+
+
+def parameters(trainer):
+    return {name: value.detach().clone() for name, value in trainer.learner.model.named_parameters()}
+
+
+def moved(*words, step=0):
+    """Parts of the field that one step changes."""
+    trainer = trainer_of(*words)
+    before = parameters(trainer)
+    trainer.step(step)
+    after = parameters(trainer)
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def shape(*words):
+    return {name: tuple(value.shape) for name, value in trainer_of(*words).learner.model.state_dict().items() if hasattr(value, "shape")}
+
+
+def density(*words, at=(0.0, 0.0, 0.0)):
+    """Of an untrained field at a point."""
+    with torch.no_grad():
+        return float(trainer_of(*words).learner.model.geometry.density(torch.tensor([at])))
+
+
+# ---- The table ----
+
+TABLE: dict[str, Callable] = {}
+
+
+def row(*keys):
+    """Decorator: the function shows that each of `keys` reaches its piece."""
+
+    def enter(function):
+        for key in keys:
+            assert key not in TABLE
+            TABLE[key] = functools.partial(function, key=key) if len(keys) > 1 else function
+        return function
+
+    return enter
