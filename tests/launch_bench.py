@@ -101,11 +101,6 @@ def trainer_of(*words: str, **attributes) -> Trainer:
     return run.make_trainer(config_of(*words), prior)
 
 
-def advance(trainer: Trainer, first: int, last: int) -> None:
-    for index in range(first, last):
-        trainer.round(index) if trainer.objective is None else trainer.step(index)
-
-
 def picture(path: Path, size: int = 48) -> Path:
     """The object's front as an RGBA file."""
     shown = coloured_ellipsoid().render(orbit_cameras(0, 0, width=size, height=size), torch.zeros(3))
