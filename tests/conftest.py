@@ -11,7 +11,9 @@ import torch
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
 
-pytest.register_assert_rewrite("recipe_bench", "recipe_results", "recipe_rounds", "second_stage")  # they assert what tests would
+# They assert what tests would.
+pytest.register_assert_rewrite("launch_bench", "launch_rows_learnt", "launch_rows_seen")
+pytest.register_assert_rewrite("recipe_bench", "recipe_results", "recipe_rounds", "second_stage")
 
 # Golden tensors and the CC0 objects are not part of the repository; they lie beside it where they exist.
 SHARED = Path(os.environ.get("MD_SHARED", Path(__file__).resolve().parents[2] / "shared"))

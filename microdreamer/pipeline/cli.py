@@ -1,4 +1,4 @@
-"""`microdreamer make|refine|cutout ...`: the scripts' commands for an installed package."""
+"""`microdreamer make|refine|launch|cutout ...`: the scripts' commands for an installed package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ USAGE = """microdreamer COMMAND ...
 
   make     a picture and/or a sentence -> Gaussians and a textured mesh    (main.py)
   refine   a mesh, or a file of Gaussians -> a refined, textured mesh      (main2.py)
+  launch   a sentence (or a picture) -> a neural field, film and mesh      (launch.py)
   cutout   photos -> centred cut-outs                                      (process.py)
 
 microdreamer COMMAND --help tells a command's words."""
@@ -29,11 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from microdreamer.pipeline.commands import refine
 
         return refine(rest, "microdreamer refine")
+    if name == "launch":
+        from microdreamer.pipeline.launch.commands import launch
+
+        return launch(rest, "microdreamer launch")
     if name == "cutout":
         from microdreamer.pipeline.cutouts import main as cutout
 
         return cutout(rest, "microdreamer cutout")
-    print(f"microdreamer: {f'unknown command {name!r}' if name else 'no command'}; expected make, refine or cutout", file=sys.stderr)
+    said = f"unknown command {name!r}" if name else "no command"
+    print(f"microdreamer: {said}; expected make, refine, launch or cutout", file=sys.stderr)
     return 2
 
 

@@ -95,8 +95,18 @@ def find(resume: Path) -> Path:
     return resume
 
 
+def check_place(folder: Path, start: int) -> None:
+    """Raises UserError where a run that goes on after `start` steps would mix with the later checkpoints of another in its folder."""
+    later = [path for step, path in written(folder) if step > start]
+    if later:
+        raise UserError(f"{folder}: holds an earlier run's {later[-1].name}; go on with resume={later[-1]}, or choose another tag=NAME")
+
+
 def drop_old(folder: Path, keep: set[int]) -> None:
-    """Remove a run's checkpoints except for the last two and those after the steps `keep`."""
+    """Remove a run's checkpoints except for the last two and those after the steps `keep`, and what a killed run was about to write."""
     for step, path in written(folder)[:-2]:
         if step not in keep:
+            path.unlink(missing_ok=True)
+    for path in (folder / "ckpt").glob(".*.ckpt"):
+        if re.fullmatch(r"\.[0-9a-f]{32}\.ckpt", path.name):  # as atomic_write names them
             path.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +23,15 @@ python launch.py --test --export resume=outputs/mvdream_sd21/TAG                
 torchrun --nproc_per_node 2 launch.py --train ...                                         views shared among GPUs
 """
 DEFAULT = "mvdream_sd21.yaml"
+SMALLER = (
+    "lower data.batch_size, data.size or system.renderer.num_samples_per_ray, or set system.use_recompute=true"
+    " (for --test data.eval_size or data.n_test_views, for --export export.resolution)"
+)
 
 
 def launch(words: Sequence[str], program: str = "launch.py") -> int:
     """From words to files; returns the exit code."""
-    return exit_code(program, lambda: _launch(words, program))
+    return exit_code(program, lambda: _launch(words, program), SMALLER)
 
 
 def _launch(words: Sequence[str], program: str) -> int:
@@ -73,6 +79,7 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
     from microdreamer.pipeline.terminal import Bar
 
     keep_freed_memory()
+    logging.getLogger("microdreamer").setLevel(logging.WARNING if options.quiet else logging.INFO)
     folder = run.run_folder(config)
     try:
         try_writing(folder / "ckpt" / "x")
@@ -80,18 +87,23 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
         raise UserError(f"exp_root_dir={config.exp_root_dir}: cannot be written to ({error.strerror}); choose another") from None
     with Bar(options.quiet) as bar, Interrupt() as interrupt:
         if options.train:
-            run.write_config(config, folder)
             try:
                 last = run.train(config, highres=options.train_highres, on_progress=bar, should_stop=interrupt)
             except Stopped as stopped:
                 print(f"stopped; go on with resume={stopped}", file=sys.stderr)
                 return interrupt.exit_code
+            if os.environ.get("RANK", "0") != "0":
+                return 0  # the first of torchrun's processes says what was written, and makes film and mesh
             if not options.quiet:
                 print(f"wrote {last}{_next(config, last, options.train_highres)}", file=sys.stderr)
             config = dataclasses.replace(config, resume=str(last))
         for wanted, work in ((options.test, run.test), (options.export, run.export)):
             if wanted:
-                stem = work(config, bar)
+                try:
+                    stem = work(config, bar, interrupt)
+                except Stopped:
+                    print("stopped; nothing was written", file=sys.stderr)
+                    return interrupt.exit_code
                 if not options.quiet:
                     print(f"wrote {stem}.*", file=sys.stderr)
     return 0
@@ -99,7 +111,7 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
 
 def _next(config: LaunchConfig, last: Path, highres: bool) -> str:
     """What to say where a stage is left."""
-    milestones = config.data.resolution_milestones
-    if highres or not milestones or int(last.stem.removeprefix("step_")) >= config.trainer.max_steps:
+    staged = config.data.resolution_milestones and config.system.guidance.objective != "sir"
+    if highres or not staged or int(last.stem.removeprefix("step_")) >= config.trainer.max_steps:
         return ""
     return f"; for the next stage add --train_highres resume={last}"

@@ -25,18 +25,27 @@ BIASES = ("blob_magic3d", "blob_dreamfusion", "none")
 NORMALS = ("none", "analytic", "finite_difference")
 
 
+def _turns(value: Any) -> list[int]:
+    """The steps at which a schedule begins, turns and ends. Raises ValueError for ones that are not whole: nothing here counts epochs."""
+    points = value["points"] if isinstance(value, dict) else value
+    if not isinstance(points, list):
+        return [0]
+    steps = [points[0], *points[3::2]] if len(points) != 3 else [0, points[2]]
+    if any(not isinstance(step, int) for step in steps):
+        raise ValueError("expected whole steps")
+    return steps
+
+
 def schedule(default: float | Sequence[float], low: float, high: float, about: str) -> Any:
     """A number that may change with the steps (`distillation.annealing`), within [low, high] at all of them."""
 
     def is_allowed(value: Any) -> bool:
         try:
-            points = value["points"] if isinstance(value, dict) else value
-            steps = [int(point) for point in points] if isinstance(points, list) else [0]
-            return all(low <= annealing.value(value, step) <= high for step in steps)
+            return all(low <= annealing.value(value, step) <= high for step in _turns(value))
         except (ValueError, TypeError, KeyError):
             return False
 
-    words = f"a number from {low:g} to {high:g}, or [start step, start, end, end step] and further pairs of value and step"
+    words = f"a number from {low:g} to {high:g}, or [start step, start, end, end step] and further pairs of value and step, a whole number"
     return checked(default, about, words, is_allowed)
 
 
@@ -253,6 +262,13 @@ def load_launch_config(path: str | Path | None, overrides: Sequence[str], stored
     for count in data.batch_size:
         if count % data.n_view:
             raise UserError(f"data.batch_size={data.batch_size}: expected multiples of data.n_view={data.n_view}")
+    guidance = config.system.guidance
+    for step in sorted({*_turns(guidance.min_step_percent), *_turns(guidance.max_step_percent)}):
+        low, high = (annealing.value(share, step) for share in (guidance.min_step_percent, guidance.max_step_percent))
+        if low > high:
+            raise UserError(
+                f"system.guidance.min_step_percent={low:g} at step {step}: expected at most system.guidance.max_step_percent={high:g}"
+            )
     if config.system.geometry.normal_type == "none" and config.system.loss.lambda_orient != 0:
         raise UserError("system.loss.lambda_orient: needs normals; set system.geometry.normal_type=analytic or finite_difference")
     if config.export.threshold != "auto":

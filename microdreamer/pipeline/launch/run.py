@@ -18,13 +18,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cam_utils import orbit_cameras
-from microdreamer.core.errors import Stopped, UserError, user_errors
+from microdreamer.core.errors import Stopped, UserError, memory_error, user_errors
 from microdreamer.core.files import atomic_write, clean_name, user_path
 from microdreamer.core.machine import choose_device, device_name, peak_memory_mib, versions
 from microdreamer.core.staging import staged
 from microdreamer.fields.field_mesh import mesh_from_field
 from microdreamer.fields.volume_model import VolumeModel
-from microdreamer.guidance import PRIORS, load_prior
+from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.images.reference import Reference, reference_view
 from microdreamer.images.writing import write_sheet, write_video
@@ -33,8 +33,8 @@ from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.pipeline.launch import checkpoint
 from microdreamer.pipeline.launch.config import LaunchConfig
-from microdreamer.pipeline.launch.learners import make_learner
-from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer, film_cameras
+from microdreamer.pipeline.launch.learners import Learner, make_learner
+from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer, film_cameras, middle_view
 from microdreamer.pipeline.pictures import as_picture
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
 
@@ -95,11 +95,11 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
         raise UserError(NOTHING)
     device = choose_device(config.device) if prior is None else prior.device
     chosen = config.system.guidance
-    rgba = None if config.input is None else as_picture(config.input, True, log.warning)
     with user_errors():
+        rgba = None if config.input is None else as_picture(config.input, True, log.info)
         if prior is None:
             prior = load_prior(chosen.prior, chosen.prior_path, device, chosen.precision, chosen.prior_memory)
-        takes_picture = "image" in PRIORS[prior.name]
+        takes_picture = "image" in prior.accepts
         if rgba is not None and not takes_picture and not words:
             prior.check_condition(rgba, None)  # raises: it names the priors that do
         sentences = config.system.prompt_processor
@@ -110,11 +110,7 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
 
 def _picture_view(config: LaunchConfig, rgba: Tensor, device: torch.device) -> Any:
     """The picture as a reference view of any size, from the middle of the training views' distances."""
-    data = config.data
-    fov_y = sum(data.fovy_range) / 2
-    distance = sum(data.camera_distance_range) / 2
-    if data.relative_radius:
-        distance /= float(torch.tan(torch.deg2rad(torch.tensor(fov_y / 2))))
+    distance, fov_y = middle_view(config)
 
     def view(size: int) -> Reference:
         camera = orbit_cameras(-config.elevation, 0.0, distance, fov_y=fov_y, width=size, height=size, device=device)
@@ -145,12 +141,24 @@ def train(
             start = 0
             if config.resume:
                 start = restore(trainer, checkpoint.find(user_path(config.resume)))
+            checkpoint.check_place(folder, start)
         if trainer.objective is None and shard.world > 1:
             raise UserError("system.guidance.objective=sir runs in one process; start it without torchrun")
         try:
-            return (_train_rounds if trainer.objective is None else _train_steps)(trainer, folder, start, highres, watch)
+            if trainer.objective is None:
+                return _train_rounds(trainer, folder, start, watch)
+            return _train_steps(trainer, folder, start, highres, watch)
         finally:
             trainer.close()
+
+
+def _begin(trainer: Trainer, folder: Path) -> _Scalars:
+    """The first files of a run, once nothing is left to refuse."""
+    first = trainer.shard.rank == 0
+    scalars = _Scalars(folder, trainer.config.trainer.enable_tensorboard and first)
+    if first:
+        write_config(trainer.config, folder)
+    return scalars
 
 
 def _train_steps(trainer: Trainer, folder: Path, start: int, highres: bool, watch: Watch) -> Path:
@@ -158,7 +166,7 @@ def _train_steps(trainer: Trainer, folder: Path, start: int, highres: bool, watc
     end = end_of(config, start, highres)
     if start >= end:
         raise UserError(f"resume={config.resume}: has {start} steps of {end} already; raise trainer.max_steps, or pass --train_highres")
-    scalars = _Scalars(folder, settings.enable_tensorboard and trainer.shard.rank == 0)
+    scalars = _begin(trainer, folder)
     began, note, path = time.perf_counter(), "", checkpoint.path_of(folder, start)
     with watch.phase("train", announce=False):
         for step in range(start, end):
@@ -182,18 +190,24 @@ def _train_steps(trainer: Trainer, folder: Path, start: int, highres: bool, watc
     return path
 
 
-def _train_rounds(trainer: Trainer, folder: Path, start: int, highres: bool, watch: Watch) -> Path:
-    """SIR; a checkpoint's steps are rounds."""
-    rounds, began, path = len(trainer.rounds), time.perf_counter(), checkpoint.path_of(folder, start)
+def _train_rounds(trainer: Trainer, folder: Path, start: int, watch: Watch) -> Path:
+    """SIR; a checkpoint's steps are rounds. Checkpoints and previews come with the round in which their step is."""
+    settings, rounds = trainer.config.trainer, len(trainer.rounds)
     if start >= rounds:
         raise UserError(f"resume={trainer.config.resume}: has all {rounds} rounds already")
+    scalars = _begin(trainer, folder)
+    began, path = time.perf_counter(), checkpoint.path_of(folder, start)
     with watch.phase("train", announce=False):
         for index in range(start, rounds):
             loss = trainer.round(index)
             spent, share = time.perf_counter() - began, (index + 1 - start) / (rounds - start)
+            before, done = (trainer.rounds[k].steps.stop if k >= 0 else 0 for k in (index - 1, index))
+            last = index + 1 == rounds
+            scalars.write({"loss_fit": loss}, done)
             stopping = _agreed(watch, trainer.shard)
-            if stopping or index + 1 == rounds:
+            if stopping or last or before // settings.checkpoint_every < done // settings.checkpoint_every:
                 path = save(trainer, folder, index + 1)
+            if last or before // settings.preview_every < done // settings.preview_every:
                 write_preview(trainer, folder)
             watch.tell(Update("train", spent, False, share, spent / share - spent, f"round {index + 1}/{rounds}, loss {loss:.3g}"))
             if stopping:
@@ -231,25 +245,38 @@ def save(trainer: Trainer, folder: Path, step: int) -> Path:
     return path
 
 
-# What the tensors of a checkpoint depend on.
+# What the tensors of a checkpoint depend on, or mean; and what of it may change all the same.
 SHAPES = ("system.geometry", "system.background.type", "system.background.encoding", "system.renderer.grid_resolution")
+FREE = ("normal_type", "num_pts", "densify_grad_threshold")
 
 
 def restore(trainer: Trainer, path: Path) -> int:
     """Put a checkpoint's state into a run; returns its steps. Raises UserError for one of a run of another make."""
     state = checkpoint.load(path, trainer.device)
+    before, now = state["config"]["system"]["guidance"]["objective"], trainer.config.system.guidance.objective
+    if (before == "sir") != (now == "sir"):
+        raise UserError(f"{path}: was trained with system.guidance.objective={before}, now {now}; sir counts rounds, the others steps")
+    _fill(trainer.learner, trainer.config, state, path)
+    return int(state["step"])
+
+
+def _fill(learner: Learner, config: LaunchConfig, state: dict, path: Path) -> None:
+    """Put the state of the checkpoint at `path` into a learner. Raises UserError where it was of another make."""
     for key in SHAPES:
-        before, now = _at(state["config"], key), _at(dataclasses.asdict(trainer.config), key)
+        before, now = _at(state["config"], key), _at(dataclasses.asdict(config), key)
+        if isinstance(now, dict):
+            before, now = ({name: value for name, value in group.items() if name not in FREE} for group in (before, now))
         if before != now:
             different = next((name for name in now if before.get(name) != now[name]), "") if isinstance(now, dict) else ""
             where = f"{key}.{different}" if different else key
             old, new = (value.get(different) if different else value for value in (before, now))
             raise UserError(f"{path}: was trained with {where}={old}, now {new}; leave {where} as it was")
     try:
-        trainer.learner.load(state["learner"])
+        learner.load(state["learner"])
     except (RuntimeError, KeyError, ValueError) as error:
+        if memory_error(error):
+            raise
         raise UserError(f"{path}: does not fit this configuration ({' '.join(str(error).split())[:200]})") from None
-    return int(state["step"])
 
 
 def _at(config: dict, key: str) -> Any:
@@ -306,23 +333,28 @@ def write_preview(trainer: Trainer, folder: Path) -> None:
 
 def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     """The model of `config.resume`, or of the run's last checkpoint; its steps; its device. Raises UserError where there is none."""
-    path = checkpoint.find(user_path(config.resume) if config.resume else run_folder(config))
+    folder = run_folder(config)
+    if not config.resume and not checkpoint.written(folder):
+        raise UserError(
+            f"{folder}: no checkpoint there; make one with --train, or pass resume=FILE, or the prompt (tag=) of a run that has"
+        )
+    path = checkpoint.find(user_path(config.resume) if config.resume else folder)
     device = choose_device(config.device)
     state = checkpoint.load(path, device)
-    learner = make_learner(config, torch.Generator().manual_seed(config.seed), device)
     with user_errors():
-        try:
-            learner.load(state["learner"])
-        except (RuntimeError, KeyError) as error:
-            raise UserError(f"{path}: does not fit this configuration ({' '.join(str(error).split())[:200]})") from None
+        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device)
+    _fill(learner, config, state, path)
     return learner.model.eval(), int(state["step"]), device
 
 
-def test(config: LaunchConfig, on_progress: OnProgress | None = None) -> Path:
-    """Write the film, a sheet of views and a record of a trained run; returns their common stem. Raises UserError where it cannot."""
+def test(config: LaunchConfig, on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None) -> Path:
+    """Write the film, a sheet of views and a record of a trained run; returns their common stem.
+
+    Raises UserError where it cannot, and Stopped, before anything is written, where the caller stops it.
+    """
     model, step, device = trained(config)
     stem, data = run_folder(config) / "save" / f"step_{step}", config.data
-    watch = Watch(device, on_progress)
+    watch = Watch(device, on_progress, should_stop)
     began, parts, rows = time.perf_counter(), [], []
     with watch.phase("test"):
         for tiles in frames(model, config, data.n_test_views, data.eval_size, device):
@@ -332,6 +364,7 @@ def test(config: LaunchConfig, on_progress: OnProgress | None = None) -> Path:
             spent = time.perf_counter() - began
             share = done / data.n_test_views
             watch.tell(Update("test", spent, False, share, spent / share - spent, f"frame {done}/{data.n_test_views}"))
+            watch.check()
     images, film = torch.cat(parts), torch.cat(rows)
     seconds = time.perf_counter() - began
     record = {
@@ -354,13 +387,17 @@ def test(config: LaunchConfig, on_progress: OnProgress | None = None) -> Path:
     return stem
 
 
-def export(config: LaunchConfig, on_progress: OnProgress | None = None) -> Path:
-    """Write the textured mesh of a trained run; returns its stem. Raises UserError where there is no surface."""
+def export(config: LaunchConfig, on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None) -> Path:
+    """Write the textured mesh of a trained run; returns its stem.
+
+    Raises UserError where there is no surface, and Stopped, before anything is written, where the caller stops it.
+    """
     model, step, device = trained(config)
     stem = run_folder(config) / "save" / f"step_{step}_mesh"
-    watch = Watch(device, on_progress)
+    watch = Watch(device, on_progress, should_stop)
     with user_errors(), watch.phase("mesh"):
         mesh = _mesh_of(model, config)
+    watch.check()
     with user_errors(), watch.phase("write"), staged(stem, (".obj", ".mtl", "_albedo.png", ".glb")) as aside:
         png = encoded_texture(mesh)
         if config.export.mesh_format in ("obj", "all"):

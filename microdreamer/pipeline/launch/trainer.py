@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,13 @@ def view_ranges(config: LaunchConfig) -> ViewRanges:
     )
 
 
+def middle_view(config: LaunchConfig) -> tuple[float, float]:
+    """Distance and vertical field of view, in degrees, in the middle of those of training."""
+    data = config.data
+    distance, fov_y = sum(data.camera_distance_range) / 2, sum(data.fovy_range) / 2
+    return distance / math.tan(math.radians(fov_y / 2)) if data.relative_radius else distance, fov_y
+
+
 def make_objective(config: LaunchConfig, prior: Prior, condition: object, generator: torch.Generator) -> Objective | None:
     """The objective that the configuration names; None for SIR, which has rounds instead. Raises ValueError for wrong values."""
     chosen = config.system.guidance
@@ -102,20 +110,25 @@ class Trainer:
         self.config, self.prior, self.condition, self.shard, self.device = config, prior, condition, shard, prior.device
         self.generator = torch.Generator()
         reseed(self.generator, config.seed)
-        self.learner = make_learner(config, self.generator, self.device)
         self.ranges = view_ranges(config)
         self.objective = make_objective(config, prior, condition, self.generator)
+        self.rounds: list[Round] = []
+        if self.objective is None:
+            self.rounds = plan_rounds(prior.schedule, **{key: getattr(config.system.sir, key) for key in SIR_KEYS})
+            # What learning rates and growth follow.
+            schedule = dataclasses.replace(config.trainer, max_steps=sum(len(turn.steps) for turn in self.rounds))
+            config = dataclasses.replace(config, trainer=schedule)
+        self.learner = make_learner(config, self.generator, self.device)
         self._picture, self._references = picture, {}
         for count in config.data.batch_size:
             if self.objective and (count // config.data.n_view) % shard.world:
                 raise ValueError(
                     f"data.batch_size={count}: {count // config.data.n_view} groups do not divide among {shard.world} processes"
                 )
-            if self.objective and count // shard.world % prior.views:
+            if count // shard.world % prior.views:
                 raise ValueError(f"data.batch_size={count}: the {prior.name} prior takes a multiple of {prior.views} views in each process")
-        self.rounds: list[Round] = []
-        if self.objective is None:
-            self.rounds = plan_rounds(prior.schedule, **{key: getattr(config.system.sir, key) for key in SIR_KEYS})
+        if self.objective:
+            prior.check_cameras(self.cameras(0))
         self._forward = GraphedFunction(self._shown)
         self._backward = GraphedStep(self._learn, self.device)
 
@@ -125,9 +138,13 @@ class Trainer:
         """Pixels a side of the renders of a step."""
         return milestone(self.config.data.size, self.config.data.resolution_milestones, step)
 
+    def views(self, step: int) -> int:
+        """Views of a step, of all processes."""
+        return milestone(self.config.data.batch_size, self.config.data.resolution_milestones, step)
+
     def cameras(self, step: int) -> Cameras:
         """This process's views of a step; all processes draw the same batch."""
-        views = milestone(self.config.data.batch_size, self.config.data.resolution_milestones, step)
+        views = self.views(step)
         draws = ViewDraws.take(views // self.ranges.n_view, self.generator)
         cameras = place_views(self.ranges, draws, self.size(step))
         if self.shard.world > 1:
@@ -222,8 +239,8 @@ class Trainer:
         """One round of SIR; returns the last loss of its fit. `on_step` is told each optimiser step."""
         turn, settings = self.rounds[index], self.config.system
         reseed(self.generator, self.config.seed, index, 0)
-        size = self.size(turn.steps.start)
-        cameras = sir.draw_cameras(self.prior, self._view_range(size), self.generator, from_front=turn.starts_from_noise)
+        size, count = self.size(turn.steps.start), self.views(turn.steps.start)
+        cameras = sir.draw_cameras(self.prior, self._view_range(size, count), self.generator, from_front=turn.starts_from_noise)
         with torch.no_grad():
             renders = self.learner.render(cameras, WHITE, self.learner.draw(len(cameras), size)).image
         targets = sir.repair(
@@ -251,21 +268,19 @@ class Trainer:
 
         return fitter.fit(cameras, targets, turn, before_step=before, after_step=after)
 
-    def _view_range(self, size: int) -> sir.ViewRange:
+    def _view_range(self, size: int, count: int) -> sir.ViewRange:
         """Where SIR's views stand; its elevations are cam_utils', positive from below."""
-        data = self.config.data
-        low, high = data.elevation_range
-        count = data.batch_size[0]
-        return sir.ViewRange(
-            -self.config.elevation,
-            min_ver=self.config.elevation - high,
-            max_ver=self.config.elevation - low,
-            radius=data.camera_distance_range[0],
-            fov_y=data.fovy_range[0],
-            size=size,
-            fewest=count,
-            most=count,
-        )
+        low, high = self.config.data.elevation_range
+        radius, fov_y = middle_view(self.config)
+        elevation = self.config.elevation
+        return _WithinRange(-elevation, elevation - high, elevation - low, radius, fov_y, size, fewest=count, most=count)
+
+
+class _WithinRange(sir.ViewRange):
+    """Views that keep to the range that is asked for, wherever the picture was taken."""
+
+    def offsets(self) -> tuple[float, float]:
+        return self.min_ver, self.max_ver
 
 
 class _WithDraws:

@@ -9,45 +9,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from fake_priors import OraclePrior, coloured_ellipsoid
+from launch_bench import SMALL
 
 from microdreamer.metrics.pictures import psnr
 from microdreamer.pipeline.launch import run
 from microdreamer.pipeline.launch.config import load_launch_config
 from microdreamer.pipeline.launch.trainer import Shard, film_cameras, reseed
 
-SMALL = (
-    "device=cpu",
-    "prompt=thing",
-    "data.size=16",
-    "data.batch_size=4",
-    "data.resolution_milestones=[]",
-    "data.camera_distance_range=[2,2]",
-    "data.fovy_range=[49.1,49.1]",
-    "data.relative_radius=false",
-    "data.eval_camera_distance=2",
-    "data.eval_fovy=49.1",
-    "data.eval_size=16",
-    "system.geometry.n_levels=4",
-    "system.geometry.log2_hashmap_size=12",
-    "system.geometry.base_resolution=8",
-    "system.geometry.n_neurons=16",
-    "system.geometry.num_pts=200",
-    "system.renderer.num_samples_per_ray=48",
-    "system.renderer.grid_resolution=16",
-    "system.background.type=solid",
-    "system.background.random_aug=false",
-    "system.optimizer.lr_density=0.01",
-    "system.optimizer.lr_feature=0.01",
-    "system.guidance.guidance_scale=1",
-    "system.guidance.min_step_percent=0.2",
-    "system.guidance.max_step_percent=0.7",
-    "system.sir.total_steps=3",
-    "system.sir.denoise_steps=4",
-    "system.sir.init_steps=3",
-    "system.sir.steps_min=3",
-    "system.sir.steps_max=3",
-    "trainer.max_steps=6",
-)
 ALL = [(kind, objective) for kind in ("field", "gaussians") for objective in ("x0sds", "sds", "asd", "sir")]
 
 
@@ -195,6 +163,11 @@ def test_shards_are_the_parts_of_one_batch():
     assert all(len(part) == 4 for part in parts)
     with pytest.raises(ValueError, match="3 groups do not divide among 2 processes"):
         trainer_of(*words, shard=Shard(0, 2))
+
+
+def test_gaussians_in_rounds_learn_at_rates_of_the_rounds_steps():
+    trainer = trainer_of("system.geometry.type=gaussians", "system.guidance.objective=sir", "trainer.max_steps=10000")
+    assert trainer.learner.max_steps == 9 and trainer.config.trainer.max_steps == 10_000
 
 
 def test_near_seeds_give_unlike_draws():
