@@ -30,7 +30,7 @@ def out_of_axes(vectors: Tensor, axes: str) -> Tensor:
 
 
 def names_of(module: nn.Module) -> dict[str, str]:
-    """theirs -> ours, for a module whose parameters and buffers go by the published names, but for the table of its `encoding`."""
+    """theirs -> ours, for a module whose parameters and buffers go by the published names, except the table of its `encoding`."""
     return {PUBLISHED_TABLE if name == "encoding.params" else name: name for name in module.state_dict()}
 
 

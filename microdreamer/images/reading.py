@@ -28,7 +28,10 @@ HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b
 MAX_FRAMES, MAX_FRAME_PIXELS = 100, 4 * MAX_PIXELS  # of an animation, among which one with something in it is looked for
 
 # What Pillow's decoders raise on damaged files, found by damaging files of every format above.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_DECODER_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError, struct.error, zlib.error),
+    MemoryError,  # a damaged length asks for gigabytes; the picture's own size is checked before
+)
 
 
 def read_image(path: str | Path, note: Callable[[str], None] | None = None) -> Image.Image:

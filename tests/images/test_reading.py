@@ -307,3 +307,14 @@ def test_heic_is_read_with_it(tmp_path):
     (tmp_path / "cut.heic").write_bytes(HEIC[:300])
     with pytest.raises(ValueError, match=r"cut\.heic: .*damaged or cut short"):
         read_image(tmp_path / "cut.heic")
+
+
+def test_a_damaged_length_that_asks_for_gigabytes_is_damage(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 4), (200, 10, 10)).save(tmp_path / "a.png")
+
+    def ask_for_too_much(self):
+        raise MemoryError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_end", ask_for_too_much)
+    with pytest.raises(ValueError, match=r"a\.png: the picture is damaged or cut short \(MemoryError\)"):
+        read_image(tmp_path / "a.png")
