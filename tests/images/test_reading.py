@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from made_pictures import disc, pattern, png
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from microdreamer.images import reading
 from microdreamer.images.reading import read_image
