@@ -1,13 +1,28 @@
 """Priors of a few lines for tests."""
 
-import torch
+import dataclasses
 
+import torch
+from torch import Tensor
+
+from cam_utils import Cameras
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of the prior."""
+
+    t: int
+    scale: float | None
+    cameras: Cameras
+    latents: Tensor
+    noise: Tensor
 
 
 class StubPrior(Prior):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from fake_priors import OraclePrior, coloured_ellipsoid
+from fake_priors import Call, OraclePrior, coloured_ellipsoid
 from PIL import Image
-from torch import Tensor
 
-from cam_utils import Cameras, orbit_cameras
+from cam_utils import orbit_cameras
 from microdreamer.pipeline.launch import run
 from microdreamer.pipeline.launch.config import LaunchConfig, load_launch_config
 from microdreamer.pipeline.launch.trainer import Trainer
@@ -57,17 +55,6 @@ SMALL = (
     "export.texture_size=64",
 )
 SIR = "system.guidance.objective=sir"
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One call of the prior."""
-
-    t: int
-    scale: float | None
-    cameras: Cameras
-    latents: Tensor
-    noise: Tensor
 
 
 class Witness(OraclePrior):

@@ -13,7 +13,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from fake_priors import OraclePrior, coloured_ellipsoid
+from fake_priors import Call, OraclePrior, coloured_ellipsoid
 from PIL import Image
 from torch import Tensor
 
@@ -34,17 +34,6 @@ MOVES = {"position": "means", "feature": "sh_dc", "opacity": "opacity_logits", "
 
 
 # ---- What is seen of a run ----
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One call of the prior."""
-
-    t: int
-    scale: float | None
-    cameras: Cameras
-    latents: Tensor
-    noise: Tensor
 
 
 class Witness(OraclePrior):

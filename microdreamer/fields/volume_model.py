@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cam_utils import Cameras, rays
 from microdreamer.core import profiler
+from microdreamer.core.transfer import send
 from microdreamer.fields.backgrounds import with_replacements
 from microdreamer.fields.materials import NoMaterial, Shading, ShadingPolicy
 from microdreamer.fields.occupancy import OccupancyGrid
@@ -201,7 +202,7 @@ class VolumeModel(nn.Module):
             lights[:, 3] = low + (high - low) * torch.rand(views, generator=generator)
             chosen = self.shading(self.step, torch.rand(3, generator=generator))
             shading = torch.tensor([float(chosen.diffuse), chosen.mode != "albedo", chosen.mode == "textureless"])
-        return Draws(*(tensor.contiguous().to(self.device) for tensor in (jitter, replaced, color, lights, shading)))
+        return Draws(*(send(tensor.contiguous(), self.device) for tensor in (jitter, replaced, color, lights, shading)))
 
     @profiler.function
     def render(

@@ -22,6 +22,8 @@ OBJECTIVES = ("x0sds", "sds", "asd", "sir")
 GEOMETRIES = ("field", "gaussians")
 ACTIVATIONS = ("softplus", "trunc_exp", "exp")
 BIASES = ("blob_magic3d", "blob_dreamfusion", "none")
+REGULARISERS = ("sparsity", "opaque", "orient", "z_variance")  # each with a weight, system.loss.lambda_...
+OF_FIELDS = ("orient", "z_variance")  # those that look at samples along rays
 NORMALS = ("none", "analytic", "finite_difference")
 
 
@@ -269,7 +271,13 @@ def load_launch_config(path: str | Path | None, overrides: Sequence[str], stored
             raise UserError(
                 f"system.guidance.min_step_percent={low:g} at step {step}: expected at most system.guidance.max_step_percent={high:g}"
             )
-    if config.system.geometry.normal_type == "none" and config.system.loss.lambda_orient != 0:
+    counted = [name for name in REGULARISERS if getattr(config.system.loss, f"lambda_{name}") != 0]
+    for name in counted:
+        if guidance.objective == "sir":
+            raise UserError(f"system.loss.lambda_{name}: sir fits to pictures and has no regularisers; leave it at 0")
+        if config.system.geometry.type == "gaussians" and name in OF_FIELDS:
+            raise UserError(f"system.loss.lambda_{name}: only fields have it; leave it at 0, or set system.geometry.type=field")
+    if config.system.geometry.normal_type == "none" and "orient" in counted:
         raise UserError("system.loss.lambda_orient: needs normals; set system.geometry.normal_type=analytic or finite_difference")
     if config.export.threshold != "auto":
         try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,8 @@ from microdreamer.fields.volume_model import Draws, FieldRendering, VolumeModel,
 from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels.hash_grid import HashGridSpec
-from microdreamer.pipeline.launch.config import LaunchConfig
+from microdreamer.pipeline.launch.config import REGULARISERS, LaunchConfig
 
-REGULARISERS = ("sparsity", "opaque", "orient", "z_variance")
 GROW_FROM, GROW_UNTIL, GROW_EVERY = 50, 0.6, 50  # Gaussians: step, share of the run, steps
 
 
@@ -61,10 +60,9 @@ def counted_regularisers(config: LaunchConfig) -> tuple[str, ...]:
     return tuple(name for name in REGULARISERS if getattr(config.system.loss, f"lambda_{name}") != 0)
 
 
-def _known(normals: Tensor | None) -> Tensor:
-    if normals is None:
-        raise ValueError("system.loss.lambda_orient: needs normals; set system.geometry.normal_type=analytic or finite_difference")
-    return normals
+def regularisation(names: Sequence[str], weights: Tensor, terms: Mapping[str, Callable[[], Tensor]]) -> Tensor:
+    """The sum of the terms that `names` names, by `weights` [4], one for each of REGULARISERS."""
+    return torch.stack([weights[REGULARISERS.index(name)] * terms[name]() for name in names]).sum()
 
 
 def depth_variance(rendering: FieldRendering) -> Tensor:
@@ -152,16 +150,13 @@ class FieldLearner:
         """The sum of the regularisers that count, by `weights`, one for each of REGULARISERS."""
         detail, alpha = rendering.detail, rendering.alpha
         assert detail is not None  # a training render
-        found = {
+        terms = {
             "sparsity": lambda: regularisers.sparsity(alpha),
             "opaque": lambda: regularisers.opaque(alpha),
-            "orient": lambda: regularisers.orient(detail.weights, _known(detail.normals), detail.directions, alpha),
+            "orient": lambda: regularisers.orient(detail.weights, cast(Tensor, detail.normals), detail.directions, alpha),
             "z_variance": lambda: regularisers.z_variance(depth_variance(rendering), alpha),
         }
-        total = alpha.new_zeros(())
-        for name in self.regularised:
-            total = total + weights[REGULARISERS.index(name)] * found[name]()
-        return total
+        return regularisation(self.regularised, weights, terms)
 
     def update(self, rendering: FieldRendering) -> None:
         share_gradients(self._parameters)
@@ -179,9 +174,8 @@ class FieldLearner:
 class GaussianLearner:
     """Gaussians by splatting, their Adam, and their growth where gradients are large."""
 
-    regularised = ()
-
     def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device) -> None:
+        self.regularised = counted_regularisers(config)
         self.generator, self.max_steps = generator, config.trainer.max_steps
         self.grad_threshold = config.system.geometry.densify_grad_threshold
         self.background = config.system.background.color
@@ -205,7 +199,9 @@ class GaussianLearner:
         return self.model.render(cameras, self.background if background is None else background)
 
     def regularise(self, rendering: Any, weights: Tensor) -> Tensor:
-        raise NotImplementedError("Gaussians have no regularisers")  # `regularised` is empty
+        """The sum of the regularisers of opacity that count; the configuration allows no others."""
+        terms = {"sparsity": lambda: regularisers.sparsity(rendering.alpha), "opaque": lambda: regularisers.opaque(rendering.alpha)}
+        return regularisation(self.regularised, weights, terms)
 
     def update(self, rendering: Any) -> None:
         share_gradients(list(self.model.parameters()))

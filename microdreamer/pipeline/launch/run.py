@@ -178,7 +178,8 @@ def _train_steps(trainer: Trainer, folder: Path, start: int, highres: bool, watc
                 scalars.write(values, done)
             spent = time.perf_counter() - began
             share = (done - start) / (end - start)
-            stopping = _agreed(watch, trainer.shard)
+            # With several processes each look waits for all of their GPUs.
+            stopping = (trainer.shard.world == 1 or done % REPORT_EVERY == 0) and _agreed(watch, trainer.shard)
             if stopping or done % settings.checkpoint_every == 0 or done == end:
                 path = save(trainer, folder, done)
             if done % settings.preview_every == 0 or done == end:

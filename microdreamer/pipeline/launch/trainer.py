@@ -75,9 +75,10 @@ def make_objective(config: LaunchConfig, prior: Prior, condition: object, genera
     }
     weighted = {"weighting_strategy": chosen.weighting_strategy, "grad_clip": chosen.grad_clip or None}
     if chosen.objective == "x0sds":
-        return X0SDS(prior, condition, X0SDSSettings(**shared, recon_std_rescale=chosen.recon_std_rescale), generator)
+        settings = X0SDSSettings(**shared, recon_std_rescale=chosen.recon_std_rescale)
+        return X0SDS(prior, condition, settings, generator, PUBLISHED_THRESHOLDS)
     if chosen.objective == "sds":
-        return SDS(prior, condition, SDSSettings(**shared, **weighted), generator)
+        return SDS(prior, condition, SDSSettings(**shared, **weighted), generator, PUBLISHED_THRESHOLDS)
     if chosen.objective == "asd":
         own = {"plus_ratio": chosen.plus_ratio, "plus_random": chosen.plus_random, "guidance_perp_neg": chosen.guidance_perp_neg}
         return ASD(prior, condition, ASDSettings(**shared, **weighted, **own), generator, PUBLISHED_THRESHOLDS)

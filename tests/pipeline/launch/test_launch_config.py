@@ -45,6 +45,9 @@ def test_the_words_of_the_published_programs_work():
         ("data.resolution_milestones=[9,3]", "rising steps"),
         ("system.loss.lambda_sparsity=[0,10,1000]", None),
         ("system.loss.lambda_orient=1", "needs normals"),
+        ("system.geometry.type=gaussians system.loss.lambda_z_variance=1", "only fields have it"),
+        ("system.geometry.type=gaussians system.loss.lambda_opaque=1", None),
+        ("system.guidance.objective=sir system.loss.lambda_sparsity=1", "sir fits to pictures"),
         ("system.loss.lambda_orient=[1,2]", "a number from 0 to 1e"),
         ("system.loss.lambda_orient=[0,-1,5,100]", "a number from 0 to 1e"),
         ("system.loss.lambda_orient=much", "a number from 0 to 1e"),
@@ -59,10 +62,10 @@ def test_the_words_of_the_published_programs_work():
 )
 def test_what_does_not_fit_is_one_line(word, message):
     if message is None:
-        load_launch_config(None, [word])
+        load_launch_config(None, word.split())
         return
     with pytest.raises(UserError, match=message) as caught:
-        load_launch_config(None, [word])
+        load_launch_config(None, word.split())
     assert "\n" not in str(caught.value)
 
 

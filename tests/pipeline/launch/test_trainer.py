@@ -191,3 +191,23 @@ def test_checkpoints_of_another_make_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"trained with system\.geometry\.type=field, now gaussians"):
         run.restore(gaussians, path)
     assert dataclasses.asdict(trainer.config) == run.stored_config(path)
+
+
+@pytest.mark.parametrize("kind", ["field", "gaussians"])
+def test_sparsity_empties_every_representation(kind):
+    trainer = trainer_of(f"system.geometry.type={kind}", "system.loss.lambda_guidance=0", "system.loss.lambda_sparsity=100", "data.size=16")
+    cameras = film_cameras(trainer.config, 2, 16, torch.device("cpu"))
+
+    def opacity():
+        with torch.no_grad():
+            return float(trainer.learner.render(cameras, 1.0, trainer.learner.draw(2, 16)).alpha.mean())
+
+    before = opacity()
+    advance(trainer, 0, 6)
+    assert opacity() < 0.97 * before
+
+
+@pytest.mark.parametrize("objective", ["x0sds", "sds", "asd"])
+def test_directions_end_where_the_published_configurations_end_them(objective):
+    thresholds = trainer_of(f"system.guidance.objective={objective}").objective.thresholds
+    assert dataclasses.astuple(thresholds) == (30, 30, 60)
