@@ -46,14 +46,16 @@ def warm_up(function: Callable[[], Output], device: torch.device | str, times: i
     return output
 
 
-def capture(function: Callable[[], Output], device: torch.device | str, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Output]:
+def capture(
+    function: Callable[[], Output], device: torch.device | str, pool: Any = None, side: torch.cuda.Stream | None = None
+) -> tuple[torch.cuda.CUDAGraph, Output]:
     """What `function` does on the device, recorded and not run: the graph, and its output, which each replay writes anew.
 
     Whoever keeps the graph must keep the tensors that it reads. pool: a handle of memory that several graphs share, which then must not
-    be replayed at the same time. Other threads may use the device meanwhile. Unlike `torch.cuda.graph` it leaves cached memory alone.
-    Raises RuntimeError where `function` waits for the device.
+    be replayed at the same time. side: the stream to record on, which a forward and its backward pass must share. Other threads may use
+    the device meanwhile. Unlike `torch.cuda.graph` it leaves cached memory alone. Raises RuntimeError where `function` waits for the device.
     """
-    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    graph, side = torch.cuda.CUDAGraph(), side or torch.cuda.Stream(device)
     torch.cuda.synchronize(device)
     with _one_at_a_time, torch.cuda.stream(side), _no_garbage_collection():
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -90,6 +92,7 @@ class _Graphs:
         self.enabled = True
         self._captured: dict[tuple, _Captured] = {}
         self._pool = None
+        self._lock = threading.Lock()  # threads that share the function take turns from the copy of their inputs to that of the output
 
     def _takes_graphs(self, device: torch.device) -> bool:
         return self.enabled and device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
@@ -122,7 +125,84 @@ class GraphedFunction(_Graphs):
             static = [tensor.clone() for tensor in inputs]
             warm_up(lambda: self.function(*static), device)
             self._captured[key] = self._capture(device, inputs, static)
-        return self._captured[key].replay(inputs)
+        with self._lock:
+            return self._captured[key].replay(inputs)
+
+
+@dataclasses.dataclass
+class _CapturedPair:
+    forward: torch.cuda.CUDAGraph
+    backward: torch.cuda.CUDAGraph
+    x: Tensor
+    out: Tensor
+    v_out: Tensor
+    v_x: Tensor
+
+
+class GraphedGradient:
+    """`function(x) -> out` and its gradient in x, on a GPU by two graphs: the first leaves in their memory what the second needs.
+
+    `forward` gives the output and a token, by which `backward` knows whether the activations are still there; it makes them again where
+    another call has taken their place. The function must be free of host synchronisation and side effects. On the CPU, and within a
+    capture, `backward` calls the function again.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self._captured: dict[tuple, _CapturedPair] = {}
+        self._pool: Any = None  # of all graphs
+        self._side: torch.cuda.Stream | None = None
+        self._lives: object = None  # the token of the call whose activations lie in that memory
+        self._lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        """The output for x, detached, and the token."""
+        if x.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            with torch.no_grad():
+                return self.function(x), None
+        with self._lock, torch.no_grad():
+            key = (x.shape, x.dtype)
+            if key not in self._captured:
+                self._captured[key] = self._capture(x)
+            token = object()
+            return self._replay(self._captured[key], x, token).out.clone(), token
+
+    def backward(self, x: Tensor, v_out: Tensor, token: object) -> Tensor:
+        """The gradient in x of the output whose gradient is v_out, with the token of `forward` for that x."""
+        if token is None:
+            return _gradient(self.function, x, v_out)
+        with self._lock, torch.no_grad():
+            pair = self._captured[x.shape, x.dtype]
+            if self._lives is not token:
+                self._replay(pair, x, token)
+            pair.v_out.copy_(v_out)
+            pair.backward.replay()
+            self._lives = None  # the way back has written over them
+            return pair.v_x.clone()
+
+    def _replay(self, pair: _CapturedPair, x: Tensor, token: object) -> _CapturedPair:
+        pair.x.copy_(x)
+        pair.forward.replay()
+        self._lives = token
+        return pair
+
+    @torch.enable_grad()
+    def _capture(self, x: Tensor) -> _CapturedPair:
+        device = x.device
+        self._pool, self._side = self._pool or torch.cuda.graph_pool_handle(), self._side or torch.cuda.Stream(device)
+        x = x.detach().clone().requires_grad_()
+        warm_up(lambda: _gradient(self.function, x, None), device)
+        forward, out = capture(lambda: self.function(x), device, self._pool, self._side)
+        v_out = torch.zeros_like(out)
+        backward, (v_x,) = capture(lambda: torch.autograd.grad(out, x, v_out), device, self._pool, self._side)
+        return _CapturedPair(forward, backward, x.detach(), out.detach(), v_out, v_x)
+
+
+@torch.enable_grad()
+def _gradient(function: Callable[[Tensor], Tensor], x: Tensor, v_out: Tensor | None) -> Tensor:
+    x = x.detach().requires_grad_()
+    out = function(x)
+    return torch.autograd.grad(out, x, torch.ones_like(out) if v_out is None else v_out)[0]
 
 
 class GraphedStep(_Graphs):
@@ -149,7 +229,8 @@ class GraphedStep(_Graphs):
             if self._calls[key] <= WARM_UPS:
                 return warm_up(lambda: self.function(*inputs), self.device, 1)
             self._captured[key] = self._capture(self.device, inputs, [tensor.clone() for tensor in inputs])
-        return self._captured[key].replay(inputs)
+        with self._lock:
+            return self._captured[key].replay(inputs)
 
     def reset(self) -> None:
         """Capture anew: something that the step works on has moved."""

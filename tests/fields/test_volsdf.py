@@ -31,7 +31,7 @@ def test_density_goldens(parity, device):
 class Planes:
     """The golden's field: features of three planes, before a network for distances from a sphere and one for colours."""
 
-    def __init__(self, planes, state, radius):
+    def __init__(self, planes, state, radius, device):
         self.planes, self.radius = planes, radius
         self.networks = {}
         for kind in ("sdf", "feature"):
@@ -39,7 +39,7 @@ class Planes:
             network.load_state_dict(
                 {name.removeprefix(f"{kind}_network."): t for name, t in state.items() if name.startswith(f"{kind}_network.")}
             )
-            self.networks[kind] = network
+            self.networks[kind] = network.to(device)
 
     def encode(self, points):
         x, y, z = (points / self.radius).unbind(-1)
@@ -62,13 +62,13 @@ def unbounded_weights(alpha):
     return alpha * torch.cat([torch.ones_like(passed[..., :1]), passed[..., :-1]], dim=-1)
 
 
-def golden_render(parity, case):
+def golden_render(parity, case, device="cpu"):
     data = np.load(parity("generators/volsdf_render.npz"))
     config = json.loads(str(data["config"]))
-    data = {name: torch.from_numpy(np.asarray(data[name])) for name in data.files if name != "config"}
+    data = {name: torch.from_numpy(np.asarray(data[name])).to(device) for name in data.files if name != "config"}
     planes = data["triplane"][:1] if case == "eval" else data["triplane"]
     planes = planes.clone().requires_grad_()
-    field = Planes(planes, load_file(parity("generators/triplane_small_local.weights.safetensors")), config["radius"])
+    field = Planes(planes, load_file(parity("generators/triplane_small_local.weights.safetensors")), config["radius"], device)
     origins, directions = data["rays_o"].reshape(2, 36, 3), data["rays_d"].reshape(2, 36, 3)
     if case == "eval":  # one field, all views of it
         origins, directions = origins.reshape(1, 72, 3), directions.reshape(1, 72, 3)
@@ -76,7 +76,7 @@ def golden_render(parity, case):
         field,
         origins,
         directions,
-        sharpness=inverse_deviation(torch.tensor(config["inv_std_init"])),
+        sharpness=inverse_deviation(torch.tensor(config["inv_std_init"], device=device)),
         radius=config["radius"],
         proposals=config["num_samples_per_ray_importance"],
         samples=config["num_samples_per_ray"],
@@ -86,16 +86,17 @@ def golden_render(parity, case):
     )
     background = EnvironmentBackground("sh3", axes="threestudio")
     background.load_published(load_file(parity("generators/volsdf_render_background.weights.safetensors")), prefix="")
-    behind = background(published.out_of_axes(directions, "threestudio"))
+    behind = background.to(device)(published.out_of_axes(directions, "threestudio"))
     image = rendering.color + (1 - rendering.alpha)[..., None] * behind
     return data, planes, rendering, image, behind
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", ["eval", "train"])
-def test_render_goldens(parity, case, monkeypatch):
+def test_render_goldens(parity, case, device, monkeypatch):
     # The golden's intervals are so long that its weights reach 4e4 either way: what differs is measured against their size.
     monkeypatch.setattr(volsdf, "weights_of", unbounded_weights)
-    data, planes, rendering, image, behind = golden_render(parity, case)
+    data, planes, rendering, image, behind = golden_render(parity, case, device)
     found = {
         "comp_rgb_fg": rendering.color,
         "opacity": rendering.alpha,
