@@ -13,7 +13,9 @@ def toy_noise(x, t, context, camera=0.0):
     """Of x [V,C,H,W] at levels t [V]; context [V,L,D] with D at least C; camera [V]."""
     told = context.mean(1)[:, : x.shape[1], None, None]
     level = torch.as_tensor(t, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
-    return torch.tanh(0.8 * x + 0.3 * torch.sin(0.01 * level) + 0.7 * told) + 0.05 * torch.as_tensor(camera, device=x.device).view(-1, 1, 1, 1)
+    return torch.tanh(0.8 * x + 0.3 * torch.sin(0.01 * level) + 0.7 * told) + 0.05 * torch.as_tensor(camera, device=x.device).view(
+        -1, 1, 1, 1
+    )
 
 
 class ToyPrior(Prior):

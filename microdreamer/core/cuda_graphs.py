@@ -53,7 +53,8 @@ def capture(
 
     Whoever keeps the graph must keep the tensors that it reads. pool: a handle of memory that several graphs share, which then must not
     be replayed at the same time. side: the stream to record on, which a forward and its backward pass must share. Other threads may use
-    the device meanwhile. Unlike `torch.cuda.graph` it leaves cached memory alone. Raises RuntimeError where `function` waits for the device.
+    the device meanwhile. Unlike `torch.cuda.graph` it leaves cached memory alone. Raises RuntimeError where `function` waits for
+    the device.
     """
     graph, side = torch.cuda.CUDAGraph(), side or torch.cuda.Stream(device)
     torch.cuda.synchronize(device)
@@ -236,3 +237,85 @@ class GraphedStep(_Graphs):
         """Capture anew: something that the step works on has moved."""
         self._captured.clear()
         self._pool = None  # a pool ends with the last of its graphs
+
+
+@dataclasses.dataclass
+class _CapturedHalves:
+    first: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    held: Any
+    out: Tensor
+    second: torch.cuda.CUDAGraph | None = None
+    more: list[Tensor] = dataclasses.field(default_factory=list)
+    result: Tensor | None = None
+
+
+class GraphedHalves:
+    """A step of an optimiser with something in its middle that is not captured: two graphs, and what the first computes is there for the
+    second.
+
+    `begin(*inputs)` gives the output of `first(*inputs) -> held, output`, and `end(*more)` what `second(held, *more) -> tensor` gives;
+    `held` may carry autograd's graph of the output. They are called in turn. The rest is as with `GraphedStep`.
+    """
+
+    def __init__(self, first: Callable[..., tuple[Any, Tensor]], second: Callable[..., Tensor], device: torch.device) -> None:
+        self.first, self.second, self.device = first, second, device
+        self.enabled = device.type == "cuda" and extension.available(device)
+        self._side = torch.cuda.Stream(device) if self.enabled else None  # a backward pass runs where its forward pass ran
+        self._pool: Any = None
+        self._captured: dict[tuple, _CapturedHalves] = {}
+        self._calls: dict[tuple, int] = {}
+        self._begun: _CapturedHalves | None = None
+        self._held: Any = None  # by a step that is not replayed
+
+    @torch.enable_grad()
+    def begin(self, *inputs: Tensor) -> Tensor:
+        self._begun = None
+        if not self.enabled:
+            self._held, out = self.first(*inputs)
+            return out.detach()
+        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        if key not in self._captured:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] <= WARM_UPS:
+                with self._beside():
+                    self._held, out = self.first(*inputs)
+                return out.detach()
+            self._pool, static = self._pool or torch.cuda.graph_pool_handle(), [tensor.clone() for tensor in inputs]
+            graph, (held, out) = capture(lambda: self.first(*static), self.device, self._pool, self._side)
+            self._captured[key] = _CapturedHalves(graph, static, held, out.detach())
+        self._begun = self._captured[key]
+        for static, tensor in zip(self._begun.inputs, inputs, strict=True):
+            static.copy_(tensor)
+        self._begun.first.replay()
+        return self._begun.out.clone()
+
+    @torch.enable_grad()
+    def end(self, *more: Tensor) -> Tensor:
+        begun, held = self._begun, self._held
+        self._begun = self._held = None
+        if begun is None:
+            if not self.enabled:
+                return self.second(held, *more)
+            with self._beside():
+                return self.second(held, *more)
+        if begun.second is None:
+            begun.more = [tensor.clone() for tensor in more]
+            begun.second, begun.result = capture(lambda: self.second(begun.held, *begun.more), self.device, self._pool, self._side)
+        for static, tensor in zip(begun.more, more, strict=True):
+            static.copy_(tensor)
+        begun.second.replay()
+        return begun.result.clone()
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[None]:
+        current = torch.cuda.current_stream(self.device)
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side):
+            yield
+        current.wait_stream(self._side)
+
+    def reset(self) -> None:
+        """Capture anew: something that the step works on has moved. Between steps alone."""
+        self._captured.clear()
+        self._begun = self._held = self._pool = None
