@@ -283,10 +283,11 @@ class GraphedHalves:
                 return out.detach()
             self._pool, static = self._pool or torch.cuda.graph_pool_handle(), [tensor.clone() for tensor in inputs]
             graph, (held, out) = capture(lambda: self.first(*static), self.device, self._pool, self._side)
-            self._captured[key] = _CapturedHalves(graph, static, held, out.detach())
-        self._begun = self._captured[key]
-        for static, tensor in zip(self._begun.inputs, inputs, strict=True):
-            static.copy_(tensor)
+            self._begun = self._captured[key] = _CapturedHalves(graph, static, held, out.detach())
+        else:
+            self._begun = self._captured[key]
+            for given, tensor in zip(self._begun.inputs, inputs, strict=True):
+                given.copy_(tensor)
         self._begun.first.replay()
         return self._begun.out.clone()
 
