@@ -47,7 +47,7 @@ def test_stable_diffusion_equals_the_reference(parity, case, device):
     side, front, back, overhead = golden["emb_vd"].unbind(1)
     null = golden["emb_unvd"][0].expand(2, -1, -1)  # of the side, from which both views are taken; in use it is one sentence for all
     condition = {NULL: null, "sentences": torch.stack([null, front, side, back, overhead], dim=1)}
-    cameras = orbit_cameras(-golden[f"{case}_elevation"], golden[f"{case}_azimuth"])
+    cameras = orbit_cameras(-golden[f"{case}_elevation"], golden[f"{case}_azimuth"], device=device)
     t, u = golden[f"{case}_t"].cpu(), golden[f"{case}_u"].cpu()
     later = shifted_timestep(t, chosen["plus_ratio"], chosen["min_step"], u if chosen["plus_random"] else None)
     x = golden[f"{case}_latents"].clone().requires_grad_()

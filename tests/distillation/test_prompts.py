@@ -19,7 +19,7 @@ def golden(parity, request):
 
 @pytest.fixture
 def cameras(golden):
-    return orbit_cameras(-golden["elevation_deg"], golden["azimuth_deg"])
+    return orbit_cameras(-golden["elevation_deg"], golden["azimuth_deg"], device=golden["azimuth_deg"].device)
 
 
 def test_directions_equal_the_reference(golden, cameras):
