@@ -68,7 +68,9 @@ def test_a_parameter_without_gradient_stays():
     assert (moved < 1).all() and torch.equal(still.detach(), torch.ones(2))
 
 
-@pytest.mark.parametrize("settings", [{"betas": (0.9, 0.9)}, {"betas": (0.9, 0.9, 1.0)}, {"lr": -1.0}, {"eps": -1.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"betas": (0.9, 0.9)}, {"betas": (0.9, 0.9, 1.0)}, {"lr": -1.0}, {"eps": -1.0}, {"weight_decay": -1.0}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Adan([torch.nn.Parameter(torch.zeros(1))], **settings)

@@ -319,8 +319,8 @@ def load_launch_config(path: str | Path | None, overrides: Sequence[str], stored
         if guidance.objective == "sir":
             raise UserError(f"system.loss.lambda_{name}: sir fits to pictures and has no regularisers; leave it at 0")
         if name not in REGULARISERS_OF[kind]:
-            able = ", ".join(other for other, names in REGULARISERS_OF.items() if name in names)
-            raise UserError(f"system.loss.lambda_{name}: {kind} has none; leave it at 0, or set system.geometry.type to one of {able}")
+            able = " or ".join(other for other, names in REGULARISERS_OF.items() if name in names)
+            raise UserError(f"system.loss.lambda_{name}: no term of {kind}; leave it at 0, or set system.geometry.type to {able}")
     _check_kind(config)
     if config.system.geometry.normal_type == "none" and "orient" in counted:
         raise UserError("system.loss.lambda_orient: needs normals; set system.geometry.normal_type=analytic or finite_difference")

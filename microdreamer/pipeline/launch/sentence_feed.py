@@ -67,7 +67,7 @@ class SentenceFeed:
         """Write the pull of each sentence since the last report, the farthest first; all processes call it, one of them `writes`."""
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self._pull)
-        pull, count = self._pull.cpu()
+        pull, count = self._pull.cpu().clone()
         self._pull.zero_()
         self._latest = torch.where(count > 0, pull / count.clamp_min(1), self._latest)
         if not writes:

@@ -179,7 +179,7 @@ class Trainer:
         if self.learner.prepare(step):
             self._reset()
         found = [self._pass(step, index) for index in range(self.config.trainer.accumulate_grad_batches)]
-        return found[0] if len(found) == 1 else {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}
+        return found[0] if len(found) == 1 else {name: torch.stack([one[name].float() for one in found]).mean(0) for name in found[0]}
 
     def _pass(self, step: int, index: int) -> dict[str, Tensor]:
         """One of the passes whose gradients add up to a step's; the last of them learns."""

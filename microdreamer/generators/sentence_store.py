@@ -1,0 +1,4 @@
+class SentenceStore:
+    @classmethod
+    def open(cls, sentences, prior, negative, folder):
+        raise NotImplementedError
