@@ -217,8 +217,8 @@ class Conv3dGenerator(ShapeGenerator[Tensor]):
     """The generator of `spec`; its caches are grids [B,voxel_channels,R,R,R], axes z, y, x. Initial values are drawn from `generator`
     (on the CPU).
 
-    `condition` with `draws` takes z and the noise of each layer from there, as in training; without, z is one fixed draw and layers
-    take the noise that they keep, so that a sentence always gives the same shape.
+    `draw` gives z [B,noise_width] and the noise of each layer. Without them z is one fixed draw and layers take the noise that they
+    keep, so that a sentence always gives the same shape.
     """
 
     spec: Conv3dSpec
@@ -229,16 +229,17 @@ class Conv3dGenerator(ShapeGenerator[Tensor]):
         self.sdf_network = Perceptron((spec.voxel_channels, spec.hidden, 1), generator)
         self.feature_network = Perceptron((spec.voxel_channels, spec.hidden, 3), generator)
 
-    def _condition(self, text: Tensor, draws: torch.Generator | None) -> Tensor:
-        if draws is None:
-            fixed = torch.randn(self.spec.noise_width, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
-            return self.space_generator(fixed.to(text).expand(len(text), -1), text)
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        sides = self.space_generator.synthesis.noise_sides
+        shapes = [(self.spec.noise_width,)] + [(1, side, side, side) for side in sides]
+        return tuple(torch.randn(count, *shape, generator=generator, device=generator.device) for shape in shapes)
 
-        def drawn(*shape: int) -> Tensor:
-            return torch.randn(len(text), *shape, generator=draws, device=draws.device).to(text)
-
-        z = drawn(self.spec.noise_width)
-        return self.space_generator(z, text, [drawn(1, side, side, side) for side in self.space_generator.synthesis.noise_sides])
+    def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> Tensor:
+        if draws:
+            z, *noises = draws
+            return self.space_generator(z, text, noises)
+        fixed = torch.randn(self.spec.noise_width, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
+        return self.space_generator(fixed.to(text).expand(len(text), -1), text)
 
     def encode(self, points: Tensor, cache: Tensor) -> Tensor:
         return grid_sample(cache, points[:, :, None, None], align_corners=False)[..., 0, 0].mT

@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def count_of(cache: Any) -> int:
+    """How many sentences a cache is of."""
+    return len(next(_tensors(cache)))
+
+
 def take_sentence(cache: Any, index: int) -> Any:
     """The cache of one sentence, a batch of one; a view."""
     return _map(lambda tensor: tensor[index : index + 1], cache)

@@ -155,7 +155,7 @@ class TriplaneTransformer(ShapeGenerator[Tensor]):
         self.sdf_network = Perceptron((*widths, 1), generator)
         self.feature_network = Perceptron((*widths, 3), generator)
 
-    def _condition(self, text: Tensor, draws: torch.Generator | None) -> Tensor:
+    def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> Tensor:
         return self.space_generator(text)
 
     def encode(self, points: Tensor, cache: Tensor) -> Tensor:
