@@ -28,21 +28,26 @@ def published_name(prompt: str) -> str:
     return prompt.replace(",", "").replace(".", "").replace(" ", "_")
 
 
+def plain_name(prompt: str) -> str:
+    """The published name where that is a file name, else one as near as can be; not of this sentence alone."""
+    return clean_name(published_name(prompt)).replace(" ", "_")
+
+
 def text_of(name: str) -> str:
     """The sentence that ScaleDreamer's evaluation reads from a folder's name: without its commas and full stops."""
     return name.replace("_", " ")
 
 
 def folder_names(prompts: Iterable[str]) -> dict[str, str]:
-    """Folder -> sentence, each sentence once: by the published rule where that gives a file name of its own, else as near as can be.
+    """Folder -> sentence, each sentence once: its plain name, with a number where another has that.
 
     No two names differ only in case, as some file systems take those for one.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for prompt in dict.fromkeys(prompts):
-        plain = clean_name(published_name(prompt)).replace(" ", "_")
-        name, number = plain, 1
+        plain = name = plain_name(prompt)
+        number = 1
         while name.casefold() in taken:
             number += 1
             name = f"{plain}_{number}"

@@ -301,14 +301,18 @@ def frames(model: Any, config: LaunchConfig, count: int, size: int, device: torc
     try:
         for first in range(0, count, FRAMES_PER_CALL):
             cameras = film_cameras(config, count, size, device, range(first, min(first + FRAMES_PER_CALL, count)))
-            seen: Any = model.render(cameras, None if isinstance(model, VolumeModel) else config.system.background.color)
-            tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
-            if getattr(seen, "normal", None) is not None:
-                tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
-            tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
-            yield tiles
+            yield tiles_of(model.render(cameras, None if isinstance(model, VolumeModel) else config.system.background.color))
     finally:
         model.train(was_training)
+
+
+def tiles_of(seen: Any) -> dict[str, Tensor]:
+    """What a render shows, as pictures: see `frames`."""
+    tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
+    if getattr(seen, "normal", None) is not None:
+        tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
+    tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
+    return tiles
 
 
 def _shown_depth(depth: Tensor, alpha: Tensor) -> Tensor:
