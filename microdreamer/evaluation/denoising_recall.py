@@ -72,11 +72,8 @@ def levels_of(prior: Prior, count: int) -> list[int]:
 
 def conditions_of(prior: Prior, sentences: Sequence[str], batch: int) -> list[tuple[object, int]]:
     """Conditions of `batch` sentences each, and how many they hold. Raises ValueError for a sentence that the prior knows no word of."""
-    parts = []
-    for first in range(0, len(sentences), batch):
-        chunk = [prior.condition(prompt=sentence) for sentence in sentences[first : first + batch]]
-        parts.append((prior.join(chunk) if len(chunk) > 1 else chunk[0], len(chunk)))
-    return parts
+    chunks = [sentences[first : first + batch] for first in range(0, len(sentences), batch)]
+    return [(prior.condition_each(chunk), len(chunk)) for chunk in chunks]
 
 
 @torch.no_grad()

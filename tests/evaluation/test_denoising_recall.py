@@ -20,11 +20,8 @@ from microdreamer.guidance.base import CONDITIONAL, NULL
 class ToldPrior(ToyPrior):
     """ToyPrior whose sentence is a number, what its network is told."""
 
-    def condition(self, image=None, prompt=None, negative_prompt=None, elevation=0.0):
-        return torch.full((1, 2, 3), float(prompt))
-
-    def join(self, conditions):
-        return torch.cat(conditions)
+    def condition_each(self, prompts, negative_prompt=None):
+        return torch.tensor([float(prompt) for prompt in prompts])[:, None, None].expand(-1, 2, 3)
 
     def predict_each(self, branches, cameras, condition):
         rows = condition.repeat_interleave(len(cameras) // len(condition), dim=0)

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -24,7 +24,10 @@ from microdreamer.core.files import clean_name
 from microdreamer.core.machine import device_name, peak_memory_mib, versions
 from microdreamer.core.staging import staged
 from microdreamer.fields.field_mesh import CHUNK, mesh_from_field
+from microdreamer.generators.library import load_library
 from microdreamer.generators.text_to_shape import OneShape, Shapes, TextToShape
+from microdreamer.guidance import load_sentence_encoder
+from microdreamer.guidance.sentences import GLOBAL, SentenceEncoder
 from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, write_video
 from microdreamer.meshes.baking import bake_function, unwrapped
 from microdreamer.meshes.files import encoded_texture, is_open, write_glb, write_obj, write_ply
@@ -40,7 +43,7 @@ from microdreamer.pipeline.launch.result_folder import (
     read_record,
     write_json,
 )
-from microdreamer.pipeline.launch.run import FRAMES_PER_CALL, SHEET_VIEWS, run_folder, tiles_of, trained
+from microdreamer.pipeline.launch.run import FRAMES_PER_CALL, SHEET_VIEWS, processes, run_folder, tiles_of, trained
 from microdreamer.pipeline.launch.trainer import ALONE, Shard, film_cameras
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
 
@@ -50,21 +53,6 @@ SENTENCES_PER_PASS = 4  # the largest published grid of voxels takes 0.3 GB a se
 SUFFIXES = ("_views.png", ".mp4", ".obj", ".mtl", "_albedo.png", ".glb", ".ply", ".json")
 NAME_LENGTH = 60  # of each of two sentences in the name of the film between them
 RENDERED = ("step", "frames", "size", "elevation", "camera_distance", "fovy")  # of a record: what renders of one folder share
-
-
-class States(Protocol):
-    """What a text encoder makes of S sentences: one vector each, [S,C], and those of their tokens, [L,C] each."""
-
-    pooled: Tensor
-    tokens: list[Tensor]
-
-
-class Encoder(Protocol):
-    """Sentences to what a prior's network reads of them, as `guidance.sentences` loads it."""
-
-    length: int  # tokens that the network was trained with
-
-    def encode(self, sentences: Sequence[str]) -> States: ...
 
 
 class Texts(NamedTuple):
@@ -82,7 +70,7 @@ class Author:
     """A trained network with the encoder that it was trained with; `step` optimiser steps made it."""
 
     model: TextToShape
-    encoder: Encoder
+    encoder: SentenceEncoder
     step: int
     device: torch.device
 
@@ -90,11 +78,7 @@ class Author:
     def read(self, sentences: Sequence[str]) -> Texts:
         """Raises ValueError for sentences that the encoder cannot read."""
         states = self.encoder.encode(sentences)
-        pooled = states.pooled.to(self.device, torch.float32)
-        if self.model.geometry.text == "global":
-            return Texts(pooled, pooled)
-        rows = [torch.nn.functional.pad(tokens, (0, 0, 0, self.encoder.length - len(tokens))) for tokens in states.tokens]
-        return Texts(torch.stack(rows).to(self.device, torch.float32), pooled)
+        return Texts(*(states.text(kind).to(self.device) for kind in (self.model.geometry.text, GLOBAL)))
 
     @torch.no_grad()
     def shapes(self, texts: Texts) -> Shapes:
@@ -104,8 +88,6 @@ class Author:
 
 def load_author(config: LaunchConfig) -> Author:
     """From `config.resume`, or the run's last checkpoint. Raises UserError where there is none, or it is of a run without a library."""
-    from microdreamer.guidance.sentences import load_sentence_encoder
-
     model, step, device = trained(config)
     if not isinstance(model, TextToShape):
         raise UserError(
@@ -351,6 +333,17 @@ def between(author: Author, config: LaunchConfig, texts: Texts, steps: int) -> I
 
 
 # ---- Renders for evaluation ----
+
+
+def render_library(
+    config: LaunchConfig, split: str = "test", on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None
+) -> Path:
+    """`write_renders` of the sentences `split` of the configuration's library, in the run's folder, by all processes of torchrun."""
+    sentences = getattr(load_library(config.system.prompt_processor.library), split)
+    with processes(config) as (shard, config):
+        author = load_author(config)
+        folder = run_folder(config) / "save" / f"step_{author.step}_{split}"
+        return write_renders(author, config, sentences, folder, shard=shard, on_progress=on_progress, should_stop=should_stop)
 
 
 def write_renders(

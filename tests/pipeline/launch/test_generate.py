@@ -3,7 +3,6 @@
 import json
 import math
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from PIL import Image
 from microdreamer.core.errors import Stopped, UserError
 from microdreamer.evaluation import amortized
 from microdreamer.generators.text_to_shape import OneShape, TextToShape, VolsdfSettings
+from microdreamer.guidance.sentences import SentenceEncoder
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.topology import edges_of
 from microdreamer.pipeline.launch import generate as generation
@@ -31,22 +31,23 @@ WORDS = (
 )
 
 
-class States(NamedTuple):
-    pooled: torch.Tensor
-    tokens: list[torch.Tensor]
-
-
-class WordEncoder:
+class WordEncoder(SentenceEncoder):
     """Each word has a vector of its own, drawn from its letters; a sentence's is their mean."""
 
-    length = 7
+    width, length, device = TEXT_WIDTH, 7, torch.device("cpu")
 
-    def encode(self, sentences):
+    def states(self, sentences):
         def vector(word):
             return torch.randn(TEXT_WIDTH, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
 
-        tokens = [torch.stack([vector(word) for word in sentence.split()[: self.length]]) for sentence in sentences]
-        return States(torch.stack([rows.mean(0) for rows in tokens]), tokens)
+        rows = torch.zeros(len(sentences), self.length, TEXT_WIDTH)
+        for row, sentence in zip(rows, sentences, strict=True):
+            for place, word in enumerate(sentence.split()[: self.length]):
+                row[place] = vector(word)
+        return rows.mean(1), rows
+
+    def _identity(self):
+        return "words"
 
 
 def author_of(spec, background="shared", lively=True):
