@@ -122,16 +122,15 @@ def generate(
     watch.seconds["load"] = time.perf_counter() - began
     watch.announce("load")
     folder = out or run_folder(config) / "save" / f"step_{author.step}_generated"
-    stems, failures = [], []
-    prompts = list(names)
+    stems, failures, prompts = [], [], list(names)
+    with user_errors(), watch.phase("text", announce=False):
+        texts = author.read(prompts)
+    of_text = watch.seconds["text"] / len(prompts)
     for first in range(0, len(prompts), SENTENCES_PER_PASS):
-        chosen = prompts[first : first + SENTENCES_PER_PASS]
-        before = dict(watch.seconds)
-        with user_errors(), watch.phase("text", announce=False):
-            texts = author.read(chosen)
+        chosen, before = prompts[first : first + SENTENCES_PER_PASS], dict(watch.seconds)
         with user_errors(), watch.phase("pass", announce=False):
-            shapes = author.shapes(texts)
-        shared = {name: seconds / len(chosen) for name, seconds in _since(before, watch).items()}
+            shapes = author.shapes(texts.part(slice(first, first + SENTENCES_PER_PASS)))
+        shared = {"text": of_text, "pass": _since(before, watch)["pass"] / len(chosen)}
         for index, prompt in enumerate(chosen):
             watch.check()
             stem = folder / names[prompt]

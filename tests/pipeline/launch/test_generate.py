@@ -1,5 +1,6 @@
 """Sentences to assets: what is written is right, of every network and in company; films between sentences; renders for evaluation."""
 
+import dataclasses
 import json
 import math
 import zlib
@@ -11,13 +12,15 @@ from PIL import Image
 
 from microdreamer.core.errors import Stopped, UserError
 from microdreamer.evaluation import amortized
+from microdreamer.generators.backgrounds import SharedBackground
 from microdreamer.generators.text_to_shape import OneShape, TextToShape, VolsdfSettings
+from microdreamer.guidance import load_sentence_encoder
 from microdreamer.guidance.sentences import SentenceEncoder
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.topology import edges_of
 from microdreamer.pipeline.launch import generate as generation
 from microdreamer.pipeline.launch.config import load_launch_config
-from microdreamer.pipeline.launch.generate import Author, between, generate, interpolate, mesh_of, write_renders
+from microdreamer.pipeline.launch.generate import Author, between, generate, interpolate, mesh_of, render_library, write_renders
 from microdreamer.pipeline.launch.result_folder import PROMPTS, RECORD, folder_names
 from microdreamer.pipeline.launch.trainer import Shard, film_cameras
 from tests.small_generators import BACKGROUNDS, MAKERS, SPECS, TEXT_WIDTH, small
@@ -282,3 +285,41 @@ def test_where_films_cannot_be_made_frames_are_all_the_same(author, tmp_path, mo
     write_renders(author, config_of(), ["a tree"], tmp_path)
     assert "no film was written, the rest was: ffmpeg could not be run" in caplog.text
     assert Image.open(tmp_path / "a_tree" / "000.png").size == (48, 16)
+
+
+@pytest.fixture
+def trained_hyper_ingp(monkeypatch):
+    """A network for the micro prior's embeddings in the place of a run's checkpoint."""
+    spec = dataclasses.replace(SPECS["hyper_ingp"], text_width=load_sentence_encoder("micro").width)
+    model = TextToShape(small(spec), SharedBackground("sh3"), SETTINGS)
+    monkeypatch.setattr(generation, "trained", lambda config: (model, 5, torch.device("cpu")))
+    return model
+
+
+def test_a_library_is_rendered_as_the_micro_prior_reads_it(trained_hyper_ingp, tmp_path):
+    library = tmp_path / "two.json"
+    library.write_text(json.dumps({"train": ["a cup"], "val": ["a red car"], "test": ["a tree", "a red car"]}))
+    config = config_of("prior=micro", "tag=run", f"exp_root_dir={tmp_path}")
+    config.system.prompt_processor.library = str(library)
+    folder = render_library(config)
+    assert folder == tmp_path / config.name / "run" / "save" / "step_5_test"
+    assert json.loads((folder / PROMPTS).read_text()) == {"a_tree": "a tree", "a_red_car": "a red car"}
+    pooled = load_sentence_encoder("micro").encode(["a red car"]).text("global")
+    with torch.no_grad():
+        shapes = trained_hyper_ingp.condition(pooled, pooled)
+        expected = trained_hyper_ingp.render(film_cameras(config, 4, 16, torch.device("cpu"), [1]), shapes).image[0].clamp(0, 1)
+    torch.testing.assert_close(amortized.read_frame(folder / "a_red_car" / "001.png", 16), expected, rtol=0, atol=0.51 / 255)
+    assert {path.name for path in render_library(config, "val").iterdir() if path.is_dir()} == {"a_red_car"}
+
+
+def test_a_sentence_that_the_prior_does_not_know_is_one_line(trained_hyper_ingp, tmp_path):
+    sentences = ["a tree", "a cup", "a car", "a house", "a hat", "xyzzy"]  # more than one pass takes
+    with pytest.raises(UserError, match="'xyzzy': the micro prior knows none of these words"):
+        generate(config_of("prior=micro", "tag=run"), sentences, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_one_sentence_generates_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(generation, "trained", lambda config: (torch.nn.Linear(1, 1), 5, torch.device("cpu")))
+    with pytest.raises(UserError, match="was trained on one sentence alone; --test and --export show it"):
+        generate(config_of("prior=micro", "tag=run"), ["a tree"], tmp_path)
