@@ -161,21 +161,22 @@ def _write_asset(
     shape: OneShape, prompt: str, stem: Path, config: LaunchConfig, author: Author, watch: Watch, shared: dict[str, float]
 ) -> str:
     """Everything of one sentence; returns why there is no mesh, or nothing. shared: seconds of what was done for several at once."""
-    before, mesh, failure = dict(watch.seconds), None, ""
+    before, meshes, failure = dict(watch.seconds), None, ""
     with watch.phase("film", announce=False):
         film, images = _film(shape, config, watch, prompt)
     try:
         with watch.phase("mesh", announce=False):
             mesh = mesh_of(shape, config)
         with watch.phase("texture", announce=False):
-            painted = painted_mesh(mesh, shape, config)
+            meshes = mesh, painted_mesh(mesh, shape, config)
     except ValueError as error:
         failure = " ".join(str(error).split())
     watch.check()
     with watch.phase("write", announce=False), staged(stem, SUFFIXES) as aside:
         write_sheet(f"{aside}_views.png", images, columns=SHEET_VIEWS // 2)
         _try_film(Path(f"{aside}.mp4"), film)
-        if mesh is not None:
+        if meshes is not None:
+            mesh, painted = meshes
             png = encoded_texture(painted)
             if config.export.mesh_format in ("obj", "all"):
                 write_obj(painted, f"{aside}.obj", png)
@@ -187,9 +188,7 @@ def _write_asset(
             "step": author.step,
             # Those of what several sentences share are divided among them; writing itself is not done yet.
             "seconds": {name: round(seconds, 4) for name, seconds in (shared | _since(before, watch)).items()},
-            "mesh": None
-            if mesh is None
-            else {"vertices": len(mesh.vertices), "faces": len(mesh.faces), "watertight": not is_open(mesh.faces)},
+            "mesh": None if meshes is None else _mesh_record(meshes[0]),
             "failure": failure or None,
             "film": _film_record(config),
             "peak_memory_mib": peak_memory_mib(author.device),
@@ -199,6 +198,10 @@ def _write_asset(
         }
         Path(f"{aside}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return failure
+
+
+def _mesh_record(mesh: Mesh) -> dict[str, int | bool]:
+    return {"vertices": len(mesh.vertices), "faces": len(mesh.faces), "watertight": not is_open(mesh.faces)}
 
 
 def mesh_of(shape: OneShape, config: LaunchConfig) -> Mesh:
