@@ -329,12 +329,7 @@ def frames(model: Any, config: LaunchConfig, count: int, size: int, device: torc
     behind = config.system.background.color if config.system.geometry.type == "gaussians" else None  # others have their own
     for first in range(0, count, FRAMES_PER_CALL):
         cameras = film_cameras(config, count, size, device, range(first, min(first + FRAMES_PER_CALL, count)))
-        seen: Any = model.render(cameras, behind)
-        tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
-        if getattr(seen, "normal", None) is not None:
-            tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
-        tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
-        yield tiles
+        yield tiles_of(model.render(cameras, behind))
 
 
 @contextlib.contextmanager
@@ -345,6 +340,15 @@ def evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def tiles_of(seen: Any) -> dict[str, Tensor]:
+    """What a render shows, as pictures: see `frames`."""
+    tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
+    if getattr(seen, "normal", None) is not None:
+        tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
+    tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
+    return tiles
 
 
 def _shown_depth(depth: Tensor, alpha: Tensor) -> Tensor:
