@@ -101,7 +101,7 @@ class GeneratorLearner:
             "sparsity": lambda: regularisers.sparsity(alpha),
             "opaque": lambda: regularisers.opaque(alpha),
             "z_variance": lambda: regularisers.z_variance(detail.z_variance, detail.alpha),
-            "eikonal": lambda: regularisers.eikonal(cast(Tensor, detail.gradient)),
+            "eikonal": lambda: regularisers.eikonal(cast(Tensor, detail.gradient), detail.lengths > 0),
         }
         return regularisation(self.regularised, weights, terms)
 
