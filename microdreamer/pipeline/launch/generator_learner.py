@@ -35,9 +35,6 @@ class GeneratorLearner:
     Before a render it is told of which sentences (`tell`); `draw` then gives their embeddings with the random numbers.
     """
 
-    # Its kernels are large, and a captured step would run the network twice: for what the prior sees, and for the gradient.
-    is_captured = False
-
     def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device, text_width: int) -> None:
         """text_width: numbers of a sentence's embedding, of each of its words too."""
         system, chosen = config.system, config.system.background
@@ -61,6 +58,7 @@ class GeneratorLearner:
         )
         self.model = TextToShape(geometry, background, settings, generator).to(device).train()
         rates = system.optimizer
+        self.is_captured = rates.type != "adan"  # which counts its steps on the host
         self.half_precision = config.trainer.precision == "16-mixed" and device.type == "cuda"
         groups = [
             {"params": list(self.model.geometry.parameters()), "lr": rates.lr_geometry},

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cam_utils import Cameras, orbit_cameras
 from microdreamer.core import profiler
-from microdreamer.core.cuda_graphs import GraphedFunction, GraphedStep
+from microdreamer.core.cuda_graphs import GraphedHalves
 from microdreamer.distillation import sir
 from microdreamer.distillation.annealing import milestone
 from microdreamer.distillation.objective import ASD, SDS, X0SDS, ASDSettings, Objective, SDSSettings, X0SDSSettings
@@ -139,8 +139,9 @@ class Trainer:
         if self.objective:
             prior.check_cameras(self.cameras(0))
         self._share, self._is_last = 1.0, True
-        self._forward = GraphedFunction(self._shown)
-        self._backward = GraphedStep(self._learn, self.device)
+        self._graphs = GraphedHalves(self._render, self._learn, self.device)
+        if not self.learner.is_captured or config.trainer.accumulate_grad_batches > 1:
+            self._graphs.enabled = False
 
     # ---- What a step shows ----
 
@@ -196,20 +197,14 @@ class Trainer:
         if self._now[1] is not None:
             draws += self.learner.draw(1, cameras.height)
         inputs = (cameras.world_to_camera, cameras.intrinsics, *draws)
-        rendering = None
-        if self.device.type == "cuda" and self.learner.is_captured and passes == 1:
-            with torch.no_grad():
-                shown = self._forward(*inputs)
-        else:
-            rendering = self._rendered(*inputs)
-            shown = rendering.image.detach()
+        shown = self._graphs.begin(*inputs)
         assert self.objective is not None  # SIR has rounds instead
         found = self.objective(shown.requires_grad_(), cameras, step)
         (gradient,) = torch.autograd.grad(self.config.system.loss.lambda_guidance * found.loss, shown)
         if self.sentences is not None:
             self.sentences.note(rows, gradient)
         weights = weights_at(self.config, step, self.device)
-        rest = self._backward(gradient, weights, *inputs) if rendering is None else self._backward_of(rendering, gradient, weights, draws)
+        rest = self._graphs.end(gradient, weights)
         return {**found.metrics, "loss_guidance": found.loss.detach(), "loss_rest": rest}
 
     def _tell(self, pass_: int, views: int) -> list[int]:
@@ -225,8 +220,7 @@ class Trainer:
 
     def _reset(self) -> None:
         """Capture anew; what the earlier graphs held goes back to the device, as lists of other lengths need other memory."""
-        self._forward = GraphedFunction(self._shown)
-        self._backward.reset()
+        self._graphs.reset()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -235,23 +229,20 @@ class Trainer:
         self._reset()
         gc.collect()
 
-    def _rendered(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> Any:
+    def _render(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> tuple[Any, Tensor]:
+        """What `_learn` goes on from, and the picture."""
         cameras = dataclasses.replace(self._now[0], world_to_camera=world_to_camera, intrinsics=intrinsics)
-        return self.learner.render(cameras, None, self._split(draws)[0])
+        rendering = self.learner.render(cameras, None, self._split(draws)[0])
+        return (rendering, draws), rendering.image
 
     def _split(self, draws: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The draws of the views, and those of the picture's view."""
         own = len(draws) if self._now[1] is None else len(draws) // 2
         return draws[:own], draws[own:]
 
-    def _shown(self, *inputs: Tensor) -> Tensor:
-        return self._rendered(*inputs).image
-
-    def _learn(self, gradient: Tensor, weights: Tensor, *inputs: Tensor) -> Tensor:
-        return self._backward_of(self._rendered(*inputs), gradient, weights, inputs[2:])
-
-    def _backward_of(self, rendering: Any, gradient: Tensor, weights: Tensor, draws: Sequence[Tensor]) -> Tensor:
+    def _learn(self, rendered: Any, gradient: Tensor, weights: Tensor) -> Tensor:
         """Learn from the renders' gradient and from what else the loss holds; returns the value of that."""
+        rendering, draws = rendered
         rest = rendering.image.new_zeros(())
         if self.learner.regularised:
             rest = rest + self.learner.regularise(rendering, weights)
