@@ -148,7 +148,8 @@ class Bench:
                 curve.append({"steps": step + 1, "evaluations": evaluations, "seconds": seconds, **self.recall(trainer)})
                 print(name, curve[-1], flush=True)
                 began = time.perf_counter()
-        record = {"kind": kind, "method": method, "curve": curve, "parameters": _parameters(trainer), "answer_seconds": self.answer(trainer)}
+        record: dict[str, Any] = {"kind": kind, "method": method, "curve": curve}
+        record |= {"parameters": _parameters(trainer), "answer_seconds": self.answer(trainer)}
         if self.device.type == "cuda":
             record["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.write(name, record)
@@ -250,7 +251,8 @@ def _parameters(trainer: Trainer) -> int:
 
 def report_of(folder: Path, library: PromptLibrary) -> str:
     """Rows of all runs in `folder`, one for each look at them."""
-    rows = ["| network | method | evaluations a sentence | seconds | recall@1 seen | rank seen | recall@1 held out | rank held out |", "| --- " * 8 + "|"]
+    names = ("network", "method", "evaluations a sentence", "seconds", "recall@1 seen", "rank seen", "recall@1 held out", "rank held out")
+    rows = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("sir_*.json"))]
     if records and (folder / "recall_sir.json").is_file():
         found = json.loads((folder / "recall_sir.json").read_text())
@@ -259,9 +261,7 @@ def report_of(folder: Path, library: PromptLibrary) -> str:
     for path in sorted(folder.glob("train_*.json")):
         record = json.loads(path.read_text())
         for look in record["curve"]:
-            rows.append(
-                f"| {record['kind']} | {record['method']} | {look['evaluations']:.0f} | {look['seconds']:.0f} | {_scores(look)} |"
-            )
+            rows.append(f"| {record['kind']} | {record['method']} | {look['evaluations']:.0f} | {look['seconds']:.0f} | {_scores(look)} |")
     return "\n".join(rows)
 
 

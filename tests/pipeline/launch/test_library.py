@@ -58,7 +58,7 @@ def test_each_optimizer_learns(tmp_path, monkeypatch, kind, optimizer):
 
 
 def test_rays_that_miss_the_box_have_no_say_in_its_distances(tmp_path, monkeypatch):
-    """A ball's distances grow by one a unit but for the kink in its middle, so that next to nothing is left, in a wide picture too."""
+    """A ball's distances grow by one a unit, except at its middle, so that next to nothing is left, in a wide picture too."""
     for fov_y in (49.1, 120.0):
         words = ("system.loss.lambda_eikonal=1", f"data.fovy_range=[{fov_y},{fov_y}]", "data.elevation_range=[30,30]")
         trainer = trainer_of(config_with(tmp_path, "hyper_ingp", *words), monkeypatch)
