@@ -6,13 +6,17 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from microdreamer.core.command import Interrupt, Parser, exit_code
 from microdreamer.core.errors import Stopped, UserError
 from microdreamer.core.paths import shipped_folder
-from microdreamer.pipeline.launch.config import SCHEMA, LaunchConfig, load_launch_config
+from microdreamer.pipeline.launch.config import SCHEMA, SHORTCUTS, LaunchConfig, load_launch_config
+
+if TYPE_CHECKING:
+    from microdreamer.pipeline.progress import OnProgress, ShouldStop
 
 ABOUT = """A sentence (or a picture) -> a neural field, or Gaussians -> film and textured mesh, by score distillation.
 
@@ -20,6 +24,8 @@ python launch.py --config configs/x0sds_micro.yaml --train --test --export promp
 python launch.py --train prompt="an astronaut riding a horse"                            the low resolution, with MVDream's weights
 python launch.py --train --train_highres resume=outputs/mvdream_sd21/TAG/ckpt/step_5000.ckpt   goes on at the high one
 python launch.py --test --export resume=outputs/mvdream_sd21/TAG                          film and mesh of its last checkpoint
+python launch.py --generate "a red car" --out assets resume=FILE                          asset of a network that was trained on a library
+python launch.py --interpolate "a red car" "a blue boat" resume=FILE                      film between two of its shapes
 torchrun --nproc_per_node 2 launch.py --train ...                                         views shared among GPUs
 """
 DEFAULT = "mvdream_sd21.yaml"
@@ -40,7 +46,8 @@ def _launch(words: Sequence[str], program: str) -> int:
         description=ABOUT,
         epilog=f"keys and their defaults:\n{SCHEMA.describe()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--config FILE] [--train] [--train_highres] [--test] [--export] [--quiet] [key=value ...]",
+        usage="%(prog)s [--config FILE] [--train] [--train_highres] [--test] [--export]"
+        " [--generate SENTENCE] [--interpolate SENTENCE SENTENCE] [--out FOLDER] [--quiet] [key=value ...]",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help=f"YAML file; default: that of the checkpoint, or configs/{DEFAULT}")
@@ -48,12 +55,22 @@ def _launch(words: Sequence[str], program: str) -> int:
     parser.add_argument("--train_highres", action="store_true", help="with --train: go on through all stages")
     parser.add_argument("--test", action="store_true", help="film, sheet of views and record")
     parser.add_argument("--export", action="store_true", help="textured mesh")
+    parser.add_argument("--generate", metavar="SENTENCE", action="append", help="film and mesh of a sentence in one pass; may be repeated")
+    parser.add_argument("--interpolate", metavar="SENTENCE", nargs=2, help="film from one sentence's shape to another's")
+    parser.add_argument("--out", metavar="FOLDER", help="where these two write; default: the run's folder")
     parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
     options, rest = parser.parse_known_args(list(words))
     if options.train_highres:
         options.train = True
-    if not (options.train or options.test or options.export):
-        raise UserError("nothing to do: pass --train, --test or --export, or several of them (see --help)")
+    from_sentences = [*(options.generate or ()), *(options.interpolate or ())]
+    for sentence in from_sentences:
+        key = sentence.partition("=")[0].lstrip("-")
+        if key != sentence and (key in SCHEMA.fields or key in SHORTCUTS):  # an option that took one word too many
+            raise UserError(f"command line: {sentence!r} stands where a sentence was expected; --interpolate takes two, --generate one")
+    if not (options.train or options.test or options.export or from_sentences):
+        raise UserError("nothing to do: pass --train, --test or --export, or --generate or --interpolate, or several of them (see --help)")
+    if options.out is not None and not from_sentences:
+        raise UserError("command line: --out FOLDER goes with --generate or --interpolate; tag=NAME and exp_root_dir=FOLDER place the rest")
     config = config_of(options.config, rest)
     return _run(config, options)
 
@@ -97,7 +114,8 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
             if not options.quiet:
                 print(f"wrote {last}{_next(config, last, options.train_highres)}", file=sys.stderr)
             config = dataclasses.replace(config, resume=str(last))
-        for wanted, work in ((options.test, run.test), (options.export, run.export)):
+        works = [(options.test, run.test), (options.export, run.export), *_works_of_sentences(options)]
+        for wanted, work in works:
             if wanted:
                 try:
                     stem = work(config, bar, interrupt)
@@ -107,6 +125,28 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
                 if not options.quiet:
                     print(f"wrote {stem}.*", file=sys.stderr)
     return 0
+
+
+def _works_of_sentences(options: argparse.Namespace) -> list[tuple[Any, Callable[..., Path]]]:
+    """--generate and --interpolate as `run.test` and `run.export` are: (whether it is wanted, what does it and returns a stem)."""
+    from microdreamer.core.files import try_writing, user_path
+    from microdreamer.pipeline.launch import generate
+
+    out = None if options.out is None else user_path(options.out)
+    if out is not None:
+        try:
+            try_writing(out / "x")
+        except OSError as error:
+            raise UserError(f"--out {options.out}: cannot be written to ({error.strerror}); choose another") from None
+
+    def assets(config: LaunchConfig, on_progress: OnProgress, should_stop: ShouldStop) -> Path:
+        stems = generate.generate(config, options.generate, out, on_progress=on_progress, should_stop=should_stop)
+        return stems[0] if len(stems) == 1 else stems[0].with_name("*")
+
+    def film(config: LaunchConfig, on_progress: OnProgress, should_stop: ShouldStop) -> Path:
+        return generate.interpolate(config, *options.interpolate, out, on_progress=on_progress, should_stop=should_stop)
+
+    return [(options.generate, assets), (options.interpolate, film)]
 
 
 def _next(config: LaunchConfig, last: Path, highres: bool) -> str:

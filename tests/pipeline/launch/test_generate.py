@@ -19,6 +19,7 @@ from microdreamer.guidance.sentences import SentenceEncoder
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.topology import edges_of
 from microdreamer.pipeline.launch import generate as generation
+from microdreamer.pipeline.launch.commands import launch
 from microdreamer.pipeline.launch.config import load_launch_config
 from microdreamer.pipeline.launch.generate import Author, between, generate, interpolate, mesh_of, render_library, write_renders
 from microdreamer.pipeline.launch.result_folder import PROMPTS, RECORD, folder_names
@@ -323,3 +324,50 @@ def test_a_run_on_one_sentence_generates_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(generation, "trained", lambda config: (torch.nn.Linear(1, 1), 5, torch.device("cpu")))
     with pytest.raises(UserError, match="was trained on one sentence alone; --test and --export show it"):
         generate(config_of("prior=micro", "tag=run"), ["a tree"], tmp_path)
+
+
+# ---- The command ----
+
+COMMAND = ("prior=micro", "tag=run", "device=cpu", *WORDS)
+
+
+def test_the_command_writes_where_it_is_told(trained_hyper_ingp, tmp_path, capsys):
+    out = tmp_path / "my assets"
+    words = ["--generate", "a tree", "--generate", "a red car", "--interpolate", "a tree", "a red car", "--out", str(out)]
+    assert launch([*words, f"exp_root_dir={tmp_path / 'runs'}", *COMMAND]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"a_tree.glb", "a_red_car.glb", "a_tree_to_a_red_car.mp4"} <= names
+    shown = capsys.readouterr().err
+    assert f"wrote {out / '*'}.*" in shown and f"wrote {out / 'a_tree_to_a_red_car'}.*" in shown and "pass: " in shown
+    assert not (tmp_path / "runs").exists()
+    assert launch(["--generate", "a tree", "--quiet", f"exp_root_dir={tmp_path / 'runs'}", "export.mesh_format=glb", *COMMAND]) == 0
+    (record,) = (tmp_path / "runs").rglob("a_tree.json")
+    assert record.parent.name == "step_5_generated" and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--generate"], "stands where a sentence was expected; --interpolate takes two, --generate one"),
+        (["--generate", " "], "expected a sentence of at least one word"),
+        (["--interpolate", "a tree"], "stands where a sentence was expected; --interpolate takes two"),
+        (["--interpolate", "a tree", ""], "expected a sentence of at least one word"),
+        (["--test", "--out", "x"], "--out FOLDER goes with --generate or --interpolate"),
+        (["--generate", "a tree", "--out", "FILE/x"], "cannot be written to"),
+        (["--generate", "a tree"], "no checkpoint there; make one with --train"),
+        ([], "nothing to do: pass --train, --test or --export, or --generate or --interpolate"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(words, message, tmp_path, capsys):
+    (tmp_path / "FILE").touch()
+    words = [str(tmp_path / word) if word.startswith("FILE") else word for word in words]
+    assert launch([*words, f"exp_root_dir={tmp_path}", *COMMAND]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and message in shown
+    assert [path.name for path in tmp_path.rglob("*")] == ["FILE"]
+
+
+def test_a_command_that_is_stopped_says_so(trained_hyper_ingp, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("microdreamer.core.command.Interrupt.__call__", lambda self: True)
+    assert launch(["--generate", "a tree", "--out", str(tmp_path / "out"), *COMMAND]) == 130
+    assert "stopped" in capsys.readouterr().err and not list((tmp_path / "out").glob("*"))
