@@ -144,7 +144,8 @@ def _works_of_sentences(options: argparse.Namespace) -> list[tuple[Any, Callable
         return stems[0] if len(stems) == 1 else stems[0].with_name("*")
 
     def film(config: LaunchConfig, on_progress: OnProgress, should_stop: ShouldStop) -> Path:
-        return generate.interpolate(config, *options.interpolate, out, on_progress=on_progress, should_stop=should_stop)
+        first, second = options.interpolate
+        return generate.interpolate(config, first, second, out, on_progress=on_progress, should_stop=should_stop)
 
     return [(options.generate, assets), (options.interpolate, film)]
 
