@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from microdreamer.core.command import Interrupt, Parser, exit_code
 from microdreamer.core.errors import Stopped, UserError
 from microdreamer.core.paths import shipped_folder
-from microdreamer.pipeline.launch.config import SCHEMA, SHORTCUTS, LaunchConfig, load_launch_config
+from microdreamer.pipeline.launch.config import GENERATORS, SCHEMA, SHORTCUTS, LaunchConfig, load_launch_config
 
 if TYPE_CHECKING:
     from microdreamer.pipeline.progress import OnProgress, ShouldStop
@@ -24,6 +24,7 @@ python launch.py --config configs/x0sds_micro.yaml --train --test --export promp
 python launch.py --train prompt="an astronaut riding a horse"                            the low resolution, with MVDream's weights
 python launch.py --train --train_highres resume=outputs/mvdream_sd21/TAG/ckpt/step_5000.ckpt   goes on at the high one
 python launch.py --test --export resume=outputs/mvdream_sd21/TAG                          film and mesh of its last checkpoint
+python launch.py --config configs/multi-prompt/hyper_iNGP_micro.yaml --train --test       a network that learns a library of sentences
 python launch.py --generate "a red car" --out assets resume=FILE                          asset of a network that was trained on a library
 python launch.py --interpolate "a red car" "a blue boat" resume=FILE                      film between two of its shapes
 torchrun --nproc_per_node 2 launch.py --train ...                                         views shared among GPUs
@@ -53,7 +54,7 @@ def _launch(words: Sequence[str], program: str) -> int:
     parser.add_argument("--config", metavar="FILE", help=f"YAML file; default: that of the checkpoint, or configs/{DEFAULT}")
     parser.add_argument("--train", action="store_true", help="train the first stage, from resume= on if given")
     parser.add_argument("--train_highres", action="store_true", help="with --train: go on through all stages")
-    parser.add_argument("--test", action="store_true", help="film, sheet of views and record")
+    parser.add_argument("--test", action="store_true", help="film, sheet of views and record; of a library those of its test")
     parser.add_argument("--export", action="store_true", help="textured mesh")
     parser.add_argument("--generate", metavar="SENTENCE", action="append", help="film and mesh of a sentence in one pass; may be repeated")
     parser.add_argument("--interpolate", metavar="SENTENCE", nargs=2, help="film from one sentence's shape to another's")
@@ -102,36 +103,45 @@ def _run(config: LaunchConfig, options: argparse.Namespace) -> int:
         try_writing(folder / "ckpt" / "x")
     except OSError as error:
         raise UserError(f"exp_root_dir={config.exp_root_dir}: cannot be written to ({error.strerror}); choose another") from None
-    with Bar(options.quiet) as bar, Interrupt() as interrupt:
+    works = _works(config, options)
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes: it says what was written
+    quiet = options.quiet or not first
+    with Bar(quiet) as bar, Interrupt() as interrupt:
         if options.train:
             try:
                 last = run.train(config, highres=options.train_highres, on_progress=bar, should_stop=interrupt)
             except Stopped as stopped:
                 print(f"stopped; go on with resume={stopped}", file=sys.stderr)
                 return interrupt.exit_code
-            if os.environ.get("RANK", "0") != "0":
-                return 0  # the first of torchrun's processes says what was written, and makes film and mesh
-            if not options.quiet:
+            if not quiet:
                 print(f"wrote {last}{_next(config, last, options.train_highres)}", file=sys.stderr)
             config = dataclasses.replace(config, resume=str(last))
-        works = [(options.test, run.test), (options.export, run.export), *_works_of_sentences(options)]
-        for wanted, work in works:
-            if wanted:
-                try:
-                    stem = work(config, bar, interrupt)
-                except Stopped:
-                    print("stopped; nothing was written", file=sys.stderr)
-                    return interrupt.exit_code
-                if not options.quiet:
-                    print(f"wrote {stem}.*", file=sys.stderr)
+        for work, is_shared in works:
+            if not (first or is_shared):
+                continue
+            try:
+                made = work(config, bar, interrupt)
+            except Stopped as stopped:
+                print(f"stopped; {f'{stopped} has what is whole' if str(stopped) else 'nothing was written'}", file=sys.stderr)
+                return interrupt.exit_code
+            if not quiet:
+                print(f"wrote {made if made.is_dir() else f'{made}.*'}", file=sys.stderr)
     return 0
 
 
-def _works_of_sentences(options: argparse.Namespace) -> list[tuple[Any, Callable[..., Path]]]:
-    """--generate and --interpolate as `run.test` and `run.export` are: (whether it is wanted, what does it and returns a stem)."""
-    from microdreamer.core.files import try_writing, user_path
-    from microdreamer.pipeline.launch import generate
+def _works(config: LaunchConfig, options: argparse.Namespace) -> list[tuple[Callable[..., Path], bool]]:
+    """What is to be done after training, in order, and whether all of torchrun's processes share it: each returns a folder, or a stem.
 
+    Raises UserError for what this kind of geometry does not do.
+    """
+    from microdreamer.core.files import try_writing, user_path
+    from microdreamer.pipeline.launch import generate, run
+
+    learns_library = config.system.geometry.type in GENERATORS
+    if learns_library and options.export:
+        raise UserError(f'--export: {config.system.geometry.type} has a shape for every sentence; pass --generate "a sentence"')
+    if options.generate or options.interpolate:
+        generate.check_library(config)
     out = None if options.out is None else user_path(options.out)
     if out is not None:
         try:
@@ -139,15 +149,24 @@ def _works_of_sentences(options: argparse.Namespace) -> list[tuple[Any, Callable
         except OSError as error:
             raise UserError(f"--out {options.out}: cannot be written to ({error.strerror}); choose another") from None
 
+    def library(config: LaunchConfig, on_progress: OnProgress, should_stop: ShouldStop) -> Path:
+        return generate.render_library(config, "test", on_progress, should_stop)
+
     def assets(config: LaunchConfig, on_progress: OnProgress, should_stop: ShouldStop) -> Path:
         stems = generate.generate(config, options.generate, out, on_progress=on_progress, should_stop=should_stop)
-        return stems[0] if len(stems) == 1 else stems[0].with_name("*")
+        return stems[0] if len(stems) == 1 else stems[0].parent
 
     def film(config: LaunchConfig, on_progress: OnProgress, should_stop: ShouldStop) -> Path:
         first, second = options.interpolate
         return generate.interpolate(config, first, second, out, on_progress=on_progress, should_stop=should_stop)
 
-    return [(options.generate, assets), (options.interpolate, film)]
+    works = [
+        (options.test, library if learns_library else run.test, learns_library),
+        (options.export, run.export, False),
+        (options.generate, assets, False),
+        (options.interpolate, film, False),
+    ]
+    return [(work, is_shared) for wanted, work, is_shared in works if wanted]
 
 
 def _next(config: LaunchConfig, last: Path, highres: bool) -> str:
