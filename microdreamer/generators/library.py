@@ -37,6 +37,11 @@ class PromptLibrary:
     test: tuple[str, ...]
     digest: str  # of the three lists
 
+    @functools.cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """All sentences of the three lists, each once."""
+        return tuple(dict.fromkeys(self.train + self.val + self.test))
+
     @property
     def repeats(self) -> int:
         """How many entries of `train` have come before."""

@@ -27,6 +27,11 @@ def join_sentences(caches: Sequence[Any]) -> Any:
     return _map(lambda *tensors: torch.cat(tensors), *caches)
 
 
+def in_float32(cache: Any) -> Any:
+    """The cache in float32, as those of networks that multiply in half precision are read."""
+    return _map(lambda tensor: tensor.float(), cache)
+
+
 def per_sentence(function: Callable[..., Any], *batched: Any) -> Any:
     """function(*batched), where what goes in and what comes out have a leading dimension B of sentences, as caches do.
 
