@@ -200,12 +200,12 @@ class Bench:
         """Of the renders of a list's sentences."""
         sentences, cameras = list(getattr(self.library, split)), self.cameras()
         conditions = denoising_recall.conditions_of(self.prior, sentences, BATCH)
-        levels, answers = denoising_recall.levels_of(self.prior, LEVELS), {}
-        for index, sentence in enumerate(sentences):
+        levels, rows = denoising_recall.levels_of(self.prior, LEVELS), []
+        for sentence in sentences:
             draws = torch.Generator().manual_seed(0)
-            losses = denoising_recall.candidate_losses(self.prior, pictures_of(sentence), cameras, conditions, levels, DRAWS, draws)
-            answers[sentence] = denoising_recall.answer_of(losses, index)
-        return denoising_recall.summary_of(answers, len(sentences))
+            rows.append(denoising_recall.candidate_losses(self.prior, pictures_of(sentence), cameras, conditions, levels, DRAWS, draws))
+        answers = denoising_recall.answers_of(torch.stack(rows), len(sentences))
+        return denoising_recall.summary_of(dict(zip(sentences, answers, strict=True)), len(sentences))
 
     @torch.no_grad()
     def answer(self, trainer: Trainer) -> float:
