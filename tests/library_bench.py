@@ -62,8 +62,9 @@ class DrawnStore:
 class Listener(OraclePrior):
     """A prior that knows one object and remembers of which sentences it was asked; some noise depends on the sentence."""
 
-    def __init__(self, resolution: int = 8) -> None:
-        super().__init__(coloured_ellipsoid(), resolution)
+    def __init__(self, resolution: int = 8, device: str = "cpu") -> None:
+        super().__init__(coloured_ellipsoid().to(device), resolution)
+        self.device = torch.device(device)
         self.asked: list[list[str]] = []
 
     def predict_each(self, branches: list[Branch], cameras, condition):
@@ -93,7 +94,7 @@ class DrawnStores:
 
 def trainer_of(config: LaunchConfig, monkeypatch, shard: Shard = ALONE) -> Trainer:
     monkeypatch.setattr(run, "SentenceStore", DrawnStores)
-    return run.make_trainer(config, Listener(), shard)
+    return run.make_trainer(config, Listener(device=config.device), shard)
 
 
 @functools.cache

@@ -65,6 +65,23 @@ def test_rays_that_miss_the_box_have_no_say_in_its_distances(tmp_path, monkeypat
         assert float(trainer.step(0)["loss_rest"]) < 0.05  # an untrained hash grid says next to nothing
 
 
+@KINDS
+@pytest.mark.gpu
+def test_a_captured_step_learns_what_a_plain_one_does(tmp_path, monkeypatch, kind):
+    words = ("device=cuda", "trainer.precision=32", "system.optimizer.type=adam", "system.optimizer.eps=1e-4", *ALL_PARTS)
+    found = []
+    for captured in (True, False):
+        trainer = trainer_of(config_with(tmp_path, kind, *words), monkeypatch)
+        trainer._graphs.enabled &= captured
+        for step in range(6):
+            trainer.step(step)
+        assert bool(trainer._graphs._captured) is captured
+        found.append(parameters(trainer))
+        trainer.close()
+    for name, tensor in found[1].items():
+        torch.testing.assert_close(found[0][name], tensor, rtol=2e-2, atol=2e-3, msg=name)
+
+
 def test_sentences_take_turns(tmp_path, monkeypatch):
     trainer = trainer_of(config_with(tmp_path, "triplane", "data.batch_size=8"), monkeypatch)
     for step in range(5):  # two sentences a step: two epochs
