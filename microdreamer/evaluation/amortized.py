@@ -13,6 +13,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from microdreamer.pipeline.launch.result_folder import PROMPTS, frames_of, read_
 log = logging.getLogger(__name__)
 
 PICTURES_PER_CALL = 64  # of CLIP
+READERS = 8  # threads
 CANDIDATES, LEVELS, DRAWS, GROUPS, BATCH = 64, 4, 1, 2, 16
 CAMERA = {"elevation": 15.0, "camera_distance": 2.0, "fovy": 49.1}  # of films whose record does not say: degrees above, distance, degrees
 WORST = 5
@@ -76,6 +78,12 @@ def read_frame(path: Path, size: int) -> Tensor:
         raise ValueError(f"{path}: expected a square picture, or tiles beside each other, got {picture.width}x{side}")
     tile = picture.crop((0, 0, side, side)).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(tile)).permute(2, 0, 1).float() / 255
+
+
+def read_frames(paths: Sequence[Path], size: int) -> Tensor:
+    """`read_frame` of each, [N,3,size,size]; several at a time, as unpacking them takes longer than a GPU takes to look at them."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return torch.stack(list(readers.map(lambda path: read_frame(path, size), paths)))
 
 
 # ---- CLIP ----
@@ -120,7 +128,7 @@ def by_clip(clip: Clip, renders: Sequence[Renders]) -> tuple[dict[str, Any], dic
 
 def _chunks(paths: Sequence[Path], size: int) -> Iterator[Tensor]:
     for first in range(0, len(paths), PICTURES_PER_CALL):
-        yield torch.stack([read_frame(path, size) for path in paths[first : first + PICTURES_PER_CALL]])
+        yield read_frames(paths[first : first + PICTURES_PER_CALL], size)
 
 
 # ---- A diffusion prior ----
@@ -181,7 +189,7 @@ def _views(prior: Prior, frames: Sequence[Path], camera: dict[str, float], group
         height=size,
         device=prior.device,
     )
-    return torch.stack([read_frame(frames[number], size) for number in numbers]), cameras
+    return read_frames([frames[number] for number in numbers], size), cameras
 
 
 def _numbers(answer: denoising_recall.Answer) -> dict[str, Any]:

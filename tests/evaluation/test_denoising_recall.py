@@ -60,7 +60,7 @@ def test_every_level_counts_alike():
 
 
 def test_a_sentence_that_suits_everything_is_not_the_calibrated_answer():
-    """Each sentence is best on its own renders, but for the last, which is a tenth of the others' on all and no better on its own."""
+    """Each sentence is best on its own renders, except the last, which is a tenth of the others' on all and no better on its own."""
     losses = torch.full((4, 2, 4), 1.0, dtype=torch.float64)
     for index in range(3):
         losses[index, :, index] = 0.5
