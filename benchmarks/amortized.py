@@ -6,9 +6,9 @@
 
 Kinds are the networks; methods are objectives of score distillation, and `sir`, plain regression: the network learns to draw what SIR
 made of its training sentences. What is measured is recall, by `evaluation.denoising_recall`: whether the prior, of all sentences of the
-list, takes the renders to be of theirs; on the training sentences and on the held-out ones. Evaluations of the prior are counted for
-each sentence, group of four views and branch. Products of matrices are rounded to TF32. `--part K/N` does every N-th piece of the work,
-so that several processes may share it.
+list, takes the renders to be of theirs, plain and calibrated; on the training sentences and on the held-out ones. Evaluations of the
+prior are counted for each sentence, group of four views and branch. Products of matrices are rounded to TF32. `--part K/N` does every
+N-th piece of the work, so that several processes may share it.
 """
 
 from __future__ import annotations
@@ -193,10 +193,10 @@ class Bench:
             )
             return shape.render(self.cameras(), 1.0, normals=False).image.clamp(0, 1)
 
-    def recall(self, trainer: Trainer) -> dict[str, float]:
-        return _joined({split: self._recall(split, lambda one: self.pictures(trainer, one)) for split in ("train", "test")})
+    def recall(self, trainer: Trainer) -> dict[str, Any]:
+        return {split: self._recall(split, lambda one: self.pictures(trainer, one)) for split in ("train", "test")}
 
-    def _recall(self, split: str, pictures_of: Any) -> dict[str, float]:
+    def _recall(self, split: str, pictures_of: Any) -> dict[str, Any]:
         """Of the renders of a list's sentences."""
         sentences, cameras = list(getattr(self.library, split)), self.cameras()
         conditions = denoising_recall.conditions_of(self.prior, sentences, BATCH)
@@ -242,15 +242,11 @@ class Bench:
             record[split] = self._recall(split, pictures_of)
             shown = torch.cat([pictures_of(one) for one in getattr(self.library, split)[:SHOWN]])
             write_sheet(self.out / f"sir_{split}.jpg", shown, columns=8)
-        self.write("recall_sir", _joined(record))
+        self.write("recall_sir", record)
 
     def report(self) -> None:
         print(json.dumps(provenance(self.device)))
         print(report_of(self.out, self.library))
-
-
-def _joined(parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {f"{split}_{name}": value for split, values in parts.items() for name, value in values.items()}
 
 
 def _parameters(trainer: Trainer) -> int:
@@ -259,7 +255,8 @@ def _parameters(trainer: Trainer) -> int:
 
 def report_of(folder: Path, library: PromptLibrary) -> str:
     """Rows of all runs in `folder`, one for each look at them."""
-    names = ("network", "method", "evaluations a sentence", "seconds", "recall@1 seen", "rank seen", "recall@1 held out", "rank held out")
+    names = ["network", "method", "evaluations a sentence", "seconds"]
+    names += [f"{what} {of}" for of in ("seen", "held out") for what in ("recall@1", "calibrated", "mean rank")]
     rows = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("sir_*.json"))]
     if records and (folder / "recall_sir.json").is_file():
@@ -273,8 +270,12 @@ def report_of(folder: Path, library: PromptLibrary) -> str:
     return "\n".join(rows)
 
 
-def _scores(found: dict[str, float]) -> str:
-    return " | ".join(f"{found[f'{split}_recall_at_1']:.3f} | {found[f'{split}_mean_rank']:.1f}" for split in ("train", "test"))
+def _scores(found: dict[str, Any]) -> str:
+    parts = [found[split] for split in ("train", "test")]
+    return " | ".join(
+        f"{part['denoising']['recall_at_1']:.3f} | {part['calibrated']['recall_at_1']:.3f} | {part['denoising']['mean_rank']:.1f}"
+        for part in parts
+    )
 
 
 def main() -> int:

@@ -8,7 +8,15 @@ import torch
 from small_generators import SPECS, sentences, small
 from torch.nn.functional import conv3d
 
-from microdreamer.generators.conv3d import Conv3dGenerator, EqualizedLinear, MappingNetwork, StyledConvolution, ToVoxels, upsample
+from microdreamer.generators.conv3d import (
+    Conv3dGenerator,
+    Conv3dSpec,
+    EqualizedLinear,
+    MappingNetwork,
+    StyledConvolution,
+    ToVoxels,
+    upsample,
+)
 
 SPEC = SPECS["conv3d"]
 
