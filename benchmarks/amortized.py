@@ -5,7 +5,7 @@
     python -m benchmarks.amortized report --out FOLDER --plot FILE.jpg              the tables, and a sheet of all
 
 Kinds are the networks; methods are objectives of score distillation, and `sir`, plain regression: the network learns to draw what SIR
-made of its training sentences. What is measured is recall, by `evaluation.denoising_recall`: whether the prior, of all sentences of the
+made of its training sentences. What is measured is recall, by `evaluation.denoising_recall`: whether the prior, of 32 sentences of the
 list, takes the renders to be of theirs, plain and calibrated; on the training sentences and on the held-out ones. Evaluations of the
 prior are counted for each sentence, group of four views and branch. Products of matrices are rounded to TF32. `--part K/N` does every
 N-th piece of the work, so that several processes may share it.
@@ -52,7 +52,7 @@ FALLING = (("min", 0.9, 0.1), ("max", 0.98, 0.5))  # levels of noise, as shares 
 WINDOWS = {"x0sds": FALLING, "sds": FALLING, "asd": (("min", 0.5, 0.02), ("max", 0.98, 0.5)), "sir": FALLING}
 QUIET = ["trainer.checkpoint_every=1000000", "trainer.preview_every=1000000"]
 STEPS = 832
-ELEVATION_UP, LEVELS, DRAWS, BATCH = 15.0, 3, 1, 64
+ELEVATION_UP, CANDIDATES, LEVELS, DRAWS = 15.0, 32, 3, 1
 SHOWN = 8  # sentences of each list in the sheet
 
 
@@ -199,13 +199,15 @@ class Bench:
     def _recall(self, split: str, pictures_of: Any) -> dict[str, Any]:
         """Of the renders of a list's sentences."""
         sentences, cameras = list(getattr(self.library, split)), self.cameras()
-        conditions = denoising_recall.conditions_of(self.prior, sentences, BATCH)
-        levels, rows = denoising_recall.levels_of(self.prior, LEVELS), []
-        for sentence in sentences:
-            draws = torch.Generator().manual_seed(0)
-            rows.append(denoising_recall.candidate_losses(self.prior, pictures_of(sentence), cameras, conditions, levels, DRAWS, draws))
-        answers = denoising_recall.answers_of(torch.stack(rows), len(sentences))
-        return denoising_recall.summary_of(dict(zip(sentences, answers, strict=True)), len(sentences))
+        levels = denoising_recall.levels_of(self.prior, LEVELS)
+        answers: dict[str, denoising_recall.Answer] = {}
+        for asked, candidates in denoising_recall.blocks_of(sentences, CANDIDATES, 0):
+            conditions, rows = denoising_recall.conditions_of(self.prior, candidates, len(candidates)), []
+            for one in candidates:
+                draws = torch.Generator().manual_seed(0)
+                rows.append(denoising_recall.candidate_losses(self.prior, pictures_of(one), cameras, conditions, levels, DRAWS, draws))
+            answers |= zip(asked, denoising_recall.answers_of(torch.stack(rows), len(asked)), strict=True)
+        return denoising_recall.summary_of(answers, min(CANDIDATES, len(sentences)))
 
     @torch.no_grad()
     def answer(self, trainer: Trainer) -> float:
