@@ -68,6 +68,12 @@ def capture(
     return graph, output
 
 
+def _wait_for_replays(device: torch.device, captured: dict) -> None:
+    """Before graphs go: their memory may be unmapped (with expandable segments at once), while a replay on another stream still works."""
+    if captured:
+        torch.cuda.synchronize(device)
+
+
 @dataclasses.dataclass
 class _Captured:
     graph: torch.cuda.CUDAGraph
@@ -235,6 +241,7 @@ class GraphedStep(_Graphs):
 
     def reset(self) -> None:
         """Capture anew: something that the step works on has moved."""
+        _wait_for_replays(self.device, self._captured)
         self._captured.clear()
         self._pool = None  # a pool ends with the last of its graphs
 
@@ -320,5 +327,6 @@ class GraphedHalves:
 
     def reset(self) -> None:
         """Capture anew: something that the step works on has moved. Between steps alone."""
+        _wait_for_replays(self.device, self._captured)
         self._captured.clear()
         self._begun = self._held = self._pool = None
