@@ -115,8 +115,11 @@ class GeneratorLearner:
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load_model(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.load_model(state)
         self.optimizer.load_state_dict(with_numbers(state["optimizer"]))
 
 

@@ -120,8 +120,11 @@ class FieldLearner:
     def state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load_model(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.load_model(state)
         self.optimizer.load_state_dict(with_numbers(state["optimizer"]))
 
 
@@ -169,8 +172,11 @@ class GaussianLearner:
         statistics = {"gradient_sum": self.model.gradient_sum, "gradient_hits": self.model.gradient_hits}
         return {"model": self.model.state_dict(), "statistics": statistics, "optimizer": self._optimizer.state_dict()}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load_model(self, state: Mapping[str, Any]) -> None:
         self.model = GaussianModel(state["model"]).to(self.model.device)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.load_model(state)
         self._make_optimizer()
         self._optimizer.load_state_dict(with_numbers(state["optimizer"]))
         for name, values in state["statistics"].items():

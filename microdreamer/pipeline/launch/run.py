@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from microdreamer.meshes.mesh import Mesh
 from microdreamer.pipeline.launch import checkpoint
 from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
 from microdreamer.pipeline.launch.learners import make_learner
-from microdreamer.pipeline.launch.learning import Learner
 from microdreamer.pipeline.launch.sentence_feed import SentenceFeed
 from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer, film_cameras, middle_view
 from microdreamer.pipeline.pictures import as_picture
@@ -285,12 +284,12 @@ def restore(trainer: Trainer, path: Path) -> int:
     before, now = state["config"]["system"]["guidance"]["objective"], trainer.config.system.guidance.objective
     if (before == "sir") != (now == "sir"):
         raise UserError(f"{path}: was trained with system.guidance.objective={before}, now {now}; sir counts rounds, the others steps")
-    _fill(trainer.learner, trainer.config, state, path)
+    _fill(trainer.learner.load, trainer.config, state, path)
     return int(state["step"])
 
 
-def _fill(learner: Learner, config: LaunchConfig, state: dict, path: Path) -> None:
-    """Put the state of the checkpoint at `path` into a learner. Raises UserError where it was of another make."""
+def _fill(load: Callable[[dict], None], config: LaunchConfig, state: dict, path: Path) -> None:
+    """Put the state of the checkpoint at `path` into a learner, by its `load`. Raises UserError where it was of another make."""
     for key in SHAPES:
         before, now = _at(state["config"], key), _at(dataclasses.asdict(config), key)
         if before is None:  # an older checkpoint, of a kind that does not know the key
@@ -303,7 +302,7 @@ def _fill(learner: Learner, config: LaunchConfig, state: dict, path: Path) -> No
             old, new = (value.get(different) if different else value for value in (before, now))
             raise UserError(f"{path}: was trained with {where}={old}, now {new}; leave {where} as it was")
     try:
-        learner.load(state["learner"])
+        load(state["learner"])
     except (RuntimeError, KeyError, ValueError) as error:
         if memory_error(error):
             raise
@@ -410,7 +409,7 @@ def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     state = checkpoint.load(path, device)
     with user_errors():
         learner = make_learner(config, torch.Generator().manual_seed(config.seed), device, state["learner"].get("text_width"))
-    _fill(learner, config, state, path)
+    _fill(learner.load_model, config, state, path)
     return learner.model.eval(), int(state["step"]), device
 
 
