@@ -93,12 +93,74 @@ def render_volsdf(
     and leaves the box; a ray that misses it shows nothing. jitter: in [0,1], for both passes, [...,N] each: how far along the ray's
     even intervals are moved, by up to one, and where in its share each finer sample lies.
     """
+    proposed = propose(
+        field,
+        origins,
+        directions,
+        sharpness=sharpness,
+        radius=radius,
+        proposals=proposals,
+        samples=samples,
+        near=near,
+        far=far,
+        jitter=jitter,
+    )
+    gradient_step = normal_step if with_normals else None
+    return integrate(field, origins, directions, proposed.edges, sharpness=sharpness, radius=radius, gradient_step=gradient_step)
+
+
+class Proposal(NamedTuple):
+    """Where to look: the edges [...,N,S+1] of a ray's intervals, and how much of its light the even ones took, [...,N] in [0,1]."""
+
+    edges: Tensor
+    opacity: Tensor
+
+
+@torch.no_grad()
+def propose(
+    field: SignedDistanceField,
+    origins: Tensor,
+    directions: Tensor,
+    *,
+    sharpness: Tensor | float,
+    radius: float,
+    proposals: int,
+    samples: int,
+    near: Tensor | float | None = None,
+    far: Tensor | float | None = None,
+    jitter: tuple[Tensor, Tensor] | None = None,
+) -> Proposal:
+    """The first pass of `render_volsdf`: even intervals, and finer ones where those found the surface."""
     low, high = (torch.full_like(origins[..., :1, :], side * radius) for side in (-1, 1))
     entered, left = box_range(origins, directions, low, high)
     near = entered if near is None else torch.as_tensor(near, dtype=origins.dtype, device=origins.device).expand(entered.shape)
     far = left if far is None else torch.as_tensor(far, dtype=origins.dtype, device=origins.device).expand(left.shape)
-    with torch.no_grad():
-        edges = _edges(field, origins, directions, near, far, sharpness, proposals, samples, jitter)
+    places = torch.arange(proposals + 1, device=near.device, dtype=near.dtype) / proposals
+    if jitter is not None:
+        places = (places + (jitter[0][..., None] - 0.5) / proposals).clamp(0, 1)
+    even = near[..., None] + (far - near)[..., None] * places
+    lengths = even[..., 1:] - even[..., :-1]
+    sdf = field.sdf(_points(origins, directions, even[..., :-1] + lengths / 2)).reshape(lengths.shape)
+    taken = lengths * volsdf_density(sdf, sharpness)
+    reached = transmittance(taken)
+    cdf = torch.cat([1 - reached, torch.ones_like(reached[..., :1])], dim=-1)
+    flat = even.expand(cdf.shape).reshape(-1, proposals + 1), cdf.reshape(-1, proposals + 1)
+    _, fine = importance_sampling(*flat, samples, None if jitter is None else jitter[1].reshape(-1))
+    edges = torch.cat([even, fine.reshape(*even.shape[:-1], samples + 1)], dim=-1).sort(dim=-1).values
+    return Proposal(edges, -torch.expm1(-taken.sum(-1)))
+
+
+def integrate(
+    field: SignedDistanceField,
+    origins: Tensor,
+    directions: Tensor,
+    edges: Tensor,
+    *,
+    sharpness: Tensor | float,
+    radius: float,
+    gradient_step: float | None = None,
+) -> VolsdfRendering:
+    """The second pass of `render_volsdf`, through intervals between `edges` [...,N,S+1]; gradients where their step is given."""
     starts, lengths = edges[..., :-1], edges[..., 1:] - edges[..., :-1]
     middles = starts + lengths / 2
     shape = middles.shape
@@ -107,8 +169,8 @@ def render_volsdf(
     weights = weights_of(lengths * volsdf_density(sdf, sharpness).reshape(shape))
     depth = (weights * middles).sum(-1)
     gradient = normal = None
-    if with_normals:
-        gradient = difference_gradient(field.sdf, points, sdf, radius, normal_step).reshape(*shape, 3)
+    if gradient_step is not None:
+        gradient = difference_gradient(field.sdf, points, sdf, radius, gradient_step).reshape(*shape, 3)
         normal = (weights[..., None] * normalize(gradient, dim=-1)).sum(-2)
     return VolsdfRendering(
         (weights[..., None] * colors.reshape(*shape, 3)).sum(-2),
@@ -124,31 +186,15 @@ def render_volsdf(
     )
 
 
+def surface_normal(
+    field: SignedDistanceField, origins: Tensor, directions: Tensor, seen: VolsdfRendering, radius: float, step: float = STEP
+) -> Tensor:
+    """Normals [...,N,3] weighted by alpha, taken where rays end on the average: one place a ray rather than all of its intervals."""
+    distance = seen.depth / seen.alpha.clamp_min(1e-6)
+    points = origins + distance[..., None] * directions
+    return seen.alpha[..., None] * normalize(difference_gradient(field.sdf, points, field.sdf(points), radius, step), dim=-1)
+
+
 def _points(origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
     """Positions [...,N S,3] at distances [...,N,S] along rays [...,N,3]."""
     return (origins[..., None, :] + distances[..., None] * directions[..., None, :]).flatten(-3, -2)
-
-
-def _edges(
-    field: SignedDistanceField,
-    origins: Tensor,
-    directions: Tensor,
-    near: Tensor,
-    far: Tensor,
-    sharpness: Tensor | float,
-    proposals: int,
-    samples: int,
-    jitter: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """The edges [...,N,S+1] of a ray's intervals: even ones, and finer ones where those found the surface."""
-    places = torch.arange(proposals + 1, device=near.device, dtype=near.dtype) / proposals
-    if jitter is not None:
-        places = (places + (jitter[0][..., None] - 0.5) / proposals).clamp(0, 1)
-    even = near[..., None] + (far - near)[..., None] * places
-    lengths = even[..., 1:] - even[..., :-1]
-    sdf = field.sdf(_points(origins, directions, even[..., :-1] + lengths / 2)).reshape(lengths.shape)
-    reached = transmittance(lengths * volsdf_density(sdf, sharpness))
-    cdf = torch.cat([1 - reached, torch.ones_like(reached[..., :1])], dim=-1)
-    flat = even.expand(cdf.shape).reshape(-1, proposals + 1), cdf.reshape(-1, proposals + 1)
-    _, fine = importance_sampling(*flat, samples, None if jitter is None else jitter[1].reshape(-1))
-    return torch.cat([even, fine.reshape(*even.shape[:-1], samples + 1)], dim=-1).sort(dim=-1).values

@@ -16,11 +16,12 @@ from cam_utils import Cameras, rays
 from microdreamer.core import profiler
 from microdreamer.core.transfer import send
 from microdreamer.fields.backgrounds import SolidBackground, with_replacements
-from microdreamer.fields.volsdf import VolsdfRendering, render_volsdf
+from microdreamer.fields.volsdf import VolsdfRendering, integrate, propose, render_volsdf, surface_normal
 from microdreamer.generators.backgrounds import PromptBackground, SharedBackground
 from microdreamer.generators.base import GeneratedField, ShapeGenerator
 from microdreamer.generators.sentences import count_of, take_sentence
 
+EMPTY = 5e-4  # opacity of a ray in the first pass up to which the second is spared, where no gradients are wanted
 CHUNK_RAYS = {"cpu": 1 << 12, "cuda": 1 << 15}  # of a sentence, in a render without gradients, by kind of device
 
 
@@ -77,6 +78,15 @@ class ShapeRendering(NamedTuple):
     depth: Tensor
     normal: Tensor | None
     detail: VolsdfRendering | None
+
+
+class _Seen(NamedTuple):
+    """What rays [B,N] see: colour and normal [B,N,3] weighted, alpha and depth [B,N]."""
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor | None
 
 
 class TextToShape(nn.Module):
@@ -143,7 +153,7 @@ class TextToShape(nn.Module):
 
         `background` is a grey value, [3] or [V,3] in [0,1], or None for the model's own. In training mode with `draws` rays are
         jittered and backgrounds replaced. Without gradients the pictures are rendered in parts, in bounded memory; normals: whether
-        they are rendered then. Raises ValueError where the views do not divide among the shapes.
+        they are rendered then, those of where rays end on the average. Raises ValueError where the views do not divide among the shapes.
         """
         views, height, width = len(cameras), cameras.height, cameras.width
         count = count_of(shapes)
@@ -154,9 +164,11 @@ class TextToShape(nn.Module):
         jitter = None if draws is None else tuple(drawn.view(count, -1) for drawn in (draws.jitter, draws.fine_jitter))
         detail = None
         if torch.is_grad_enabled():
-            detail = found = self._cast(field, origins, directions, jitter, self.settings.gradients)
+            detail = self._cast(field, origins, directions, jitter)
+            found = _Seen(detail.color, detail.alpha, detail.depth, detail.normal)
         else:
-            found = self._in_parts(field, origins, directions, jitter, normals)
+            each = [self._in_parts(shapes.geometry, index, origins, directions, jitter, normals) for index in range(count)]
+            found = _Seen(*(None if values[0] is None else torch.cat(values) for values in zip(*each, strict=True)))
         behind = self._behind(directions.view(count, -1, 3), shapes, background, draws, (views, height, width))
 
         def picture(values: Tensor) -> Tensor:
@@ -166,36 +178,45 @@ class TextToShape(nn.Module):
         image = picture(found.color) + (1 - alpha) * behind
         return ShapeRendering(image, alpha, picture(found.depth), None if found.normal is None else picture(found.normal), detail)
 
-    def _cast(
-        self, field: GeneratedField, origins: Tensor, directions: Tensor, jitter: tuple[Tensor, ...] | None, normals: bool
-    ) -> VolsdfRendering:
-        settings = self.settings
+    def _cast(self, field: GeneratedField, origins: Tensor, directions: Tensor, jitter: tuple[Tensor, ...] | None) -> VolsdfRendering:
         return render_volsdf(
             field,
             origins,
             directions,
-            sharpness=settings.sharpness,
-            radius=self.geometry.spec.radius,
-            proposals=settings.proposals,
-            samples=settings.samples,
             jitter=None if jitter is None else (jitter[0], jitter[1]),
-            with_normals=normals,
+            with_normals=self.settings.gradients,
+            proposals=self.settings.proposals,
+            samples=self.settings.samples,
+            **self._shared,
         )
 
+    @property
+    def _shared(self) -> dict[str, float]:
+        return {"sharpness": self.settings.sharpness, "radius": self.geometry.spec.radius}
+
     def _in_parts(
-        self, field: GeneratedField, origins: Tensor, directions: Tensor, jitter: tuple[Tensor, ...] | None, normals: bool
-    ) -> VolsdfRendering:
-        """As `_cast`, a part of each shape's rays at a time; only what a picture needs is kept."""
-        size = max(CHUNK_RAYS[origins.device.type] // len(origins), 1)
+        self, cache: Any, index: int, origins: Tensor, directions: Tensor, jitter: tuple[Tensor, ...] | None, normals: bool
+    ) -> _Seen:
+        """What the rays of one of the shapes see, [1,N], a part of them at a time; only what a picture needs is kept."""
+        field = GeneratedField(self.geometry, take_sentence(cache, index))
         parts = []
-        for first in range(0, origins.shape[1], size):
-            chosen = slice(first, first + size)
-            drawn = None if jitter is None else tuple(tensor[:, chosen] for tensor in jitter)
-            found = self._cast(field, origins[:, chosen], directions[:, chosen], drawn, normals)
-            parts.append((found.color, found.alpha, found.depth, found.normal))
-        color, alpha, depth, normal = (None if values[0] is None else torch.cat(values, dim=1) for values in zip(*parts, strict=True))
-        nothing = origins.new_zeros(0)
-        return VolsdfRendering(color, alpha, depth, nothing, nothing, nothing, nothing, nothing, None, normal)
+        for part in torch.arange(origins.shape[1], device=origins.device).split(CHUNK_RAYS[origins.device.type]):
+            drawn = None if jitter is None else (jitter[0][index, part][None], jitter[1][index, part][None])
+            parts.append(self._part(field, origins[index, part][None], directions[index, part][None], drawn, normals))
+        return _Seen(*(None if values[0] is None else torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
+
+    def _part(
+        self, field: GeneratedField, origins: Tensor, directions: Tensor, jitter: tuple[Tensor, Tensor] | None, normals: bool
+    ) -> _Seen:
+        """Of rays [1,N]; those that the first pass finds empty are left so."""
+        counts = {"proposals": self.settings.proposals, "samples": self.settings.samples}
+        proposed = propose(field, origins, directions, jitter=jitter, **counts, **self._shared)
+        shows = (proposed.opacity[0] > EMPTY).nonzero()[:, 0]
+        origins, directions = origins[:, shows], directions[:, shows]
+        seen = integrate(field, origins, directions, proposed.edges[:, shows], **self._shared)
+        normal = surface_normal(field, origins, directions, seen, self.geometry.spec.radius) if normals else None
+        found, count = (seen.color, seen.alpha, seen.depth, normal), proposed.opacity.shape[1]
+        return _Seen(*(None if part is None else part.new_zeros(1, count, *part.shape[2:]).index_copy_(1, shows, part) for part in found))
 
     def _behind(
         self, directions: Tensor, shapes: Shapes, background: Tensor | float | None, draws: Draws | None, shape: tuple[int, int, int]

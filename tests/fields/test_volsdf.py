@@ -206,7 +206,7 @@ def test_gradients():
     edges = render_volsdf(Ball(0.6), origins, directions, sharpness=20.0, proposals=12, samples=8, near=near, far=far)
     kept = torch.cat([edges.starts, (edges.starts + edges.lengths)[:, -1:]], dim=1)
     with pytest.MonkeyPatch.context() as patch:  # where samples lie has no gradient, so they are held where they are
-        patch.setattr(volsdf, "_edges", lambda *_: kept)
+        patch.setattr(volsdf, "propose", lambda *_, **__: volsdf.Proposal(kept, kept.new_ones(kept.shape[:-1])))
         inputs = torch.tensor(0.6, dtype=torch.float64), torch.tensor(20.0, dtype=torch.float64)
         assert torch.autograd.gradcheck(rendered, tuple(value.requires_grad_() for value in inputs))
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from cam_utils import orbit_cameras
+from cam_utils import orbit_cameras, rays
 from microdreamer.fields.backgrounds import SolidBackground
+from microdreamer.generators.hyper_ingp import HyperIngp
 from microdreamer.generators.text_to_shape import Draws, TextToShape, VolsdfSettings
 from tests.small_generators import BACKGROUNDS, SPECS, sentences, small
 
@@ -51,8 +52,22 @@ def test_with_gradients_and_in_parts_is_the_same_picture(spec, monkeypatch):
     with torch.no_grad():
         parts = render(model, [0, 1])
     assert whole.detail is not None and parts.detail is None and parts.normal is None
-    torch.testing.assert_close(parts.image, whole.image.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(parts.depth, whole.depth.detach(), rtol=1e-5, atol=1e-5)
+    # Rays that show next to nothing are spared.
+    torch.testing.assert_close(parts.image, whole.image.detach(), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(parts.depth, whole.depth.detach(), rtol=1e-5, atol=5e-3)
+
+
+@torch.no_grad()
+def test_normals_look_out_of_a_ball():
+    model = TextToShape(HyperIngp(SPECS["hyper_ingp"], torch.Generator().manual_seed(1)), SolidBackground(1.0), SETTINGS)
+    cameras = cameras_of(1, 24)
+    seen = model.render(cameras, model.condition(sentences(model.geometry, 1)), normals=True)
+    origins, directions = rays(cameras)
+    where = origins + (seen.depth / seen.alpha.clamp_min(1e-6)).permute(0, 2, 3, 1) * directions
+    solid = seen.alpha[:, 0] > 0.9
+    found = torch.nn.functional.normalize(seen.normal.permute(0, 2, 3, 1)[solid], dim=-1)
+    expected = torch.nn.functional.normalize(where[solid], dim=-1)
+    assert solid.any() and float((found * expected).sum(-1).min()) > 0.99
 
 
 @ALL
