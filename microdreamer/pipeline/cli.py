@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if name == "make":
-        from microdreamer.pipeline.commands import make
+        from microdreamer.batch.commands import make
 
         return make(rest, "microdreamer make")
     if name == "refine":
