@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from microdreamer.batch.resuming import same_result, whole_record
 from microdreamer.core.errors import UserError, memory_error, one_line, user_errors
 from microdreamer.core.files import sha256_of, user_path
 from microdreamer.core.machine import choose_device
+from microdreamer.core.overhearing import overheard
 from microdreamer.guidance.base import Prior
 from microdreamer.pipeline.config import Config
 from microdreamer.pipeline.progress import Update
 from microdreamer.pipeline.reconstruction import prior_for, reconstruct, with_inputs
 from microdreamer.pipeline.results import STAGE_1, check_switches, result_stem
 
-log = logging.getLogger("microdreamer")
+log = logging.getLogger(__name__)
 FAULT = "a fault of the program, please report it"
 
 
@@ -64,7 +64,7 @@ def run(
             prior = prior or prior_for(config, device)
             for item, row in waiting:
                 try:
-                    with _notes(row):
+                    with overheard(row.notes.append):
                         _make(item, row, config, prior, lambda update, row=row: on_step and on_step(report, row, update), should_stop)
                 except Abandoned:
                     break
@@ -159,19 +159,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, (ValueError, OSError)):
         return one_line(error)
     return f"{FAULT}: {type(error).__name__}: {one_line(error)}"
-
-
-@contextlib.contextmanager
-def _notes(row: Row) -> Iterator[None]:
-    """What the library says while the block runs becomes notes of the row."""
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            row.notes.append(" ".join(record.getMessage().split()))
-
-    keep = Keep(logging.INFO)
-    log.addHandler(keep)
-    try:
-        yield
-    finally:
-        log.removeHandler(keep)
