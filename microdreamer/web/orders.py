@@ -44,7 +44,7 @@ PAINTING = {
     "texture_lr": 0.2,
     "train_geo": False,
 }
-_decoding = threading.Lock()  # one picture at a time, whose pixels may take half a gigabyte
+decoding = threading.Lock()  # one picture at a time, whose pixels may take half a gigabyte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def check_files(folder: Path, names: list[str]) -> None:
 
 def check_picture(path: Path) -> None:
     """Raises ValueError in one line for what is no picture, or has too few or too many pixels."""
-    with _decoding:
+    with decoding:
         image = read_image(path)
     if min(image.size) < MIN_SIDE:
         raise ValueError(f"{path}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {image.width}x{image.height}; take a larger picture")

@@ -72,7 +72,7 @@ def serve(options: argparse.Namespace, config: Config) -> int:
     with tempfile.TemporaryDirectory(prefix="microdreamer-") as temporary:
         jobs = Jobs(
             maker,
-            options.results or Path(temporary),
+            options.results or Path(temporary) / "jobs",
             options.workers,
             options.queue,
             options.keep_hours * 3600,
@@ -82,7 +82,7 @@ def serve(options: argparse.Namespace, config: Config) -> int:
         if not options.no_page:
             from microdreamer.web.page import add_page
 
-            app = add_page(app, jobs, maker, options.auth)
+            app = add_page(app, jobs, maker, options.auth, Path(temporary) / "page")
         if not options.quiet:
             shown = "localhost" if options.host in ("127.0.0.1", "0.0.0.0", "::") else options.host
             what = "API: /docs" if options.no_page else "page: /   API: /docs"
