@@ -9,6 +9,7 @@ import base64
 import contextlib
 import html
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -44,10 +45,12 @@ footer { display: none !important }
 def add_page(app: "FastAPI", jobs: Jobs, maker: "Maker", auth: str | None = None, cache: Path | None = None) -> "FastAPI":
     """Put the page at `/` of an application. auth: USER:PASSWORD that it asks for. cache: folder of the copies that are served."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ["GRADIO_TEMP_DIR"] = str(cache or tempfile.mkdtemp(prefix="microdreamer-page-"))
+    cache = cache or Path(tempfile.mkdtemp(prefix="microdreamer-page-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(cache)
     import gradio as gr
 
-    blocks = Page(jobs, maker).blocks()
+    blocks = Page(jobs, maker, cache / "results").blocks()
+    app.add_middleware(NothingFetched)
     user, _, password = (auth or "").partition(":")
     return gr.mount_gradio_app(
         app,
@@ -62,11 +65,25 @@ def add_page(app: "FastAPI", jobs: Jobs, maker: "Maker", auth: str | None = None
     )
 
 
-class Page:
-    """What the page's buttons do, over the jobs of `maker`."""
+class NothingFetched:
+    """Answers 404 where Gradio would fetch an address of the visitor's choice and pass it on."""
 
-    def __init__(self, jobs: Jobs, maker: "Maker") -> None:
-        self.jobs, self.maker = jobs, maker
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and re.match(r"/gradio_api/(file=|proxy=)\s*/*\s*[a-zA-Z]+:", scope["path"]):
+            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"not found"})
+            return
+        await self._app(scope, receive, send)
+
+
+class Page:
+    """What the page's buttons do, over the jobs of `maker`; `served` is a folder of Gradio's for copies of results."""
+
+    def __init__(self, jobs: Jobs, maker: "Maker", served: Path) -> None:
+        self.jobs, self.maker, self.served = jobs, maker, served
 
     # ---- What is shown ----
 
@@ -77,7 +94,7 @@ class Page:
         self._gr = gr
         own = {"api_visibility": "private"}
         with gr.Blocks(title="MicroDreamer", analytics_enabled=False, delete_cache=(600, 24 * 3600)) as blocks:
-            job, history = gr.State(""), gr.State([])
+            job, shown, history = gr.State(""), gr.State(""), gr.State([])  # ids: watched, shown, all of this visit
             gr.Markdown(f"## {TITLE}")
             queue = gr.Markdown(self.queue_length())
             with gr.Row():
@@ -96,6 +113,7 @@ class Page:
                         interactive=False,
                         height=256,
                         buttons=[],
+                        elem_id="cut_out",
                     )
                     said = gr.HTML(elem_classes="told", elem_id="said")
                     with gr.Accordion("Correct the cut-out", open=False):
@@ -128,18 +146,23 @@ class Page:
                             files = gr.File(label="Downloads", file_count="multiple", interactive=False, elem_id="files")
                     refine = gr.Button("Refine this result", interactive=False, elem_id="refine")
                     earlier = gr.Dropdown([], label="Results of this visit", interactive=True, elem_id="history")
-            result = [mesh, splats, views, film, files]
-            outputs = [told, job, history, make, cancel, refine, earlier, *result]
+            outputs = [shown, refine, mesh, splats, views, film, files]
             cutting = {"inputs": [picture, way, threshold, recenter], "outputs": [cut_out, said], "show_progress": "minimal"} | own
             for change in (picture.change, way.change, threshold.release, recenter.change):
                 change(self.cut_out, concurrency_limit=CUTS_AT_ONCE, concurrency_id="cut", **cutting)
             words = [cut_out, picture, prompt, negative, preset, elevation, seed, faces, texture]
-            watching = {"outputs": outputs, "concurrency_limit": VISITORS, "concurrency_id": "watch", "show_progress": "hidden"} | own
-            make.click(self.make, [history, *words], **watching)
-            prompt.submit(self.make, [history, *words], **watching)
-            refine.click(self.refine, [history, job], **watching)
+            watching = {"outputs": [told, job, make, cancel], "concurrency_limit": VISITORS, "concurrency_id": "watch"}
+            watching |= {"show_progress": "hidden"} | own
+            # Not by the generators that watch: a viewer that gets its file from one does not always show it.
+            showing = {"inputs": [job, history], "outputs": [history, earlier, *outputs], "show_progress": "hidden"} | own
+            for start, call, inputs in (
+                (make.click, self.make, words),
+                (prompt.submit, self.make, words),
+                (refine.click, self.refine, [shown]),
+            ):
+                start(call, inputs, **watching).then(self.show_new, **showing)
             cancel.click(self.cancel, [job], [cancel], queue=False, **own)
-            earlier.input(self.show_earlier, [earlier], [told, job, refine, *result], show_progress="hidden", **own)
+            earlier.input(self.show_earlier, [earlier], [told, *outputs], show_progress="hidden", **own)
             gr.Timer(QUEUE_SECONDS).tick(self.queue_length, None, queue, queue=False, show_progress="hidden", **own)
         blocks.queue(api_open=False, max_size=VISITORS, default_concurrency_limit=8)
         return blocks
@@ -160,7 +183,7 @@ class Page:
             return None, failure(one_line(error))
         return found.image, notes([found.said] if found.said else [])
 
-    async def make(self, history: list[str], cut_out: str | None, picture: str | None, *words: Any) -> AsyncIterator[list[Any]]:
+    async def make(self, cut_out: str | None, picture: str | None, *words: Any) -> AsyncIterator[list[Any]]:
         """Queue what is shown and watch it."""
         prompt, negative, preset, elevation, seed, faces, texture = words
         try:
@@ -180,12 +203,12 @@ class Page:
             files = {orders.CUT_OUT: Path(cut_out).read_bytes()} if cut_out else {}
             state = await asyncio.to_thread(submit, self.jobs, self.maker, order, files, OWNER)
         except (UserError, OSError) as error:
-            yield self._updates(told=failure(one_line(error)))
+            yield self._updates(failure(one_line(error)), "")
             return
-        async for updates in self._watched(state.id, history):
+        async for updates in self._watched(state.id):
             yield updates
 
-    async def refine(self, history: list[str], job: str) -> AsyncIterator[list[Any]]:
+    async def refine(self, job: str) -> AsyncIterator[list[Any]]:
         """Queue the refinement of the result that is shown, and watch it."""
         try:
             order: Order = self.jobs.request(job)
@@ -197,9 +220,9 @@ class Page:
                 files[orders.CUT_OUT] = given
             state = await asyncio.to_thread(self.jobs.submit, order, files, OWNER)
         except (UserError, OSError) as error:
-            yield self._updates(told=failure(one_line(error)))
+            yield self._updates(failure(one_line(error)), "")
             return
-        async for updates in self._watched(state.id, history):
+        async for updates in self._watched(state.id):
             yield updates
 
     def cancel(self, job: str) -> Any:
@@ -208,62 +231,49 @@ class Page:
             self.jobs.cancel(job)
         return self._gr.update(interactive=False)
 
+    def show_new(self, job: str, history: list[str]) -> list[Any]:
+        """The result of the job that has just ended, if it has one; else what was shown stays."""
+        gr = self._gr
+        try:
+            state = self.jobs.state(job)
+        except Unknown:
+            return [gr.skip()] * 9
+        if state.status != DONE or job in history:
+            return [gr.skip()] * 9
+        history = [*history, job]
+        choices = [(self._title(number, done), done) for number, done in enumerate(history, 1)]
+        return [history, gr.update(choices=choices, value=job), *self._shown(state)]
+
     def show_earlier(self, job: str | None) -> list[Any]:
         """A result of this visit again."""
         try:
             state = self.jobs.state(job or "")
         except Unknown as error:
             return [failure(one_line(error)), "", self._gr.update(interactive=False), *[None] * 5]
-        return [as_html(state, None), state.id, self._gr.update(interactive=self._can_refine(state)), *self._result(state)]
+        return [as_html(state, None), *self._shown(state)]
 
     # ---- Watching ----
 
-    async def _watched(self, id: str, history: list[str]) -> AsyncIterator[list[Any]]:
-        """The page's updates at each change of a job; a visitor who leaves cancels it."""
-        gr = self._gr
-        version, first, shown = -1, True, 0.0
+    async def _watched(self, id: str) -> AsyncIterator[list[Any]]:
+        """What is told of a job, at each change and each second; a visitor who leaves cancels it."""
+        version, told_at = -1, 0.0
         try:
-            while True:
-                state, now = self.jobs.state(id), time.monotonic()
-                if state.version != version or now - shown >= 1:  # at least the clock goes on
-                    version, shown = state.version, now
-                    told = as_html(state, self.jobs.preview(id) if state.status not in ENDED else None)
-                    if state.status in ENDED:
-                        break
-                    clear = [None] * 5 if first else [gr.skip()] * 5
-                    yield self._updates(told, id if first else None, running=True, result=clear)
-                    first = False
+            while (state := self.jobs.state(id)).status not in ENDED:
+                if state.version != version or time.monotonic() - told_at >= 1:
+                    version, told_at = state.version, time.monotonic()
+                    yield self._updates(as_html(state, self.jobs.preview(id)), id, running=True)
                 await asyncio.sleep(POLL_SECONDS)
-            if state.status == DONE:
-                history = [*history, id]
-                choices = [(self._title(number, done), done) for number, done in enumerate(history, 1)]
-                yield self._updates(
-                    told, id, history, False, self._result(state), gr.update(choices=choices, value=id), self._can_refine(state)
-                )
-            else:
-                yield self._updates(told)
+            yield self._updates(as_html(state, None), id)
         except Unknown as error:
-            yield self._updates(told=failure(one_line(error)))
+            yield self._updates(failure(one_line(error)), "")
         finally:
             with contextlib.suppress(Unknown):
                 if self.jobs.state(id).status not in ENDED:
                     self.jobs.cancel(id)
 
-    def _updates(
-        self,
-        told: str,
-        job: str | None = None,
-        history: list[str] | None = None,
-        running: bool = False,
-        result: list[Any] | None = None,
-        earlier: Any = None,
-        can_refine: bool = False,
-    ) -> list[Any]:
-        """Values for all outputs of a run; what is None stays as it is."""
-        gr = self._gr
-        buttons = [gr.update(interactive=not running), gr.update(interactive=running), gr.update(interactive=can_refine)]
-        kept = [gr.skip() if value is None else value for value in (job, history)]
-        return [told, *kept, *buttons, gr.skip() if earlier is None else earlier, *(result or [gr.skip()] * 5)]
+    def _updates(self, told: str, job: str, running: bool = False) -> list[Any]:
+        """What is told, the id of the watched job, and which of the buttons to make and to cancel can be pressed."""
+        return [told, job, self._gr.update(interactive=not running), self._gr.update(interactive=running)]
 
     def _title(self, number: int, id: str) -> str:
         try:
@@ -273,16 +283,19 @@ class Page:
         refined = any(name.endswith("_refined.glb") for name in self.jobs.state(id).files)
         return f"{number}: {order.name}{', refined' if refined else ''} (seed {order.seed})"
 
-    def _can_refine(self, state: State) -> bool:
-        names = state.files
-        return any(name.endswith("_model.ply") for name in names) and not any(name.endswith("_refined.glb") for name in names)
+    def _shown(self, state: State) -> list[Any]:
+        """The id of a result, whether it can be refined, its mesh, Gaussians, views, film and all its files.
 
-    def _result(self, state: State) -> list[Any]:
-        """Mesh, Gaussians, views, film and all files of a job that is done, as copies that Gradio may serve."""
+        Files are copies that Gradio may serve; those of jobs that have been swept go.
+        """
         if state.status != DONE:
-            return [None] * 5
-        folder = Path(os.environ["GRADIO_TEMP_DIR"]) / state.id
-        folder.mkdir(parents=True, exist_ok=True)
+            return [state.id, self._gr.update(interactive=False), *[None] * 5]
+        (folder := self.served / state.id).mkdir(parents=True, exist_ok=True)
+        for other in self.served.iterdir():
+            try:
+                self.jobs.state(other.name)
+            except Unknown:
+                shutil.rmtree(other, ignore_errors=True)
         copies = {}
         for name in state.files:
             copies[name] = folder / name
@@ -294,7 +307,9 @@ class Page:
             return next((str(copies[f"{stem}{ending}"]) for ending in endings if f"{stem}{ending}" in copies), None)
 
         shown = [("_refined.glb", "_model.glb"), ("_model.ply",), ("_refined_views.png", "_views.png"), ("_refined.mp4", ".mp4")]
-        return [*(first(*endings) for endings in shown), [str(path) for path in copies.values()]]
+        can_refine = f"{stem}_model.ply" in copies and f"{stem}_refined.glb" not in copies
+        files = [str(path) for path in copies.values()]
+        return [state.id, self._gr.update(interactive=can_refine), *(first(*endings) for endings in shown), files]
 
 
 def failure(line: str) -> str:

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from batch_bench import WORDS, view_of
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
-import uvicorn
+from web_serving import free_port, serving, until
 
 from microdreamer.core.errors import Stopped, UserError
 from microdreamer.web import api, server
@@ -30,34 +29,6 @@ from microdreamer.web.jobs import Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals")
-
-
-def free_port():
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
-
-
-@contextlib.contextmanager
-def serving(app):
-    """The port of a server in a thread of its own."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=(port := free_port()), log_level="error", timeout_graceful_shutdown=2)
-    serve = uvicorn.Server(config)
-    thread = threading.Thread(target=serve.run, daemon=True)
-    thread.start()
-    until(lambda: serve.started)
-    try:
-        yield port
-    finally:
-        serve.should_exit = True
-        thread.join(10)
-
-
-def until(true, seconds=30):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def ask(port, method, path, body=None, timeout=60, **headers):
