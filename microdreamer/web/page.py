@@ -301,15 +301,29 @@ class Page:
             copies[name] = folder / name
             if not copies[name].exists():
                 shutil.copyfile(self.jobs.file(state.id, name), copies[name])
+        turned = folder / "viewer" / "gaussians.ply"
         stem = self.jobs.request(state.id).name
 
         def first(*endings: str) -> str | None:
             return next((str(copies[f"{stem}{ending}"]) for ending in endings if f"{stem}{ending}" in copies), None)
 
-        shown = [("_refined.glb", "_model.glb"), ("_model.ply",), ("_refined_views.png", "_views.png"), ("_refined.mp4", ".mp4")]
+        if (splats := first("_model.ply")) and not turned.is_file():
+            turn_for_viewer(Path(splats), turned)
+        shown = [first("_refined.glb", "_model.glb"), str(turned) if splats else None]
+        shown += [first("_refined_views.png", "_views.png"), first("_refined.mp4", ".mp4")]
         can_refine = f"{stem}_model.ply" in copies and f"{stem}_refined.glb" not in copies
         files = [str(path) for path in copies.values()]
-        return [state.id, self._gr.update(interactive=can_refine), *(first(*endings) for endings in shown), files]
+        return [state.id, self._gr.update(interactive=can_refine), *shown, files]
+
+
+def turn_for_viewer(source: Path, target: Path) -> None:
+    """Write the Gaussians of a file as Gradio's viewer wants them: -y up, seen from -z, as in captures."""
+    from microdreamer.gaussians import captures
+    from microdreamer.gaussians.model import GaussianModel
+    from microdreamer.gaussians.splat_files import read_splats
+
+    turned = captures.upright(read_splats(source).parameters, "-y")
+    GaussianModel.from_arrays(turned, "cpu").save_ply(target)
 
 
 def failure(line: str) -> str:

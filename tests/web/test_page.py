@@ -11,8 +11,10 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 import trimesh
 from batch_bench import view_of
+from fake_priors import coloured_ellipsoid
 from PIL import Image
 
 pytest.importorskip("gradio")
@@ -22,6 +24,7 @@ from playwright.sync_api import sync_playwright
 from web_serving import serving
 
 from microdreamer.core.errors import UserError
+from microdreamer.gaussians.model import GaussianModel
 from microdreamer.web import page as module
 from microdreamer.web.api import create_api
 from microdreamer.web.jobs import Jobs, State
@@ -251,6 +254,15 @@ def test_no_address_of_the_page_leads_to_other_files(served, picture, path):
         assert (
             b"root:" not in data and b"glTF" not in data and b"PNG" not in data[:8] and b"healthy" not in data and b"import sys" not in data
         )
+
+
+def test_gaussians_are_turned_for_the_viewer_and_only_for_it(tmp_path):
+    model = coloured_ellipsoid()
+    model.save_ply(tmp_path / "a.ply")
+    module.turn_for_viewer(tmp_path / "a.ply", tmp_path / "viewer" / "b.ply")
+    turned = GaussianModel.load_ply(tmp_path / "viewer" / "b.ply")
+    assert torch.allclose(turned.means, model.means * torch.tensor([1.0, -1.0, -1.0]), atol=1e-6)
+    assert torch.equal(turned.log_scales, model.log_scales) and torch.equal(turned.opacity_logits, model.opacity_logits)
 
 
 def test_what_is_told_is_text_never_markup():
