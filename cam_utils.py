@@ -24,8 +24,8 @@ Number = float | Sequence[float] | np.ndarray | Tensor
 
 
 def _columns(*values: Number) -> tuple[Tensor, ...]:
-    """Each value as [V] float64, broadcast against the others."""
-    return torch.broadcast_tensors(*(torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values))
+    """Each value as [V] float64 on the CPU, broadcast against the others."""
+    return torch.broadcast_tensors(*(torch.as_tensor(value, dtype=torch.float64, device="cpu").reshape(-1) for value in values))
 
 
 def orbit_direction(elevation: Tensor, azimuth: Tensor) -> Tensor:

@@ -32,9 +32,16 @@ MD_HOST_DEVICE int64_t moment_slices(int64_t pixels) {
 }
 
 MD_HOST_DEVICE float silu(float x) { return x / (1.0f + std::exp(-x)); }
+MD_HOST_DEVICE float silu_slope(float x) {
+  const float share = 1.0f / (1.0f + std::exp(-x));
+  return share * (1.0f + x * (1.0f - share));
+}
 
 template <typename T>
 void group_norm_cpu(const T* x, const T* offset, const T* weight, const T* bias, T* out, const GroupNormShape& shape);
+// v_x from v_out, the gradient of the output; weight, bias and offset count as constants.
+template <typename T>
+void group_norm_bwd_cpu(const T* v_out, const T* x, const T* offset, const T* weight, const T* bias, T* v_x, const GroupNormShape& shape);
 template <typename T>
 void group_moments_cpu(const T* x, float* moments, const GroupNormShape& shape);
 template <typename T>
@@ -60,10 +67,13 @@ inline GroupStatistics combine_moments(const float* moments, int64_t slices, int
 }
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
-// Floats of scratch memory that group_norm_cuda needs.
+// Floats of scratch memory that group_norm_cuda and group_norm_bwd_cuda need.
 int64_t group_norm_scratch(const GroupNormShape& shape);
 cudaError_t group_norm_cuda(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
                             const GroupNormShape& shape, FloatType type, cudaStream_t stream);
+int64_t group_norm_bwd_scratch(const GroupNormShape& shape);
+cudaError_t group_norm_bwd_cuda(const void* v_out, const void* x, const void* offset, const void* weight, const void* bias, void* v_x,
+                                float* scratch, const GroupNormShape& shape, FloatType type, cudaStream_t stream);
 cudaError_t group_moments_cuda(const void* x, const void* offset, float* moments, const GroupNormShape& shape, FloatType type,
                                cudaStream_t stream);
 cudaError_t group_normalise_cuda(const void* x, const void* offset, const float* moments, const void* weight, const void* bias, void* out,

@@ -1,4 +1,4 @@
-// Ops group_norm, group_moments, group_normalise: schemas, argument checks, CPU and CUDA.
+// Ops group_norm, group_norm_bwd, group_moments, group_normalise: schemas, argument checks, CPU and CUDA.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -86,6 +86,24 @@ at::Tensor group_norm_on_cpu(const at::Tensor& x, const at::Tensor& weight, cons
   return out;
 }
 
+void check_v_out(const at::Tensor& v_out, const at::Tensor& x) {
+  check_tensor(v_out, "v_out", x.scalar_type(), x.device());
+  check_shape(v_out, "v_out", {x.size(0), x.size(1), x.size(2)});
+}
+
+at::Tensor group_norm_bwd_on_cpu(const at::Tensor& v_out, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                                 int64_t groups, double eps, bool silu, const std::optional<at::Tensor>& offset) {
+  const GroupNormShape shape = check_arguments(x, weight, bias, groups, eps, silu, offset);
+  check_v_out(v_out, x);
+  at::Tensor v_x = at::empty_like(x);
+  dispatch_float_types(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    group_norm_bwd_cpu(v_out.const_data_ptr<T>(), x.const_data_ptr<T>(), offset ? offset->const_data_ptr<T>() : nullptr,
+                       weight.const_data_ptr<T>(), bias.const_data_ptr<T>(), v_x.mutable_data_ptr<T>(), shape);
+  });
+  return v_x;
+}
+
 #ifdef MD_WITH_CUDA
 void check_cuda_sizes(const at::Tensor& x, const GroupNormShape& shape) {
   check_vectors(x, "x", shape.channels);
@@ -127,6 +145,21 @@ at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, con
                                  c10::cuda::getCurrentCUDAStream()));
   return out;
 }
+
+at::Tensor group_norm_bwd_on_cuda(const at::Tensor& v_out, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                                  int64_t groups, double eps, bool silu, const std::optional<at::Tensor>& offset) {
+  const GroupNormShape shape = check_arguments(x, weight, bias, groups, eps, silu, offset);
+  check_v_out(v_out, x);
+  check_cuda_sizes(x, shape);
+  check_vectors(v_out, "v_out", shape.channels);
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor v_x = at::empty_like(x);
+  at::Tensor scratch = at::empty({group_norm_bwd_scratch(shape)}, x.options().dtype(at::kFloat));
+  C10_CUDA_CHECK(group_norm_bwd_cuda(v_out.const_data_ptr(), x.const_data_ptr(), offset ? offset->const_data_ptr() : nullptr,
+                                     weight.const_data_ptr(), bias.const_data_ptr(), v_x.mutable_data_ptr(),
+                                     scratch.mutable_data_ptr<float>(), shape, float_type(x), c10::cuda::getCurrentCUDAStream()));
+  return v_x;
+}
 #endif
 
 }  // namespace
@@ -134,6 +167,9 @@ at::Tensor group_norm_on_cuda(const at::Tensor& x, const at::Tensor& weight, con
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("group_norm(Tensor x, Tensor weight, Tensor bias, int groups, float eps, bool silu, Tensor? offset=None) -> Tensor");
+  m.def(
+      "group_norm_bwd(Tensor v_out, Tensor x, Tensor weight, Tensor bias, int groups, float eps, bool silu, Tensor? offset=None) -> "
+      "Tensor");
   m.def("group_moments(Tensor x, int groups) -> Tensor");
   m.def("moment_slices(int pixels) -> int", &md::moment_slices);
   m.def("group_normalise(Tensor x, Tensor moments, Tensor weight, Tensor bias, float eps, bool silu) -> Tensor");
@@ -141,6 +177,7 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
 
 TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
   m.impl("group_norm", &md::group_norm_on_cpu);
+  m.impl("group_norm_bwd", &md::group_norm_bwd_on_cpu);
   m.impl("group_moments", &md::group_moments_on_cpu);
   m.impl("group_normalise", &md::group_normalise_on_cpu);
 }
@@ -148,6 +185,7 @@ TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
 #ifdef MD_WITH_CUDA
 TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) {
   m.impl("group_norm", &md::group_norm_on_cuda);
+  m.impl("group_norm_bwd", &md::group_norm_bwd_on_cuda);
   m.impl("group_moments", &md::group_moments_on_cuda);
   m.impl("group_normalise", &md::group_normalise_on_cuda);
 }

@@ -77,7 +77,7 @@ class OraclePrior(StubPrior):
     def predict_noise(self, latents, t, cameras, condition, guidance_scale):
         self.check_cameras(cameras)
         self.evaluations += 1 if guidance_scale in (None, 1.0) else 2
-        clean = self.encode(self.truth.render(cameras.resized(self.resolution, self.resolution), torch.ones(3)).image)
+        clean = self.encode(self.truth.render(cameras.resized(self.resolution, self.resolution), torch.ones(3, device=self.device)).image)
         alpha = self.schedule.alpha(t)
         return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
 

@@ -14,7 +14,7 @@ from microdreamer.distillation import objective
 from microdreamer.fields import volume_model
 from microdreamer.meshes.files import read_mesh
 from microdreamer.pipeline.launch import run
-from microdreamer.pipeline.launch.learners import weights_at
+from microdreamer.pipeline.launch.learning import weights_at
 
 STILL = tuple(f"system.optimizer.lr_{part}=0" for part in ("encoding", "density", "feature", "background"))
 ENVIRONMENT = ("system.background.type=environment",)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICES
 
 from cam_utils import Cameras, concatenate, orbit_camera, orbit_cameras, orbit_poses, turntable
 
@@ -102,6 +103,13 @@ def test_up_is_up_in_the_picture():
 def test_camera_to_world_gives_the_poses_back():
     cameras = orbit_cameras([10, -80], [5, 170], 1.7)
     torch.testing.assert_close(cameras.camera_to_world.double(), orbit_poses([10, -80], [5, 170], 1.7), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_angles_may_lie_anywhere(device):
+    elevation, azimuth = torch.tensor([-20.0, 30.0]), torch.tensor([10.0, -140.0])
+    expected, found = orbit_cameras(elevation, azimuth, 2.5), orbit_cameras(elevation.to(device), azimuth.to(device), 2.5, device=device)
+    assert found.device.type == device and torch.equal(found.world_to_camera.cpu(), expected.world_to_camera)
 
 
 def test_indexing_joining_and_resizing():

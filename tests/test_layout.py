@@ -36,7 +36,7 @@ FLOORS = (
 FACES = {"gs_renderer", "mesh_renderer", "nerf_renderer"}  # of the library to the outside; nothing within it uses them
 PROGRAMS = {path.stem for path in ROOT.glob("*.py")} - FACES - {"cam_utils", "setup"}
 # What stands on the package, from the ground up; programs know nothing of each other.
-ABOVE = ({"cam_utils", PACKAGE}, FACES, {"benchmarks"}, {"scripts", "examples"} | PROGRAMS, {"tests"})
+ABOVE = ({"cam_utils", PACKAGE}, FACES, {"benchmarks"}, {"scripts", "examples", "evaluation"} | PROGRAMS, {"tests"})
 
 
 def room_of(module: str) -> str:

@@ -12,8 +12,10 @@ from microdreamer.guidance.schedule import NoiseSchedule
 def toy_noise(x, t, context, camera=0.0):
     """Of x [V,C,H,W] at levels t [V]; context [V,L,D] with D at least C; camera [V]."""
     told = context.mean(1)[:, : x.shape[1], None, None]
-    level = torch.as_tensor(t, dtype=x.dtype).view(-1, 1, 1, 1)
-    return torch.tanh(0.8 * x + 0.3 * torch.sin(0.01 * level) + 0.7 * told) + 0.05 * torch.as_tensor(camera).view(-1, 1, 1, 1)
+    level = torch.as_tensor(t, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
+    return torch.tanh(0.8 * x + 0.3 * torch.sin(0.01 * level) + 0.7 * told) + 0.05 * torch.as_tensor(camera, device=x.device).view(
+        -1, 1, 1, 1
+    )
 
 
 class ToyPrior(Prior):
@@ -26,7 +28,7 @@ class ToyPrior(Prior):
     def __init__(self, views=4, camera=0.0, by_direction=False, alphas=None):
         super().__init__()
         self.views, self.camera, self.by_direction = views, camera, by_direction
-        self.schedule = NoiseSchedule.scaled_linear() if alphas is None else NoiseSchedule(torch.as_tensor(alphas), float(alphas[0]))
+        self.schedule = NoiseSchedule.scaled_linear() if alphas is None else NoiseSchedule(torch.as_tensor(alphas).cpu(), float(alphas[0]))
         self.asked = []
 
     def condition(self, image=None, prompt=None, negative_prompt=None, elevation=0.0):
@@ -63,9 +65,9 @@ def random_condition(views, width=4, generator=None):
     return {NULL: draw(views, 5, width), CONDITIONAL: draw(views, 5, width), "sentences": draw(views, 5, 5, width)}
 
 
-def golden_cases(path):
+def golden_cases(path, device="cpu"):
     """All tensors of a golden file, and of each case its settings."""
     stored = np.load(path)
-    tensors = {key: torch.from_numpy(stored[key]) for key in stored.files if stored[key].dtype.kind != "U"}
+    tensors = {key: torch.from_numpy(stored[key]).to(device) for key in stored.files if stored[key].dtype.kind != "U"}
     settings = {key.removesuffix("_setting"): json.loads(str(stored[key])) for key in stored.files if key.endswith("_setting")}
     return tensors, settings

@@ -44,6 +44,48 @@ void group_norm_cpu(const T* x, const T* offset, const T* weight, const T* bias,
 }
 
 template <typename T>
+void group_norm_bwd_cpu(const T* v_out, const T* x, const T* offset, const T* weight, const T* bias, T* v_x, const GroupNormShape& shape) {
+  const int64_t width = shape.channels / shape.groups;
+  if (shape.pixels == 0) return;
+  at::parallel_for(0, shape.samples * shape.groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t first = index % shape.groups * width;
+      const int64_t start = index / shape.groups * shape.pixels * shape.channels + first;
+      const T* added = offset ? offset + index / shape.groups * shape.offset_stride + first : nullptr;
+      const auto for_values = [&](auto visit) {
+        for (int64_t p = 0; p < shape.pixels; ++p) {
+          for (int64_t c = 0; c < width; ++c) {
+            const int64_t at = start + p * shape.channels + c;
+            visit(at, first + c, static_cast<double>(x[at]) + (added ? static_cast<double>(added[c]) : 0.0));
+          }
+        }
+      };
+      const double count = static_cast<double>(shape.pixels * width);
+      double mean = 0.0, variance = 0.0;
+      for_values([&](int64_t, int64_t, double value) { mean += value / count; });
+      for_values([&](int64_t, int64_t, double value) { variance += (value - mean) * (value - mean) / count; });
+      const double rstd = 1.0 / std::sqrt(variance + static_cast<double>(shape.eps));
+      // The gradient of the normalised value before its weight.
+      const auto v_normed = [&](int64_t at, int64_t channel, double normed) {
+        const double w = static_cast<double>(weight[channel]);
+        const float out = static_cast<float>(normed * w + static_cast<double>(bias[channel]));
+        return static_cast<double>(v_out[at]) * w * (shape.silu ? static_cast<double>(silu_slope(out)) : 1.0);
+      };
+      double v_mean = 0.0, v_along = 0.0;
+      for_values([&](int64_t at, int64_t channel, double value) {
+        const double normed = (value - mean) * rstd, v = v_normed(at, channel, normed);
+        v_mean += v / count;
+        v_along += v * normed / count;
+      });
+      for_values([&](int64_t at, int64_t channel, double value) {
+        const double normed = (value - mean) * rstd;
+        v_x[at] = static_cast<T>(static_cast<float>(rstd * (v_normed(at, channel, normed) - v_mean - normed * v_along)));
+      });
+    }
+  });
+}
+
+template <typename T>
 void group_moments_cpu(const T* x, float* moments, const GroupNormShape& shape) {
   const int64_t width = shape.channels / shape.groups, slices = moment_slices(shape.pixels), length = (shape.pixels + slices - 1) / slices;
   at::parallel_for(0, shape.samples * slices, 1, [&](int64_t first, int64_t last) {
@@ -89,9 +131,10 @@ void group_normalise_cpu(const T* x, const float* moments, const T* weight, cons
   });
 }
 
-#define INSTANTIATE(T)                                                                             \
-  template void group_norm_cpu(const T*, const T*, const T*, const T*, T*, const GroupNormShape&); \
-  template void group_moments_cpu(const T*, float*, const GroupNormShape&);                        \
+#define INSTANTIATE(T)                                                                                           \
+  template void group_norm_cpu(const T*, const T*, const T*, const T*, T*, const GroupNormShape&);               \
+  template void group_norm_bwd_cpu(const T*, const T*, const T*, const T*, const T*, T*, const GroupNormShape&); \
+  template void group_moments_cpu(const T*, float*, const GroupNormShape&);                                      \
   template void group_normalise_cpu(const T*, const float*, const T*, const T*, T*, const GroupNormShape&);
 INSTANTIATE(float)
 INSTANTIATE(c10::Half)

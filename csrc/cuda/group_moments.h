@@ -84,5 +84,11 @@ __device__ __forceinline__ float silu_for(float x) {
   if constexpr (sizeof(T) < sizeof(float)) return __fdividef(x, 1.0f + __expf(-x));
   return silu(x);
 }
+template <typename T>
+__device__ __forceinline__ float silu_slope_for(float x) {
+  if constexpr (sizeof(T) == sizeof(float)) return silu_slope(x);
+  const float share = __fdividef(1.0f, 1.0f + __expf(-x));
+  return share * (1.0f + x * (1.0f - share));
+}
 
 }  // namespace md

@@ -272,6 +272,177 @@ cudaError_t launch(const void* x, const void* offset, const void* weight, const 
   return summed != cudaSuccess ? summed : launch_normalise<T>(x, offset, scratch, weight, bias, out, shape, stream);
 }
 
+// ---- Gradients ----
+//
+// With g = v_out times the slope of SiLU, c = x - mean, and means over the n values of a group:
+// v_x = rstd (g w - mean(g w) - c rstd^2 mean(g w c)).
+
+constexpr int kSums = 2;             // of g w and of g w c, [N, S, groups, 2]
+constexpr int kMostChannels = 4096;  // of a pixel, which a CTA holds
+
+template <typename T>
+constexpr int kMostLanes = kMostChannels / Lanes<T>::kWidth;
+
+// What a thread knows of its channels.
+template <typename T>
+struct Channels {
+  static constexpr int kWidth = Lanes<T>::kWidth;
+  float mean[kWidth], scale[kWidth], added[kWidth];
+
+  // statistics: shared [groups, 2], as load_statistics fills them.
+  __device__ Channels(const float* statistics, const T* offset, const T* weight, const T* bias, const GroupNormShape& shape, int first) {
+    const int group_width = shape.channels / shape.groups;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const int channel = first + k;
+      const float* of = statistics + 2 * (channel / group_width);
+      mean[k] = of[0] - (offset ? to_float(offset[channel]) : 0.0f);
+      scale[k] = of[1] * to_float(weight[channel]);
+      added[k] = to_float(bias[channel]);
+    }
+  }
+  // g of channel k, where x is `centred` above the mean.
+  __device__ float slope(int k, float v_out, float centred, bool has_silu) const {
+    return has_silu ? v_out * silu_slope_for<T>(centred * scale[k] + added[k]) : v_out;
+  }
+};
+
+// blockIdx.x: slice, blockIdx.y: sample.
+template <typename T>
+__global__ void __launch_bounds__(kMostLanes<T>)
+    gradient_sums_kernel(const T* __restrict__ v_out, const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ weight,
+                         const T* __restrict__ bias, const float* __restrict__ moments, float* __restrict__ sums, GroupNormShape shape,
+                         Plan plan) {
+  constexpr int kWidth = Lanes<T>::kWidth;
+  extern __shared__ float shared[];  // [groups, 2] statistics, [2, rows, C] sums
+  float* parts = shared + 2 * shape.groups;
+  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes;
+  const int64_t start = int64_t{blockIdx.y} * shape.pixels * shape.channels + lane * kWidth;
+  int64_t begin, end;
+  slice_of(shape.pixels, begin, end);
+  load_statistics(moments + int64_t{blockIdx.y} * plan.slices * shape.groups * kMoments, plan.slices, shape.groups, 0, shape.groups,
+                  shape.eps, shared);
+  __syncthreads();
+  if (row < plan.rows) {
+    const T* own_offset = offset ? offset + int64_t{blockIdx.y} * shape.offset_stride : nullptr;
+    const Channels<T> of(shared, own_offset, weight, bias, shape, lane * kWidth);
+    float sum[kWidth] = {}, along[kWidth] = {};
+#pragma unroll 2
+    for (int64_t p = begin + row; p < end; p += plan.rows) {
+      const Vector<T> v = load_vector(v_out + start + p * shape.channels), at = load_vector(x + start + p * shape.channels);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const float centred = to_float(at.values[k]) - of.mean[k];
+        const float g = of.slope(k, to_float(v.values[k]), centred, shape.silu);
+        sum[k] += g;
+        along[k] += g * centred;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const int channel = lane * kWidth + k;
+      const float w = to_float(weight[channel]);
+      parts[row * shape.channels + channel] = sum[k] * w;
+      parts[(plan.rows + row) * shape.channels + channel] = along[k] * w;
+    }
+  }
+  __syncthreads();
+  const int width = shape.channels / shape.groups;
+  float* out = sums + (int64_t{blockIdx.y} * plan.slices + blockIdx.x) * shape.groups * kSums;
+  for_groups(0, shape.groups, [&](int group, int lane_of_group, int lanes) {
+    float total[kSums] = {};
+    for (int r = 0; group < shape.groups && r < plan.rows; ++r) {
+      for (int c = group * width + lane_of_group; c < (group + 1) * width; c += lanes) {
+        total[0] += parts[r * shape.channels + c];
+        total[1] += parts[(plan.rows + r) * shape.channels + c];
+      }
+    }
+    for (int step = lanes / 2; step > 0; step /= 2) {
+      total[0] += __shfl_xor_sync(kAllLanes, total[0], step);
+      total[1] += __shfl_xor_sync(kAllLanes, total[1], step);
+    }
+    if (group >= shape.groups || lane_of_group != 0) return;
+    out[group * kSums] = total[0];
+    out[group * kSums + 1] = total[1];
+  });
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kMostLanes<T>)
+    gradient_kernel(const T* __restrict__ v_out, const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ weight,
+                    const T* __restrict__ bias, T* __restrict__ v_x, const float* __restrict__ moments, const float* __restrict__ sums,
+                    GroupNormShape shape, Plan plan) {
+  constexpr int kWidth = Lanes<T>::kWidth;
+  extern __shared__ float shared[];  // [groups, 2] statistics, [groups, 2]: rstd mean(g w) and rstd^3 mean(g w c)
+  float* means = shared + 2 * shape.groups;
+  const int group_width = shape.channels / shape.groups;
+  const int lane = static_cast<int>(threadIdx.x) % plan.lanes, row = static_cast<int>(threadIdx.x) / plan.lanes;
+  const int64_t start = int64_t{blockIdx.y} * shape.pixels * shape.channels + lane * kWidth;
+  int64_t begin, end;
+  slice_of(shape.pixels, begin, end);
+  load_statistics(moments + int64_t{blockIdx.y} * plan.slices * shape.groups * kMoments, plan.slices, shape.groups, 0, shape.groups,
+                  shape.eps, shared);
+  __syncthreads();
+  const float* own_sums = sums + int64_t{blockIdx.y} * plan.slices * shape.groups * kSums;
+  const float part = 1.0f / (static_cast<float>(shape.pixels) * static_cast<float>(group_width));
+  for_groups(0, shape.groups, [&](int group, int lane_of_group, int lanes) {
+    float total[kSums] = {};
+    for (int slice = lane_of_group; group < shape.groups && slice < plan.slices; slice += lanes) {
+      total[0] += own_sums[(slice * shape.groups + group) * kSums];
+      total[1] += own_sums[(slice * shape.groups + group) * kSums + 1];
+    }
+    for (int step = lanes / 2; step > 0; step /= 2) {
+      total[0] += __shfl_xor_sync(kAllLanes, total[0], step);
+      total[1] += __shfl_xor_sync(kAllLanes, total[1], step);
+    }
+    if (group >= shape.groups || lane_of_group != 0) return;
+    const float rstd = shared[2 * group + 1];
+    means[2 * group] = rstd * total[0] * part;
+    means[2 * group + 1] = rstd * rstd * rstd * total[1] * part;
+  });
+  __syncthreads();
+  if (row >= plan.rows) return;
+  const T* own_offset = offset ? offset + int64_t{blockIdx.y} * shape.offset_stride : nullptr;
+  const Channels<T> of(shared, own_offset, weight, bias, shape, lane * kWidth);
+  float level[kWidth], tilt[kWidth];
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    level[k] = means[2 * ((lane * kWidth + k) / group_width)];
+    tilt[k] = means[2 * ((lane * kWidth + k) / group_width) + 1];
+  }
+#pragma unroll 2
+  for (int64_t p = begin + row; p < end; p += plan.rows) {
+    Vector<T> v = load_vector(v_out + start + p * shape.channels);
+    const Vector<T> at = load_vector(x + start + p * shape.channels);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const float centred = to_float(at.values[k]) - of.mean[k];
+      from_float(of.slope(k, to_float(v.values[k]), centred, shape.silu) * of.scale[k] - level[k] - centred * tilt[k], v.values[k]);
+    }
+    store_vector(v_x + start + p * shape.channels, v);
+  }
+}
+
+template <typename T>
+cudaError_t launch_gradient(const void* v_out, const void* x, const void* offset, const void* weight, const void* bias, void* v_x,
+                            float* scratch, const GroupNormShape& shape, cudaStream_t stream) {
+  const cudaError_t summed = launch_moments<T>(x, offset, scratch, shape, stream);
+  if (summed != cudaSuccess) return summed;
+  const Plan plan = plan_for(shape, Lanes<T>::kWidth);
+  const dim3 grid(static_cast<unsigned>(plan.slices), static_cast<unsigned>(shape.samples));
+  const auto* v = static_cast<const T*>(v_out);
+  const auto *values = static_cast<const T*>(x), *added = static_cast<const T*>(offset);
+  const auto *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
+  float* sums = scratch + group_norm_scratch(shape);
+  const size_t shared = sizeof(float) * (2 * shape.groups + 2 * plan.rows * shape.channels);
+  gradient_sums_kernel<<<grid, plan.threads(), shared, stream>>>(v, values, added, w, b, scratch, sums, shape, plan);
+  const cudaError_t launched = cudaGetLastError();
+  if (launched != cudaSuccess) return launched;
+  gradient_kernel<<<grid, plan.threads(), sizeof(float) * 4 * shape.groups, stream>>>(v, values, added, w, b, static_cast<T*>(v_x), scratch,
+                                                                                      sums, shape, plan);
+  return cudaGetLastError();
+}
+
 // Calls launch(T{}) with the type, unless there is nothing to do.
 template <class Launch>
 cudaError_t dispatch(const GroupNormShape& shape, FloatType type, Launch launch) {
@@ -286,6 +457,16 @@ int64_t group_norm_scratch(const GroupNormShape& shape) { return shape.samples *
 cudaError_t group_norm_cuda(const void* x, const void* offset, const void* weight, const void* bias, void* out, float* scratch,
                             const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
   return dispatch(shape, type, [&](auto zero) { return launch<decltype(zero)>(x, offset, weight, bias, out, scratch, shape, stream); });
+}
+
+int64_t group_norm_bwd_scratch(const GroupNormShape& shape) {
+  return shape.samples * moment_slices(shape.pixels) * shape.groups * (kMoments + kSums);
+}
+
+cudaError_t group_norm_bwd_cuda(const void* v_out, const void* x, const void* offset, const void* weight, const void* bias, void* v_x,
+                                float* scratch, const GroupNormShape& shape, FloatType type, cudaStream_t stream) {
+  return dispatch(shape, type,
+                  [&](auto zero) { return launch_gradient<decltype(zero)>(v_out, x, offset, weight, bias, v_x, scratch, shape, stream); });
 }
 
 cudaError_t group_moments_cuda(const void* x, const void* offset, float* moments, const GroupNormShape& shape, FloatType type,

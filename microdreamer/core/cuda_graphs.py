@@ -46,14 +46,17 @@ def warm_up(function: Callable[[], Output], device: torch.device | str, times: i
     return output
 
 
-def capture(function: Callable[[], Output], device: torch.device | str, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Output]:
+def capture(
+    function: Callable[[], Output], device: torch.device | str, pool: Any = None, side: torch.cuda.Stream | None = None
+) -> tuple[torch.cuda.CUDAGraph, Output]:
     """What `function` does on the device, recorded and not run: the graph, and its output, which each replay writes anew.
 
     Whoever keeps the graph must keep the tensors that it reads. pool: a handle of memory that several graphs share, which then must not
-    be replayed at the same time. Other threads may use the device meanwhile. Unlike `torch.cuda.graph` it leaves cached memory alone.
-    Raises RuntimeError where `function` waits for the device.
+    be replayed at the same time. side: the stream to record on, which a forward and its backward pass must share. Other threads may use
+    the device meanwhile. Unlike `torch.cuda.graph` it leaves cached memory alone. Raises RuntimeError where `function` waits for
+    the device.
     """
-    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    graph, side = torch.cuda.CUDAGraph(), side or torch.cuda.Stream(device)
     torch.cuda.synchronize(device)
     with _one_at_a_time, torch.cuda.stream(side), _no_garbage_collection():
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -90,6 +93,7 @@ class _Graphs:
         self.enabled = True
         self._captured: dict[tuple, _Captured] = {}
         self._pool = None
+        self._lock = threading.Lock()  # threads that share the function take turns from the copy of their inputs to that of the output
 
     def _takes_graphs(self, device: torch.device) -> bool:
         return self.enabled and device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
@@ -122,7 +126,84 @@ class GraphedFunction(_Graphs):
             static = [tensor.clone() for tensor in inputs]
             warm_up(lambda: self.function(*static), device)
             self._captured[key] = self._capture(device, inputs, static)
-        return self._captured[key].replay(inputs)
+        with self._lock:
+            return self._captured[key].replay(inputs)
+
+
+@dataclasses.dataclass
+class _CapturedPair:
+    forward: torch.cuda.CUDAGraph
+    backward: torch.cuda.CUDAGraph
+    x: Tensor
+    out: Tensor
+    v_out: Tensor
+    v_x: Tensor
+
+
+class GraphedGradient:
+    """`function(x) -> out` and its gradient in x, on a GPU by two graphs: the first leaves in their memory what the second needs.
+
+    `forward` gives the output and a token, by which `backward` knows whether the activations are still there; it makes them again where
+    another call has taken their place. The function must be free of host synchronisation and side effects. On the CPU, and within a
+    capture, `backward` calls the function again.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self._captured: dict[tuple, _CapturedPair] = {}
+        self._pool: Any = None  # of all graphs
+        self._side: torch.cuda.Stream | None = None
+        self._lives: object = None  # the token of the call whose activations lie in that memory
+        self._lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        """The output for x, detached, and the token."""
+        if x.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            with torch.no_grad():
+                return self.function(x), None
+        with self._lock, torch.no_grad():
+            key = (x.shape, x.dtype)
+            if key not in self._captured:
+                self._captured[key] = self._capture(x)
+            token = object()
+            return self._replay(self._captured[key], x, token).out.clone(), token
+
+    def backward(self, x: Tensor, v_out: Tensor, token: object) -> Tensor:
+        """The gradient in x of the output whose gradient is v_out, with the token of `forward` for that x."""
+        if token is None:
+            return _gradient(self.function, x, v_out)
+        with self._lock, torch.no_grad():
+            pair = self._captured[x.shape, x.dtype]
+            if self._lives is not token:
+                self._replay(pair, x, token)
+            pair.v_out.copy_(v_out)
+            pair.backward.replay()
+            self._lives = None  # the way back has written over them
+            return pair.v_x.clone()
+
+    def _replay(self, pair: _CapturedPair, x: Tensor, token: object) -> _CapturedPair:
+        pair.x.copy_(x)
+        pair.forward.replay()
+        self._lives = token
+        return pair
+
+    @torch.enable_grad()
+    def _capture(self, x: Tensor) -> _CapturedPair:
+        device = x.device
+        self._pool, self._side = self._pool or torch.cuda.graph_pool_handle(), self._side or torch.cuda.Stream(device)
+        x = x.detach().clone().requires_grad_()
+        warm_up(lambda: _gradient(self.function, x, None), device)
+        forward, out = capture(lambda: self.function(x), device, self._pool, self._side)
+        v_out = torch.zeros_like(out)
+        backward, (v_x,) = capture(lambda: torch.autograd.grad(out, x, v_out), device, self._pool, self._side)
+        return _CapturedPair(forward, backward, x.detach(), out.detach(), v_out, v_x)
+
+
+@torch.enable_grad()
+def _gradient(function: Callable[[Tensor], Tensor], x: Tensor, v_out: Tensor | None) -> Tensor:
+    x = x.detach().requires_grad_()
+    out = function(x)
+    return torch.autograd.grad(out, x, torch.ones_like(out) if v_out is None else v_out)[0]
 
 
 class GraphedStep(_Graphs):
@@ -149,9 +230,93 @@ class GraphedStep(_Graphs):
             if self._calls[key] <= WARM_UPS:
                 return warm_up(lambda: self.function(*inputs), self.device, 1)
             self._captured[key] = self._capture(self.device, inputs, [tensor.clone() for tensor in inputs])
-        return self._captured[key].replay(inputs)
+        with self._lock:
+            return self._captured[key].replay(inputs)
 
     def reset(self) -> None:
         """Capture anew: something that the step works on has moved."""
         self._captured.clear()
         self._pool = None  # a pool ends with the last of its graphs
+
+
+@dataclasses.dataclass
+class _CapturedHalves:
+    first: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    held: Any
+    out: Tensor
+    second: torch.cuda.CUDAGraph | None = None
+    more: list[Tensor] = dataclasses.field(default_factory=list)
+    result: Tensor | None = None
+
+
+class GraphedHalves:
+    """A step of an optimiser with something in its middle that is not captured: two graphs, and what the first computes is there for the
+    second.
+
+    `begin(*inputs)` gives the output of `first(*inputs) -> held, output`, and `end(*more)` what `second(held, *more) -> tensor` gives;
+    `held` may carry autograd's graph of the output. They are called in turn. The rest is as with `GraphedStep`.
+    """
+
+    def __init__(self, first: Callable[..., tuple[Any, Tensor]], second: Callable[..., Tensor], device: torch.device) -> None:
+        self.first, self.second, self.device = first, second, device
+        self.enabled = device.type == "cuda" and extension.available(device)
+        self._side = torch.cuda.Stream(device) if self.enabled else None  # a backward pass runs where its forward pass ran
+        self._pool: Any = None
+        self._captured: dict[tuple, _CapturedHalves] = {}
+        self._calls: dict[tuple, int] = {}
+        self._begun: _CapturedHalves | None = None
+        self._held: Any = None  # by a step that is not replayed
+
+    @torch.enable_grad()
+    def begin(self, *inputs: Tensor) -> Tensor:
+        self._begun = None
+        if not self.enabled:
+            self._held, out = self.first(*inputs)
+            return out.detach()
+        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        if key not in self._captured:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] <= WARM_UPS:
+                with self._beside():
+                    self._held, out = self.first(*inputs)
+                return out.detach()
+            self._pool, static = self._pool or torch.cuda.graph_pool_handle(), [tensor.clone() for tensor in inputs]
+            graph, (held, out) = capture(lambda: self.first(*static), self.device, self._pool, self._side)
+            self._begun = self._captured[key] = _CapturedHalves(graph, static, held, out.detach())
+        else:
+            self._begun = self._captured[key]
+            for given, tensor in zip(self._begun.inputs, inputs, strict=True):
+                given.copy_(tensor)
+        self._begun.first.replay()
+        return self._begun.out.clone()
+
+    @torch.enable_grad()
+    def end(self, *more: Tensor) -> Tensor:
+        begun, held = self._begun, self._held
+        self._begun = self._held = None
+        if begun is None:
+            if not self.enabled:
+                return self.second(held, *more)
+            with self._beside():
+                return self.second(held, *more)
+        if begun.second is None:
+            begun.more = [tensor.clone() for tensor in more]
+            begun.second, begun.result = capture(lambda: self.second(begun.held, *begun.more), self.device, self._pool, self._side)
+        for static, tensor in zip(begun.more, more, strict=True):
+            static.copy_(tensor)
+        begun.second.replay()
+        return begun.result.clone()
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[None]:
+        current = torch.cuda.current_stream(self.device)
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side):
+            yield
+        current.wait_stream(self._side)
+
+    def reset(self) -> None:
+        """Capture anew: something that the step works on has moved. Between steps alone."""
+        self._captured.clear()
+        self._begun = self._held = self._pool = None

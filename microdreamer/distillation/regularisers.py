@@ -40,6 +40,12 @@ def z_variance(variance: Tensor, opacity: Tensor) -> Tensor:
     return (variance * hit).sum() / hit.sum().clamp_min(1)
 
 
-def eikonal(sdf_gradient: Tensor) -> Tensor:
-    """How far gradients [P,3] of a signed distance are from length 1, squared (Gropp et al. 2020, arXiv 2002.10099, equation 2)."""
-    return (torch.linalg.vector_norm(sdf_gradient, dim=-1) - 1).square().mean()
+def eikonal(sdf_gradient: Tensor, counts: Tensor | None = None) -> Tensor:
+    """How far gradients [...,3] of a signed distance are from length 1, squared (Gropp et al. 2020, arXiv 2002.10099, equation 2).
+
+    counts [...], bool: which of them count in the mean; without, all. Those of rays that miss a field's box should not.
+    """
+    miss = (torch.linalg.vector_norm(sdf_gradient, dim=-1) - 1).square()
+    if counts is None:
+        return miss.mean()
+    return torch.where(counts, miss, 0).sum() / counts.sum().clamp_min(1)

@@ -7,6 +7,7 @@ numbers of different ones do not compare.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.model import MeshModel
 
 VIEWS, SIZE = 8, 512
+SENTENCES_PER_CALL = 128
 RADIUS, FOV_Y, HALF_EXTENT = 3.0, 49.0, 0.9
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -40,18 +42,31 @@ class Clip:
         else:
             raise FileNotFoundError(f"{folder}: no CLIP there (config.json or open_clip_config.json)")
 
+    @property
+    def picture_size(self) -> int:
+        """Pixels a side of the pictures that it looks at; others are resized."""
+        return self.model.config.vision_config.image_size
+
     @torch.no_grad()
     def embed_pictures(self, pictures: Tensor) -> Tensor:
         """Unit vectors [B,E] of square pictures [B,3,S,S] in [0,1]."""
-        pixels = clip_pixels(pictures.to(self.device), self.model.config.vision_config.image_size)
+        pixels = clip_pixels(pictures.to(self.device), self.picture_size)
         return F.normalize(self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output), dim=-1)
 
     @torch.no_grad()
+    def embed_sentences(self, sentences: Sequence[str]) -> Tensor:
+        """Unit vectors [S,E]; reads the tokenizer's files beside the weights. Of a longer sentence the end is cut, not its end token."""
+        tokenizer, length = Tokenizer(self.folder), self.model.config.text_config.max_position_embeddings
+        parts = []
+        for first in range(0, len(sentences), SENTENCES_PER_CALL):
+            ids = [tokenizer(sentence, length) for sentence in sentences[first : first + SENTENCES_PER_CALL]]
+            states = self.model.text_model(input_ids=torch.tensor(ids, device=self.device))
+            parts.append(F.normalize(self.model.text_projection(states.pooler_output), dim=-1))
+        return torch.cat(parts)
+
     def embed_sentence(self, sentence: str) -> Tensor:
-        """Unit vector [1,E]; reads the tokenizer's files beside the weights."""
-        ids = Tokenizer(self.folder)(sentence, self.model.config.text_config.max_position_embeddings)
-        states = self.model.text_model(input_ids=torch.tensor([ids], device=self.device))
-        return F.normalize(self.model.text_projection(states.pooler_output), dim=-1)
+        """Unit vector [1,E]."""
+        return self.embed_sentences([sentence])
 
 
 def _build(config: dict) -> nn.Module:

@@ -56,7 +56,7 @@ def inverse_deviation(stored: Tensor) -> Tensor:
 
 def volsdf_density(sdf: Tensor, sharpness: Tensor | float) -> Tensor:
     """Density at signed distances: `sharpness` k deep inside, k/2 on the surface, none far outside. Equation 2, with beta = 1/k."""
-    k = torch.as_tensor(sharpness, dtype=sdf.dtype, device=sdf.device).clamp_max(MAX_SHARPNESS)
+    k = sharpness.to(sdf).clamp_max(MAX_SHARPNESS) if isinstance(sharpness, Tensor) else min(sharpness, MAX_SHARPNESS)
     return k * (0.5 + 0.5 * sdf.sign() * torch.expm1(-sdf.abs() * k))
 
 

@@ -24,10 +24,10 @@ PUBLISHED_GRID = HashGridSpec(levels=16, features=2, log2_table_size=19, base_re
 class SharedBackground(EnvironmentBackground):
     """One environment behind every sentence's shape."""
 
-    def condition(self, text: Tensor) -> None:
-        return None
+    def condition(self, text: Tensor) -> tuple[()]:
+        return ()
 
-    def forward(self, directions: Tensor, cache: None = None) -> Tensor:
+    def forward(self, directions: Tensor, cache: tuple[()] = ()) -> Tensor:
         return per_sentence(super().forward, directions)
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from microdreamer.fields import published
 from microdreamer.fields.activations import COLOR_ACTIVATIONS, activation
@@ -68,16 +69,20 @@ class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
         self.spec = spec
         self._color = activation(spec.color_activation, COLOR_ACTIVATIONS)
 
-    def condition(self, text: Tensor, draws: torch.Generator | None = None) -> Cache:
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """What the network leaves to chance for `count` sentences, on the device of `generator`: nothing, unless it says otherwise."""
+        return ()
+
+    def condition(self, text: Tensor, draws: Sequence[Tensor] = ()) -> Cache:
         """What the network makes of B sentences: embeddings [B,C] where `self.text` is "global", [B,T,C] where it is "local".
 
-        What a network leaves to chance is drawn from `draws`, as in training; without, it is the same for every sentence, whatever
-        the batch. Raises ValueError for embeddings of another shape.
+        draws: those of `draw`, as in training; without, what is left to chance is the same for every sentence, whatever the batch.
+        Raises ValueError for embeddings of another shape.
         """
         width = self.spec.text_width
         if text.dim() != (2 if self.text == "global" else 3) or text.shape[-1] != width:
             raise ValueError(f"text: expected embeddings {TEXT_SHAPES[self.text].format(width=width)}, got shape {list(text.shape)}")
-        return per_sentence(lambda text: self._condition(text, draws), text)
+        return per_sentence(self._condition, text, tuple(draws))
 
     def field(self, points: Tensor, cache: Cache) -> FieldValues:
         """Distances and features at points [B,P,3] of the world; differentiable. Raises ValueError for points of another shape."""
@@ -101,7 +106,7 @@ class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
         published.load_published_field(self, state, prefix, names, axes=self.spec.axes, radius=self.spec.radius)
 
     @abc.abstractmethod
-    def _condition(self, text: Tensor, draws: torch.Generator | None) -> Cache: ...
+    def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> Cache: ...
 
     @abc.abstractmethod
     def encode(self, points: Tensor, cache: Cache) -> Tensor:
@@ -133,14 +138,22 @@ class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
 
 
 class GeneratedField(Generic[Cache]):
-    """The shapes of a cache as `fields.volsdf.render_volsdf` renders them: rays [B,N,3] look at one shape each, all views in N."""
+    """The shapes of a cache as `fields.volsdf.render_volsdf` renders them: rays [B,N,3] look at one shape each, all views in N.
 
-    def __init__(self, generator: ShapeGenerator[Cache], cache: Cache) -> None:
-        self.generator, self.cache = generator, cache
+    recompute: evaluate points again in the backward pass rather than keep what that needs.
+    """
+
+    def __init__(self, generator: ShapeGenerator[Cache], cache: Cache, recompute: bool = False) -> None:
+        self.generator, self.cache, self.recompute = generator, cache, recompute
 
     def sdf(self, points: Tensor) -> Tensor:
-        return self.generator.sdf(points, self.cache)
+        return self._call(self.generator.sdf, points)
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        values = self.generator.field(points, self.cache)
+        values = self._call(self.generator.field, points)
         return values.sdf, self.generator.color(values.features)
+
+    def _call(self, function: Callable[..., Any], points: Tensor) -> Any:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(function, points, self.cache, use_reentrant=False)
+        return function(points, self.cache)

@@ -23,6 +23,7 @@ from microdreamer.fields.perceptron import Perceptron
 from microdreamer.generators.base import GeneratorSpec, Head, ShapeGenerator
 
 FIRST_RESOLUTION = 4
+MULTIPLIED_FROM = 32  # voxels a side from which layers have `channel_multiplier` times as many channels
 CLAMP = 256.0  # of what layers give, either way
 SMALL = 1e-8  # under roots and fractions
 FIXED_NOISE_SEED = 0  # of the noise that stands for all draws where there are none
@@ -38,8 +39,8 @@ class Conv3dSpec(GeneratorSpec):
     noise_width: int = 64  # of z
     style_width: int = 256  # of w, and of the mapping network
     mapping_layers: int = 2
-    channel_multiplier: int = 1  # of the channels from 32^3 on
-    channels: tuple[int, ...] = ()  # of each resolution, 4, 8, 16, ..., in place of the published ones
+    channel_multiplier: int = 1  # of the channels from MULTIPLIED_FROM on
+    channels: tuple[int, ...] = (512, 512, 512, 256, 128, 64)  # of each resolution, 4, 8, 16, ...
     bias_resolution: int = 64  # up to where voxels have biases of their own
     voxel_channels: int = 32
     hidden: int = 64  # width of the heads' one hidden layer
@@ -47,9 +48,11 @@ class Conv3dSpec(GeneratorSpec):
     @property
     def widths(self) -> dict[int, int]:
         """Resolution -> channels."""
-        m = self.channel_multiplier
-        widths = self.channels or (512, 512, 512, 256 * m, 128 * m, 64 * m)
-        return {FIRST_RESOLUTION * 2**index: width for index, width in enumerate(widths)}
+        sides = [FIRST_RESOLUTION * 2**index for index in range(len(self.channels))]
+        return {
+            side: width * (self.channel_multiplier if side >= MULTIPLIED_FROM else 1)
+            for side, width in zip(sides, self.channels, strict=True)
+        }
 
     @property
     def resolution(self) -> int:
@@ -217,8 +220,8 @@ class Conv3dGenerator(ShapeGenerator[Tensor]):
     """The generator of `spec`; its caches are grids [B,voxel_channels,R,R,R], axes z, y, x. Initial values are drawn from `generator`
     (on the CPU).
 
-    `condition` with `draws` takes z and the noise of each layer from there, as in training; without, z is one fixed draw and layers
-    take the noise that they keep, so that a sentence always gives the same shape.
+    `draw` gives z [B,noise_width] and the noise of each layer. Without them z is one fixed draw and layers take the noise that they
+    keep, so that a sentence always gives the same shape.
     """
 
     spec: Conv3dSpec
@@ -229,16 +232,17 @@ class Conv3dGenerator(ShapeGenerator[Tensor]):
         self.sdf_network = Perceptron((spec.voxel_channels, spec.hidden, 1), generator)
         self.feature_network = Perceptron((spec.voxel_channels, spec.hidden, 3), generator)
 
-    def _condition(self, text: Tensor, draws: torch.Generator | None) -> Tensor:
-        if draws is None:
-            fixed = torch.randn(self.spec.noise_width, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
-            return self.space_generator(fixed.to(text).expand(len(text), -1), text)
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        sides = self.space_generator.synthesis.noise_sides
+        shapes = [(self.spec.noise_width,)] + [(1, side, side, side) for side in sides]
+        return tuple(torch.randn(count, *shape, generator=generator, device=generator.device) for shape in shapes)
 
-        def drawn(*shape: int) -> Tensor:
-            return torch.randn(len(text), *shape, generator=draws, device=draws.device).to(text)
-
-        z = drawn(self.spec.noise_width)
-        return self.space_generator(z, text, [drawn(1, side, side, side) for side in self.space_generator.synthesis.noise_sides])
+    def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> Tensor:
+        if draws:
+            z, *noises = draws
+            return self.space_generator(z, text, noises)
+        fixed = torch.randn(self.spec.noise_width, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
+        return self.space_generator(fixed.to(text).expand(len(text), -1), text)
 
     def encode(self, points: Tensor, cache: Tensor) -> Tensor:
         return grid_sample(cache, points[:, :, None, None], align_corners=False)[..., 0, 0].mT

@@ -93,7 +93,7 @@ class HyperIngp(ShapeGenerator[PromptNetworks]):
         heads = [(spec.grid.width, spec.hidden, outputs) for outputs in (1, 3)]
         self.hypernet = HyperNetwork(spec.text_width, spec.hyper_hidden, heads, spec.hyper_layers, generator)
 
-    def _condition(self, text: Tensor, draws: torch.Generator | None) -> PromptNetworks:
+    def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> PromptNetworks:
         return PromptNetworks(*self.hypernet(text))
 
     def encode(self, points: Tensor, cache: PromptNetworks) -> Tensor:

@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def count_of(cache: Any) -> int:
+    """How many sentences a cache is of."""
+    return len(next(_tensors(cache)))
+
+
 def take_sentence(cache: Any, index: int) -> Any:
     """The cache of one sentence, a batch of one; a view."""
     return _map(lambda tensor: tensor[index : index + 1], cache)
@@ -20,6 +25,11 @@ def take_sentence(cache: Any, index: int) -> Any:
 def join_sentences(caches: Sequence[Any]) -> Any:
     """One cache of all sentences, in their order."""
     return _map(lambda *tensors: torch.cat(tensors), *caches)
+
+
+def in_float32(cache: Any) -> Any:
+    """The cache in float32, as those of networks that multiply in half precision are read."""
+    return _map(lambda tensor: tensor.float(), cache)
 
 
 def per_sentence(function: Callable[..., Any], *batched: Any) -> Any:

@@ -155,11 +155,12 @@ class TriplaneTransformer(ShapeGenerator[Tensor]):
         self.sdf_network = Perceptron((*widths, 1), generator)
         self.feature_network = Perceptron((*widths, 3), generator)
 
-    def _condition(self, text: Tensor, draws: torch.Generator | None) -> Tensor:
+    def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> Tensor:
         return self.space_generator(text)
 
     def encode(self, points: Tensor, cache: Tensor) -> Tensor:
-        places = torch.stack([points[..., axes] for axes in PLANE_AXES], dim=1)  # [B,3,P,2]
+        planes = [torch.stack([points[..., width], points[..., height]], dim=-1) for width, height in PLANE_AXES]
+        places = torch.stack(planes, dim=1)  # [B,3,P,2]
         features = grid_sample(cache.flatten(0, 1), places.flatten(0, 1)[:, :, None], align_corners=False)[..., 0]  # [3B,C,P]
         return features.unflatten(0, (-1, 3)).permute(0, 3, 1, 2).flatten(2)
 

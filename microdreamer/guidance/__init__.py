@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from microdreamer.guidance.names import PRECISIONS, PRIORS
+from microdreamer.guidance.names import PRECISIONS, PRIORS, SENTENCE_ENCODERS
 
 if TYPE_CHECKING:
     import torch
 
     from microdreamer.guidance.base import Prior
+    from microdreamer.guidance.sentences import SentenceEncoder
 
-__all__ = ["PRECISIONS", "PRIORS", "load_prior"]
+__all__ = ["PRECISIONS", "PRIORS", "SENTENCE_ENCODERS", "load_prior", "load_sentence_encoder"]
 
 
 def load_prior(
@@ -48,3 +49,27 @@ def load_prior(
     from microdreamer.guidance.published.zero123 import Zero123Prior
 
     return Zero123Prior.load(name, path, parts)
+
+
+def load_sentence_encoder(
+    name: str, path: str | None = None, device: torch.device | str = "cpu", precision: str = PRECISIONS[0]
+) -> SentenceEncoder:
+    """The text tower of the prior called `name` alone: what `load_prior(...).sentence_encoder()` is, without the rest of the weights.
+
+    Arguments and errors as of `load_prior`; of a folder at `path` only what belongs to text is looked at. Raises ValueError for a
+    prior without a text tower.
+    """
+    if name not in SENTENCE_ENCODERS:
+        raise ValueError(f"prior={name}: gives no embeddings of sentences; expected one of {', '.join(SENTENCE_ENCODERS)}")
+    if name == "micro":
+        import torch
+
+        from microdreamer.guidance.micro.prior import choose_dtype
+        from microdreamer.guidance.micro.sentences import MicroSentenceEncoder
+
+        return MicroSentenceEncoder.load(path, device, choose_dtype(torch.device(device), precision))
+    from microdreamer.guidance.published.latent import Parts
+    from microdreamer.guidance.published.presets import find_checkpoint
+    from microdreamer.guidance.published.text import TOWER, TextEncoder
+
+    return TextEncoder.load(find_checkpoint(name, path, (TOWER,)), Parts.choose(device, precision))

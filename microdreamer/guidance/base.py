@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cam_utils import Cameras
 from microdreamer.core.transfer import send
-from microdreamer.guidance.names import PRIORS
+from microdreamer.guidance.names import PRIORS, SENTENCE_ENCODERS
 from microdreamer.guidance.schedule import NoiseSchedule
+from microdreamer.guidance.sentences import SentenceEncoder
 
 MAX_SPACING_ERROR = 1.0  # degrees by which cameras may miss a prior's fixed azimuth spacing
 
@@ -82,6 +83,17 @@ class Prior(abc.ABC):
     def join(self, conditions: Sequence[object]) -> object:
         """One condition of several, one for each group of the views that it is used with. Raises ValueError where a prior cannot."""
         raise ValueError(f"the {self.name} prior takes one condition for all views of a call")
+
+    def sentence_encoder(self) -> SentenceEncoder:
+        """The text tower that this prior reads sentences with. Raises ValueError where it has none of its own."""
+        raise ValueError(f"the {self.name} prior gives no embeddings of sentences; priors that do: {', '.join(SENTENCE_ENCODERS)}")
+
+    def condition_each(self, prompts: Sequence[str], negative_prompt: str | None = None) -> object:
+        """One condition of several sentences, one for each group of views: what `join` makes of each one's `condition`.
+
+        Priors with a text tower do it in one go, the null half once, without waiting for the device.
+        """
+        return self.join([self.condition(prompt=prompt, negative_prompt=negative_prompt) for prompt in prompts])
 
     @abc.abstractmethod
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -9,4 +9,5 @@ PRIORS: dict[str, frozenset[str]] = {
     "imagedream": frozenset({"image", "prompt"}),
     "stable_diffusion": frozenset({"prompt"}),
 }
+SENTENCE_ENCODERS = ("micro", "mvdream", "imagedream", "stable_diffusion")  # those with a text tower
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")  # in which the published ones compute

@@ -22,16 +22,18 @@ SHEET_MARGIN = 4  # px between the pictures of a sheet
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Pictures [N,3,H,W] in [0,1] as 8-bit [N,H,W,3]; values outside are clamped."""
+    """Pictures [N,3,H,W] in [0,1] as 8-bit [N,H,W,3]; values outside are clamped. Bytes stay what they are."""
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected shape [N,3,H,W], got {list(images.shape)}")
+    if images.dtype == torch.uint8:
+        return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     scaled = images.detach().float().clamp(0, 1).mul_(255).round_()  # a new tensor, then in place: films are large
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 @profiler.function
 def write_video(path: str | Path, frames: Tensor, fps: int = 30) -> None:
-    """Write frames [T,3,H,W] in [0,1] as H.264 (yuv420p, what every player shows).
+    """Write frames [T,3,H,W] in [0,1], or bytes, as H.264 (yuv420p, what every player shows).
 
     That pixel format wants even sizes: an odd last row or column is repeated. Raises ValueError for no frames or a path that
     does not end in .mp4, OSError where ffmpeg fails.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from microdreamer.kernels import extension
-from microdreamer.kernels.extension import gradient_by_twin
+from microdreamer.kernels.extension import Gradient, gradient_by_twin
 
 
 def group_norm(
@@ -90,6 +90,23 @@ def _fake_moments(x, groups):
     return x.new_empty((x.shape[0], moment_slices(x.shape[1]), groups, 3), dtype=torch.float32)
 
 
-extension.register("group_norm", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(group_norm_reference))
+_by_twin = gradient_by_twin(group_norm_reference)
+
+
+def _backward(ctx, v_out):
+    """By a kernel where only x and its offset want a gradient, as in networks whose weights are not trained; by the twin otherwise."""
+    needed = (*ctx.needs_input_grad, False)[:7]
+    if needed[1] or needed[2]:
+        return _by_twin.backward(ctx, v_out)
+    x, weight, bias, *_, offset = (*ctx.saved_tensors, None)[:7]
+    v_x = torch.ops.microdreamer.group_norm_bwd(v_out.contiguous(), x, weight, bias, *ctx.rest[3:6], offset)
+    v_offset = v_x.sum(dim=1) if needed[6] else None
+    if needed[6] and len(offset) < len(x):
+        v_offset = v_offset.sum(dim=0, keepdim=True)
+    return (v_x if needed[0] else None, *[None] * 5, v_offset)[: len(ctx.needs_input_grad)]
+
+
+extension.register("group_norm", fake=lambda x, *_: torch.empty_like(x), gradient=Gradient(_backward, _by_twin.save))
+extension.register("group_norm_bwd", fake=lambda v_out, x, *_: torch.empty_like(x))
 extension.register("group_moments", fake=_fake_moments, gradient=gradient_by_twin(group_moments_reference))
 extension.register("group_normalise", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(group_normalise_reference))

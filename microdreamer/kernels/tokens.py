@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from microdreamer.kernels import extension
-from microdreamer.kernels.extension import gradient_by_twin
+from microdreamer.kernels.extension import Gradient, gradient_by_twin
 
 
 def add_bias(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -86,7 +86,14 @@ def _fake_add_layer_norm(x, *_):
     return torch.empty_like(x), torch.empty_like(x)
 
 
-extension.register("add_bias", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(add_bias_reference))
+def _sum_backward(ctx, v_out):
+    """Of a sum: the same for all of its terms."""
+    needed = (*ctx.needs_input_grad, False)[:3]
+    found = v_out if needed[0] else None, v_out.sum(dim=(0, 1)) if needed[1] else None, v_out if needed[2] else None
+    return found[: len(ctx.needs_input_grad)]
+
+
+extension.register("add_bias", fake=lambda x, *_: torch.empty_like(x), gradient=Gradient(_sum_backward))
 extension.register("gated_gelu", fake=_fake_gated_gelu, gradient=gradient_by_twin(gated_gelu_reference))
 extension.register("layer_norm", fake=lambda x, *_: torch.empty_like(x), gradient=gradient_by_twin(layer_norm_reference))
 extension.register("add_layer_norm", fake=_fake_add_layer_norm, gradient=gradient_by_twin(add_layer_norm_reference))

@@ -1,4 +1,4 @@
-"""Mesh files: OBJ with a material and a PNG, binary glTF (GLB) out; these, PLY and a few more in (see `formats`)."""
+"""Mesh files: OBJ with a material and a PNG, binary glTF (GLB) and PLY out; these and a few more in (see `formats`)."""
 
 from __future__ import annotations
 
@@ -193,6 +193,26 @@ def _unit_normals(mesh: Mesh) -> np.ndarray:
 def is_open(faces: np.ndarray) -> bool:
     """Whether some edge of faces [F,3] belongs to one face alone."""
     return bool((edges_of(faces).sharing == 1).any())
+
+
+# ---- PLY ----
+
+
+@profiler.function
+def write_ply(mesh: Mesh, path: str | Path) -> None:
+    """Write `path` (.ply): binary, little-endian, with normals and the vertex colours as bytes (white without). A texture is left out."""
+    path = _with_suffix(path, ".ply")
+    colors = np.rint(_vertex_colors(mesh) * 255).astype(np.uint8)
+    vertices = np.empty(len(mesh.vertices), [("place", "<f4", 3), ("normal", "<f4", 3), ("color", "u1", 3)])
+    vertices["place"], vertices["normal"], vertices["color"] = mesh.vertices, mesh.normals, colors
+    faces = np.empty(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
+    faces["count"], faces["corners"] = 3, mesh.faces
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
+    header += [f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")]
+    header += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header\n"]
+    with atomic_write(path) as temporary:
+        temporary.write_bytes("\n".join(header).encode() + vertices.tobytes() + faces.tobytes())
 
 
 # ---- Reading ----

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import DEVICES
 
-from microdreamer.core.cuda_graphs import WARM_UPS, GraphedFunction, GraphedStep, capture, warm_up
+from microdreamer.core.cuda_graphs import WARM_UPS, GraphedFunction, GraphedGradient, GraphedHalves, GraphedStep, capture, warm_up
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -37,6 +37,65 @@ def test_replayed_calls_give_what_the_function_gives(device):
     before = len(calls)
     torch.testing.assert_close(graphed(a, b), (a @ b).relu() + 1)
     assert len(calls) == before + 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gradient_is_that_of_its_own_call_whatever_came_in_between(device):
+    weight, calls = torch.randn(4, 4, device=device), []
+
+    def function(x):
+        calls.append(x.shape)
+        return (x @ weight).sin().square()
+
+    graphed = GraphedGradient(function)
+    inputs = [torch.randn(size, 4, device=device) for size in (3, 3, 5, 3)]
+    pulls = [torch.randn(len(x), 4, device=device) for x in inputs]
+    outs = [graphed.forward(x) for x in inputs]
+    order = [3, 0, 2, 1, 1]  # straight after its forward, after others of its shape and of another one, and twice
+    found = [graphed.backward(inputs[k], pulls[k], outs[k][1]) for k in order]
+    for k, gradient in zip(order, found, strict=True):  # at the end: a replay must not change what earlier calls returned
+        x = inputs[k].clone().requires_grad_()
+        expected = (x @ weight).sin().square()
+        torch.testing.assert_close(outs[k][0], expected.detach())
+        assert not outs[k][0].requires_grad
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected, x, pulls[k])[0])
+    assert len(calls) == (9 if device == "cpu" else 2 * (WARM_UPS + 1))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_halves_of_a_step_are_the_step_whatever_is_between_them(device):
+    def run(graphed):
+        torch.manual_seed(0)
+        weight = torch.randn(4, 4).to(device).requires_grad_()
+        optimizer = torch.optim.Adam([weight], lr=0.1, capturable=device == "cuda")
+        calls = []
+
+        def first(x):
+            calls.append(x.shape)
+            y = (x @ weight).sin()
+            return y, y
+
+        def second(y, gradient):
+            (y * gradient).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return y.detach().mean()
+
+        halves, seen = GraphedHalves(first, second, torch.device(device)), []
+        halves.enabled &= graphed
+        for step in range(9):
+            x = torch.randn(5 if step in (2, 6, 7) else 3, 4).to(device)
+            shown = halves.begin(x)
+            gradient = shown.cos() + torch.randn(shown.shape).to(device)  # made of what was shown, and not captured
+            seen += [shown, halves.end(gradient)]
+            if step == 5:
+                halves.reset()
+        return [*seen, weight.detach()], len(calls)
+
+    (found, calls), (expected, _) = run(True), run(False)
+    for actual, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    assert calls == (9 if device == "cpu" or not GraphedHalves(None, None, torch.device(device)).enabled else 7)
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import DEVICES
 from toy_prior import ToyPrior, golden_cases, random_condition, toy_noise
 
 from cam_utils import orbit_cameras
@@ -36,17 +37,18 @@ def test_shifted_levels_stay_among_the_levels():
     assert shifted_timestep(t, 0.0, 20).tolist() == [1, 20, 520, 990, 999]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", ["case0", "case1", "case2", "case3"])
-def test_stable_diffusion_equals_the_reference(parity, case):
+def test_stable_diffusion_equals_the_reference(parity, case, device):
     """Two pictures in one batch; the golden evaluated them one at a time, as the original mixes them up."""
-    golden, settings = golden_cases(parity("generators/asd_loss_sd.npz"))
+    golden, settings = golden_cases(parity("generators/asd_loss_sd.npz"), device)
     chosen = settings[case]
     prior = ToyPrior(views=1, by_direction=True, alphas=golden["alphas_cumprod"])
     side, front, back, overhead = golden["emb_vd"].unbind(1)
     null = golden["emb_unvd"][0].expand(2, -1, -1)  # of the side, from which both views are taken; in use it is one sentence for all
     condition = {NULL: null, "sentences": torch.stack([null, front, side, back, overhead], dim=1)}
-    cameras = orbit_cameras(-golden[f"{case}_elevation"], golden[f"{case}_azimuth"])
-    t, u = golden[f"{case}_t"], golden[f"{case}_u"]
+    cameras = orbit_cameras(-golden[f"{case}_elevation"], golden[f"{case}_azimuth"], device=device)
+    t, u = golden[f"{case}_t"].cpu(), golden[f"{case}_u"].cpu()
     later = shifted_timestep(t, chosen["plus_ratio"], chosen["min_step"], u if chosen["plus_random"] else None)
     x = golden[f"{case}_latents"].clone().requires_grad_()
     loss, metrics = asd_loss(
@@ -69,20 +71,21 @@ def test_stable_diffusion_equals_the_reference(parity, case):
     assert prior.evaluations == (5 if chosen["perp_neg"] else 3) and len(prior.asked) == 1
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", ["case0", "case1"])
-def test_mvdream_equals_the_reference(parity, case):
-    golden, settings = golden_cases(parity("generators/asd_loss_mv.npz"))
+def test_mvdream_equals_the_reference(parity, case, device):
+    golden, settings = golden_cases(parity("generators/asd_loss_mv.npz"), device)
     chosen, c2w = settings[case], golden[f"{case}_c2w"]
     pose = c2w.clone()
     pose[:, :3, 3] /= c2w[:, :3, 3].norm(dim=-1, keepdim=True) + 1e-8
     prior = ToyPrior(camera=pose.flatten(1).sum(1), alphas=golden["alphas_cumprod"])
     condition = {NULL: golden["text_uncond"][None], CONDITIONAL: golden["text_cond"]}
-    t, u = golden[f"{case}_t"], golden[f"{case}_u"]
+    t, u = golden[f"{case}_t"].cpu(), golden[f"{case}_u"].cpu()
     later = shifted_timestep(t, chosen["plus_ratio"], chosen["min_step"], u if chosen["plus_random"] else None)
     x = golden[f"{case}_latents"].clone().requires_grad_()
     settings = {"guidance_scale": chosen["guidance_scale"], "weighting": chosen["weighting"]}
     loss, metrics = asd_loss(
-        prior, x, orbit_cameras(0, [0, 90, 180, 270]), condition, int(t), int(later), golden[f"{case}_noise"], **settings
+        prior, x, orbit_cameras(0, [0, 90, 180, 270], device=device), condition, int(t), int(later), golden[f"{case}_noise"], **settings
     )
     loss.backward()
     torch.testing.assert_close(x.grad, golden[f"{case}_grad_latents"], rtol=1e-5, atol=1e-5)

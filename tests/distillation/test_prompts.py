@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import DEVICES
 from toy_prior import golden_cases
 
 from cam_utils import orbit_cameras
@@ -11,18 +12,18 @@ from microdreamer.guidance.directions import BACK, DIRECTIONS, FRONT, OVERHEAD, 
 CONFIGURED = Thresholds(30.0, 30.0, 60.0)
 
 
-@pytest.fixture
-def golden(parity):
-    return golden_cases(parity("generators/prompt_directions.npz"))[0]
+@pytest.fixture(params=DEVICES)
+def golden(parity, request):
+    return golden_cases(parity("generators/prompt_directions.npz"), request.param)[0]
 
 
 @pytest.fixture
 def cameras(golden):
-    return orbit_cameras(-golden["elevation_deg"], golden["azimuth_deg"])
+    return orbit_cameras(-golden["elevation_deg"], golden["azimuth_deg"], device=golden["azimuth_deg"].device)
 
 
 def test_directions_equal_the_reference(golden, cameras):
-    order = torch.tensor([SIDE, FRONT, BACK, OVERHEAD])  # in which the golden counts
+    order = torch.tensor([SIDE, FRONT, BACK, OVERHEAD], device=cameras.device)  # in which the golden counts
     assert torch.equal(directions(cameras.elevation, cameras.azimuth, CONFIGURED), order[golden["direction_index"]])
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import DEVICES
 from toy_prior import ToyPrior, golden_cases, random_condition, toy_noise
 
 from cam_utils import orbit_cameras
@@ -11,9 +12,10 @@ from microdreamer.guidance.base import CONDITIONAL, NULL
 CAMERAS = orbit_cameras(0, [0, 90, 180, 270, 45, 135, 225, 315])
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", ["case0", "case1", "case2", "case3"])
-def test_x0_sds_equals_the_reference(parity, case):
-    golden, settings = golden_cases(parity("generators/x0_sds.npz"))
+def test_x0_sds_equals_the_reference(parity, case, device):
+    golden, settings = golden_cases(parity("generators/x0_sds.npz"), device)
     chosen, c2w = settings[case], golden[f"{case}_c2w"]
     c2w = c2w.clone()
     c2w[:, :3, 3] /= c2w[:, :3, 3].norm(dim=-1, keepdim=True) + 1e-8
@@ -23,7 +25,7 @@ def test_x0_sds_equals_the_reference(parity, case):
     loss, metrics = x0_sds_loss(
         prior,
         x,
-        CAMERAS[: len(x)],
+        CAMERAS[: len(x)].to(device),
         condition,
         int(golden[f"{case}_t"]),
         golden[f"{case}_noise"],
@@ -38,9 +40,10 @@ def test_x0_sds_equals_the_reference(parity, case):
     torch.testing.assert_close(metrics["grad_norm"] / len(x), golden[f"{case}_grad_norm"], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("groups", [1, 3])
-def test_the_rescale_equals_the_rule(parity, groups):
-    golden, _ = golden_cases(parity("generators/recon_std_rescale.npz"))
+def test_the_rescale_equals_the_rule(parity, groups, device):
+    golden, _ = golden_cases(parity("generators/recon_std_rescale.npz"), device)
     guided, conditional = golden[f"g{groups}_x0_cfg"], golden[f"g{groups}_x0_nocfg"]
     for share in (0.3, 0.5, 0.7, 1.0):
         torch.testing.assert_close(rescale_std(guided, conditional, 4, share), golden[f"g{groups}_s{share}"], rtol=1e-5, atol=1e-6)

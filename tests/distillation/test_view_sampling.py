@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICES
 
 from cam_utils import orbit_cameras, rays, turntable
 from microdreamer.distillation.view_sampling import MICRO_VIEW, MULTI_VIEW, SINGLE_VIEW, Draws, ViewRanges, draw_views, place_views
@@ -15,10 +16,11 @@ TO_REFERENCE = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])  # (x, y, z) th
 
 def assert_same_cameras(cameras, golden, prefix, **tolerance):
     """Poses, rays and where the cameras stand."""
-    tolerance = {"rtol": 0, "atol": 3e-5, **tolerance}
+    tolerance, directions = {"rtol": 0, "atol": 3e-5, **tolerance}, rays(cameras)[1].cpu()
+    cameras = cameras.to("cpu")
     np.testing.assert_allclose(TO_REFERENCE @ cameras.camera_to_world[:, :3], golden[f"{prefix}_c2w"][:, :3], **tolerance)
     np.testing.assert_allclose(cameras.centers @ TO_REFERENCE.T, golden[f"{prefix}_camera_positions"], **tolerance)
-    np.testing.assert_allclose(rays(cameras)[1] @ TO_REFERENCE.T, golden[f"{prefix}_rays_d"], **tolerance)
+    np.testing.assert_allclose(directions @ TO_REFERENCE.T, golden[f"{prefix}_rays_d"], **tolerance)
 
 
 def draws_of(golden, case, order):
@@ -26,7 +28,8 @@ def draws_of(golden, case, order):
     return Draws(coin, **{name: torch.from_numpy(golden[f"{case}_draw{index:02d}_rand"]) for name, index in order.items()})
 
 
-def test_single_views_equal_the_reference(parity):
+@pytest.mark.parametrize("device", DEVICES)
+def test_single_views_equal_the_reference(parity, device):
     golden = np.load(parity("generators/cameras_single.npz"))
     chosen = json.loads(str(golden["sd_config"]))
     ranges = ViewRanges(**{name: tuple(chosen[name]) for name in ("elevation_range", "camera_distance_range", "fovy_range")})
@@ -35,7 +38,7 @@ def test_single_views_equal_the_reference(parity):
     cases = sorted({key[:4] for key in golden.files if key.startswith("sd_") and key[3].isdigit()})
     for case in cases:
         draws = draws_of(golden, case, {"elevation": 1, "azimuth": 2, "distance": 3, "fovy": 7})
-        cameras = place_views(ranges, draws, chosen["height"])
+        cameras = place_views(ranges, draws, chosen["height"], device).to("cpu")
         # Batches of three: the reference takes its cross products along the batch there, so that "right" and "up" are none.
         backward = cameras.camera_to_world[:, :3, 2] @ TO_REFERENCE.T
         np.testing.assert_allclose(backward, golden[f"{case}_c2w"][:, :3, 2], atol=3e-5)
@@ -47,14 +50,16 @@ def test_single_views_equal_the_reference(parity):
     assert coins == {True, False} and len(cases) >= 4
 
 
-def test_groups_of_views_equal_the_reference(parity):
+@pytest.mark.parametrize("device", DEVICES)
+def test_groups_of_views_equal_the_reference(parity, device):
     """Where elevations are uniform in angle; where they are uniform on the sphere, the reference leaves out the upper third."""
     golden = np.load(parity("generators/cameras_multiview.npz"))
     chosen = json.loads(str(golden["mv_config"]))
     cases, uniform = sorted({key[:4] for key in golden.files if key.startswith("mv_") and key[3].isdigit()}), 0
     for case in cases:
         draws = draws_of(golden, case, {"elevation": 1, "azimuth": 2, "fovy": 3, "distance": 4})
-        cameras = place_views(MULTI_VIEW, draws, chosen["height"])
+        placed = place_views(MULTI_VIEW, draws, chosen["height"], device)
+        cameras = placed.to("cpu")
         np.testing.assert_allclose(cameras.azimuth, golden[f"{case}_azimuth"], atol=1e-4)
         np.testing.assert_allclose(cameras.radius, golden[f"{case}_camera_distances"], rtol=1e-5)
         focal = 0.5 * chosen["height"] / np.tan(np.deg2rad(golden[f"{case}_fovy"]) / 2)
@@ -62,23 +67,25 @@ def test_groups_of_views_equal_the_reference(parity):
         if draws.coin < 0.5:
             uniform += 1
             np.testing.assert_allclose(-cameras.elevation, golden[f"{case}_elevation"], atol=1e-4)
-            assert_same_cameras(cameras, golden, case, atol=2e-4)  # at distances up to 7.6
+            assert_same_cameras(placed, golden, case, atol=2e-4)  # at distances up to 7.6
     assert 0 < uniform < len(cases)
 
 
-def test_evaluation_goes_around_once(parity):
+@pytest.mark.parametrize("device", DEVICES)
+def test_evaluation_goes_around_once(parity, device):
     golden = np.load(parity("generators/cameras_eval.npz"))
     chosen = json.loads(str(golden["val_config"]))
-    cameras = turntable(5, -15.0, chosen["eval_camera_distance"], fov_y=chosen["eval_fovy_deg"], width=4, height=4)
+    cameras = turntable(5, -15.0, chosen["eval_camera_distance"], fov_y=chosen["eval_fovy_deg"], width=4, height=4, device=device)
     assert_same_cameras(cameras, golden, "val")
-    np.testing.assert_allclose(cameras.azimuth, golden["val_azimuth_deg"], atol=1e-4)
+    np.testing.assert_allclose(cameras.azimuth.cpu(), golden["val_azimuth_deg"], atol=1e-4)
     frames = turntable(120, -15.0)
     assert float(golden["full120_azimuth_deg"][-1]) == 360 and float(frames.azimuth[-1]) == 357
     gaps = (frames.azimuth.roll(-1) - frames.azimuth).remainder(360)
     torch.testing.assert_close(gaps, torch.full((120,), 3.0))
 
 
-def test_the_camera_matrices_of_the_networks_equal_the_reference(parity):
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_camera_matrices_of_the_networks_equal_the_reference(parity, device):
     from microdreamer.guidance.published.mvdream import FRONT, camera_matrices
 
     golden = np.load(parity("generators/mvdream_cameras.npz"))
@@ -87,8 +94,8 @@ def test_the_camera_matrices_of_the_networks_equal_the_reference(parity):
         ("n4_el0_az0_span360", 0, 0, 4, 360),
         ("n6_el30_az45_span180", 45, 30, 6, 180),
     ):
-        cameras = orbit_cameras(-up, [start + span * k / count - FRONT for k in range(count)], 1.7)
-        np.testing.assert_allclose(camera_matrices(cameras), golden[f"get_camera_{case}"], atol=2e-6)
+        cameras = orbit_cameras(-up, [start + span * k / count - FRONT for k in range(count)], 1.7, device=device)
+        np.testing.assert_allclose(camera_matrices(cameras).cpu(), golden[f"get_camera_{case}"], atol=2e-6)
 
 
 def test_elevations_on_the_sphere_fill_their_range_by_area():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_clip import EMBEDDING, WIDTH, write_tiny_clip
 
 from microdreamer.evaluation.clip_similarity import HALF_EXTENT, Clip, load_mesh, similarity, views_of
 from microdreamer.guidance.published.random_weights import write_tokenizer
@@ -14,31 +15,12 @@ from microdreamer.meshes.files import read_mesh, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from scripts import cal_sim
 
-WIDTH, EMBEDDING = 32, 24
-_TOWER = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2}
-VISION = {**_TOWER, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-TEXT = {**_TOWER, "num_attention_heads": 4, "vocab_size": 514}
-
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
     """A tiny random CLIP in transformers' layout."""
-    from transformers import CLIPConfig, CLIPModel
-
     folder = tmp_path_factory.mktemp("clip")
-    config = {
-        "architectures": ["CLIPModel"],
-        "projection_dim": EMBEDDING,
-        "vision_config": {**VISION, "hidden_act": "gelu", "projection_dim": EMBEDDING},
-        "text_config": {**TEXT, "hidden_act": "gelu", "projection_dim": EMBEDDING, "max_position_embeddings": 77, "eos_token_id": 2},
-    }
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig.from_dict(config))
-    for parameter in model.parameters():
-        parameter.data.add_(0.1 * torch.randn(parameter.shape))
-    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    write_tokenizer(folder)
+    write_tiny_clip(folder)
     return folder
 
 

@@ -141,9 +141,10 @@ def test_point_light_goldens(parity, mode, ambient, device):
     torch.testing.assert_close(colors, data[f"{mode}_ambient{ambient}"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", range(6))
-def test_training_draws_of_the_golden(parity, case):
-    data = {name: torch.from_numpy(value) for name, value in np.load(parity("generators/point_light_material.npz")).items()}
+def test_training_draws_of_the_golden(parity, case, device):
+    data = {name: torch.from_numpy(value).to(device) for name, value in np.load(parity("generators/point_light_material.npz")).items()}
     draws = torch.ones(3, dtype=torch.float64)
     given = data[f"train_{case}_draws"]
     draws[: len(given)] = given

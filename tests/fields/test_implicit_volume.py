@@ -63,14 +63,15 @@ def test_goldens(parity, name, density_bias, density_activation, device):
     torch.testing.assert_close(published.in_axes(values.normal, "threestudio"), data[f"{name}_normal"], rtol=0, atol=3e-3)
 
 
-def test_activations(parity):
+@pytest.mark.parametrize("device", DEVICES)
+def test_activations(parity, device):
     data = np.load(parity("generators/activations.npz"))
     for name, function in {**DENSITY_ACTIVATIONS, **COLOR_ACTIVATIONS}.items():
-        x = torch.from_numpy(data["x"]).requires_grad_()
+        x = torch.from_numpy(data["x"]).to(device).requires_grad_()
         y = function(x)
         y.sum().backward()
-        torch.testing.assert_close(y, torch.from_numpy(data[f"{name}_y"]), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(x.grad, torch.from_numpy(data[f"{name}_dy"]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(y.detach().cpu(), torch.from_numpy(data[f"{name}_y"]), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(x.grad.cpu(), torch.from_numpy(data[f"{name}_dy"]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

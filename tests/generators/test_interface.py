@@ -19,9 +19,9 @@ from microdreamer.generators.triplane_transformer import TriplaneTransformerSpec
 ALL = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
-def same(actual, expected, device):
+def same(actual, expected, device, rounding=1e-5):
     """Bit for bit on the CPU, to rounding elsewhere."""
-    tolerance = 0.0 if device == "cpu" else 1e-5
+    tolerance = 0.0 if device == "cpu" else rounding
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -105,9 +105,9 @@ def test_what_is_drawn_repeats_and_matters_only_where_there_is_chance(spec):
     def field(draws):
         return generator.field(points_of(2), generator.condition(text, draws)).sdf
 
-    first, again, other = (field(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    first, again, other = (field(generator.draw(2, torch.Generator().manual_seed(seed))) for seed in (0, 0, 1))
     assert torch.equal(first, again)
-    assert torch.equal(field(None), field(None))
+    assert torch.equal(field(()), field(()))
     assert torch.equal(first, other) != isinstance(spec, Conv3dSpec)
 
 
@@ -163,7 +163,7 @@ def test_sentences_rendered_together_equal_each_alone(spec, behind, device):
         assert (together[1] > 0.05).any() and (together[1] < 0.95).any()  # both, shape and background, are seen
         for index in range(2):
             for whole, alone in zip(together, image(slice(index, index + 1)), strict=True):
-                same(whole[index : index + 1], alone, device)
+                same(whole[index : index + 1], alone, device, 1e-4)  # densities are steep, slopes differences over a thousandth
 
 
 def test_rendered_colors_are_activated_features():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from microdreamer.images.writing import write_sheet, write_video
+from microdreamer.images.writing import to_bytes, write_sheet, write_video
 
 FRAMES = torch.linspace(0, 1, 4)[:, None, None, None].expand(4, 3, 8, 10)
 
@@ -35,3 +35,11 @@ def test_a_sheet_puts_pictures_in_rows(tmp_path):
     assert pixels.shape == (2 * 8 + 4, 2 * 10 + 4, 3)
     assert [int(pixels[row, column, 0]) for row, column in ((0, 0), (0, 14), (12, 0), (12, 14))] == [0, 85, 170, 255]
     assert (pixels[8:12] == 255).all()
+
+
+def test_bytes_are_pictures_as_they_are(tmp_path):
+    pictures = (FRAMES.expand(4, 3, 8, 10) * 255).round().byte()
+    np.testing.assert_array_equal(to_bytes(pictures), to_bytes(FRAMES.expand(4, 3, 8, 10)))
+    for name, frames in (("a.mp4", pictures), ("b.mp4", FRAMES.expand(4, 3, 8, 10))):
+        write_video(tmp_path / name, frames)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()

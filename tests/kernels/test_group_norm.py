@@ -103,6 +103,44 @@ def test_gradients_are_those_of_pytorch(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_a_shared_offset_gets_the_gradients_of_all_samples(device):
+    x, weight, bias = arguments(3, 9, 32, device)
+    mix, shared = torch.randn(3, 9, 32, device=device), torch.randn(1, 32, device=device)
+    found = []
+    for norm in (group_norm, group_norm_reference):
+        offset = shared.clone().requires_grad_()
+        found.append(torch.autograd.grad(norm(x, weight, bias, 8, 1e-5, True, offset), offset, mix)[0])
+    assert relative_l2(*found) < 1e-5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(2, 64, 320, 32), (3, 16, 1280, 32), (1, 9001, 32, 32), (3, 7, 960, 4), (2, 1, 2560, 32), (1, 3001, 320, 8), (2, 5, 48, 16)]
+)
+def test_the_gradient_of_x_is_the_twin_s_in_float64(device, dtype, silu, shape):
+    *sizes, groups = shape
+    x, weight, bias = arguments(*sizes, device, dtype)
+    generator = torch.Generator().manual_seed(1)
+    offset, mix = (torch.randn(size, generator=generator).to(device, dtype) for size in ((len(x), sizes[2]), x.shape))
+
+    def gradients(norm, x, weight, bias, offset, mix):
+        x, offset = x.clone().requires_grad_(), offset.clone().requires_grad_()
+        shifted = norm(x, weight, bias, groups, 1e-5, silu, offset)
+        plain = norm(x, weight, bias, groups, 1e-5, silu)
+        return *torch.autograd.grad(shifted, (x, offset), mix), *torch.autograd.grad(plain, x, mix)
+
+    found = gradients(group_norm, x, weight, bias, offset, mix)
+    expected = gradients(group_norm_reference, *(tensor.double() for tensor in (x, weight, bias, offset, mix)))
+    for actual, wanted in zip(found, expected, strict=True):
+        assert actual.dtype == dtype and actual.shape == wanted.shape
+        # In sizes of x's gradient: that of the offset is a sum of it, which cancels where a group is one channel.
+        assert float((actual.double() - wanted).norm() / expected[0].norm()) < 2 * TOLERANCE[dtype]
+    assert torch.equal(gradients(group_norm, x, weight, bias, offset, mix)[0], found[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_opcheck(device):
     group_norm(*arguments(1, 2, 32, device), 8)  # registers
     x, weight, bias = arguments(2, 5, 32, device)
@@ -110,6 +148,8 @@ def test_opcheck(device):
     torch.library.opcheck(
         torch.ops.microdreamer.group_norm.default, (x.requires_grad_(), weight, bias, 8, 1e-5, False, x.detach()[:, 0].contiguous())
     )
+    detached = x.detach(), weight, bias, 8, 1e-5, True
+    torch.library.opcheck(torch.ops.microdreamer.group_norm_bwd.default, (torch.ones_like(weight).expand(2, 5, 32).contiguous(), *detached))
     torch.library.opcheck(torch.ops.microdreamer.group_moments.default, (x, 8))
     torch.library.opcheck(torch.ops.microdreamer.group_normalise.default, (x, group_moments(x.detach(), 8), weight, bias, 1e-5, True))
 
@@ -133,8 +173,19 @@ def test_wrong_arguments_are_named(device, change, message):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_a_gradient_that_does_not_fit_is_named(device):
+    x, weight, bias = arguments(2, 5, 32, device)
+    group_norm(x, weight, bias, 8)  # registers
+    for wrong, message in ((x[:1], "v_out: expected shape"), (x.half(), "v_out: expected"), (x.transpose(1, 2), "v_out: expected")):
+        with pytest.raises(ValueError, match=message):
+            torch.ops.microdreamer.group_norm_bwd(wrong, x, weight, bias, 8, 1e-5, True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_nothing_is_nothing(device):
     x, weight, bias = arguments(2, 5, 32, device)
+    for part in (x[:0], x[:, :0].contiguous()):
+        assert torch.ops.microdreamer.group_norm_bwd(part, part, weight, bias, 8, 1e-5, True).shape == part.shape
     assert group_norm(x[:0], weight, bias, 8).shape == (0, 5, 32)
     assert group_moments(x[:0], 8).shape == (0, 1, 8, 3)
     assert group_norm(x[:, :0].contiguous(), weight, bias, 8).shape == (2, 0, 32)

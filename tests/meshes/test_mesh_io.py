@@ -17,12 +17,12 @@ from microdreamer.core.errors import one_line
 from microdreamer.core.files import atomic_write, try_writing
 from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, write_video
-from microdreamer.meshes.files import read_mesh, texture_path, write_glb, write_obj
+from microdreamer.meshes.files import read_mesh, texture_path, write_glb, write_obj, write_ply
 from microdreamer.meshes.formats.gltf_document import Document
 from microdreamer.meshes.mesh import Mesh
 from scripts.validate_glb import find_validator, issues
 
-WRITERS = {"obj": write_obj, "glb": write_glb}
+WRITERS = {"obj": write_obj, "glb": write_glb, "ply": write_ply}
 AWKWARD_NAME = "ein Würfel, 立方体 №1"
 
 
@@ -37,7 +37,7 @@ def mesh():
 # ---- Meshes ----
 
 
-@pytest.mark.parametrize("suffix", ["obj", "glb"])
+@pytest.mark.parametrize("suffix", WRITERS)
 def test_mesh_round_trip(tmp_path, mesh, suffix):
     path = tmp_path / f"{AWKWARD_NAME}.{suffix}"
     WRITERS[suffix](mesh, path)
@@ -45,7 +45,7 @@ def test_mesh_round_trip(tmp_path, mesh, suffix):
     np.testing.assert_array_equal(again.faces, mesh.faces)
     np.testing.assert_allclose(again.vertices, mesh.vertices, atol=1e-6)
     np.testing.assert_allclose(again.vertex_colors, mesh.vertex_colors, atol=1 / 255)
-    assert {file.suffix for file in tmp_path.iterdir()} == ({".obj", ".mtl"} if suffix == "obj" else {".glb"})
+    assert {file.suffix for file in tmp_path.iterdir()} == ({".obj", ".mtl"} if suffix == "obj" else {f".{suffix}"})
 
 
 def test_trimesh_reads_the_obj_with_its_colours(tmp_path, mesh):
@@ -56,6 +56,20 @@ def test_trimesh_reads_the_obj_with_its_colours(tmp_path, mesh):
     np.testing.assert_allclose(loaded.visual.vertex_colors[:, :3] / 255, mesh.vertex_colors, atol=1 / 255)
     lines = (tmp_path / "a b.obj").read_text(encoding="utf-8").splitlines()
     assert "mtllib a b.mtl" in lines and (tmp_path / "a b.mtl").read_text().startswith("newmtl")
+
+
+def test_trimesh_reads_the_ply_with_its_colours(tmp_path, mesh):
+    write_ply(mesh, tmp_path / "a.ply")
+    loaded = trimesh.load(tmp_path / "a.ply", process=False)
+    np.testing.assert_array_equal(loaded.vertices, mesh.vertices)
+    np.testing.assert_array_equal(loaded.faces, mesh.faces)
+    np.testing.assert_allclose(loaded.visual.vertex_colors[:, :3] / 255, mesh.vertex_colors, atol=0.51 / 255)
+    header = (tmp_path / "a.ply").read_bytes().partition(b"end_header")[0].decode()
+    assert "property float nz" in header and f"element face {len(mesh.faces)}" in header
+    write_ply(Mesh(mesh.vertices, mesh.faces), tmp_path / "plain.ply")
+    assert (trimesh.load(tmp_path / "plain.ply", process=False).visual.vertex_colors[:, :3] == 255).all()
+    with pytest.raises(ValueError, match=r"expected a name ending in \.ply"):
+        write_ply(mesh, tmp_path / "a.obj")
 
 
 def test_trimesh_reads_the_glb_with_linear_colours(tmp_path, mesh):

@@ -274,7 +274,8 @@ class MultiViewNetwork(nn.Module):
         noise = self.noise_in(torch.cat([angle.cos(), angle.sin()], dim=-1))
         return F.silu(self.condition_out(F.silu(noise + self.camera_in(camera) + self.text_in(pooled)[:, None])))
 
-    def _text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What the joint attentions read of captions' tokens [B,T,width]; all that targets need of a caption beside its mean."""
         return [block.attention.text_keys(text) for block in self.deep]
 
     def _body(self, images: Tensor, rays: Tensor, condition: Tensor, targets: int, cache: ReferenceCache):
@@ -324,7 +325,7 @@ class MultiViewNetwork(nn.Module):
     def encode_reference(self, picture: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> ReferenceCache:
         """picture [B,3,R,R] in [-1,1] (white where there is none), rays [B,h,w,6], camera [B,CAMERA_FEATURES], tokens [B,T]."""
         text, pooled = self.text(tokens)
-        cache = ReferenceCache([], self._text_keys(text), pooled)
+        cache = ReferenceCache([], self.text_keys(text), pooled)
         log_snr = torch.full(picture.shape[:1], CLEAN_LOG_SNR, device=picture.device)[:, None]
         condition = self._condition(log_snr, camera[:, None], torch.zeros_like(pooled))
         scaled = picture[:, None] / self.config.data_std
@@ -343,7 +344,7 @@ class MultiViewNetwork(nn.Module):
         views = noisy.shape[1]
         scaled, skip, out = self._precondition(noisy, log_snr)
         text, pooled = self.text(tokens)
-        cache = ReferenceCache([], self._text_keys(text), pooled)
+        cache = ReferenceCache([], self.text_keys(text), pooled)
         clean = torch.full_like(log_snr, CLEAN_LOG_SNR)[:, None]
         condition = torch.cat(
             [

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
-from microdreamer.core.paths import shipped_folder
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
 from microdreamer.guidance.checkpoints import load_into, load_sharded
@@ -24,16 +21,17 @@ from microdreamer.guidance.micro.network import (
     Attention,
     Conv3x3,
     MultiViewNetwork,
-    NetworkConfig,
     ReferenceCache,
     camera_features,
     pixel_rays,
 )
+from microdreamer.guidance.micro.sentences import MicroSentenceEncoder, read_folder
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
+from microdreamer.guidance.sentences import row_by_row
 from microdreamer.images.reference import on_white
 
-log = logging.getLogger(__name__)
+KeysValues = list[tuple[Tensor, Tensor]]  # of one attention after the other
 
 LOG_SNR_SHIFT, MIN_LOG_SNR = -4.0, -14.0
 # Sampling ends here and takes the network's clean views: shape and colour are settled below about -4, and above -2 the
@@ -52,16 +50,21 @@ class MicroCondition:
     def cache(self, told: tuple[str, ...]) -> ReferenceCache:
         """Of a batch of branches that are told these."""
         if told not in self._joined:
-            self._joined[told] = _cache_map(lambda *parts: torch.cat(parts), *(self.halves[one] for one in told))
+            self._joined[told] = _cache_map(_cat, *(self.halves[one] for one in told))
         return self._joined[told]
 
 
-def _cache_map(function, *caches: ReferenceCache) -> ReferenceCache:
-    def over_pairs(name: str) -> list[tuple[Tensor, Tensor]]:
-        rows = zip(*(getattr(cache, name) for cache in caches), strict=True)
-        return [tuple(function(*parts) for parts in zip(*row, strict=True)) for row in rows]
+def _cat(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
 
-    return ReferenceCache(over_pairs("reference"), over_pairs("text"), function(*(cache.pooled for cache in caches)))
+
+def _map_pairs(function: Callable[..., Tensor], *rows: KeysValues) -> KeysValues:
+    return [tuple(function(*parts) for parts in zip(*pairs, strict=True)) for pairs in zip(*rows, strict=True)]
+
+
+def _cache_map(function: Callable[..., Tensor], *caches: ReferenceCache) -> ReferenceCache:
+    reference, text = (_map_pairs(function, *(getattr(cache, name) for cache in caches)) for name in ("reference", "text"))
+    return ReferenceCache(reference, text, function(*(cache.pooled for cache in caches)))
 
 
 class MicroPrior(Prior):
@@ -86,6 +89,8 @@ class MicroPrior(Prior):
             if isinstance(module, (nn.Linear, Conv3x3, Attention)):  # what autocast would convert again in each call
                 module.to(dtype)
         self.vocabulary = vocabulary
+        self._sentences = MicroSentenceEncoder(network.text, vocabulary, dtype)
+        self._null: tuple[str | None, ReferenceCache | None] = (None, None)  # the last negative prompt, and what became of it
         self.resolution = network.config.resolution
         self.device = next(network.parameters()).device
         self.schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)
@@ -97,15 +102,7 @@ class MicroPrior(Prior):
         Raises FileNotFoundError or ValueError in one line for a folder that is not a whole, matching checkpoint.
         """
         dtype = choose_dtype(torch.device(device), precision)
-        folder = Path(path) if path else shipped_folder("weights") / "micro_prior"
-        try:
-            stored = json.loads((folder / "config.json").read_text())
-            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["network"].items()}
-            config, vocabulary = NetworkConfig(**fields), Vocabulary(stored["words"])
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{folder}: no micro prior there (config.json is missing); restore it or set prior_path") from None
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{folder / 'config.json'}: not a micro prior's configuration ({error!r})") from error
+        folder, config, vocabulary = read_folder(path)
         network = MultiViewNetwork(config)
         load_into(network, load_sharded(folder), folder)
         return cls(network.to(device), vocabulary, dtype)
@@ -118,17 +115,6 @@ class MicroPrior(Prior):
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents * 0.5 + 0.5
-
-    def _tokens(self, prompt: str | None) -> Tensor:
-        length = self.network.config.text_tokens
-        tokens, unknown = self.vocabulary.encode(prompt or "", length)
-        if unknown:
-            near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
-            hint = f"; near ones: {', '.join(near)}" if near else ""
-            if not any(tokens):
-                raise ValueError(f"prompt {prompt!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
-            log.warning("prompt: the micro prior does not know %s%s", ", ".join(unknown), hint)
-        return torch.tensor([tokens], device=self.device)
 
     def _cache(self, picture: Tensor | None, tokens: Tensor, elevation_up: float) -> ReferenceCache:
         side = self.resolution // PATCH
@@ -154,14 +140,33 @@ class MicroPrior(Prior):
             image = image.to(self.device)
             size = (self.resolution, self.resolution)
             picture = F.interpolate(on_white(image[None]), size, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
-        conditional = self._cache(picture, self._tokens(prompt), -elevation)
-        null = self._cache(None, self._tokens(negative_prompt), 0.0)
+        conditional = self._cache(picture, self._sentences.tokens([prompt]), -elevation)
+        null = self._cache(None, self._sentences.tokens([negative_prompt]), 0.0)
         return MicroCondition({NULL: null, CONDITIONAL: conditional}, (picture is not None,))
 
+    def sentence_encoder(self) -> MicroSentenceEncoder:
+        return self._sentences
+
+    @torch.no_grad()
+    @profiler.function
+    def condition_each(self, prompts: Sequence[str], negative_prompt: str | None = None) -> MicroCondition:
+        """Only the captions are encoded: without a picture every reference is that of the null half."""
+        count = len(prompts)
+        pooled, tokens = self._sentences.states(prompts)
+        with self._autocast():
+            text = row_by_row(self.network.text_keys, lambda rows: _map_pairs(_cat, *rows), tokens)
+        null = _cache_map(lambda part: part.expand(count, *part.shape[1:]), self._null_of(negative_prompt))
+        return MicroCondition({NULL: null, CONDITIONAL: ReferenceCache(null.reference, text, pooled)}, (False,) * count)
+
+    def _null_of(self, negative_prompt: str | None) -> ReferenceCache:
+        told, cache = self._null
+        if cache is None or told != negative_prompt:
+            cache = self._cache(None, self._sentences.tokens([negative_prompt]), 0.0)
+            self._null = negative_prompt, cache
+        return cache
+
     def join(self, conditions: Sequence[MicroCondition]) -> MicroCondition:
-        halves = {
-            told: _cache_map(lambda *parts: torch.cat(parts), *(one.halves[told] for one in conditions)) for told in (NULL, CONDITIONAL)
-        }
+        halves = {told: _cache_map(_cat, *(one.halves[told] for one in conditions)) for told in (NULL, CONDITIONAL)}
         return MicroCondition(halves, tuple(has for one in conditions for has in one.has_image))
 
     def _clean(self, branches: Sequence[Branch], cameras: Cameras, condition: MicroCondition) -> list[Tensor]:

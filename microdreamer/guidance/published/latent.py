@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cam_utils import Cameras
 from microdreamer.core import profiler
-from microdreamer.core.cuda_graphs import GraphedFunction
+from microdreamer.core.cuda_graphs import GraphedFunction, GraphedGradient
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
 from microdreamer.guidance.names import PRECISIONS
@@ -98,7 +98,7 @@ class _GradientInUnits(torch.autograd.Function):
 
 
 class _GraphedEncoding(torch.autograd.Function):
-    """The encoder's posterior [B,2C,h,w] of pictures, forward and backward by graphs; the way back computes the activations again.
+    """The encoder's posterior [B,2C,h,w] of pictures, forward and backward by graphs.
 
     Launched one by one, the encoder's kernels take the host several times as long as the GPU. Gradients travel in units of the largest
     value of each picture, as in `_GradientInUnits`.
@@ -108,13 +108,14 @@ class _GraphedEncoding(torch.autograd.Function):
     def forward(ctx, x: Tensor, prior: LatentPrior) -> Tensor:
         ctx.prior = prior
         ctx.save_for_backward(x)
-        return prior.call_encoder(x.to(prior.dtype)).float()
+        out, ctx.token = prior.encoder_with_gradient.forward(x.to(prior.dtype))
+        return out.float()
 
     @staticmethod
     def backward(ctx, v_out: Tensor) -> tuple[Tensor, None]:
         (x,), prior = ctx.saved_tensors, ctx.prior
         scale = v_out.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        v_x = prior.call_encoder_gradient(x.to(prior.dtype), (v_out / scale).to(prior.dtype))
+        v_x = prior.encoder_with_gradient.backward(x.to(prior.dtype), (v_out / scale).to(prior.dtype), ctx.token)
         return v_x.float() * scale, None
 
 
@@ -146,8 +147,8 @@ class LatentPrior(Prior):
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
         self.max_pictures_with_gradient = max(memory // (GRADIENT_BYTES * pixels), 1)
         self.call = GraphedFunction(self._network)
-        self.call_encoder = GraphedFunction(lambda images: self.autoencoder.encode(images).latent_dist.parameters)
-        self.call_encoder_gradient = GraphedFunction(self._encoder_gradient)
+        self.call_encoder = GraphedFunction(self._posterior)
+        self.encoder_with_gradient = GraphedGradient(self._posterior)
         self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
         self._last: tuple[Cameras | None, object] = (None, None)
         self._seen: Cameras | None = None  # the cameras last checked
@@ -198,11 +199,9 @@ class LatentPrior(Prior):
             out = checkpoint(self.call_encoder, x, use_reentrant=False) if several else self.call_encoder(x)
             yield _GradientInUnits.apply(out, scale)
 
-    @torch.enable_grad()
-    def _encoder_gradient(self, x: Tensor, v_out: Tensor) -> Tensor:
-        """What pictures x get from the gradient of the encoder's posterior."""
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(self.autoencoder.encode(x).latent_dist.parameters, x, v_out)[0]
+    def _posterior(self, x: Tensor) -> Tensor:
+        """Means and log-variances [B,2C,h,w] of the encoder for pictures in [-1,1]."""
+        return self.autoencoder.encode(x).latent_dist.parameters
 
     @profiler.function
     def decode(self, latents: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from microdreamer.guidance.published.multiview_unet import Context, KeysValues, 
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 from microdreamer.guidance.published.text import TextEncoder
+from microdreamer.guidance.sentences import row_by_row
 
 FRONT = 90.0  # degrees: these networks see an object's front from this azimuth, counted as `cam_utils` does
 
@@ -57,8 +58,12 @@ def _cat(contexts: Sequence[Context]) -> Context:
     )
 
 
+def _map(function: Callable[[Tensor], Tensor], context: Context) -> Context:
+    return tuple(KeysValues(*(None if part is None else function(part) for part in block)) for block in context)
+
+
 def _rows(context: Context, rows: slice) -> Context:
-    return tuple(KeysValues(*(None if part is None else part[rows] for part in block)) for block in context)
+    return _map(lambda part: part[rows], context)
 
 
 class MultiViewPrior(LatentPrior):
@@ -77,6 +82,10 @@ class MultiViewPrior(LatentPrior):
     ):
         super().__init__(network, autoencoder, network.config.image_size, memory)
         self.text_encoder = text_encoder
+        self._null: tuple[str | None, Context | None] = (None, None)  # the last negative prompt, and what the network reads of it
+
+    def sentence_encoder(self) -> TextEncoder:
+        return self.text_encoder
 
     def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
         camera_embedding, *rest = tensors
@@ -153,6 +162,19 @@ class MVDreamPrior(MultiViewPrior):
     ) -> MultiViewCondition:
         """The null half of guidance is the negative prompt; both halves know the cameras."""
         self.check_condition(image, prompt)
-        if not prompt:
+        return self.condition_each([prompt or ""], negative_prompt)
+
+    @torch.no_grad()
+    def condition_each(self, prompts: Sequence[str], negative_prompt: str | None = None) -> MultiViewCondition:
+        if not all(prompts):
             raise ValueError('the mvdream prior needs a sentence: pass prompt="..."')
-        return self.embed(self.text_encoder(negative_prompt, prompt))
+        told, null = self._null
+        if null is None or told != negative_prompt:
+            null = self._context(self.text_encoder(negative_prompt))
+            self._null = negative_prompt, null
+        null = _map(lambda part: part.expand(len(prompts), *part.shape[1:]), null)
+        return MultiViewCondition({NULL: null, CONDITIONAL: self._context(self.text_encoder(*prompts))})
+
+    def _context(self, text: Tensor) -> Context:
+        """Keys and values of texts [P,L,C]."""
+        return row_by_row(self.network.embed_context, _cat, text.to(self.device, self.dtype))

@@ -125,13 +125,16 @@ def in_cache(repository: str) -> Path | None:
         return None
 
 
-def find_checkpoint(name: str, path: Path | str | None = None) -> Path:
-    """The folder that holds the whole prior `name`: `path` if it is a folder, or what was fetched from the hub.
+def find_checkpoint(name: str, path: Path | str | None = None, parts: Sequence[str] | None = None) -> Path:
+    """The folder that holds the prior `name`: `path` if it is a folder, or what was fetched from the hub.
 
     path: a folder in the published layout, or owner/name@revision; None takes the preset's own repositories, then its mirrors.
+    parts: those that must be there (None: all of them), beside the tokenizer.
     Raises FileNotFoundError in one line that says what is missing, how large it is, its licence and what fetches it.
     """
     preset = PRESETS[name]
+    if parts is not None:
+        preset = dataclasses.replace(preset, parts={part: preset.parts[part] for part in parts})
     if path and Path(path).is_dir():
         lacking = missing_parts(Path(path), preset)
         if not lacking:

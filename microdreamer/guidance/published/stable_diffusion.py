@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
+from microdreamer.core.transfer import send
 from microdreamer.guidance.base import NULL, Branch
 from microdreamer.guidance.directions import DIRECTIONS, directions
 from microdreamer.guidance.published.latent import LatentPrior, Parts
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 from microdreamer.guidance.published.text import TextEncoder
+from microdreamer.guidance.sentences import distinct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class StableDiffusionPrior(LatentPrior):
     ):
         super().__init__(network, autoencoder, network.config.sample_size, memory)
         self.text_encoder = text_encoder
+        self._null: tuple[str | None, Tensor | None] = (None, None)  # the last negative prompt, and its states
 
     @classmethod
     def load(cls, path: Path | str | None, parts: Parts) -> StableDiffusionPrior:
@@ -59,10 +62,25 @@ class StableDiffusionPrior(LatentPrior):
         self, image: Tensor | None = None, prompt: str | None = None, negative_prompt: str | None = None, elevation: float = 0.0
     ) -> StableDiffusionCondition:
         self.check_condition(image, prompt)
-        if not prompt:
+        return self.condition_each([prompt or ""], negative_prompt)
+
+    def sentence_encoder(self) -> TextEncoder:
+        return self.text_encoder
+
+    @torch.no_grad()
+    def condition_each(self, prompts: Sequence[str], negative_prompt: str | None = None) -> StableDiffusionCondition:
+        if not all(prompts):
             raise ValueError('the stable_diffusion prior needs a sentence: pass prompt="..."')
-        states = self.text_encoder(negative_prompt, *(f"{prompt}, {direction}" for direction in DIRECTIONS))
-        return StableDiffusionCondition(states[:1], states[None, 1:])
+        told, null = self._null
+        if null is None or told != negative_prompt:
+            null = self.text_encoder(negative_prompt)
+            self._null = negative_prompt, null
+        different, where = distinct(prompts)  # views of one object share a sentence
+        views = self.text_encoder(*(f"{prompt}, {direction}" for prompt in different for direction in DIRECTIONS))
+        views = views.unflatten(0, (-1, len(DIRECTIONS)))
+        if len(different) < len(prompts):
+            views = views[send(torch.tensor(where), views.device)]
+        return StableDiffusionCondition(null.expand(len(prompts), -1, -1), views)
 
     def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
         return self.network(x, t, encoder_hidden_states=tensors[0], return_dict=False)[0]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from microdreamer.core.transfer import send
 from microdreamer.guidance.published.latent import Parts
 from microdreamer.guidance.published.pretrained import load_part
+from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest, row_by_row
 
 log = logging.getLogger(__name__)
 
+TOWER = "text_encoder"  # the part of a checkpoint
 PAD_TOKEN = 0  # "!": OpenCLIP pads with it, whatever tokenizer_config.json says
 
 
@@ -36,6 +41,7 @@ class Tokenizer:
             self._tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
         except Exception as error:  # the library has no error of its own for a damaged vocabulary
             raise ValueError(f"{folder}: not a CLIP tokenizer ({' '.join(str(error).split())[:120]})") from error
+        self.identity = hashlib.sha256(b"".join(name.read_bytes() for name in names)).hexdigest()
 
     def __call__(self, sentence: str, length: int) -> list[int]:
         """Token ids with start and end, cut or padded to `length`. What is cut is logged."""
@@ -46,21 +52,40 @@ class Tokenizer:
         return ids + [PAD_TOKEN] * (length - len(ids))
 
 
-class TextEncoder:
-    """CLIP's text tower with its tokenizer: the states of the last block that the checkpoint holds, after the final norm."""
+class TextEncoder(SentenceEncoder):
+    """CLIP's text tower with its tokenizer: the states of the last block that the checkpoint holds, after the final norm.
+
+    Pooled is the state of the end token, without CLIP's projection: what `CLIPTextModel` calls pooler_output.
+    """
 
     def __init__(self, tokenizer: Callable[[str, int], list[int]], model: nn.Module):
         self.tokenizer, self.model = tokenizer, model
+        self.width, self.length = model.config.hidden_size, model.config.max_position_embeddings
+        self.device = model.device
+        self.look_up = functools.lru_cache(REMEMBERED)(self._look_up)
 
     @classmethod
     def load(cls, folder: Path, parts: Parts) -> TextEncoder:
         """From a checkpoint's tokenizer/ and text_encoder/. Raises FileNotFoundError or ValueError for files that are not those."""
-        model = load_part(folder / "text_encoder", "CLIPTextModel", parts.device, parts.dtype)
+        model = load_part(folder / TOWER, "CLIPTextModel", parts.device, parts.dtype)
         return cls(Tokenizer(folder / "tokenizer"), model)
 
+    def _look_up(self, sentence: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(sentence, self.length))
+
     @torch.no_grad()
+    def states(self, sentences: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        ids = send(torch.tensor([self.look_up(sentence or "") for sentence in sentences]), self.device)
+        return row_by_row(self._run, lambda parts: tuple(map(torch.cat, zip(*parts, strict=True))), ids)
+
+    def _run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.model(input_ids=ids)
+        return found.pooler_output, found.last_hidden_state
+
     def __call__(self, *sentences: str | None) -> Tensor:
         """[S,77,C]; None is the empty sentence."""
-        length = self.model.config.max_position_embeddings
-        ids = torch.tensor([self.tokenizer(sentence or "", length) for sentence in sentences], device=self.model.device)
-        return self.model(input_ids=ids).last_hidden_state
+        return self.states(sentences)[1]
+
+    def _identity(self) -> str:
+        tokenizer = getattr(self.tokenizer, "identity", type(self.tokenizer).__qualname__)
+        return digest(self.model, "clip", self.model.config.to_dict(), tokenizer)

@@ -19,11 +19,18 @@ from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
 from microdreamer.pipeline.schema import Schema, checked, choice, flag, number, pair, stages, text
 
 OBJECTIVES = ("x0sds", "sds", "asd", "sir")
-GEOMETRIES = ("field", "gaussians")
+GENERATORS = ("hyper_ingp", "conv3d", "triplane")  # networks that turn any sentence into a shape
+GEOMETRIES = ("field", "gaussians", *GENERATORS)
 ACTIVATIONS = ("softplus", "trunc_exp", "exp")
+COLOR_ACTIVATIONS = ("sigmoid", "sigmoid_mipnerf")
 BIASES = ("blob_magic3d", "blob_dreamfusion", "none")
-REGULARISERS = ("sparsity", "opaque", "orient", "z_variance")  # each with a weight, system.loss.lambda_...
-OF_FIELDS = ("orient", "z_variance")  # those that look at samples along rays
+REGULARISERS = ("sparsity", "opaque", "orient", "z_variance", "eikonal")  # each with a weight, system.loss.lambda_...
+# Those of each kind of geometry: of opacity, of samples along rays, of signed distances.
+REGULARISERS_OF = {
+    "gaussians": ("sparsity", "opaque"),
+    "field": ("sparsity", "opaque", "orient", "z_variance"),
+    **dict.fromkeys(GENERATORS, ("sparsity", "opaque", "z_variance", "eikonal")),
+}
 NORMALS = ("none", "analytic", "finite_difference")
 
 
@@ -76,11 +83,16 @@ class PromptProcessor:
 
     prompt: str | None = text("what the object is")
     negative_prompt: str | None = text("what it is not")
+    library: str | None = text("generators: the sentences to learn, a name of configs/corpora or a JSON file")
 
 
 @dataclasses.dataclass
 class Geometry:
-    type: str = choice("field", GEOMETRIES, "what is optimised: a hash-grid field by volume rendering, or Gaussians")
+    type: str = choice(
+        "field",
+        GEOMETRIES,
+        "what learns: a hash-grid field by volume rendering, Gaussians, or a network that turns any sentence into a shape",
+    )
     radius: float = number(1.0, 0.1, 100, "half side of the field's box")
     n_levels: int = number(16, 1, 32, "resolutions of the hash grid")
     n_features_per_level: int = number(2, 1, 8, "features of each: 1, 2, 4 or 8")
@@ -99,14 +111,38 @@ class Geometry:
 
 
 @dataclasses.dataclass
+class Generator:
+    """Of hyper_ingp, conv3d and triplane; their boxes, and the grid of hyper_ingp, are those of system.geometry."""
+
+    sphere_bias: float = number(0.8, 1e-3, 100, "radius of the ball that all shapes start as")
+    color_activation: str = choice("sigmoid", COLOR_ACTIVATIONS, "from features to colours")
+    hyper_hidden: int = number(64, 1, 4096, "hyper_ingp: width of the network that predicts networks")
+    noise_width: int = number(64, 1, 4096, "conv3d: numbers left to chance beside the sentence")
+    style_width: int = number(256, 1, 4096, "conv3d: width of what sentence and chance become")
+    channels: Any = stages((512, 512, 512, 256, 128, 64), 1, 4096, "conv3d: channels at 4, 8, 16, ... voxels a side")
+    channel_multiplier: int = number(1, 1, 8, "conv3d: times those from 32 voxels a side on")
+    width: int = number(768, 1, 8192, "triplane: width of its tokens")
+    token_side: int = number(32, 1, 256, "triplane: tokens along a plane, which has twice as many texels")
+    layers: int = number(12, 1, 100, "triplane: layers")
+    attention_heads: int = number(16, 1, 256, "triplane: heads")
+    text: str = choice("local", ("local", "global"), "triplane: whether it reads a sentence's words or one vector")
+    plane_channels: int = number(32, 1, 512, "conv3d, triplane: features of a voxel or texel")
+
+
+@dataclasses.dataclass
 class Renderer:
-    num_samples_per_ray: int = number(512, 8, 4096, "samples across the box; those in empty space cost nothing")
-    grid_resolution: int = number(32, 4, 256, "cells a side of the grid that knows what is empty")
+    num_samples_per_ray: int = number(512, 8, 4096, "fields: samples across the box; those in empty space cost nothing")
+    grid_resolution: int = number(32, 4, 256, "fields: cells a side of the grid that knows what is empty")
+    num_proposals: int = number(128, 2, 4096, "generators: even samples across the box, which find the surface")
+    num_fine_samples: int = number(64, 2, 4096, "generators: samples there")
+    sharpness: float = number(30.0, 1e-3, 80, "generators: of surfaces; how fast density rises within them")
 
 
 @dataclasses.dataclass
 class Background:
-    type: str = choice("environment", ("environment", "solid"), "a network of the direction, or one colour")
+    type: str = choice(
+        "environment", ("environment", "prompt", "solid"), "a network of the direction, for generators also of the sentence, or one colour"
+    )
     encoding: str = choice("sh3", ("sh3", "hash"), "of directions, for the network")
     color: float = number(1.0, 0, 1, "of a solid one: 0 black, 1 white")
     random_aug: bool = flag(True, "whether a random colour sometimes takes its place in training")
@@ -172,26 +208,31 @@ class Loss:
     lambda_opaque: Any = schedule(0.0, 0, 1e6, "weight of opacities that are neither 0 nor 1")
     lambda_orient: Any = schedule(0.0, 0, 1e6, "weight of normals that look away")
     lambda_z_variance: Any = schedule(0.0, 0, 1e6, "weight of density that is spread along rays")
+    lambda_eikonal: Any = schedule(0.0, 0, 1e6, "generators: weight of distances that do not grow by one a unit")
     ref_loss: float = number(1000.0, 0, 1e9, "weight of the picture's colours, where there is one (of sir: system.sir.ref_loss)")
     ref_mask_loss: float = number(100.0, 0, 1e9, "weight of the picture's mask")
 
 
 @dataclasses.dataclass
 class Optimizer:
+    type: str = choice("adamw", ("adamw", "adam", "adan"), "adan is for generators alone")
+    lr_geometry: float = number(0.004, 0, 1, "generators: learning rate of the network")
     lr_encoding: float = number(0.01, 0, 1, "learning rate of the grid")
     lr_density: float = number(0.001, 0, 1, "of the density's network")
     lr_feature: float = number(0.001, 0, 1, "of the colours' network")
     lr_background: float = number(0.001, 0, 1, "of the background")
-    beta1: float = number(0.9, 0, 1, "of AdamW")
-    beta2: float = number(0.99, 0, 1, "of AdamW")
-    eps: float = number(1e-15, 0, 1, "of AdamW")
-    weight_decay: float = number(0.01, 0, 1, "of AdamW")
+    beta1: float = number(0.9, 0, 1, "decay of its means")
+    beta2: float = number(0.99, 0, 1, "the same")
+    beta3: float = number(0.99, 0, 1, "the same, of adan")
+    eps: float = number(1e-15, 0, 1, "what it adds to divisors")
+    weight_decay: float = number(0.01, 0, 1, "of adamw and adan")
 
 
 @dataclasses.dataclass
 class System:
     prompt_processor: PromptProcessor = dataclasses.field(default_factory=PromptProcessor)
     geometry: Geometry = dataclasses.field(default_factory=Geometry)
+    generator: Generator = dataclasses.field(default_factory=Generator)
     renderer: Renderer = dataclasses.field(default_factory=Renderer)
     background: Background = dataclasses.field(default_factory=Background)
     material: Material = dataclasses.field(default_factory=Material)
@@ -205,6 +246,7 @@ class System:
 @dataclasses.dataclass
 class Trainer:
     max_steps: int = number(10_000, 1, 10_000_000, "steps of the whole run; of sir, the rounds decide")
+    accumulate_grad_batches: int = number(1, 1, 4096, "fields, generators: passes of data.batch_size views that make a step")
     precision: str = choice("16-mixed", ("32", "16-mixed"), "of the field's networks on a GPU; 16-mixed multiplies in bfloat16")
     checkpoint_every: int = number(1000, 1, 10_000_000, "steps between two checkpoints; the last two are kept, and each stage's last")
     preview_every: int = number(200, 1, 10_000_000, "steps between two previews")
@@ -272,11 +314,14 @@ def load_launch_config(path: str | Path | None, overrides: Sequence[str], stored
                 f"system.guidance.min_step_percent={low:g} at step {step}: expected at most system.guidance.max_step_percent={high:g}"
             )
     counted = [name for name in REGULARISERS if getattr(config.system.loss, f"lambda_{name}") != 0]
+    kind = config.system.geometry.type
     for name in counted:
         if guidance.objective == "sir":
             raise UserError(f"system.loss.lambda_{name}: sir fits to pictures and has no regularisers; leave it at 0")
-        if config.system.geometry.type == "gaussians" and name in OF_FIELDS:
-            raise UserError(f"system.loss.lambda_{name}: only fields have it; leave it at 0, or set system.geometry.type=field")
+        if name not in REGULARISERS_OF[kind]:
+            able = " or ".join(other for other, names in REGULARISERS_OF.items() if name in names)
+            raise UserError(f"system.loss.lambda_{name}: no term of {kind}; leave it at 0, or set system.geometry.type to {able}")
+    _check_kind(config)
     if config.system.geometry.normal_type == "none" and "orient" in counted:
         raise UserError("system.loss.lambda_orient: needs normals; set system.geometry.normal_type=analytic or finite_difference")
     if config.export.threshold != "auto":
@@ -287,3 +332,32 @@ def load_launch_config(path: str | Path | None, overrides: Sequence[str], stored
         if not positive:
             raise UserError(f"export.threshold={config.export.threshold}: expected a positive number or auto")
     return config
+
+
+def _check_kind(config: LaunchConfig) -> None:
+    """Raises UserError for keys that the kind of geometry cannot follow."""
+    system, kind = config.system, config.system.geometry.type
+    library, passes = system.prompt_processor.library, config.trainer.accumulate_grad_batches
+    rounds = system.guidance.objective == "sir"
+    if passes > 1 and (rounds or kind == "gaussians"):
+        raise UserError(f"trainer.accumulate_grad_batches={passes}: sir and gaussians take 1")
+    if kind in GENERATORS:
+        if library is None:
+            raise UserError(f"system.geometry.type={kind}: learns a library of sentences; set system.prompt_processor.library")
+        if rounds:
+            raise UserError(f"system.guidance.objective=sir: makes one object at a time; {kind} takes x0sds, sds or asd")
+        if config.input is not None:
+            raise UserError(f"input={config.input}: {kind} learns sentences, it takes no picture")
+        if system.material.type != "none":
+            raise UserError(f"system.material.type={system.material.type}: {kind} has no light; leave it at none")
+        if config.data.resolution_milestones:
+            raise UserError(f"data.resolution_milestones={config.data.resolution_milestones}: {kind} has one stage; leave it at []")
+        return
+    if library is not None:
+        raise UserError(
+            f"system.prompt_processor.library={library}: only networks learn one; set system.geometry.type to one of {GENERATORS}"
+        )
+    if system.optimizer.type == "adan":
+        raise UserError(f"system.optimizer.type=adan: {kind} takes adamw or adam")
+    if system.background.type == "prompt":
+        raise UserError(f"system.background.type=prompt: {kind} knows one sentence; take environment or solid")

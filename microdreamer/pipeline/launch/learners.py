@@ -1,68 +1,34 @@
-"""What is optimised, behind one face: a field with its optimiser, or Gaussians with theirs and their growth."""
+"""What learns, behind one face: a field with its optimiser, Gaussians with theirs and their growth, or a generator with its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from cam_utils import Cameras
-from microdreamer.core.transfer import send
-from microdreamer.distillation import annealing, regularisers
+from microdreamer.distillation import regularisers
 from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground
 from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
 from microdreamer.fields.materials import PointLightDiffuse, ShadingPolicy
 from microdreamer.fields.volume_model import Draws, FieldRendering, VolumeModel, VolumeSettings
 from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.kernels.hash_grid import HashGridSpec
-from microdreamer.pipeline.launch.config import REGULARISERS, LaunchConfig
+from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
+from microdreamer.pipeline.launch.generator_learner import GeneratorLearner
+from microdreamer.pipeline.launch.learning import (
+    Learner,
+    counted_regularisers,
+    grid_of,
+    make_optimizer,
+    regularisation,
+    share_gradients,
+    with_numbers,
+)
 
 GROW_FROM, GROW_UNTIL, GROW_EVERY = 50, 0.6, 50  # Gaussians: step, share of the run, steps
-
-
-class Learner(Protocol):
-    """A representation and how it learns.
-
-    `prepare` comes before a step and says whether something has moved in memory; `draw` gives the random numbers of a training render,
-    which `render` takes; `update` follows the backward pass.
-    """
-
-    model: Any
-    regularised: tuple[str, ...]  # the regularisers that ever count
-
-    def prepare(self, step: int) -> bool: ...
-    def draw(self, views: int, size: int) -> tuple[Tensor, ...]: ...
-    def render(self, cameras: Cameras, background: Tensor | float | None, draws: Sequence[Tensor]) -> Any: ...
-    def regularise(self, rendering: Any, weights: Tensor) -> Tensor: ...
-    def update(self, rendering: Any) -> None: ...
-    def state(self) -> dict[str, Any]: ...
-    def load(self, state: Mapping[str, Any]) -> None: ...
-
-
-def share_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace gradients by their means over all processes; nothing where there is one."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
-def counted_regularisers(config: LaunchConfig) -> tuple[str, ...]:
-    """Those whose weight is ever above zero."""
-    return tuple(name for name in REGULARISERS if getattr(config.system.loss, f"lambda_{name}") != 0)
-
-
-def regularisation(names: Sequence[str], weights: Tensor, terms: Mapping[str, Callable[[], Tensor]]) -> Tensor:
-    """The sum of the terms that `names` names, by `weights` [4], one for each of REGULARISERS."""
-    return torch.stack([weights[REGULARISERS.index(name)] * terms[name]() for name in names]).sum()
 
 
 def depth_variance(rendering: FieldRendering) -> Tensor:
@@ -76,20 +42,15 @@ def depth_variance(rendering: FieldRendering) -> Tensor:
 
 
 class FieldLearner:
-    """A field by volume rendering, and AdamW over its parts, each with a learning rate of its own."""
+    """A field by volume rendering, whose parts have learning rates of their own."""
+
+    is_captured = True
 
     def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device) -> None:
         system, geometry = config.system, config.system.geometry
         self.regularised = counted_regularisers(config)
-        grid = HashGridSpec(
-            levels=geometry.n_levels,
-            features=geometry.n_features_per_level,
-            log2_table_size=geometry.log2_hashmap_size,
-            base_resolution=geometry.base_resolution,
-            growth=geometry.per_level_scale,
-        )
         spec = ImplicitVolumeSpec(
-            grid=grid,
+            grid=grid_of(geometry),
             radius=geometry.radius,
             hidden=geometry.n_neurons,
             density_activation=geometry.density_activation,
@@ -127,14 +88,7 @@ class FieldLearner:
             }
         )
         groups = [group | {"params": trained} for group in groups if (trained := [p for p in group["params"] if p.requires_grad])]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            betas=(rates.beta1, rates.beta2),
-            eps=rates.eps,
-            weight_decay=rates.weight_decay,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
+        self.optimizer = make_optimizer(groups, rates, device)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
 
     def prepare(self, step: int) -> bool:
@@ -168,11 +122,13 @@ class FieldLearner:
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(_with_numbers(state["optimizer"]))
+        self.optimizer.load_state_dict(with_numbers(state["optimizer"]))
 
 
 class GaussianLearner:
     """Gaussians by splatting, their Adam, and their growth where gradients are large."""
+
+    is_captured = True
 
     def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device) -> None:
         self.regularised = counted_regularisers(config)
@@ -216,24 +172,18 @@ class GaussianLearner:
     def load(self, state: Mapping[str, Any]) -> None:
         self.model = GaussianModel(state["model"]).to(self.model.device)
         self._make_optimizer()
-        self._optimizer.load_state_dict(_with_numbers(state["optimizer"]))
+        self._optimizer.load_state_dict(with_numbers(state["optimizer"]))
         for name, values in state["statistics"].items():
             getattr(self.model, name).copy_(values)
 
 
-def _with_numbers(state: Mapping[str, Any]) -> dict[str, Any]:
-    """An optimiser's state whose parameters are numbered, as JSON knows only texts for keys."""
-    groups = [group | {"betas": tuple(group["betas"])} for group in state["param_groups"]]
-    return {"state": {int(index): dict(values) for index, values in state["state"].items()}, "param_groups": groups}
+def make_learner(config: LaunchConfig, generator: torch.Generator, device: torch.device, text_width: int | None = None) -> Learner:
+    """What the configuration asks for; text_width: of sentences' embeddings, for generators.
 
-
-def weights_at(config: LaunchConfig, step: int, device: torch.device) -> Tensor:
-    """The weights of REGULARISERS at a step."""
-    loss = config.system.loss
-    values = [annealing.value(getattr(loss, f"lambda_{name}"), step) for name in REGULARISERS]
-    return send(torch.tensor(values, dtype=torch.float32), device)
-
-
-def make_learner(config: LaunchConfig, generator: torch.Generator, device: torch.device) -> Learner:
-    """The representation that the configuration asks for. Raises ValueError for values that do not fit together."""
-    return (GaussianLearner if config.system.geometry.type == "gaussians" else FieldLearner)(config, generator, device)
+    Raises ValueError for values that do not fit together.
+    """
+    kind = config.system.geometry.type
+    if kind in GENERATORS:
+        assert text_width is not None
+        return GeneratorLearner(config, generator, device, text_width)
+    return (GaussianLearner if kind == "gaussians" else FieldLearner)(config, generator, device)

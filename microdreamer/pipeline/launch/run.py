@@ -24,6 +24,8 @@ from microdreamer.core.machine import choose_device, device_name, peak_memory_mi
 from microdreamer.core.staging import staged
 from microdreamer.fields.field_mesh import mesh_from_field
 from microdreamer.fields.volume_model import VolumeModel
+from microdreamer.generators.library import PromptLibrary, load_library
+from microdreamer.generators.sentence_store import SentenceStore
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.images.reference import Reference, reference_view
@@ -32,8 +34,10 @@ from microdreamer.meshes.baking import bake, unwrapped
 from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.pipeline.launch import checkpoint
-from microdreamer.pipeline.launch.config import LaunchConfig
-from microdreamer.pipeline.launch.learners import Learner, make_learner
+from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
+from microdreamer.pipeline.launch.learners import make_learner
+from microdreamer.pipeline.launch.learning import Learner
+from microdreamer.pipeline.launch.sentence_feed import SentenceFeed
 from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer, film_cameras, middle_view
 from microdreamer.pipeline.pictures import as_picture
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
@@ -41,15 +45,21 @@ from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
 log = logging.getLogger(__name__)
 
 NOTHING = 'nothing to make: pass prompt="a sentence", input=picture.png, or both'
+PREVIEWED = 8  # sentences of a library's val
 REPORT_EVERY = 16  # steps between two looks at the loss, each of which waits for a GPU
 FRAMES_PER_CALL = 4
 SHEET_VIEWS = 8
 
 
 def run_folder(config: LaunchConfig) -> Path:
-    """`exp_root_dir/name/tag`; the tag is the words of the prompt, or the picture's name, unless given. Raises UserError for no words."""
-    words, tag = config.system.prompt_processor.prompt, config.tag
-    if tag is None and words:
+    """`exp_root_dir/name/tag`; the tag is that of the library, the words of the prompt, or the picture's name, unless given.
+
+    Raises UserError for none of them.
+    """
+    words, library, tag = config.system.prompt_processor.prompt, config.system.prompt_processor.library, config.tag
+    if tag is None and library:
+        tag = clean_name(Path(library).stem)
+    elif tag is None and words:
         tag = clean_name(re.sub(r"\W+", "_", words).strip("_")[:60])
     elif tag is None and config.input:
         tag = clean_name(Path(config.input).stem.removesuffix("_rgba"))
@@ -91,7 +101,8 @@ def processes(config: LaunchConfig) -> Iterator[tuple[Shard, LaunchConfig]]:
 def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard = ALONE) -> Trainer:
     """Everything loaded and checked. Raises UserError for what does not fit together."""
     words = config.system.prompt_processor.prompt
-    if not words and not config.input:
+    library = None if config.system.geometry.type not in GENERATORS else library_of(config)
+    if not words and not config.input and library is None:
         raise UserError(NOTHING)
     device = choose_device(config.device) if prior is None else prior.device
     chosen = config.system.guidance
@@ -99,6 +110,11 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
         rgba = None if config.input is None else as_picture(config.input, True, log.info)
         if prior is None:
             prior = load_prior(chosen.prior, chosen.prior_path, device, chosen.precision, chosen.prior_memory)
+        if library is not None:
+            log.info("%s", library)
+            folder = user_path(config.exp_root_dir) / "sentences"
+            store = SentenceStore.open(library.sentences, prior, config.system.prompt_processor.negative_prompt, folder)
+            return Trainer(config, prior, None, shard=shard, sentences=SentenceFeed(library, store, config.seed, device))
         takes_picture = "image" in prior.accepts
         if rgba is not None and not takes_picture and not words:
             prior.check_condition(rgba, None)  # raises: it names the priors that do
@@ -106,6 +122,12 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
         condition = prior.condition(rgba if takes_picture else None, sentences.prompt, sentences.negative_prompt, -config.elevation)
         picture = None if rgba is None else _picture_view(config, rgba, device)
         return Trainer(config, prior, condition, picture, shard)
+
+
+def library_of(config: LaunchConfig) -> PromptLibrary:
+    """The sentences that a generator learns. Raises UserError for what is no library."""
+    assert config.system.prompt_processor.library is not None  # the configuration was checked
+    return load_library(config.system.prompt_processor.library)
 
 
 def _picture_view(config: LaunchConfig, rgba: Tensor, device: torch.device) -> Any:
@@ -247,7 +269,7 @@ def save(trainer: Trainer, folder: Path, step: int) -> Path:
 
 
 # What the tensors of a checkpoint depend on, or mean; and what of it may change all the same.
-SHAPES = ("system.geometry", "system.background.type", "system.background.encoding", "system.renderer.grid_resolution")
+SHAPES = ("system.geometry", "system.generator", "system.background.type", "system.background.encoding", "system.renderer.grid_resolution")
 FREE = ("normal_type", "num_pts", "densify_grad_threshold")
 
 
@@ -265,6 +287,8 @@ def _fill(learner: Learner, config: LaunchConfig, state: dict, path: Path) -> No
     """Put the state of the checkpoint at `path` into a learner. Raises UserError where it was of another make."""
     for key in SHAPES:
         before, now = _at(state["config"], key), _at(dataclasses.asdict(config), key)
+        if before is None:  # an older checkpoint, of a kind that does not know the key
+            continue
         if isinstance(now, dict):
             before, now = ({name: value for name, value in group.items() if name not in FREE} for group in (before, now))
         if before != now:
@@ -281,9 +305,11 @@ def _fill(learner: Learner, config: LaunchConfig, state: dict, path: Path) -> No
 
 
 def _at(config: dict, key: str) -> Any:
+    """The value of a key, None where there is none."""
+    value: Any = config
     for name in key.split("."):
-        config = config[name]
-    return config
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def stored_config(path: Path) -> dict:
@@ -296,19 +322,33 @@ def stored_config(path: Path) -> dict:
 
 @torch.no_grad()
 def frames(model: Any, config: LaunchConfig, count: int, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Pictures of the frames of a film, a few at a time: image, alpha, depth and, where there are any, normals, all [V,C,H,W] in [0,1]."""
+    """Pictures of the frames of a film, a few at a time: image, alpha, depth and, where there are any, normals, all [V,C,H,W] in [0,1].
+
+    `model` is one that does not train.
+    """
+    behind = config.system.background.color if config.system.geometry.type == "gaussians" else None  # others have their own
+    for first in range(0, count, FRAMES_PER_CALL):
+        cameras = film_cameras(config, count, size, device, range(first, min(first + FRAMES_PER_CALL, count)))
+        yield tiles_of(model.render(cameras, behind))
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """`model` in evaluation mode for a while."""
     was_training, _ = model.training, model.eval()
     try:
-        for first in range(0, count, FRAMES_PER_CALL):
-            cameras = film_cameras(config, count, size, device, range(first, min(first + FRAMES_PER_CALL, count)))
-            seen: Any = model.render(cameras, None if isinstance(model, VolumeModel) else config.system.background.color)
-            tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
-            if getattr(seen, "normal", None) is not None:
-                tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
-            tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
-            yield tiles
+        yield
     finally:
         model.train(was_training)
+
+
+def tiles_of(seen: Any) -> dict[str, Tensor]:
+    """What a render shows, as pictures: see `frames`."""
+    tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
+    if getattr(seen, "normal", None) is not None:
+        tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
+    tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
+    return tiles
 
 
 def _shown_depth(depth: Tensor, alpha: Tensor) -> Tensor:
@@ -322,14 +362,34 @@ def _shown_depth(depth: Tensor, alpha: Tensor) -> Tensor:
 
 
 def write_preview(trainer: Trainer, folder: Path) -> None:
-    """Four sides of the object as it is now, in save/preview.png; a full disk is a warning."""
-    if trainer.shard.rank:
-        return
-    shown = torch.cat([tiles["image"] for tiles in frames(trainer.learner.model, trainer.config, 4, 128, trainer.device)])
+    """Four sides of the object as it is now, in save/preview.png; of a library some sentences of its val, and all sentences' state in
+    save/sentences.csv. A full disk is a warning."""
+    first = trainer.shard.rank == 0
     try:
-        write_sheet(folder / "save" / "preview.png", shown, columns=4)
+        if trainer.sentences is not None:
+            trainer.sentences.report(folder / "save" / "sentences.csv", first)
+        if first:
+            with evaluating(trainer.learner.model):
+                shown = torch.cat(
+                    [tiles["image"] for model in _previewed(trainer) for tiles in frames(model, trainer.config, 4, 128, trainer.device)]
+                )
+            write_sheet(folder / "save" / "preview.png", shown, columns=4 if trainer.sentences is None else 8)
     except OSError as error:
         log.warning("no preview was written: %s", error)
+
+
+@torch.no_grad()
+def _previewed(trainer: Trainer) -> Iterator[Any]:
+    """What a preview shows."""
+    model = trainer.learner.model
+    if trainer.sentences is None:
+        yield model
+        return
+    feed = trainer.sentences
+    rows = [feed.library.sentences.index(sentence) for sentence in feed.library.val[:PREVIEWED]]
+    for row in rows:
+        text = feed.store.text([row], model.geometry.text, trainer.device)
+        yield model.shape(model.condition(text, feed.store.text([row], "global", trainer.device)))
 
 
 def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
@@ -343,7 +403,7 @@ def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     device = choose_device(config.device)
     state = checkpoint.load(path, device)
     with user_errors():
-        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device)
+        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device, state["learner"].get("text_width"))
     _fill(learner, config, state, path)
     return learner.model.eval(), int(state["step"]), device
 

@@ -1,4 +1,5 @@
-"""The training loop of launch.py: draw views, render, ask the objective, learn; or, with SIR, repair and fit in rounds.
+"""The training loop of launch.py: draw views (of a library: sentences too), render, ask the objective, learn; or, with SIR, repair and fit
+in rounds.
 
 All chance of a step comes from one generator that is set from the seed and the step, so that a run that goes on from a checkpoint
 draws what the unbroken one would have drawn.
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from cam_utils import Cameras, orbit_cameras
 from microdreamer.core import profiler
-from microdreamer.core.cuda_graphs import GraphedFunction, GraphedStep
+from microdreamer.core.cuda_graphs import GraphedHalves
 from microdreamer.distillation import sir
 from microdreamer.distillation.annealing import milestone
 from microdreamer.distillation.objective import ASD, SDS, X0SDS, ASDSettings, Objective, SDSSettings, X0SDSSettings
@@ -29,7 +30,9 @@ from microdreamer.guidance.base import Prior
 from microdreamer.guidance.directions import Thresholds
 from microdreamer.images.reference import Reference
 from microdreamer.pipeline.launch.config import LaunchConfig
-from microdreamer.pipeline.launch.learners import Learner, make_learner, weights_at
+from microdreamer.pipeline.launch.learners import make_learner
+from microdreamer.pipeline.launch.learning import Learner, weights_at
+from microdreamer.pipeline.launch.sentence_feed import SentenceFeed
 
 SIR_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
 WHITE = 1.0  # behind the picture
@@ -106,9 +109,14 @@ class Trainer:
         condition: object,
         picture: Callable[[int], Reference] | None = None,
         shard: Shard = ALONE,
+        sentences: SentenceFeed | None = None,
     ) -> None:
-        """picture: the reference view at a size in pixels. Raises ValueError for what does not fit together."""
+        """picture: the reference view at a size in pixels; sentences: of a library, in place of one condition.
+
+        Raises ValueError for what does not fit together.
+        """
         self.config, self.prior, self.condition, self.shard, self.device = config, prior, condition, shard, prior.device
+        self.sentences = sentences
         self.generator = torch.Generator()
         reseed(self.generator, config.seed)
         self.ranges = view_ranges(config)
@@ -119,7 +127,7 @@ class Trainer:
             # What learning rates and growth follow.
             schedule = dataclasses.replace(config.trainer, max_steps=sum(len(turn.steps) for turn in self.rounds))
             config = dataclasses.replace(config, trainer=schedule)
-        self.learner = make_learner(config, self.generator, self.device)
+        self.learner = make_learner(config, self.generator, self.device, sentences and sentences.width)
         self._picture, self._references = picture, {}
         for count in config.data.batch_size:
             if self.objective and (count // config.data.n_view) % shard.world:
@@ -130,8 +138,10 @@ class Trainer:
                 raise ValueError(f"data.batch_size={count}: the {prior.name} prior takes a multiple of {prior.views} views in each process")
         if self.objective:
             prior.check_cameras(self.cameras(0))
-        self._forward = GraphedFunction(self._shown)
-        self._backward = GraphedStep(self._learn, self.device)
+        self._share, self._is_last = 1.0, True
+        self._graphs = GraphedHalves(self._render, self._learn, self.device)
+        if not self.learner.is_captured or config.trainer.accumulate_grad_batches > 1:
+            self._graphs.enabled = False
 
     # ---- What a step shows ----
 
@@ -169,31 +179,48 @@ class Trainer:
         reseed(self.generator, self.config.seed, step, 0)
         if self.learner.prepare(step):
             self._reset()
+        found = [self._pass(step, index) for index in range(self.config.trainer.accumulate_grad_batches)]
+        return found[0] if len(found) == 1 else {name: torch.stack([one[name].float() for one in found]).mean(0) for name in found[0]}
+
+    def _pass(self, step: int, index: int) -> dict[str, Tensor]:
+        """One of the passes whose gradients add up to a step's; the last of them learns."""
+        passes = self.config.trainer.accumulate_grad_batches
+        self._share, self._is_last = 1 / passes, index == passes - 1
+        place = (step, 0) if index == 0 else (step, 0, index)
+        if index:
+            reseed(self.generator, self.config.seed, *place)
         cameras = self.cameras(step)
-        reseed(self.generator, self.config.seed, step, 1 + self.shard.rank)
+        reseed(self.generator, self.config.seed, step, 1 + self.shard.rank, *place[2:])
         self._now = cameras, self.reference(cameras.height)
+        rows = self._tell(step * passes + index, len(cameras))
         draws = self.learner.draw(len(cameras), cameras.height)
         if self._now[1] is not None:
             draws += self.learner.draw(1, cameras.height)
         inputs = (cameras.world_to_camera, cameras.intrinsics, *draws)
-        rendering = None
-        if self.device.type == "cuda":
-            with torch.no_grad():
-                shown = self._forward(*inputs)
-        else:
-            rendering = self._rendered(*inputs)
-            shown = rendering.image.detach()
+        shown = self._graphs.begin(*inputs)
         assert self.objective is not None  # SIR has rounds instead
         found = self.objective(shown.requires_grad_(), cameras, step)
         (gradient,) = torch.autograd.grad(self.config.system.loss.lambda_guidance * found.loss, shown)
+        if self.sentences is not None:
+            self.sentences.note(rows, gradient)
         weights = weights_at(self.config, step, self.device)
-        rest = self._backward(gradient, weights, *inputs) if rendering is None else self._backward_of(rendering, gradient, weights, draws)
+        rest = self._graphs.end(gradient, weights)
         return {**found.metrics, "loss_guidance": found.loss.detach(), "loss_rest": rest}
+
+    def _tell(self, pass_: int, views: int) -> list[int]:
+        """Tell objective and learner of which sentences this process's views of a pass are: one for each group of them."""
+        if self.sentences is None:
+            return []
+        groups = views // self.ranges.n_view
+        rows = self.sentences.of_pass(pass_, groups * self.shard.world)[self.shard.rank :: self.shard.world]
+        assert self.objective is not None  # generators have no rounds
+        self.objective.condition = self.sentences.condition(rows)
+        self.learner.tell(*self.sentences.embeddings(rows, self.learner.model.geometry.text, self.device))
+        return rows
 
     def _reset(self) -> None:
         """Capture anew; what the earlier graphs held goes back to the device, as lists of other lengths need other memory."""
-        self._forward = GraphedFunction(self._shown)
-        self._backward.reset()
+        self._graphs.reset()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -202,30 +229,28 @@ class Trainer:
         self._reset()
         gc.collect()
 
-    def _rendered(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> Any:
+    def _render(self, world_to_camera: Tensor, intrinsics: Tensor, *draws: Tensor) -> tuple[Any, Tensor]:
+        """What `_learn` goes on from, and the picture."""
         cameras = dataclasses.replace(self._now[0], world_to_camera=world_to_camera, intrinsics=intrinsics)
-        return self.learner.render(cameras, None, self._split(draws)[0])
+        rendering = self.learner.render(cameras, None, self._split(draws)[0])
+        return (rendering, draws), rendering.image
 
     def _split(self, draws: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The draws of the views, and those of the picture's view."""
         own = len(draws) if self._now[1] is None else len(draws) // 2
         return draws[:own], draws[own:]
 
-    def _shown(self, *inputs: Tensor) -> Tensor:
-        return self._rendered(*inputs).image
-
-    def _learn(self, gradient: Tensor, weights: Tensor, *inputs: Tensor) -> Tensor:
-        return self._backward_of(self._rendered(*inputs), gradient, weights, inputs[2:])
-
-    def _backward_of(self, rendering: Any, gradient: Tensor, weights: Tensor, draws: Sequence[Tensor]) -> Tensor:
+    def _learn(self, rendered: Any, gradient: Tensor, weights: Tensor) -> Tensor:
         """Learn from the renders' gradient and from what else the loss holds; returns the value of that."""
+        rendering, draws = rendered
         rest = rendering.image.new_zeros(())
         if self.learner.regularised:
             rest = rest + self.learner.regularise(rendering, weights)
         if self._now[1] is not None:
             rest = rest + self._reference_loss(self._now[1], self._split(draws)[1])
-        ((rendering.image * gradient).sum() + rest).backward()
-        self.learner.update(rendering)
+        (self._share * ((rendering.image * gradient).sum() + rest)).backward()
+        if self._is_last:
+            self.learner.update(rendering)
         return rest.detach()
 
     def _reference_loss(self, reference: Reference, draws: Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,8 @@
 `TABLE`, of tests/launch_bench.py, has a row for each key: what is seen where the key has another value. A key without a row fails.
 """
 
-import launch_rows_learnt  # noqa: F401 - both fill the table
+import launch_rows_learnt  # noqa: F401 - all of them fill the table
+import launch_rows_libraries  # noqa: F401
 import launch_rows_seen  # noqa: F401
 import pytest
 from launch_bench import TABLE, Place

@@ -45,7 +45,7 @@ def test_the_words_of_the_published_programs_work():
         ("data.resolution_milestones=[9,3]", "rising steps"),
         ("system.loss.lambda_sparsity=[0,10,1000]", None),
         ("system.loss.lambda_orient=1", "needs normals"),
-        ("system.geometry.type=gaussians system.loss.lambda_z_variance=1", "only fields have it"),
+        ("system.geometry.type=gaussians system.loss.lambda_z_variance=1", "no term of gaussians"),
         ("system.geometry.type=gaussians system.loss.lambda_opaque=1", None),
         ("system.guidance.objective=sir system.loss.lambda_sparsity=1", "sir fits to pictures"),
         ("system.loss.lambda_orient=[1,2]", "a number from 0 to 1e"),

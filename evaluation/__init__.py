@@ -1,0 +1,1 @@
+"""The commands of the evaluation by the names that ScaleDreamer's users know; the work is in microdreamer.evaluation."""

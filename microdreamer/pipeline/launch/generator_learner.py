@@ -1,0 +1,157 @@
+"""A network that turns sentences into shapes, as launch.py trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from cam_utils import Cameras
+from microdreamer.distillation import regularisers
+from microdreamer.fields.backgrounds import SolidBackground
+from microdreamer.generators.backgrounds import PromptBackground, SharedBackground
+from microdreamer.generators.base import ShapeGenerator
+from microdreamer.generators.conv3d import Conv3dGenerator, Conv3dSpec
+from microdreamer.generators.hyper_ingp import HyperIngp, HyperIngpSpec
+from microdreamer.generators.sentences import in_float32
+from microdreamer.generators.text_to_shape import Draws, ShapeRendering, TextToShape, VolsdfSettings
+from microdreamer.generators.triplane_transformer import TriplaneTransformer, TriplaneTransformerSpec
+from microdreamer.pipeline.launch.config import LaunchConfig
+from microdreamer.pipeline.launch.learning import (
+    counted_regularisers,
+    grid_of,
+    make_optimizer,
+    regularisation,
+    share_gradients,
+    with_numbers,
+)
+
+
+class GeneratorLearner:
+    """A network that turns sentences into shapes, and what stands behind them.
+
+    Before a render it is told of which sentences (`tell`); `draw` then gives their embeddings with the random numbers.
+    """
+
+    def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device, text_width: int) -> None:
+        """text_width: numbers of a sentence's embedding, of each of its words too."""
+        system, chosen = config.system, config.system.background
+        self.regularised = counted_regularisers(config)
+        geometry = make_generator(config, text_width, generator)
+        background: SolidBackground | SharedBackground | PromptBackground
+        if chosen.type == "solid":
+            background = SolidBackground(chosen.color)
+        elif chosen.type == "prompt":
+            background = PromptBackground(text_width, generator)
+        else:
+            background = SharedBackground(chosen.encoding, generator, color_activation=system.generator.color_activation)
+        settings = VolsdfSettings(
+            proposals=system.renderer.num_proposals,
+            samples=system.renderer.num_fine_samples,
+            sharpness=system.renderer.sharpness,
+            random_background=chosen.random_aug_prob if chosen.random_aug else 0.0,
+            share_background=chosen.share_aug_bg,
+            gradients="eikonal" in self.regularised,
+            recompute=system.use_recompute,
+        )
+        self.model = TextToShape(geometry, background, settings, generator).to(device).train()
+        rates = system.optimizer
+        self.is_captured = rates.type != "adan"  # which counts its steps on the host
+        self.half_precision = config.trainer.precision == "16-mixed" and device.type == "cuda"
+        groups = [
+            {"params": list(self.model.geometry.parameters()), "lr": rates.lr_geometry},
+            {
+                "params": [parameter for parameter in self.model.background.parameters() if parameter.requires_grad],
+                "lr": rates.lr_background,
+            },
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.optimizer = make_optimizer(groups, rates, device)
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._sentences: tuple[Tensor, Tensor] | None = None
+
+    def tell(self, text: Tensor, pooled: Tensor) -> None:
+        """The embeddings of the sentences of the next renders: what the generator reads, and one vector each."""
+        self._sentences = text, pooled
+
+    def prepare(self, step: int) -> bool:
+        return False
+
+    def draw(self, views: int, size: int) -> tuple[Tensor, ...]:
+        assert self._sentences is not None  # `tell` comes first
+        drawn = self.model.draw(len(self._sentences[0]), views, size)
+        return (*self._sentences, *drawn[:4], *drawn.geometry)
+
+    def render(self, cameras: Cameras, background: Tensor | float | None, draws: Sequence[Tensor]) -> ShapeRendering:
+        text, pooled, *drawn = draws
+        chance = Draws(*drawn[:4], tuple(drawn[4:]))
+        with torch.autocast(text.device.type, torch.bfloat16, enabled=self.half_precision):
+            shapes = self.model.condition(text, pooled, chance.geometry)
+        return self.model.render(cameras, in_float32(shapes), background, chance)
+
+    def regularise(self, rendering: ShapeRendering, weights: Tensor) -> Tensor:
+        """The sum of the regularisers that count, by `weights`, one for each of REGULARISERS."""
+        detail, alpha = rendering.detail, rendering.alpha
+        assert detail is not None  # a training render
+        terms = {
+            "sparsity": lambda: regularisers.sparsity(alpha),
+            "opaque": lambda: regularisers.opaque(alpha),
+            "z_variance": lambda: regularisers.z_variance(detail.z_variance, detail.alpha),
+            "eikonal": lambda: regularisers.eikonal(cast(Tensor, detail.gradient), detail.lengths > 0),
+        }
+        return regularisation(self.regularised, weights, terms)
+
+    def update(self, rendering: ShapeRendering) -> None:
+        share_gradients(self._parameters)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "text_width": self.model.geometry.spec.text_width,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(with_numbers(state["optimizer"]))
+
+
+def make_generator(config: LaunchConfig, text_width: int, draws: torch.Generator) -> ShapeGenerator:
+    """The network that the configuration names; initial values from `draws`. Raises ValueError for values that do not fit together."""
+    geometry, chosen = config.system.geometry, config.system.generator
+    shared: dict[str, Any] = {
+        "text_width": text_width,
+        "radius": geometry.radius,
+        "sphere_bias": chosen.sphere_bias,
+        "color_activation": chosen.color_activation,
+    }
+    if geometry.type == "hyper_ingp":
+        spec = HyperIngpSpec(**shared, grid=grid_of(geometry), hyper_hidden=chosen.hyper_hidden, hidden=geometry.n_neurons)
+        return HyperIngp(spec, draws)
+    if geometry.type == "conv3d":
+        widths = chosen.channels if isinstance(chosen.channels, list) else [chosen.channels]
+        spec = Conv3dSpec(
+            **shared,
+            noise_width=chosen.noise_width,
+            style_width=chosen.style_width,
+            channels=tuple(widths),
+            channel_multiplier=chosen.channel_multiplier,
+            voxel_channels=chosen.plane_channels,
+            hidden=geometry.n_neurons,
+        )
+        return Conv3dGenerator(spec, draws)
+    spec = TriplaneTransformerSpec(
+        **shared,
+        text=chosen.text,
+        width=chosen.width,
+        token_side=chosen.token_side,
+        layers=chosen.layers,
+        attention_heads=chosen.attention_heads,
+        plane_channels=chosen.plane_channels,
+        hidden=geometry.n_neurons,
+    )
+    return TriplaneTransformer(spec, draws)

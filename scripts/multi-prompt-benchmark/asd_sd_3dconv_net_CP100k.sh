@@ -1,0 +1,10 @@
+#!/bin/sh
+# 3DConv-net learns the 100 000 sentences of CP100k by ASD with Stable Diffusion 2.1 base (docs/corpora.md says where these are).
+#
+#   [GPUS=8] sh scripts/multi-prompt-benchmark/asd_sd_3dconv_net_CP100k.sh [key=value ...]
+#
+# GPUS shares each step's sentences among as many processes. A run that was stopped goes on with resume=FILE. PYTHON names another python.
+cd "$(dirname "$0")/../.." || exit
+set -- launch.py --config configs/multi-prompt/asd_sd_3dconv_net_CP100k.yaml --train "$@"
+[ "${GPUS:-1}" = 1 ] || set -- -m torch.distributed.run --nproc_per_node "$GPUS" "$@"
+exec "${PYTHON:-python}" "$@"
