@@ -319,10 +319,10 @@ class Jobs:
     def sweep(self) -> None:
         """Remove the folders of ended jobs that are too old and, the oldest first, as many as are needed to keep below the size."""
         with self._sweep_lock:
+            folders, found = list(self._folders()), []  # first: whose job begins after that is not among them
             with self.lock:
                 busy = self._filling | {job.id for job in self._jobs.values() if job._status not in ENDED}
-            found = []
-            for folder in self._folders():
+            for folder in folders:
                 if folder.name not in busy:
                     with contextlib.suppress(OSError):
                         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

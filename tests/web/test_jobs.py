@@ -251,6 +251,23 @@ def test_a_running_job_is_never_swept(started, tmp_path):
     assert jobs.state(id).status == "running" and (tmp_path / id / "picture").exists()
 
 
+def test_a_job_that_comes_while_folders_are_swept_is_not_swept(started, tmp_path, monkeypatch):
+    """At every point between the look at the folders and their removal."""
+    gate = Gate()
+    jobs = started(gate, tmp_path, keep_seconds=0, keep_bytes=0)
+    look, ids = jobs._folders, []
+
+    def look_and_submit():
+        ids.append(jobs.submit("before").id)
+        yield from list(look())
+        ids.append(jobs.submit("after").id)
+
+    monkeypatch.setattr(jobs, "_folders", look_and_submit)
+    jobs.sweep()
+    assert [jobs.state(id).status in ("queued", "running") for id in ids] == [True, True]
+    assert {path.name for path in tmp_path.iterdir()} == set(ids)
+
+
 def test_closing_ends_everything(started, tmp_path):
     gate = Gate()
     jobs = started(gate, tmp_path)
