@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from microdreamer.core.command import Parser, exit_code
 from microdreamer.core.errors import UserError
@@ -21,7 +24,12 @@ MISSING = "the packages of the extra are not installed: pip install 'microdreame
 
 def parse(arguments: Sequence[str], program: str) -> tuple[argparse.Namespace, Config]:
     """The options and the configuration that jobs are made with. Raises UserError."""
-    parser = Parser(prog=program, description="A page in the browser and an HTTP API: pictures and sentences to 3D objects.")
+    parser = Parser(
+        prog=program,
+        description="A page in the browser and an HTTP API: pictures and sentences to 3D objects.",
+        epilog="key=value: keys of the configuration that jobs are made with (main.py --help)",
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", default="micro", help="YAML file, or the name of one that ships (default: micro)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: also for other machines (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8081, help="default: 8081")
@@ -34,8 +42,7 @@ def parse(arguments: Sequence[str], program: str) -> tuple[argparse.Namespace, C
     parser.add_argument("--keep-hours", type=float, default=24.0, help="age at which results are swept (default: 24)")
     parser.add_argument("--keep-gib", type=float, default=4.0, help="size of all results above which the oldest go (default: 4)")
     parser.add_argument("--quiet", action="store_true", help="only warnings and errors")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="keys of the configuration (main.py --help)")
-    options = parser.parse_args(list(arguments))
+    options, words = parser.parse_known_args(list(arguments))
     for name, low, high in (("port", 0, 65535), ("workers", 1, 64), ("queue", 1, 100_000)):
         if not low <= getattr(options, name) <= high:
             raise UserError(f"--{name}: expected {low} to {high}, got {getattr(options, name)}")
@@ -44,7 +51,7 @@ def parse(arguments: Sequence[str], program: str) -> tuple[argparse.Namespace, C
             raise UserError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(options, name)}")
     if options.auth is not None and not all(options.auth.partition(":")):
         raise UserError("--auth: expected USER:PASSWORD")
-    return options, load_config(options.config, options.words)
+    return options, load_config(options.config, words)
 
 
 def main(arguments: Sequence[str], program: str = "app.py") -> int:
@@ -87,8 +94,14 @@ def serve(options: argparse.Namespace, config: Config) -> int:
             shown = "localhost" if options.host in ("127.0.0.1", "0.0.0.0", "::") else options.host
             what = "API: /docs" if options.no_page else "page: /   API: /docs"
             print(f"http://{shown}:{options.port}   {what}   (Ctrl-C ends)", file=sys.stderr, flush=True)
+        signal.signal(signal.SIGTERM, _end)  # uvicorn sends the signal again once it has ended
         try:
             uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
         finally:
             jobs.close()
     return 0
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """Let SIGTERM pass through what is to be tidied up."""
+    raise SystemExit(128 + number)
