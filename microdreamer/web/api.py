@@ -31,11 +31,12 @@ OWNER = "api"
 MAX_BODY = orders.MAX_UPLOAD * 3 // 2 + orders.MIB  # bytes: a picture in base64, or a picture and a small mesh
 UPLOADS_AT_ONCE, UPLOAD_SECONDS = 4, 60.0
 POLL_SECONDS = 0.2
-REFINED_TYPES = {"glb": "_refined.glb", "obj": "_refined.obj"}
+REFINED_TYPES = ("glb", "obj", "stl")
 MEDIA = {
     ".glb": "model/gltf-binary",
     ".obj": "model/obj",
     ".mtl": "model/mtl",
+    ".stl": "model/stl",
     ".png": "image/png",
     ".mp4": "video/mp4",
     ".json": "application/json",
@@ -290,7 +291,7 @@ def packed(jobs: Jobs, state: State) -> tuple[str, bytes]:
                 archive.write(jobs.file(state.id, name), name)
         return "object.zip", buffer.getvalue()
     endings = [f"_refined.{type}", TYPES[type]] if type in REFINED_TYPES else [TYPES[type]]
-    if not order.textured and type in REFINED_TYPES:
+    if not order.textured and type in ("glb", "obj"):
         endings = [f"_refined{SHAPE}.{type}", f"{SHAPE}.{type}"]
     for ending in endings:
         if (name := f"{stem}{ending}") in state.files:

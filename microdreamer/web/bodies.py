@@ -14,11 +14,12 @@ from microdreamer.web.orders import PRESETS, TYPES, Order
 
 # Settings of other models, which mean nothing here.
 OTHERS = frozenset({"octree_resolution", "num_inference_steps", "guidance_scale", "num_chunks", "remove_background"})
+STL_SIZE = 100.0  # mm along the longest side, where none was asked for
 BASE64 = "in base64, with or without the head of a data URL"
 
 
 class NewJob(BaseModel):
-    """A picture, a sentence or both; or a mesh, to be refined by either."""
+    """A picture, a sentence or both; or a mesh, to be refined by either; or Gaussians, to be made a mesh."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,6 +27,8 @@ class NewJob(BaseModel):
     prompt: str | None = Field(None, description="what the object is")
     negative_prompt: str | None = Field(None, description="what it is not")
     mesh: str | None = Field(None, description=f"a GLB to paint and refine, {BASE64}")
+    splats: str | None = Field(None, description=f"Gaussians of any program as PLY, .spz or .glb, to be made a textured mesh, {BASE64}")
+    size_mm: float | None = Field(None, description="also write STL for a printer, so many millimetres along its longest side")
     preset: str = Field("normal", description="; ".join(f"{name}: {words}" for name, (words, _) in PRESETS.items()))
     refine: bool = Field(False, description="stage 2 after stage 1, whatever the preset")
     seed: int = Field(0, ge=0, le=2**63 - 1)
@@ -36,8 +39,12 @@ class NewJob(BaseModel):
 
     def read(self) -> tuple[Order, dict[str, bytes]]:
         """The order and its uploads. Raises UserError."""
-        keys = ("prompt", "negative_prompt", "preset", "refine", "seed", "elevation", "faces", "texture_size", "name")
-        files = {orders.PICTURE: ("picture", self.picture), orders.MESH: ("mesh", self.mesh)}
+        keys = ("prompt", "negative_prompt", "preset", "refine", "seed", "elevation", "faces", "texture_size", "size_mm", "name")
+        files = {
+            orders.PICTURE: ("picture", self.picture),
+            orders.MESH: ("mesh", self.mesh),
+            orders.SPLATS: ("splats", self.splats),
+        }
         return Order(**{key: getattr(self, key) for key in keys}), _decoded(files)
 
 
@@ -70,9 +77,17 @@ class Generate(BaseModel):
         if self.type not in TYPES:
             raise UserError(f"type={self.type}: expected one of {', '.join(TYPES)}")
         files = _decoded({orders.PICTURE: ("image", self.image), orders.MESH: ("mesh", self.mesh)})
-        if self.mesh and self.type not in ("glb", "obj", "zip"):
-            raise UserError(f"type={self.type}: expected glb, obj or zip for a mesh that is refined")
-        order = Order(prompt=self.text, preset=self.preset, seed=self.seed, faces=self.face_count, textured=self.texture, type=self.type)
+        if self.mesh and self.type not in ("glb", "obj", "stl", "zip"):
+            raise UserError(f"type={self.type}: expected glb, obj, stl or zip for a mesh that is refined")
+        order = Order(
+            prompt=self.text,
+            preset=self.preset,
+            seed=self.seed,
+            faces=self.face_count,
+            textured=self.texture,
+            size_mm=STL_SIZE if self.type == "stl" else None,
+            type=self.type,
+        )
         return order, files
 
 

@@ -22,7 +22,9 @@ from microdreamer.images.reading import read_image
 from microdreamer.images.writing import to_bytes
 from microdreamer.meshes.files import read_mesh, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.printing import for_printing, write_stl
 from microdreamer.pipeline.config import Config
+from microdreamer.pipeline.meshing import mesh_levels
 from microdreamer.pipeline.progress import Update
 from microdreamer.pipeline.reconstruction import prior_for, reconstruct
 from microdreamer.pipeline.refinement import refine
@@ -52,6 +54,8 @@ class Maker:
         """The files that the order of a job leads to. Raises UserError, or Stopped where the job was cancelled."""
         order: Order = job.request
         with overheard(job.notes.append):
+            if (splats := job.folder / orders.SPLATS).is_file():
+                self._mesh(job, order, splats)
             for result in self._results(job, order):
                 if job.should_stop() or not result.complete:
                     raise Stopped
@@ -63,20 +67,37 @@ class Maker:
                     bare = Mesh(result.mesh.vertices, result.mesh.faces)
                     write_glb(bare, f"{stem}{SHAPE}.glb")
                     write_obj(bare, f"{stem}{SHAPE}.obj")
+                if order.size_mm is not None and result.mesh is not None:
+                    model = stem if result.refined else f"{stem}_model"
+                    write_stl(*for_printing(result.mesh, order.size_mm), f"{model}.stl")
         own = {orders.PICTURE, orders.CUT_OUT, orders.MESH, orders.SPLATS, orders.STAGE_1_MESH, orders.STAGE_1_SPLATS}
         made = (path for path in sorted(job.folder.iterdir()) if path.is_file() and not path.name.startswith(".") and path.name not in own)
         return {path.name: path for path in made}
 
+    def _mesh(self, job: Job, order: Order, splats: Path) -> None:
+        """The mesh of a file of Gaussians, where these stand."""
+        job.told("mesh", "making the mesh", 0.1)
+        config = order.config(self.config)
+        (mesh,) = mesh_levels(splats, [config.mesh_faces], config)
+        stem = job.folder / f"{order.name}_model"
+        job.told("write", "writing the files", 0.95)
+        write_glb(mesh, f"{stem}.glb")
+        write_obj(mesh, f"{stem}.obj")
+        if order.size_mm is not None:
+            write_stl(*for_printing(mesh, order.size_mm), f"{stem}.stl")
+
     def _results(self, job: Job, order: Order):
-        """The results of one after the other stage."""
+        """The results of one after the other stage; none where a mesh is made of Gaussians."""
         folder = job.folder
+        if (folder / orders.SPLATS).is_file():
+            return
         picture = _picture(folder)
         paints = (folder / orders.MESH).is_file()
         config = order.config(self.config, paints)
         stage_1 = (folder / orders.STAGE_1_MESH).is_file()
         calls: dict[str, Any] = {"prior": self.prior, "should_stop": job.should_stop}
-        if paints or stage_1 or (folder / orders.SPLATS).is_file():
-            source: Any = folder / (orders.MESH if paints else orders.SPLATS)
+        if paints or stage_1:
+            source: Any = folder / orders.MESH
             if stage_1:
                 gaussians = GaussianModel.load(folder / orders.STAGE_1_SPLATS, self.prior.device)
                 mesh = read_mesh(folder / orders.STAGE_1_MESH)

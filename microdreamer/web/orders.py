@@ -12,8 +12,10 @@ from typing import Any
 
 from microdreamer.core.errors import UserError, user_errors
 from microdreamer.core.files import clean_name
+from microdreamer.gaussians.splat_files import MAGIC as SPLAT_MAGIC
 from microdreamer.images.reading import read_image
 from microdreamer.meshes.formats.gltf_document import MAGIC, Document
+from microdreamer.meshes.printing import check_size
 from microdreamer.pipeline.config import SCHEMA, Config
 from microdreamer.pipeline.pictures import MIN_SIDE
 
@@ -24,7 +26,15 @@ MAX_PROMPT = 500  # signs
 MAX_FACES, MAX_TEXTURE = 200_000, 2048
 
 # The file that stands for a result, by the type that is asked for; zip holds all.
-TYPES = {"glb": "_model.glb", "obj": "_model.obj", "ply": "_model.ply", "splat": "_model.splat", "spz": "_model.spz", "zip": ""}
+TYPES = {
+    "glb": "_model.glb",
+    "obj": "_model.obj",
+    "ply": "_model.ply",
+    "splat": "_model.splat",
+    "spz": "_model.spz",
+    "stl": "_model.stl",
+    "zip": "",
+}
 
 # Files of a job's folder that it starts from.
 PICTURE, CUT_OUT, MESH, SPLATS, STAGE_1_MESH, STAGE_1_SPLATS = "picture", "cutout.png", "mesh.glb", "splats", "stage_1.glb", "stage_1.ply"
@@ -52,7 +62,8 @@ class Order:
     """What is to be made: of a picture and/or a sentence an object, or, of a mesh, Gaussians or an earlier result, a refined mesh.
 
     name: what the files are called. elevation: of the picture's camera in degrees, negative from above. faces, texture_size: None takes
-    the server's. textured: also write the bare shape where false. refine: stage 2 after stage 1. type: the file that stands for the result.
+    the server's. textured: also write the bare shape where false. size_mm: also write STL of that size. refine: stage 2 after stage 1.
+    type: the file that stands for the result.
     """
 
     prompt: str | None = None
@@ -63,6 +74,7 @@ class Order:
     faces: int | None = None
     texture_size: int | None = None
     textured: bool = True
+    size_mm: float | None = None
     refine: bool = False
     name: str = "object"
     type: str = "glb"
@@ -79,6 +91,9 @@ class Order:
             value = getattr(self, key)
             if value is not None and value > most:
                 raise UserError(f"{key}={value}: expected at most {most} here")
+        if self.size_mm is not None:
+            with user_errors():
+                check_size(self.size_mm)
         object.__setattr__(self, "name", clean_name(self.name)[:60])
 
     @property
@@ -132,6 +147,8 @@ def check_files(folder: Path, names: list[str]) -> None:
                 check_picture(path)
             elif name == MESH:
                 check_mesh(path)
+            elif name == SPLATS:
+                check_splats(path)
 
 
 def check_picture(path: Path) -> None:
@@ -148,9 +165,21 @@ def check_picture(path: Path) -> None:
 
 def check_mesh(path: Path) -> None:
     """Raises ValueError in one line for what is no GLB, or names files beside it: those would be read from this machine."""
+    if _first_bytes(path) != MAGIC:
+        raise ValueError(f"{path}: expected a mesh as binary glTF (.glb)")
+    if re.search(r'"uri"\s*:\s*"(?!data:)', json.dumps(Document(path).json)):
+        raise ValueError(f"{path}: expected a file that holds all its parts, got one that names files beside it; embed them")
+
+
+def check_splats(path: Path) -> None:
+    """The same for what is no PLY, SPZ or GLB of Gaussians by its first bytes."""
+    first = _first_bytes(path)
+    if not any(first.startswith(magic) for magic in SPLAT_MAGIC):
+        raise ValueError(f"{path}: expected Gaussians as PLY, .spz or .glb")
+    if first == MAGIC:
+        check_mesh(path)
+
+
+def _first_bytes(path: Path) -> bytes:
     with open(path, "rb") as file:
-        if file.read(4) != MAGIC:
-            raise ValueError(f"{path}: expected a mesh as binary glTF (.glb)")
-    document = Document(path)
-    if re.search(r'"uri"\s*:\s*"(?!data:)', json.dumps(document.json)):
-        raise ValueError(f"{path}: expected a mesh that holds its textures, got one that names files beside it; embed them")
+        return file.read(4)

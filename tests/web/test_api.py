@@ -12,12 +12,14 @@ import pytest
 import trimesh
 from batch_bench import view_of
 from PIL import Image
+from splat_scenes import ball
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 from starlette.testclient import TestClient
 
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.gaussians.splat_files import WRITERS
 from microdreamer.web import api as module
 from microdreamer.web import orders
 from microdreamer.web.api import create_api
@@ -130,12 +132,14 @@ def test_a_fault_of_the_program_says_nothing_of_its_inside(client, picture, prio
     assert response.status_code == 422 and line_of(response) == "a fault of the program (KeyError); its log has the details"
 
 
-@pytest.mark.parametrize("type", ["obj", "ply", "splat", "spz", "zip"])
+@pytest.mark.parametrize("type", ["obj", "ply", "splat", "spz", "stl", "zip"])
 def test_other_types_of_files(client, picture, type, tmp_path):
     response = client.post("/generate", json={"image": picture, "type": type})
     assert response.status_code == 200, response.text
     if type == "obj":
         assert len(mesh_of(response.content, "obj").faces) > 10
+    elif type == "stl":
+        assert mesh_of(response.content, "stl").extents.max() == pytest.approx(100, rel=1e-4)
     elif type == "zip":
         names = set(zipfile.ZipFile(io.BytesIO(response.content)).namelist())
         assert {"object_model.glb", "object_model.ply", "object.mp4", "object_views.png", "object.json"} <= names and "picture" not in names
@@ -163,6 +167,20 @@ def test_a_job_from_its_submission_to_its_files(client, picture):
     assert record["config"]["seed"] == 1 and record["config"]["prompt"] == "an egg"
     assert "/" not in json.dumps(record["config"]["outdir"]) and record["config"]["input"] is None
     assert [job["id"] for job in client.get("/v1/jobs").json()["jobs"]] == [id]
+
+
+@pytest.mark.parametrize("format", ["ply", "spz", "glb"])
+def test_gaussians_become_a_mesh_where_they_are(client, format, tmp_path):
+    parameters = ball(1500)
+    parameters["means"] = parameters["means"] + np.array([3, 0, 0], np.float32)
+    WRITERS[format](tmp_path / "a", parameters)
+    splats = base64.b64encode((tmp_path / "a").read_bytes()).decode()
+    state = ended(client, client.post("/v1/jobs", json={"splats": splats, "faces": 300, "size_mm": 40, "name": "ball"}).json()["id"])
+    assert set(state["files"]) == {"ball_model.glb", "ball_model.obj", "ball_model.mtl", "ball_model_albedo.png", "ball_model.stl"}, state
+    mesh = mesh_of(client.get(state["files"]["ball_model.glb"]).content)
+    assert len(mesh.faces) <= 300 and picture_on(mesh) is not None
+    np.testing.assert_allclose(mesh.bounds.mean(0), [3, 0, 0], atol=0.05)
+    assert mesh_of(client.get(state["files"]["ball_model.stl"]).content, "stl").extents.max() == pytest.approx(40, rel=1e-4)
 
 
 def test_the_same_order_gives_the_same_bytes_and_those_of_the_library(client, picture, prior, maker):
@@ -262,6 +280,8 @@ BAD = [
     ("/v1/jobs", {"picture": ["a"]}, 400, "picture"),
     ("/v1/jobs", {"mesh": "aGVsbG8=", "prompt": "an egg"}, 400, "mesh.glb: expected a mesh as binary glTF"),
     ("/v1/jobs", {"mesh": "aGVsbG8="}, 400, "nothing to refine the mesh by"),
+    ("/v1/jobs", {"splats": "aGVsbG8="}, 400, "splats: expected Gaussians as PLY"),
+    ("/v1/jobs", {"prompt": "an egg", "size_mm": -1}, 400, "size_mm=-1: expected"),
     ("/v1/jobs", [], 400, "body"),
     ("/generate", {"image": "aGVsbG8="}, 400, "not a picture"),
     ("/generate", {"text": "an egg", "type": "fbx"}, 400, "type=fbx: expected one of glb, obj"),
