@@ -94,7 +94,8 @@ def create_api(jobs: Jobs, maker: "Maker", token: str | None = None) -> "FastAPI
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             # Which a page of another origin cannot send without being asked first.
             raise Refused(415, "expected JSON with the header `Content-Type: application/json`")
-        if int(request.headers.get("content-length") or 0) > MAX_BODY:
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > MAX_BODY:
             raise Refused(413, TOO_LARGE)
 
         async def read() -> bytearray:
@@ -115,7 +116,11 @@ def create_api(jobs: Jobs, maker: "Maker", token: str | None = None) -> "FastAPI
         async with uploads:
             body = await body_of(request, model)
             order, files = await run_in_threadpool(body.read)
-            return body, await run_in_threadpool(submit, jobs, maker, order, files, OWNER)
+            try:
+                return body, await run_in_threadpool(submit, jobs, maker, order, files, OWNER)
+            except OSError as error:
+                log.error("an upload could not be kept", exc_info=error)
+                raise Refused(507, "the server cannot keep the upload: its disk is full, or cannot be written to") from None
 
     async def watched(id: str, request: Request) -> AsyncIterator[State]:
         """A job's state now and at each change, until it has ended or nobody listens."""

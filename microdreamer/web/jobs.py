@@ -75,7 +75,8 @@ class Job:
         self.notes: list[str] = []
         self.files: dict[str, Path] = {}  # what may be handed out, by name
         self._jobs = jobs
-        self._status, self._error = QUEUED, None
+        self._status = QUEUED
+        self._error: str | None = None
         self._phase, self._note, self._fraction, self._seconds_left = "", "", 0.0, None
         self._begun: float | None = None
         self._ended: float | None = None
@@ -302,7 +303,7 @@ class Jobs:
         return f"a fault of the program ({type(error).__name__}); its log has the details"
 
     def _end(self, job: Job, status: str, error: str | None = None) -> None:
-        job._status, job._error, job._ended, job._seconds_left = status, error, time.monotonic(), None
+        job._status, job._error, job._ended, job._seconds_left, job.preview = status, error, time.monotonic(), None, None
         if status == DONE:
             job._fraction = 1.0
         job._version += 1

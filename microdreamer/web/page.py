@@ -127,10 +127,14 @@ class Page:
                         seed = gr.Number(0, precision=0, minimum=0, label="Seed")
                         faces = gr.Number(None, precision=0, label=f"Most faces of the mesh, up to {orders.MAX_FACES}")
                         texture = gr.Dropdown([("as configured", 0), 512, 1024, 2048], value=0, label="Texels a side")
+                        size = gr.Number(None, minimum=0, label="Size of a print in mm: writes STL too", elem_id="size")
                         negative = gr.Textbox(label="What it is not", max_length=orders.MAX_PROMPT)
                     with gr.Row():
                         make = gr.Button("Make it", variant="primary", elem_id="make")
                         cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
+                    with gr.Accordion("Gaussians of another program to a mesh", open=False, elem_id="other"):
+                        others = gr.File(label="Gaussians", file_types=[".ply", ".spz", ".glb"], height=120, elem_id="others")
+                        mesh_of = gr.Button("Make a mesh of them", elem_id="mesh_of")
                 with gr.Column(scale=2, min_width=320):
                     told = gr.HTML("Pictures and results stay on this server until they are swept.", elem_classes="told", elem_id="told")
                     with gr.Tabs():
@@ -150,7 +154,7 @@ class Page:
             cutting = {"inputs": [picture, way, threshold, recenter], "outputs": [cut_out, said], "show_progress": "minimal"} | own
             for change in (picture.change, way.change, threshold.release, recenter.change):
                 change(self.cut_out, concurrency_limit=CUTS_AT_ONCE, concurrency_id="cut", **cutting)
-            words = [cut_out, picture, prompt, negative, preset, elevation, seed, faces, texture]
+            words = [cut_out, picture, prompt, negative, preset, elevation, seed, faces, texture, size]
             watching = {"outputs": [told, job, make, cancel], "concurrency_limit": VISITORS, "concurrency_id": "watch"}
             watching |= {"show_progress": "hidden"} | own
             # Not by the generators that watch: a viewer that gets its file from one does not always show it.
@@ -159,6 +163,7 @@ class Page:
                 (make.click, self.make, words),
                 (prompt.submit, self.make, words),
                 (refine.click, self.refine, [shown]),
+                (mesh_of.click, self.mesh_of, [others, faces, texture, size]),
             ):
                 start(call, inputs, **watching).then(self.show_new, **showing)
             cancel.click(self.cancel, [job], [cancel], queue=False, **own)
@@ -185,7 +190,7 @@ class Page:
 
     async def make(self, cut_out: str | None, picture: str | None, *words: Any) -> AsyncIterator[list[Any]]:
         """Queue what is shown and watch it."""
-        prompt, negative, preset, elevation, seed, faces, texture = words
+        prompt, negative, preset, elevation, seed, faces, texture, size = words
         try:
             if picture and not cut_out:
                 raise UserError("there is no cut-out of this picture yet: wait for it, or choose another way of finding the object")
@@ -198,9 +203,25 @@ class Page:
                 elevation=float(elevation or 0),
                 faces=int(faces) if faces else None,
                 texture_size=int(texture) or None,
+                size_mm=size or None,
                 name=name,
             )
             files = {orders.CUT_OUT: Path(cut_out).read_bytes()} if cut_out else {}
+            state = await asyncio.to_thread(submit, self.jobs, self.maker, order, files, OWNER)
+        except (UserError, OSError) as error:
+            yield self._updates(failure(one_line(error)), "")
+            return
+        async for updates in self._watched(state.id):
+            yield updates
+
+    async def mesh_of(self, splats: str | None, faces: float | None, texture: int, size: float | None) -> AsyncIterator[list[Any]]:
+        """Queue the mesh of a file of Gaussians, and watch it."""
+        try:
+            if not splats:
+                raise UserError("no file of Gaussians was given")
+            faces, texture = int(faces) if faces else None, int(texture) or None
+            order = Order(faces=faces, texture_size=texture, size_mm=size or None, name=Path(splats).stem)
+            files = {orders.SPLATS: Path(splats).read_bytes()}
             state = await asyncio.to_thread(submit, self.jobs, self.maker, order, files, OWNER)
         except (UserError, OSError) as error:
             yield self._updates(failure(one_line(error)), "")

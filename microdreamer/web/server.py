@@ -94,6 +94,8 @@ def serve(options: argparse.Namespace, config: Config) -> int:
             shown = "localhost" if options.host in ("127.0.0.1", "0.0.0.0", "::") else options.host
             what = "API: /docs" if options.no_page else "page: /   API: /docs"
             print(f"http://{shown}:{options.port}   {what}   (Ctrl-C ends)", file=sys.stderr, flush=True)
+        if options.host not in ("127.0.0.1", "localhost", "::1") and not (options.token and (options.auth or options.no_page)):
+            print("other machines can use this without a password: pass --auth and --token", file=sys.stderr, flush=True)
         signal.signal(signal.SIGTERM, _end)  # uvicorn sends the signal again once it has ended
         try:
             uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)

@@ -21,10 +21,12 @@ pytest.importorskip("gradio")
 pytest.importorskip("uvicorn")
 pytest.importorskip("playwright")
 from playwright.sync_api import sync_playwright
+from splat_scenes import ball
 from web_serving import serving
 
 from microdreamer.core.errors import UserError
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.gaussians.splat_files import WRITERS
 from microdreamer.web import page as module
 from microdreamer.web.api import create_api
 from microdreamer.web.jobs import Jobs, State
@@ -211,6 +213,30 @@ def test_what_is_bad_is_one_line_and_the_page_goes_on(visit, served, picture, tm
     cut_out_shown(page)
     page.click("#make")
     told(page, "done in")
+
+
+@needs_chromium
+def test_gaussians_of_another_program_become_a_mesh_and_a_print(visit, served, tmp_path):
+    WRITERS["ply"](tmp_path / "ball.ply", ball(1500))
+    (tmp_path / "text.ply").write_text("none")
+    page = visit()
+    page.locator("button", has_text="More").click()
+    page.fill("#size input", "50")
+    page.locator("button", has_text="Gaussians of another program").click()
+    page.set_input_files("#others input[type=file]", tmp_path / "text.ply")
+    page.wait_for_selector("#others button[aria-label*='emove'], #others button[aria-label*='lear']", timeout=SECONDS)
+    page.click("#mesh_of")
+    told(page, "expected Gaussians as PLY")
+    page.click("#others button[aria-label*='emove'], #others button[aria-label*='lear']")
+    page.set_input_files("#others input[type=file]", tmp_path / "ball.ply")
+    page.wait_for_selector("#others a", timeout=SECONDS)
+    page.click("#mesh_of")
+    told(page, "done in")
+    page.wait_for_function("document.querySelector('#history input').value.includes('ball')", timeout=SECONDS)
+    state = next(state for state in served[1].states("page") if "ball_model.stl" in state.files)
+    printed = trimesh.load(served[1].file(state.id, "ball_model.stl"))
+    assert printed.is_watertight and printed.extents.max() == pytest.approx(50, rel=1e-4)
+    assert not page.locator("#refine").is_enabled()
 
 
 @needs_chromium
