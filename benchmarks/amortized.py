@@ -5,9 +5,10 @@
     python -m benchmarks.amortized report --out FOLDER --plot FILE.jpg              the tables, and a sheet of all
 
 Kinds are the networks; methods are objectives of score distillation, and `sir`, plain regression: the network learns to draw what SIR
-made of its training sentences. What is measured is recall, by `evaluation.denoising_recall`: whether the prior, of all sentences of the
-list, takes the renders to be of theirs; on the training sentences and on the held-out ones. Evaluations of the prior are counted for
-each sentence and branch. `--part K/N` does every N-th piece of the work, so that several processes may share it.
+made of its training sentences. What is measured is recall, by `evaluation.denoising_recall`: whether the prior, of 32 sentences of the
+list, takes the renders to be of theirs, plain and calibrated; on the training sentences and on the held-out ones. Evaluations of the
+prior are counted for each sentence, group of four views and branch. Products of matrices are rounded to TF32. `--part K/N` does every
+N-th piece of the work, so that several processes may share it.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ GUIDANCE = {
     "asd": ["system.guidance.objective=asd", "system.guidance.guidance_scale=7.5"],
     "sir": ["system.guidance.objective=x0sds"],  # in whose place the regression stands
 }
+FALLING = (("min", 0.9, 0.1), ("max", 0.98, 0.5))  # levels of noise, as shares of all, at the first step and the last
+WINDOWS = {"x0sds": FALLING, "sds": FALLING, "asd": (("min", 0.5, 0.02), ("max", 0.98, 0.5)), "sir": FALLING}
 QUIET = ["trainer.checkpoint_every=1000000", "trainer.preview_every=1000000"]
-STEPS, LOOKS = 2000, 4
-ELEVATION_UP, VIEWS, LEVELS, DRAWS, BATCH = 15.0, 8, 4, 1, 32
+STEPS = 832
+ELEVATION_UP, CANDIDATES, LEVELS, DRAWS = 15.0, 32, 3, 1
 SHOWN = 8  # sentences of each list in the sheet
 
 
@@ -110,7 +113,8 @@ class Bench:
         reconstruction.clean(job)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return job.model, self.prior.evaluations - before, time.perf_counter() - began
+        seconds, groups = time.perf_counter() - began, config.batch_size_min // self.prior.views
+        return job.model, groups * (self.prior.evaluations - before), seconds
 
     def truths(self, sentences: Sequence[str]) -> dict[str, GaussianModel]:
         """What SIR made of them."""
@@ -130,52 +134,57 @@ class Bench:
         name = f"train_{kind}_{method}{self.options.tag}"
         config = self.configuration(kind, method)
         trainer = run.make_trainer(config, self.prior)
+        assert trainer.sentences is not None
         groups, total = config.data.batch_size[0] // config.data.n_view, config.trainer.max_steps
         spent_before = 0.0
         if method == "sir":
             records = [json.loads((self.out / f"sir_{self.library.sentences.index(one)}.json").read_text()) for one in self.library.train]
             spent_before = sum(record["evaluations"] for record in records) / len(records)
-            trainer.objective = Regression(self.truths(self.library.train), config.data.n_view)
+            objective: Any = Regression(self.truths(self.library.train), config.data.n_view)
+            trainer.objective = objective
             trainer.sentences.condition = lambda rows: [self.library.train[row] for row in rows]
-        marks = {max(1, round(total * k / LOOKS)) for k in range(1, LOOKS + 1)}
-        curve, seconds, began = [], 0.0, time.perf_counter()
+        marks = {max(1, round(total * k / self.options.looks)) for k in range(1, self.options.looks + 1)}
+        record: dict[str, Any] = {"kind": kind, "method": method, "parameters": _parameters(trainer), "curve": []}
+        seconds, began = 0.0, time.perf_counter()
         for step in range(total):
             trainer.step(step)
             if step + 1 in marks:
                 self._wait()
                 seconds += time.perf_counter() - began
                 evaluations = spent_before + BRANCHES[method] * groups * (step + 1) / len(self.library.train)
-                curve.append({"steps": step + 1, "evaluations": evaluations, "seconds": seconds, **self.recall(trainer)})
-                print(name, curve[-1], flush=True)
+                self._show(trainer, name)
+                record["curve"].append({"steps": step + 1, "evaluations": evaluations, "seconds": seconds, **self.recall(trainer)})
+                record["answer_seconds"] = self.answer(trainer)
+                if self.device.type == "cuda":
+                    record["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+                self.write(name, record)
+                print(name, record["curve"][-1], flush=True)
                 began = time.perf_counter()
-        record: dict[str, Any] = {"kind": kind, "method": method, "curve": curve}
-        record |= {"parameters": _parameters(trainer), "answer_seconds": self.answer(trainer)}
-        if self.device.type == "cuda":
-            record["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        self.write(name, record)
         run.save(trainer, self.out / name, total)
-        for split in ("train", "test"):
-            shown = torch.cat([self.pictures(trainer, sentence)[:4] for sentence in getattr(self.library, split)[:SHOWN]])
-            checkpoint.save(self.out / f"{name}_{split}.ckpt", {"pictures": (shown * 255).byte().cpu()})
-            write_sheet(self.out / f"{name}_{split}.jpg", shown, columns=8)
         trainer.close()
 
+    def _show(self, trainer: Trainer, name: str) -> None:
+        for split in ("train", "test"):
+            shown = torch.cat([self.pictures(trainer, sentence) for sentence in getattr(self.library, split)[:SHOWN]])
+            write_sheet(self.out / f"{name}_{split}.jpg", shown, columns=8)
+
     def configuration(self, kind: str, method: str) -> LaunchConfig:
-        words = [*GUIDANCE[method], *QUIET, f"trainer.max_steps={self.options.steps}", f"exp_root_dir={self.out}"]
+        steps = self.options.steps
+        words = [*GUIDANCE[method], *QUIET, f"trainer.max_steps={steps}", f"exp_root_dir={self.out}"]
+        words += [f"system.guidance.{bound}_step_percent=[0,{first},{last},{steps}]" for bound, first, last in WINDOWS[method]]
         words += [f"system.prompt_processor.library={self.options.library}", *self.options.words]
         return load_launch_config(Path("configs") / "multi-prompt" / f"{KINDS[kind]}.yaml", words)
 
     # ---- What is measured ----
 
     def cameras(self) -> Cameras:
-        """Two groups of four views around the object."""
-        azimuth = [start + 90.0 * view for start in (0.0, 45.0) for view in range(4)]
+        """Four views around the object."""
         side = self.prior.resolution
-        return orbit_cameras(-ELEVATION_UP, azimuth, 2.0, fov_y=49.1, width=side, height=side, device=self.device)
+        return orbit_cameras(-ELEVATION_UP, [0.0, 90.0, 180.0, 270.0], 2.0, fov_y=49.1, width=side, height=side, device=self.device)
 
     @torch.no_grad()
     def pictures(self, trainer: Trainer, sentence: str) -> Tensor:
-        """[8,3,R,R] of the sentence's shape."""
+        """[4,3,R,R] of the sentence's shape."""
         feed, model = trainer.sentences, trainer.learner.model
         row = [feed.library.sentences.index(sentence)]
         with run.evaluating(model):
@@ -184,25 +193,27 @@ class Bench:
             )
             return shape.render(self.cameras(), 1.0, normals=False).image.clamp(0, 1)
 
-    def recall(self, trainer: Trainer) -> dict[str, float]:
-        return _joined({split: self._recall(split, lambda one: self.pictures(trainer, one)) for split in ("train", "test")})
+    def recall(self, trainer: Trainer) -> dict[str, Any]:
+        return {split: self._recall(split, lambda one: self.pictures(trainer, one)) for split in ("train", "test")}
 
-    def _recall(self, split: str, pictures_of: Any) -> dict[str, float]:
+    def _recall(self, split: str, pictures_of: Any) -> dict[str, Any]:
         """Of the renders of a list's sentences."""
         sentences, cameras = list(getattr(self.library, split)), self.cameras()
-        conditions = denoising_recall.conditions_of(self.prior, sentences, BATCH)
-        levels, answers = denoising_recall.levels_of(self.prior, LEVELS), {}
-        for index, sentence in enumerate(sentences):
-            draws = torch.Generator().manual_seed(0)
-            losses = denoising_recall.candidate_losses(self.prior, pictures_of(sentence), cameras, conditions, levels, DRAWS, draws)
-            answers[sentence] = denoising_recall.answer_of(losses, index)
-        return denoising_recall.summary_of(answers, len(sentences))
+        levels = denoising_recall.levels_of(self.prior, LEVELS)
+        answers: dict[str, denoising_recall.Answer] = {}
+        for asked, candidates in denoising_recall.blocks_of(sentences, CANDIDATES, 0):
+            conditions, rows = denoising_recall.conditions_of(self.prior, candidates, len(candidates)), []
+            for one in candidates:
+                draws = torch.Generator().manual_seed(0)
+                rows.append(denoising_recall.candidate_losses(self.prior, pictures_of(one), cameras, conditions, levels, DRAWS, draws))
+            answers |= zip(asked, denoising_recall.answers_of(torch.stack(rows), len(asked)), strict=True)
+        return denoising_recall.summary_of(answers, min(CANDIDATES, len(sentences)))
 
     @torch.no_grad()
     def answer(self, trainer: Trainer) -> float:
         """Seconds from an embedding to four pictures, the median of ten."""
         model, feed, found = trainer.learner.model, trainer.sentences, []
-        cameras = self.cameras()[:4]
+        cameras = self.cameras()
         with run.evaluating(model):
             for row in range(11):
                 self._wait()
@@ -231,18 +242,13 @@ class Bench:
                 return truths[one].render(cameras, 1.0).image.clamp(0, 1)
 
             record[split] = self._recall(split, pictures_of)
-            shown = torch.cat([pictures_of(one)[:4] for one in getattr(self.library, split)[:SHOWN]])
-            checkpoint.save(self.out / f"sir_{split}.ckpt", {"pictures": (shown * 255).byte().cpu()})
+            shown = torch.cat([pictures_of(one) for one in getattr(self.library, split)[:SHOWN]])
             write_sheet(self.out / f"sir_{split}.jpg", shown, columns=8)
-        self.write("recall_sir", _joined(record))
+        self.write("recall_sir", record)
 
     def report(self) -> None:
         print(json.dumps(provenance(self.device)))
         print(report_of(self.out, self.library))
-
-
-def _joined(parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {f"{split}_{name}": value for split, values in parts.items() for name, value in values.items()}
 
 
 def _parameters(trainer: Trainer) -> int:
@@ -251,7 +257,8 @@ def _parameters(trainer: Trainer) -> int:
 
 def report_of(folder: Path, library: PromptLibrary) -> str:
     """Rows of all runs in `folder`, one for each look at them."""
-    names = ("network", "method", "evaluations a sentence", "seconds", "recall@1 seen", "rank seen", "recall@1 held out", "rank held out")
+    names = ["network", "method", "evaluations a sentence", "seconds"]
+    names += [f"{what} {of}" for of in ("seen", "held out") for what in ("recall@1", "calibrated", "mean rank")]
     rows = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("sir_*.json"))]
     if records and (folder / "recall_sir.json").is_file():
@@ -265,8 +272,12 @@ def report_of(folder: Path, library: PromptLibrary) -> str:
     return "\n".join(rows)
 
 
-def _scores(found: dict[str, float]) -> str:
-    return " | ".join(f"{found[f'{split}_recall_at_1']:.3f} | {found[f'{split}_mean_rank']:.1f}" for split in ("train", "test"))
+def _scores(found: dict[str, Any]) -> str:
+    parts = [found[split] for split in ("train", "test")]
+    return " | ".join(
+        f"{part['denoising']['recall_at_1']:.3f} | {part['calibrated']['recall_at_1']:.3f} | {part['denoising']['mean_rank']:.1f}"
+        for part in parts
+    )
 
 
 def main() -> int:
@@ -276,12 +287,14 @@ def main() -> int:
     parser.add_argument("--library", default="micro")
     parser.add_argument("--runs", nargs="+", metavar="KIND:METHOD")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--looks", type=int, default=1, help="how often a run is measured on its way and at its end")
     parser.add_argument("--cfg", type=float, default=3.0, help="guidance of SIR")
     parser.add_argument("--words", nargs="*", default=[], metavar="KEY=VALUE", help="of launch.py, for all runs")
     parser.add_argument("--tag", default="", help="ends the names of runs with other words")
     parser.add_argument("--part", default="0/1", metavar="K/N")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
     getattr(Bench(options), options.what)()
     return 0
 

@@ -88,7 +88,7 @@ def config_with(folder: Path, kind: str, *words: str) -> LaunchConfig:
 
 class DrawnStores:
     @staticmethod
-    def open(sentences, prior, negative_prompt, folder, on_progress=None):
+    def open(sentences, prior, negative_prompt, folder, on_progress=None, *, kinds=()):
         return DrawnStore(sentences)
 
 

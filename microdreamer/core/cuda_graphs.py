@@ -306,10 +306,12 @@ class GraphedHalves:
         for static, tensor in zip(begun.more, more, strict=True):
             static.copy_(tensor)
         begun.second.replay()
+        assert begun.result is not None  # captured with the second half
         return begun.result.clone()
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[None]:
+        assert self._side is not None  # where steps are captured
         current = torch.cuda.current_stream(self.device)
         self._side.wait_stream(current)
         with torch.cuda.stream(self._side):

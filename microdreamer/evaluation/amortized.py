@@ -13,6 +13,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cam_utils import orbit_cameras
+from cam_utils import Cameras, orbit_cameras
 from microdreamer.core.command import Parser, exit_code
 from microdreamer.core.errors import user_errors
 from microdreamer.core.files import try_writing, user_path
@@ -38,6 +39,7 @@ from microdreamer.pipeline.launch.result_folder import PROMPTS, frames_of, read_
 log = logging.getLogger(__name__)
 
 PICTURES_PER_CALL = 64  # of CLIP
+READERS = 8  # threads
 CANDIDATES, LEVELS, DRAWS, GROUPS, BATCH = 64, 4, 1, 2, 16
 CAMERA = {"elevation": 15.0, "camera_distance": 2.0, "fovy": 49.1}  # of films whose record does not say: degrees above, distance, degrees
 WORST = 5
@@ -76,6 +78,12 @@ def read_frame(path: Path, size: int) -> Tensor:
         raise ValueError(f"{path}: expected a square picture, or tiles beside each other, got {picture.width}x{side}")
     tile = picture.crop((0, 0, side, side)).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(tile)).permute(2, 0, 1).float() / 255
+
+
+def read_frames(paths: Sequence[Path], size: int) -> Tensor:
+    """`read_frame` of each, [N,3,size,size]; several at a time, as unpacking them takes longer than a GPU takes to look at them."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return torch.stack(list(readers.map(lambda path: read_frame(path, size), paths)))
 
 
 # ---- CLIP ----
@@ -120,7 +128,7 @@ def by_clip(clip: Clip, renders: Sequence[Renders]) -> tuple[dict[str, Any], dic
 
 def _chunks(paths: Sequence[Path], size: int) -> Iterator[Tensor]:
     for first in range(0, len(paths), PICTURES_PER_CALL):
-        yield torch.stack([read_frame(path, size) for path in paths[first : first + PICTURES_PER_CALL]])
+        yield read_frames(paths[first : first + PICTURES_PER_CALL], size)
 
 
 # ---- A diffusion prior ----
@@ -152,31 +160,40 @@ def by_prior(
     if len(sentences) < 2:
         raise ValueError("recall compares a prompt with others: expected the renders of at least 2 prompts, got 1")
     levels = denoising_recall.levels_of(prior, settings.levels)
-    generator = torch.Generator()
-    answers: dict[str, denoising_recall.Answer] = {}
     blocks = denoising_recall.blocks_of(list(sentences), settings.candidates, settings.seed)
-    with tqdm(total=len(sentences), desc=f"{prior.name} prior", disable=None) as bar:
+    answers: dict[str, denoising_recall.Answer] = {}
+    with tqdm(total=sum(len(candidates) for _, candidates in blocks), desc=f"{prior.name} prior", disable=None) as bar:
         for asked, candidates in blocks:
             conditions = denoising_recall.conditions_of(prior, [sentences[name] for name in candidates], settings.batch)
-            for index, name in enumerate(asked):
-                numbers = denoising_recall.group_frames(len(frames[name]), prior.views, settings.groups)
-                pictures = torch.stack([read_frame(frames[name][number], prior.resolution) for group in numbers for number in group])
-                azimuth = [360.0 * number / len(frames[name]) for group in numbers for number in group]
-                cameras = orbit_cameras(
-                    -camera["elevation"],
-                    azimuth,
-                    camera["camera_distance"],
-                    fov_y=camera["fovy"],
-                    width=prior.resolution,
-                    height=prior.resolution,
-                    device=prior.device,
-                )
-                generator.manual_seed(settings.seed)
-                losses = denoising_recall.candidate_losses(prior, pictures, cameras, conditions, levels, settings.draws, generator)
-                answers[name] = denoising_recall.answer_of(losses, index)
+            rows = []
+            for name in candidates:
+                pictures, cameras = _views(prior, frames[name], camera, settings.groups)
+                draws = torch.Generator().manual_seed(settings.seed)
+                rows.append(denoising_recall.candidate_losses(prior, pictures, cameras, conditions, levels, settings.draws, draws))
                 bar.update()
-    means = denoising_recall.summary_of(answers, len(blocks[0][1]))
-    return means | {"levels": levels}, {name: answers[name]._asdict() for name in sentences}
+            answers |= zip(asked, denoising_recall.answers_of(torch.stack(rows), len(asked)), strict=True)
+    means = denoising_recall.summary_of(answers, len(blocks[0][1])) | {"levels": levels}
+    return means, {name: _numbers(answers[name]) for name in sentences}
+
+
+def _views(prior: Prior, frames: Sequence[Path], camera: dict[str, float], groups: int) -> tuple[Tensor, Cameras]:
+    """Pictures [V,3,R,R] of a film's frames that the prior looks at together, `groups` times, and where they were taken from."""
+    numbers = [number for group in denoising_recall.group_frames(len(frames), prior.views, groups) for number in group]
+    size = prior.resolution
+    cameras = orbit_cameras(
+        -camera["elevation"],
+        [360.0 * number / len(frames) for number in numbers],
+        camera["camera_distance"],
+        fov_y=camera["fovy"],
+        width=size,
+        height=size,
+        device=prior.device,
+    )
+    return read_frames([frames[number] for number in numbers], size), cameras
+
+
+def _numbers(answer: denoising_recall.Answer) -> dict[str, Any]:
+    return answer._asdict() | {"place": answer.place._asdict(), "calibrated": answer.calibrated._asdict()}
 
 
 def camera_of(record: dict[str, Any], given: argparse.Namespace) -> dict[str, float]:
@@ -285,22 +302,21 @@ def _count(least: int) -> Any:
 def table(found: dict[str, Any]) -> str:
     """The means as Markdown, with what chance would give, and the prompts that do worst."""
     rows = []
-    for name in ("specified", "corrected"):
+    for name, about in (("specified", "sentence from the folder's name"), ("corrected", "true sentence")):
         if row := found.get("clip", {}).get(name):
-            what = "sentence from the folder's name" if name == "specified" else "true sentence"
-            rows.append(
-                (f"CLIP, {what}", f"{row['similarity']:.4f}", f"{row['recall_at_1']:.4f}", "-", row["candidates"], f"{row['chance']:.4f}")
-            )
+            measured = (f"{row['similarity']:.4f}", f"{row['recall_at_1']:.4f}", "-")
+            rows.append((f"CLIP, {about}", *measured, row["candidates"], f"{row['chance']:.4f}"))
     if row := found.get("prior"):
-        ranks = f"{row['mean_rank']:.2f} (chance {row['chance_rank']:.1f})"
-        rows.append(
-            (f"{row['model']} prior, denoising", "-", f"{row['recall_at_1']:.4f}", ranks, row["candidates"], f"{row['chance']:.4f}")
-        )
+        for name in ("denoising", "calibrated"):
+            rank = f"{row[name]['mean_rank']:.2f} (chance {row['chance_rank']:.1f})"
+            measured = ("-", f"{row[name]['recall_at_1']:.4f}", rank)
+            rows.append((f"{row['model']} prior, {name}", *measured, row["candidates"], f"{row['chance']:.4f}"))
     heading = ("measure", "similarity", "recall@1", "mean rank", "candidates", "recall by chance")
     parts = [f"{found['prompts']} prompts, {found['frames']} pictures; means over prompts.", _markdown(heading, rows)]
     if "prior" in found:
-        worst = sorted(found["each"].items(), key=lambda item: (-item[1]["prior"]["rank"], item[0]))[:WORST]
-        parts += ["Last by rank:", _markdown(("prompt", "rank"), [(_told(row), f"{row['prior']['rank']:g}") for _, row in worst])]
+        ranks = {name: row["prior"]["calibrated"]["rank"] for name, row in found["each"].items()}
+        worst = sorted(ranks, key=lambda name: (-ranks[name], name))[:WORST]
+        parts += ["Last by rank:", _markdown(("prompt", "rank"), [(_told(found["each"][name]), f"{ranks[name]:g}") for name in worst])]
     else:
         kind = "corrected" if "corrected" in found["clip"] else "specified"
         worst = sorted(found["each"].items(), key=lambda item: (item[1]["clip"][kind]["similarity"], item[0]))[:WORST]

@@ -3,13 +3,16 @@
 A conditional diffusion model predicts the noise in a picture best when it is told what the picture shows: "Your Diffusion Model is
 Secretly a Zero-Shot Classifier" (Li et al., 2023). Renders are noised, and of several sentences the one under which the noise is
 predicted with the smallest error is the prior's answer. All sentences see the same noise at the same levels.
+
+A sentence that says little does well on any picture, and would be the answer to most of them. So a calibrated answer is given as well,
+which asks for how much better a sentence does on these renders than on those of the other sentences.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,38 +21,54 @@ from cam_utils import Cameras
 from microdreamer.guidance.base import Branch, Prior
 
 SAME = 1e-6  # relative difference of two losses up to which it is the arithmetic's
-LOWEST_LEVEL, HIGHEST_LEVEL = 0.2, 0.9  # shares of the schedule between which levels lie evenly
+TINY = 1e-30  # below any loss
+LOWEST_LEVEL, HIGHEST_LEVEL = 0.2, 0.8  # shares of the schedule between which levels lie evenly
 
 
-class Answer(NamedTuple):
-    """What the prior says of one sentence's renders among C candidates, by the losses [levels,C] of `candidate_losses`.
+class Place(NamedTuple):
+    """Of the right sentence among candidates: its rank, from 1, and recall, whether it is the first.
 
-    rank: of the right sentence, from 1; recall: whether it is the first. Sentences that the prior reads alike have the same loss and share
-    their places evenly: a rank may be 1.5, a recall 0.5. loss, other_loss: means over levels of the right one's and the others' errors.
+    Sentences that the prior reads alike have the same loss and share their places evenly: a rank may be 1.5, a recall 0.5.
     """
 
     rank: float
     recall: float
+
+
+class Answer(NamedTuple):
+    """What the prior says of one sentence's renders. loss, other_loss: means over levels of the right sentence's and the others' errors."""
+
+    place: Place
+    calibrated: Place
     loss: float
     other_loss: float
 
 
-def answer_of(losses: Tensor, right: int) -> Answer:
-    """Each level's losses are taken relative to their mean over candidates, so that all levels count alike in the ranking."""
-    total = (losses / losses.mean(1, keepdim=True)).mean(0)
-    equal = int(((total - total[right]).abs() <= SAME * total[right]).sum())
-    better = int((total < total[right] * (1 - SAME)).sum())
-    others = torch.cat([losses[:, :right], losses[:, right + 1 :]], dim=1)
-    return Answer(
-        rank=1 + better + (equal - 1) / 2,
-        recall=0.0 if better else 1 / equal,
-        loss=float(losses[:, right].mean()),
-        other_loss=float(others.mean()),
-    )
+def answers_of(losses: Tensor, asked: int) -> list[Answer]:
+    """Of the first `asked` of C sentences, by the losses [C,levels,C] of each one's renders under all of them.
+
+    Logarithms are averaged over levels, so that all levels count alike. What is calibrated is the same less each candidate's mean over
+    all renders.
+    """
+    scores = losses.clamp_min(TINY).log().mean(1)
+    calibrated = scores - scores.mean(0)
+    answers = []
+    for index in range(asked):
+        own = losses[index, :, index].mean()
+        others = (losses[index].mean(0).sum() - own) / max(len(losses) - 1, 1)
+        answers.append(Answer(_place(scores[index], index), _place(calibrated[index], index), float(own), float(others)))
+    return answers
+
+
+def _place(scores: Tensor, right: int) -> Place:
+    """Of number `right` among scores [C], the lowest of which is first."""
+    better = int((scores < scores[right] - SAME).sum())
+    equal = int(((scores - scores[right]).abs() <= SAME).sum())
+    return Place(1 + better + (equal - 1) / 2, 0.0 if better else 1 / equal)
 
 
 def blocks_of(names: Sequence[str], candidates: int, seed: int) -> list[tuple[list[str], list[str]]]:
-    """(who is asked about, the candidates of all of these) of blocks that together ask about each name once.
+    """(who is asked about, these and further candidates) of blocks that together ask about each name once.
 
     Names are shuffled and cut, so that each is compared with `candidates` - 1 others by chance, and conditions are made once for each
     block. The last block is filled up with names from the first.
@@ -127,15 +146,21 @@ def group_frames(frames: int, views: int, groups: int) -> list[list[int]]:
     return [[start + apart * view for view in range(views)] for start in starts]
 
 
-def summary_of(answers: Mapping[str, Answer], candidates: int) -> dict[str, float | int]:
+def summary_of(answers: Mapping[str, Answer], candidates: int) -> dict[str, Any]:
     """Means over sentences, with what chance would give."""
-    count = len(answers)
-    return {
-        "recall_at_1": sum(answer.recall for answer in answers.values()) / count,
-        "mean_rank": sum(answer.rank for answer in answers.values()) / count,
-        "loss": sum(answer.loss for answer in answers.values()) / count,
-        "other_loss": sum(answer.other_loss for answer in answers.values()) / count,
-        "candidates": candidates,
-        "chance": 1 / candidates,
-        "chance_rank": (candidates + 1) / 2,
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(answers)
+
+    found: dict[str, Any] = {
+        name: {
+            "recall_at_1": mean(getattr(answer, field).recall for answer in answers.values()),
+            "mean_rank": mean(getattr(answer, field).rank for answer in answers.values()),
+        }
+        for name, field in (("denoising", "place"), ("calibrated", "calibrated"))
     }
+    found |= {
+        "loss": mean(answer.loss for answer in answers.values()),
+        "other_loss": mean(answer.other_loss for answer in answers.values()),
+    }
+    return found | {"candidates": candidates, "chance": 1 / candidates, "chance_rank": (candidates + 1) / 2}

@@ -6,7 +6,7 @@ from toy_prior import ToyPrior, toy_noise
 
 from cam_utils import orbit_cameras
 from microdreamer.evaluation.denoising_recall import (
-    answer_of,
+    answers_of,
     blocks_of,
     candidate_losses,
     conditions_of,
@@ -52,30 +52,43 @@ def test_losses_are_the_errors_of_the_predicted_noise(batch):
 
 def test_every_level_counts_alike():
     """The second level's losses are a thousand times larger, and the first decides all the same."""
-    answer = answer_of(torch.tensor([[1.0, 2.0, 3.0], [1010.0, 1000.0, 1020.0]], dtype=torch.float64), 0)
-    assert answer.rank == 1 and answer.recall == 1
-    assert answer.loss == pytest.approx(505.5) and answer.other_loss == pytest.approx(506.25)
+    losses = torch.tensor([[[1.0, 2.0, 3.0], [1010.0, 1000.0, 1020.0]]], dtype=torch.float64).repeat(3, 1, 1)
+    (answer,) = answers_of(losses, 1)
+    assert answer.place == (1, 1) and answer.loss == pytest.approx(505.5) and answer.other_loss == pytest.approx(506.25)
+    assert [found.place.rank for found in answers_of(losses, 3)] == [1, 2, 3]
+    assert all(found.calibrated == (2, pytest.approx(1 / 3)) for found in answers_of(losses, 3))  # all renders are alike
+
+
+def test_a_sentence_that_suits_everything_is_not_the_calibrated_answer():
+    """Each sentence is best on its own renders, except the last, which is a tenth of the others' on all and no better on its own."""
+    losses = torch.full((4, 2, 4), 1.0, dtype=torch.float64)
+    for index in range(3):
+        losses[index, :, index] = 0.5
+    losses[:, :, 3] = 0.1
+    answers = answers_of(losses, 4)
+    assert [answer.place.recall for answer in answers] == [0, 0, 0, 1]
+    assert [answer.calibrated.recall for answer in answers] == [1, 1, 1, 1]
 
 
 def test_sentences_that_are_read_alike_share_their_places():
-    losses = torch.tensor([[2.0, 1.0, 1.0, 1.0 + 1e-9, 5.0]], dtype=torch.float64)
-    assert [answer_of(losses, index).rank for index in range(5)] == [4, 2, 2, 2, 5]
-    assert [answer_of(losses, index).recall for index in range(5)] == [
-        0,
-        pytest.approx(1 / 3),
-        pytest.approx(1 / 3),
-        pytest.approx(1 / 3),
-        0,
-    ]
+    losses = torch.tensor([2.0, 1.0, 1.0, 1.0 + 1e-9, 5.0], dtype=torch.float64).expand(5, 1, 5)
+    answers = answers_of(losses, 5)
+    assert [answer.place.rank for answer in answers] == [4, 2, 2, 2, 5]
+    assert [answer.place.recall for answer in answers] == [0, pytest.approx(1 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3), 0]
 
 
 def test_a_prior_that_knows_nothing_is_at_chance():
-    draw = torch.Generator().manual_seed(1)
-    answers = {str(k): answer_of(torch.rand(3, 8, generator=draw, dtype=torch.float64), k % 8) for k in range(2000)}
+    draw, answers = torch.Generator().manual_seed(1), {}
+    for turn in range(250):
+        found = answers_of(torch.rand(8, 3, 8, generator=draw, dtype=torch.float64), 8)
+        answers |= {f"{turn} {index}": answer for index, answer in enumerate(found)}
     found = summary_of(answers, 8)
-    assert found["recall_at_1"] == pytest.approx(found["chance"], abs=0.025) and found["mean_rank"] == pytest.approx(4.5, abs=0.2)
-    alike = summary_of({str(k): answer_of(torch.ones(3, 8, dtype=torch.float64), k) for k in range(8)}, 8)
-    assert alike["recall_at_1"] == found["chance"] == 1 / 8 and alike["mean_rank"] == alike["chance_rank"] == 4.5
+    for name in ("denoising", "calibrated"):
+        assert found[name]["recall_at_1"] == pytest.approx(found["chance"], abs=0.025)
+        assert found[name]["mean_rank"] == pytest.approx(found["chance_rank"], abs=0.2)
+    alike = summary_of(dict(enumerate(answers_of(torch.ones(8, 3, 8, dtype=torch.float64), 8))), 8)
+    assert alike["denoising"] == alike["calibrated"] == {"recall_at_1": 1 / 8, "mean_rank": 4.5}
+    assert alike["chance"] == 1 / 8 and alike["chance_rank"] == 4.5
 
 
 @pytest.mark.parametrize(("count", "candidates"), [(10, 4), (8, 4), (3, 4), (9, 8), (2, 2)])
@@ -99,4 +112,4 @@ def test_groups_stand_evenly_around_the_object():
 
 
 def test_levels_lie_evenly_within_the_schedule():
-    assert levels_of(ToldPrior(), 4) == [200, 433, 666, 899] and levels_of(ToldPrior(), 1) == [549]
+    assert levels_of(ToldPrior(), 4) == [200, 400, 599, 799] and levels_of(ToldPrior(), 1) == [500]

@@ -8,7 +8,15 @@ import torch
 from small_generators import SPECS, sentences, small
 from torch.nn.functional import conv3d
 
-from microdreamer.generators.conv3d import Conv3dGenerator, EqualizedLinear, MappingNetwork, StyledConvolution, ToVoxels, upsample
+from microdreamer.generators.conv3d import (
+    Conv3dGenerator,
+    Conv3dSpec,
+    EqualizedLinear,
+    MappingNetwork,
+    StyledConvolution,
+    ToVoxels,
+    upsample,
+)
 
 SPEC = SPECS["conv3d"]
 
@@ -134,5 +142,5 @@ def test_noise_of_layers_is_heard_where_it_is_drawn():
 
 
 def test_the_largest_librarys_net_doubles_channels_from_32_on():
-    spec = dataclasses.replace(SPEC, channels=(), channel_multiplier=2)
+    spec = dataclasses.replace(SPEC, channels=Conv3dSpec.channels, channel_multiplier=2)
     assert spec.widths == {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128}

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import DEVICES, relative_l2
 
 from cam_utils import orbit_cameras
 from microdreamer.guidance import SENTENCE_ENCODERS, load_prior, load_sentence_encoder
@@ -211,3 +212,19 @@ def test_micro_folder_that_is_none(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"network": {}}))
     with pytest.raises(ValueError, match="not a micro prior's configuration"):
         load_sentence_encoder("micro", str(tmp_path))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", DEVICES[1:])
+@pytest.mark.parametrize("name", ["micro", "mvdream", "stable_diffusion"])
+def test_conditions_on_a_gpu_are_those_of_each_and_wait_for_nothing(tiny_checkpoint, name, device):
+    prior = load_prior(name, None if name == "micro" else str(tiny_checkpoint(name)), device, "float32")
+    alone = prior.join([prior.condition(prompt=sentence) for sentence in SENTENCES])
+    prior.condition_each(SENTENCES)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        together = prior.condition_each(SENTENCES)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(tensors(together), tensors(alone), strict=True):
+        assert relative_l2(one, other) < 1e-3

@@ -19,12 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from microdreamer.core.errors import UserError, user_errors
+from microdreamer.core.errors import Stopped, UserError, user_errors
 from microdreamer.core.files import clean_name
 from microdreamer.core.machine import device_name, peak_memory_mib, versions
 from microdreamer.core.staging import staged
 from microdreamer.fields.field_mesh import CHUNK, mesh_from_field
-from microdreamer.generators.library import load_library
 from microdreamer.generators.text_to_shape import OneShape, Shapes, TextToShape
 from microdreamer.guidance import load_sentence_encoder
 from microdreamer.guidance.sentences import GLOBAL, SentenceEncoder
@@ -32,7 +31,7 @@ from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, writ
 from microdreamer.meshes.baking import bake_function, unwrapped
 from microdreamer.meshes.files import encoded_texture, is_open, write_glb, write_obj, write_ply
 from microdreamer.meshes.mesh import Mesh
-from microdreamer.pipeline.launch.config import LaunchConfig
+from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
 from microdreamer.pipeline.launch.result_folder import (
     PROMPTS,
     RECORD,
@@ -43,7 +42,7 @@ from microdreamer.pipeline.launch.result_folder import (
     read_record,
     write_json,
 )
-from microdreamer.pipeline.launch.run import FRAMES_PER_CALL, SHEET_VIEWS, processes, run_folder, tiles_of, trained
+from microdreamer.pipeline.launch.run import FRAMES_PER_CALL, SHEET_VIEWS, library_of, processes, run_folder, tiles_of, trained
 from microdreamer.pipeline.launch.trainer import ALONE, Shard, film_cameras
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
 
@@ -86,13 +85,19 @@ class Author:
         return self.model.condition(texts.text, texts.pooled)
 
 
+def check_library(config: LaunchConfig) -> None:
+    """Raises UserError where the run learns one object alone."""
+    kind = config.system.geometry.type
+    if kind not in GENERATORS:
+        raise UserError(
+            f"system.geometry.type={kind} holds one object, which --test and --export show; {', '.join(GENERATORS)} take sentences"
+        )
+
+
 def load_author(config: LaunchConfig) -> Author:
     """From `config.resume`, or the run's last checkpoint. Raises UserError where there is none, or it is of a run without a library."""
+    check_library(config)
     model, step, device = trained(config)
-    if not isinstance(model, TextToShape):
-        raise UserError(
-            f"system.geometry.type={config.system.geometry.type}: was trained on one sentence alone; --test and --export show it"
-        )
     chosen = config.system.guidance
     with user_errors():
         return Author(model, load_sentence_encoder(chosen.prior, chosen.prior_path, device, chosen.precision), step, device)
@@ -113,7 +118,7 @@ def generate(
     """Film, sheet of views, textured mesh (GLB, OBJ), coloured mesh (PLY) and record of each sentence; returns their stems in `out`.
 
     Where a sentence's shape has no surface, the rest of it and of the others is written, and UserError says so at the end. Raises
-    UserError for sentences of no words, and Stopped, before anything of a sentence is written, where the caller stops it.
+    UserError for sentences of no words, and Stopped between two assets, with their folder if there is one, where the caller stops it.
     """
     names = {prompt: name for name, prompt in folder_names(_words(sentences)).items()}
     began = time.perf_counter()
@@ -132,10 +137,13 @@ def generate(
             shapes = author.shapes(texts.part(slice(first, first + SENTENCES_PER_PASS)))
         shared = {"text": of_text, "pass": _since(before, watch)["pass"] / len(chosen)}
         for index, prompt in enumerate(chosen):
-            watch.check()
             stem = folder / names[prompt]
-            with user_errors():
-                failure = _write_asset(author.model.shape(shapes, index), prompt, stem, config, author, watch, shared)
+            try:
+                watch.check()
+                with user_errors():
+                    failure = _write_asset(author.model.shape(shapes, index), prompt, stem, config, author, watch, shared)
+            except Stopped:
+                raise Stopped(str(folder) if stems else "") from None
             stems.append(stem)
             if failure:
                 failures.append(f"{prompt!r} has no mesh: {failure}")
@@ -341,7 +349,8 @@ def render_library(
     config: LaunchConfig, split: str = "test", on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None
 ) -> Path:
     """`write_renders` of the sentences `split` of the configuration's library, in the run's folder, by all processes of torchrun."""
-    sentences = getattr(load_library(config.system.prompt_processor.library), split)
+    check_library(config)
+    sentences = getattr(library_of(config), split)
     with processes(config) as (shard, config):
         author = load_author(config)
         folder = run_folder(config) / "save" / f"step_{author.step}_{split}"
@@ -361,7 +370,7 @@ def write_renders(
     """The film of each prompt, as frames and as a video, in `folder` as `result_folder` has it; returns the folder.
 
     Prompts whose frames are all there are left as they are, so that a run which was stopped is gone on with. Several processes share
-    the prompts. Raises UserError where the folder holds renders of something else, and Stopped where the caller stops it.
+    the prompts. Raises UserError where the folder holds renders of something else, and Stopped, with the folder, where the caller stops it.
     """
     names = folder_names(prompts)
     with user_errors():
@@ -371,13 +380,16 @@ def write_renders(
     left = [(name, prompt) for name, prompt in mine if not _is_whole(folder / name, config.data.n_test_views)]
     began = time.perf_counter()
     with user_errors(), watch.phase("test"):
-        for done, (name, prompt) in enumerate(left):
-            watch.check()
-            shape = author.model.shape(author.shapes(author.read([prompt])))
-            film, _ = _film(shape, config, Watch(author.device, None, should_stop), prompt, normals=False)
+        for done, (name, prompt) in enumerate(left, 1):
+            try:
+                watch.check()
+                shape = author.model.shape(author.shapes(author.read([prompt])))
+                film, _ = _film(shape, config, Watch(author.device, None, should_stop), prompt, normals=False)
+            except Stopped:
+                raise Stopped(str(folder)) from None
             _write_frames(folder, name, film)
-            spent, share = time.perf_counter() - began, (done + 1) / len(left)
-            note = f"prompt {len(mine) - len(left) + done + 1}/{len(mine)}"
+            spent, share = time.perf_counter() - began, done / len(left)
+            note = f"prompt {len(mine) - len(left) + done}/{len(mine)}"
             watch.tell(Update("test", spent, False, share, spent / share - spent, note))
     return folder
 

@@ -113,7 +113,8 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
         if library is not None:
             log.info("%s", library)
             folder = user_path(config.exp_root_dir) / "sentences"
-            store = SentenceStore.open(library.sentences, prior, config.system.prompt_processor.negative_prompt, folder)
+            negative, kinds = config.system.prompt_processor.negative_prompt, ("global", *_kinds_read(config))
+            store = SentenceStore.open(library.sentences, prior, negative, folder, kinds=kinds)
             return Trainer(config, prior, None, shard=shard, sentences=SentenceFeed(library, store, config.seed, device))
         takes_picture = "image" in prior.accepts
         if rgba is not None and not takes_picture and not words:
@@ -122,6 +123,11 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
         condition = prior.condition(rgba if takes_picture else None, sentences.prompt, sentences.negative_prompt, -config.elevation)
         picture = None if rgba is None else _picture_view(config, rgba, device)
         return Trainer(config, prior, condition, picture, shard)
+
+
+def _kinds_read(config: LaunchConfig) -> tuple[str, ...]:
+    """The embeddings that a generator reads beside one vector a sentence."""
+    return ("local",) if config.system.geometry.type == "triplane" and config.system.generator.text == "local" else ()
 
 
 def library_of(config: LaunchConfig) -> PromptLibrary:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from microdreamer.guidance.sentences import SentenceEncoder
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.topology import edges_of
 from microdreamer.pipeline.launch import generate as generation
+from microdreamer.pipeline.launch.commands import launch
 from microdreamer.pipeline.launch.config import load_launch_config
 from microdreamer.pipeline.launch.generate import Author, between, generate, interpolate, mesh_of, render_library, write_renders
 from microdreamer.pipeline.launch.result_folder import PROMPTS, RECORD, folder_names
@@ -31,6 +33,12 @@ SETTINGS = VolsdfSettings(proposals=24, samples=12)
 WORDS = (
     *("data.eval_size=16", "data.n_test_views=4", "data.eval_camera_distance=5", "data.eval_fovy=49.1"),
     *("export.resolution=32", "export.texture_size=64", "export.faces=600"),
+)
+
+
+OF_LIBRARY = (
+    *("prior=micro", "tag=run", "system.geometry.type=hyper_ingp", "system.prompt_processor.library=micro_8"),
+    *("data.resolution_milestones=[]", "data.size=64", "data.batch_size=4"),
 )
 
 
@@ -299,8 +307,7 @@ def trained_hyper_ingp(monkeypatch):
 def test_a_library_is_rendered_as_the_micro_prior_reads_it(trained_hyper_ingp, tmp_path):
     library = tmp_path / "two.json"
     library.write_text(json.dumps({"train": ["a cup"], "val": ["a red car"], "test": ["a tree", "a red car"]}))
-    config = config_of("prior=micro", "tag=run", f"exp_root_dir={tmp_path}")
-    config.system.prompt_processor.library = str(library)
+    config = config_of(*OF_LIBRARY, f"system.prompt_processor.library={library}", f"exp_root_dir={tmp_path}")
     folder = render_library(config)
     assert folder == tmp_path / config.name / "run" / "save" / "step_5_test"
     assert json.loads((folder / PROMPTS).read_text()) == {"a_tree": "a tree", "a_red_car": "a red car"}
@@ -315,11 +322,90 @@ def test_a_library_is_rendered_as_the_micro_prior_reads_it(trained_hyper_ingp, t
 def test_a_sentence_that_the_prior_does_not_know_is_one_line(trained_hyper_ingp, tmp_path):
     sentences = ["a tree", "a cup", "a car", "a house", "a hat", "xyzzy"]  # more than one pass takes
     with pytest.raises(UserError, match="'xyzzy': the micro prior knows none of these words"):
-        generate(config_of("prior=micro", "tag=run"), sentences, tmp_path / "out")
+        generate(config_of(*OF_LIBRARY), sentences, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_on_one_sentence_generates_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(generation, "trained", lambda config: (torch.nn.Linear(1, 1), 5, torch.device("cpu")))
-    with pytest.raises(UserError, match="was trained on one sentence alone; --test and --export show it"):
-        generate(config_of("prior=micro", "tag=run"), ["a tree"], tmp_path)
+def test_a_run_on_one_sentence_generates_nothing(tmp_path):
+    for call in (lambda config: generate(config, ["a tree"], tmp_path), render_library):
+        with pytest.raises(UserError, match=r"system\.geometry\.type=field holds one object"):
+            call(config_of("prior=micro", "tag=run"))
+    assert not list(tmp_path.iterdir())
+
+
+# ---- The command ----
+
+COMMAND = (*OF_LIBRARY, "device=cpu", *WORDS)
+
+
+def test_the_command_writes_where_it_is_told(trained_hyper_ingp, tmp_path, capsys):
+    out = tmp_path / "my assets"
+    words = ["--generate", "a tree", "--generate", "a red car", "--interpolate", "a tree", "a red car", "--out", str(out)]
+    assert launch([*words, f"exp_root_dir={tmp_path / 'runs'}", *COMMAND]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"a_tree.glb", "a_red_car.glb", "a_tree_to_a_red_car.mp4"} <= names
+    shown = capsys.readouterr().err
+    assert f"wrote {out}\n" in shown and f"wrote {out / 'a_tree_to_a_red_car'}.*" in shown and "pass: " in shown
+    assert not (tmp_path / "runs").exists()
+    assert launch(["--generate", "a tree", "--quiet", f"exp_root_dir={tmp_path / 'runs'}", "export.mesh_format=glb", *COMMAND]) == 0
+    (record,) = (tmp_path / "runs").rglob("a_tree.json")
+    assert record.parent.name == "step_5_generated" and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--generate"], "--generate: expected one argument"),
+        (["--generate", "seed=3"], "'seed=3' stands where a sentence was expected; --interpolate takes two, --generate one"),
+        (["--generate", " "], "expected a sentence of at least one word"),
+        (["--interpolate", "a tree", "seed=3"], "'seed=3' stands where a sentence was expected; --interpolate takes two, --generate one"),
+        (["--interpolate", "a tree", ""], "expected a sentence of at least one word"),
+        (["--test", "--out", "x"], "--out FOLDER goes with --generate or --interpolate"),
+        (["--generate", "a tree", "--out", "FILE/x"], "cannot be written to"),
+        (["--generate", "a tree"], "no checkpoint there; make one with --train"),
+        (["--test"], "no checkpoint there; make one with --train"),
+        (["--export"], '--export: hyper_ingp has a shape for every sentence; pass --generate "a sentence"'),
+        (["--generate", "a tree", "system.geometry.type=field", "system.prompt_processor.library=null"], "=field holds one object"),
+        ([], "nothing to do: pass --train, --test or --export, or --generate or --interpolate"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(words, message, tmp_path, capsys):
+    (tmp_path / "FILE").touch()
+    words = [str(tmp_path / word) if word.startswith("FILE") else word for word in words]
+    assert launch([f"exp_root_dir={tmp_path}", *COMMAND, *words]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and message in shown
+    assert [path.name for path in tmp_path.rglob("*")] == ["FILE"]
+
+
+def test_a_command_that_is_stopped_says_so(trained_hyper_ingp, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("microdreamer.core.command.Interrupt.__call__", lambda self: any((tmp_path / "out").glob("a_tree.glb")))
+    words = ["--generate", "a tree", "--out", str(tmp_path / "out")]
+    assert launch([*words, "--generate", "a cup", *COMMAND]) == 130
+    assert f"stopped; {tmp_path / 'out'} has what is whole\n" in capsys.readouterr().err and not list((tmp_path / "out").glob("a_cup*"))
+    assert launch([*words, *COMMAND]) == 130
+    assert "stopped; nothing was written\n" in capsys.readouterr().err
+    monkeypatch.setattr("microdreamer.core.command.Interrupt.__call__", lambda self: True)
+    assert launch(["--test", f"exp_root_dir={tmp_path / 'runs'}", *COMMAND]) == 130
+    assert "step_5_test has what is whole\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "kind", ["triplane_transformer", pytest.param("hyper_iNGP", marks=pytest.mark.slow), pytest.param("3dconv_net", marks=pytest.mark.slow)]
+)
+def test_from_a_library_to_assets_by_the_micro_prior(kind, tmp_path, capsys):
+    """The words of a user, with the configuration that ships and everything small."""
+    small_words = ["data.batch_size=4", "data.size=8", "trainer.max_steps=1", "system.prompt_processor.library=micro_8", "device=cpu"]
+    small_words += ["system.renderer.num_proposals=12", "system.renderer.num_fine_samples=6", "system.geometry.log2_hashmap_size=8"]
+    small_words += ["system.generator.channels=[8,8,6]", "system.generator.layers=1", "system.generator.token_side=4"]
+    small_words += ["system.generator.width=24", "system.generator.attention_heads=3", "system.generator.plane_channels=8"]
+    small_words += [f"exp_root_dir={tmp_path / 'runs'}", *(word for word in WORDS if "distance" not in word and "fovy" not in word)]
+    config = ["--config", str(Path(__file__).resolve().parents[3] / "configs" / "multi-prompt" / f"{kind}_micro.yaml")]
+    assert launch([*config, "--train", "--test", "--generate", "a red car", "--out", str(tmp_path / "out"), *small_words]) == 0
+    folder = tmp_path / "runs" / f"{kind}_micro" / "micro_8" / "save" / "step_1_test"
+    assert f"wrote {folder}\n" in capsys.readouterr().err
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"a_blue_car", "a_green_mushroom", "a_yellow_armchair", "a_red_cup"}
+    assert json.loads((tmp_path / "out" / "a_red_car.json").read_text())["mesh"]["watertight"]
+    resume = f"resume={folder.parents[1] / 'ckpt' / 'step_1.ckpt'}"
+    assert launch(["--interpolate", "a red car", "a blue cup", "--out", str(tmp_path / "out"), resume, "--quiet"]) == 0
+    assert (tmp_path / "out" / "a_red_car_to_a_blue_cup.json").is_file()

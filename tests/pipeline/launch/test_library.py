@@ -68,18 +68,23 @@ def test_rays_that_miss_the_box_have_no_say_in_its_distances(tmp_path, monkeypat
 @KINDS
 @pytest.mark.gpu
 def test_a_captured_step_learns_what_a_plain_one_does(tmp_path, monkeypatch, kind):
-    words = ("device=cuda", "trainer.precision=32", "system.optimizer.type=adam", "system.optimizer.eps=1e-4", *ALL_PARTS)
+    """Up to the order of sums on a GPU, which Adam makes larger where gradients are small."""
+    words = ("device=cuda", "trainer.precision=32", "system.optimizer.type=adam", "system.optimizer.eps=1e-3", *ALL_PARTS)
     found = []
     for captured in (True, False):
         trainer = trainer_of(config_with(tmp_path, kind, *words), monkeypatch)
         trainer._graphs.enabled &= captured
+        start = parameters(trainer)
         for step in range(6):
             trainer.step(step)
         assert bool(trainer._graphs._captured) is captured
-        found.append(parameters(trainer))
+        found.append({name: tensor - start[name] for name, tensor in parameters(trainer).items()})
         trainer.close()
-    for name, tensor in found[1].items():
-        torch.testing.assert_close(found[0][name], tensor, rtol=2e-2, atol=2e-3, msg=name)
+    apart, moved = (
+        torch.stack([change.norm() for change in changes]).norm()
+        for changes in ([found[0][name] - change for name, change in found[1].items()], found[1].values())
+    )
+    assert float(moved) > 0 and float(apart) < 0.05 * float(moved)
 
 
 def test_sentences_take_turns(tmp_path, monkeypatch):
