@@ -23,6 +23,7 @@ from microdreamer.pipeline.reconstruction import prior_for, reconstruct, with_in
 from microdreamer.pipeline.results import STAGE_1, check_switches, result_stem
 
 log = logging.getLogger(__name__)
+WRITING = 100  # times what it took to write the report, that pass before it is written again
 FAULT = "a fault of the program, please report it"
 
 
@@ -54,9 +55,9 @@ def run(
     pairs = list(zip(items, report.rows, strict=True))
     with user_errors():
         for item, row in pairs if config.resume else []:
-            if not should_stop() and _find(item, row, config) and on_row:
+            if not should_stop() and find(item, row, config) and on_row:
                 on_row(report, row)
-        writer = _Writer(report)
+        writer = Writer(report)
         waiting = [pair for pair in pairs if pair[1].status == WAITING]
         if waiting and not should_stop():
             device = choose_device(config.device) if prior is None else prior.device
@@ -65,7 +66,7 @@ def run(
             for item, row in waiting:
                 try:
                     with overheard(row.notes.append):
-                        _make(item, row, config, prior, lambda update, row=row: on_step and on_step(report, row, update), should_stop)
+                        make_one(item, row, config, prior, lambda update, row=row: on_step and on_step(report, row, update), should_stop)
                 except Abandoned:
                     break
                 writer.write_soon()
@@ -75,8 +76,8 @@ def run(
     return report
 
 
-class _Writer:
-    """Writes the report now, and again when asked, except where that would take more than a tenth of the time."""
+class Writer:
+    """Writes the report now, and again when asked, except where that would take more than a hundredth of the time."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -89,7 +90,7 @@ class _Writer:
         self._took = self._ended - start
 
     def write_soon(self) -> None:
-        if time.monotonic() - self._ended >= 9 * self._took:
+        if time.monotonic() - self._ended >= WRITING * self._took:
             self._write()
 
 
@@ -98,7 +99,7 @@ def _own(item: Item, config: Config) -> Config:
     return with_inputs(dataclasses.replace(config, input=str(item.picture), save_path=item.name), None, None)
 
 
-def _find(item: Item, row: Row, config: Config) -> bool:
+def find(item: Item, row: Row, config: Config) -> bool:
     """Fill the row from the result of an earlier run, if there is one that a new one would repeat."""
     try:
         own = _own(item, config)
@@ -113,7 +114,7 @@ def _find(item: Item, row: Row, config: Config) -> bool:
     return True
 
 
-def _make(
+def make_one(
     item: Item, row: Row, config: Config, prior: Prior, on_progress: Callable[[Update], Any], should_stop: Callable[[], bool]
 ) -> None:
     """Make the result and fill the row, or say in it why that is not possible. Raises Abandoned."""
