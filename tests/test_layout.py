@@ -30,7 +30,8 @@ FLOORS = (
     ("fields", "metrics"),
     ("distillation", "generators"),
     ("pipeline", "training", "voxel_diffusion"),
-    ("evaluation",),
+    ("batch", "web", "evaluation"),
+    ("pipeline.cli",),  # the door to all commands
 )
 FACES = {"gs_renderer", "mesh_renderer", "nerf_renderer"}  # of the library to the outside; nothing within it uses them
 PROGRAMS = {path.stem for path in ROOT.glob("*.py")} - FACES - {"cam_utils", "setup"}

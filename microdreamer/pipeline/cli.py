@@ -1,4 +1,4 @@
-"""`microdreamer make|refine|launch|cutout ...`: the scripts' commands for an installed package."""
+"""`microdreamer make|refine|mesh|launch|cutout|page ...`: the scripts' commands for an installed package."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ USAGE = """microdreamer COMMAND ...
 
   make     a picture and/or a sentence -> Gaussians and a textured mesh    (main.py)
   refine   a mesh, or a file of Gaussians -> a refined, textured mesh      (main2.py)
+  mesh     a file of Gaussians -> textured meshes, levels of detail, STL
   launch   a sentence (or a picture) -> a neural field, film and mesh      (launch.py)
   cutout   photos -> centred cut-outs                                      (process.py)
+  page     the page in the browser, and the HTTP API                       (app.py)
 
 microdreamer COMMAND --help tells a command's words."""
 
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if name == "make":
-        from microdreamer.pipeline.commands import make
+        from microdreamer.batch.commands import make
 
         return make(rest, "microdreamer make")
     if name == "refine":
@@ -38,8 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from microdreamer.pipeline.cutouts import main as cutout
 
         return cutout(rest, "microdreamer cutout")
+    if name == "mesh":
+        from microdreamer.pipeline.meshing import main as mesh
+
+        return mesh(rest, "microdreamer mesh")
+    if name == "page":
+        from microdreamer.web.server import main as serve
+
+        return serve(rest, "microdreamer page")
     said = f"unknown command {name!r}" if name else "no command"
-    print(f"microdreamer: {said}; expected make, refine, launch or cutout", file=sys.stderr)
+    print(f"microdreamer: {said}; expected make, refine, mesh, launch, cutout or page", file=sys.stderr)
     return 2
 
 

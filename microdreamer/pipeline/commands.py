@@ -24,6 +24,7 @@ MAKE = """A picture and/or a sentence -> 3D Gaussians -> a coarse textured mesh,
 
 python main.py --config configs/micro.yaml input=photo_rgba.png save_path=name
 python main.py --config configs/micro.yaml prompt="a red apple"
+python main.py --config configs/micro.yaml input=folder/ outdir=results resume=true     a batch: see docs/batch.md
 """
 REFINE = """Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior.
 
@@ -41,9 +42,9 @@ SMALLER = (
 )
 
 
-def make(words: Sequence[str], program: str = "main.py") -> int:
-    """Stage 1 from words to files; returns the exit code."""
-    return exit_code(program, lambda: profiled(run_make, *parse_command_line(words, MAKE, program)), SMALLER)
+def make(words: Sequence[str], program: str = "main.py", run: Callable[[Config, bool], int] | None = None) -> int:
+    """Stage 1 from words to files, by `run` (default: `run_make`); returns the exit code."""
+    return exit_code(program, lambda: profiled(run or run_make, *parse_command_line(words, MAKE, program)), SMALLER)
 
 
 def refine(words: Sequence[str], program: str = "main2.py") -> int:

@@ -41,7 +41,9 @@ class Profiling:
 class Config:
     """Every key of both stages. Lengths are in the object's units (it fills about the unit sphere), angles in degrees."""
 
-    input: str | None = text("picture of the object; without alpha its background is cut out")
+    input: str | None = text(
+        "picture of the object; without alpha its background is cut out; main.py: a folder, list (.txt) or pattern is a batch"
+    )
     prompt: str | None = text("what the object is; foo_rgba.png takes foo_caption.txt where there is one")
     prompt_suffix: str | None = text("added to the prompt for the prior: what the sentences of its training data ended with")
     negative_prompt: str | None = text("what it is not")
@@ -49,6 +51,7 @@ class Config:
     recenter: bool = flag(True, "centre and scale an object that is not framed in its picture")
     outdir: str = text("folder of the results", "logs")
     save_path: str | None = text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
+    resume: bool = flag(False, "main.py: skip pictures of a batch whose results are whole and made with these keys")
     load: str | None = text("Gaussians (.ply, .splat, .spz, .glb) to start from instead of a ball; main2.py: to make the mesh of")
     up: str = choice(UPS[0], UPS, "main2.py: axis of these Gaussians that is up; auto: what the file says, else their floor, else y")
     clean: bool = flag(True, "main2.py: drop faint, huge and floating ones of these Gaussians")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from microdreamer.core.files import user_path
+from microdreamer.images.cutout import AUTO, Matting
 from microdreamer.images.preparation import prepared
 from microdreamer.images.reading import read_image, to_8_bit
 
@@ -65,18 +66,30 @@ def load_picture(path: str | Path, recenter: bool = True, say: Say | None = None
     return object_in(read_image(path, notes.append), str(path), recenter, say, notes)
 
 
-def object_in(picture: Image.Image, name: str, recenter: bool = True, say: Say | None = None, notes: Sequence[str] = ()) -> Tensor:
-    """As `load_picture`, of an RGB or RGBA picture called `name`; `notes` were made of it already."""
+def object_in(
+    picture: Image.Image,
+    name: str,
+    recenter: bool = True,
+    say: Say | None = None,
+    notes: Sequence[str] = (),
+    model: str | Matting = AUTO,
+) -> Tensor:
+    """As `load_picture`, of an RGB or RGBA picture called `name`, cut out by `model`; `notes` were made of it already."""
     if min(picture.size) < MIN_SIDE:
         raise ValueError(
             f"{name}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
         )
     try:
-        picture, done = prepared(picture, recenter=recenter)
+        picture, done = prepared(picture, model, recenter)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if say and (said := [*notes, *([done] if done else [])]):
         say(f"{name}: {'; '.join(said)}")
+    return squared(picture)
+
+
+def squared(picture: Image.Image) -> Tensor:
+    """An RGBA picture as a tensor [4,S,S] in [0,1], in the middle of a transparent square of at most `MAX_SIDE` pixels."""
     side = max(picture.size)
     square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))

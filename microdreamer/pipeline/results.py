@@ -16,7 +16,7 @@ from torch import Tensor
 from cam_utils import Cameras, fitting_distance, turntable
 from microdreamer.core import profiler
 from microdreamer.core.errors import UserError, user_errors
-from microdreamer.core.files import MAX_NAME, clean_name, try_writing, user_path
+from microdreamer.core.files import MAX_NAME, clean_name, sha256_of, try_writing, user_path
 from microdreamer.core.machine import device_name, peak_memory_mib, versions
 from microdreamer.core.staging import check_places, staged
 from microdreamer.gaussians.model import GaussianModel
@@ -84,8 +84,9 @@ class Result:
                     write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)
             with watch.phase("video"):
                 write_pictures(config, aside, self.shown, self.points)
+            files = {path.name: sha256_of(path) for path in sorted(aside.parent.iterdir())}
             seconds = self.record["seconds"] | {phase: round(spent, 3) for phase, spent in watch.seconds.items()}
-            record = self.record | {"seconds": seconds, "config": dataclasses.asdict(self.config)}
+            record = self.record | {"seconds": seconds, "config": dataclasses.asdict(self.config), "files": files}
             text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
             # A name of bytes that are no text stands as an escape, which JSON reads back.
             Path(f"{aside}.json").write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,5 +1,6 @@
 """Names of files: clean ones from any text, paths as users type them."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microdreamer.core.files import MAX_NAME, clean_name, readable, user_path
+from microdreamer.core.files import MAX_NAME, clean_name, readable, sha256_of, user_path
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,9 @@ def test_home_is_expanded_where_it_was_meant(tmp_path, monkeypatch):
     (tmp_path / "~").mkdir()
     (tmp_path / "~" / "a.png").touch()
     assert user_path("~/a.png") == Path("~/a.png")
+
+
+def test_a_files_sha256_is_that_of_its_bytes(tmp_path):
+    for data in (b"", b"abc", bytes(3 << 20)):
+        (tmp_path / "file").write_bytes(data)
+        assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
