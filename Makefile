@@ -2,6 +2,7 @@
 # make test    the same set-up, then the tests
 # make wheel   the same set-up, then a wheel that installs without a compiler, into dist/   (WHEELS=path takes another folder)
 # make docs    the same set-up, then API pages into site/
+# make generator  the same set-up, then trains a network of eight sentences and makes an asset   (SENTENCE=words)
 # make voxels  the same set-up, then the voxel diffusion study on a small scale
 #
 # Variables: PYTHON (3.10 or newer), TORCH (what pip is told to install; empty: whatever the environment has), INPUT, NAME, CONFIG.
@@ -19,7 +20,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csr
 ROOMS := $(patsubst microdreamer/%/__init__.py,microdreamer.%,$(wildcard microdreamer/*/__init__.py))
 PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
-.PHONY: demo test wheel docs voxels setup clean
+.PHONY: demo test wheel docs generator voxels setup clean
 
 demo: $(READY)
 	@$(VENV)/bin/python main.py --config "$(CONFIG)" input="$(INPUT)" save_path="$(NAME)"
@@ -34,6 +35,10 @@ wheel: $(READY)
 docs: $(READY)
 	@$(VENV)/bin/python -m pdoc -o site microdreamer $(ROOMS) cam_utils gs_renderer mesh_renderer nerf_renderer \
 		'!microdreamer.kernels._C' '!microdreamer.kernels._C_avx2' 2> /dev/null
+
+SENTENCE ?= a red car
+generator: $(READY)
+	@$(VENV)/bin/python launch.py --config configs/multi-prompt/hyper_iNGP_micro_8.yaml --train --generate "$(SENTENCE)"
 
 voxels: $(READY)
 	@$(VENV)/bin/python -m microdreamer.voxel_diffusion.demo

@@ -72,7 +72,7 @@ def test_keys_of_commands_are_keys(page):
 def test_configurations_that_are_named_ship(page):
     named = set(re.findall(r"--config[ =]([\w./\\-]+)", page.read_text(encoding="utf-8")))
     names = {name.replace("\\", "/").removeprefix("configs/").removesuffix(".yaml") for name in named if not MADE_UP.search(name)}
-    assert names - {"..."} <= {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert names - {"..."} <= {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
 
 
 def test_every_benchmark_is_listed_and_there():

@@ -26,6 +26,8 @@ from microdreamer.guidance.directions import THRESHOLDS, Thresholds
 
 
 class Objective(Protocol):
+    condition: object  # of the prior; may change between calls
+
     def __call__(self, images: Tensor, cameras: Cameras, step: int, epoch: int = 0) -> Loss:
         """The loss of renders [V,3,S,S] in [0,1] from `cameras` at an optimiser step; differentiable in the renders."""
 

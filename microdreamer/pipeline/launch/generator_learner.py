@@ -85,8 +85,8 @@ class GeneratorLearner:
         return (*self._sentences, *drawn[:4], *drawn.geometry)
 
     def render(self, cameras: Cameras, background: Tensor | float | None, draws: Sequence[Tensor]) -> ShapeRendering:
-        text, pooled, *drawn = draws
-        chance = Draws(*drawn[:4], tuple(drawn[4:]))
+        text, pooled, jitter, fine_jitter, replaced, color, *of_geometry = draws
+        chance = Draws(jitter, fine_jitter, replaced, color, tuple(of_geometry))
         with torch.autocast(text.device.type, torch.bfloat16, enabled=self.half_precision):
             shapes = self.model.condition(text, pooled, chance.geometry)
         return self.model.render(cameras, in_float32(shapes), background, chance)

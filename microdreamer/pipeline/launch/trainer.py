@@ -30,6 +30,7 @@ from microdreamer.guidance.base import Prior
 from microdreamer.guidance.directions import Thresholds
 from microdreamer.images.reference import Reference
 from microdreamer.pipeline.launch.config import LaunchConfig
+from microdreamer.pipeline.launch.generator_learner import GeneratorLearner
 from microdreamer.pipeline.launch.learners import make_learner
 from microdreamer.pipeline.launch.learning import Learner, weights_at
 from microdreamer.pipeline.launch.sentence_feed import SentenceFeed
@@ -213,7 +214,7 @@ class Trainer:
             return []
         groups = views // self.ranges.n_view
         rows = self.sentences.of_pass(pass_, groups * self.shard.world)[self.shard.rank :: self.shard.world]
-        assert self.objective is not None  # generators have no rounds
+        assert self.objective is not None and isinstance(self.learner, GeneratorLearner)  # they alone learn libraries, and have no rounds
         self.objective.condition = self.sentences.condition(rows)
         self.learner.tell(*self.sentences.embeddings(rows, self.learner.model.geometry.text, self.device))
         return rows
