@@ -284,6 +284,8 @@ def restore(trainer: Trainer, path: Path) -> int:
     before, now = state["config"]["system"]["guidance"]["objective"], trainer.config.system.guidance.objective
     if (before == "sir") != (now == "sir"):
         raise UserError(f"{path}: was trained with system.guidance.objective={before}, now {now}; sir counts rounds, the others steps")
+    if not state["learner"].get("optimizer"):
+        raise UserError(f"{path}: holds a model to use, without the optimiser's state that training goes on from; start without resume=")
     _fill(trainer.learner.load, trainer.config, state, path)
     return int(state["step"])
 
