@@ -1,4 +1,4 @@
-"""Give main.py, main2.py and process.py bad input and print what they say, as the Markdown page docs/bad_input.md.
+"""Give main.py, main2.py, process.py and launch.py bad input and print what they say, as the Markdown page docs/bad_input.md.
 
 python scripts/check_bad_input.py > docs/bad_input.md
 
@@ -32,6 +32,9 @@ sys.path.insert(0, str(REPOSITORY))
 WEIGHTS = REPOSITORY / "weights" / "micro_prior"
 PICTURE = REPOSITORY / "test_data" / "robot_rgba.png"
 CONFIG = REPOSITORY / "configs" / "micro.yaml"
+FIELD = REPOSITORY / "configs" / "x0sds_micro.yaml"
+LIBRARY = REPOSITORY / "configs" / "multi-prompt" / "hyper_iNGP_micro_8.yaml"
+NETWORK = REPOSITORY / "weights" / "hyper_ingp_micro" / "step_832.ckpt"  # that learnt a library
 NOTICE = "cut-out: "  # process.py says which method it uses; that is no error
 SECONDS = 300  # after which a case hangs; a busy machine takes 30 for the slowest
 # A run that soon gets to writing files.
@@ -40,9 +43,9 @@ SHORT_2 = ("iters_refine=1", "refine_steps=1", "refine_size=16", "texture_size=6
 
 PAGE = """# Bad input
 
-What `main.py`, `main2.py` and `process.py` say to input that they cannot use. Each row was run, in a process of its own, by the
-command that printed this page, `python scripts/check_bad_input.py`; it fails unless every case ends with exit code 2 and one line, and
-leaves no file behind. `main.py` and `main2.py` ran with `--quiet`: else they tell their configuration and the seconds of phases first.
+What `main.py`, `main2.py`, `process.py` and `launch.py` say to input that they cannot use. Each row was run, in a process of its own, by
+the command that printed this page, `python scripts/check_bad_input.py`; it fails unless every case ends with exit code 2 and one line, and
+leaves no file behind. All but `process.py` ran with `--quiet`: else they tell their configuration and the seconds of phases first.
 `FILES` stands for a folder with what the case names, `REPO` for this repository. Memory that runs out, of the GPU too, is such a line as
 well (`main2.py: the memory is not enough (...); lower texture_size, ...`), which tests make happen.
 """
@@ -73,6 +76,13 @@ class Outcome:
 
 def make_files(folder: Path) -> None:
     """The bad pictures, configurations, weights and Gaussians that the cases name."""
+    network = NETWORK.read_bytes()
+    (folder / "cut.ckpt").write_bytes(network[: len(network) // 2])
+    shutil.copy(WEIGHTS / "model-00003-of-00003.safetensors", folder / "foreign.ckpt")
+    for name in ("text.ckpt", "text.json"):
+        (folder / name).write_text("this is text\n")
+    (folder / "half.json").write_text(json.dumps({"train": ["a red car"], "test": ["a red car"]}))
+    (folder / "unknown.json").write_text(json.dumps({split: ["zzyzx"] for split in ("train", "val", "test")}))
     whole = PICTURE.read_bytes()
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
     middle = len(whole) // 2
@@ -362,6 +372,51 @@ def process_cases(files: Path, full: Path | None) -> list[Case]:
     return cases
 
 
+def launch_cases(files: Path, full: Path | None) -> list[Case]:
+    """Bad input of launch.py."""
+
+    def train(title: str, *words: str, config: Path = FIELD) -> Case:
+        return Case(title, "launch.py", ("--config", str(config), "--train", "--quiet", *words))
+
+    def use(title: str, *words: str) -> Case:
+        return Case(title, "launch.py", ("--quiet", *words))
+
+    prompt, network = "prompt=a red car", f"resume={NETWORK}"
+    cases = [
+        Case("nothing to do", "launch.py", ()),
+        train("neither a sentence nor a picture"),
+        train("a sentence of unknown words", "prompt=zzyzx"),
+        train("an unknown key", prompt, "system.geometry.lerels=4"),
+        train("a value of the wrong type", prompt, "trainer.max_steps=many"),
+        train("stages that do not fit", prompt, "data.size=[64,128]"),
+        train("views that the prior does not take", prompt, "data.n_view=1", "data.batch_size=3"),
+        train("a window of noise upside down", prompt, "system.guidance.min_step_percent=0.9", "system.guidance.max_step_percent=0.1"),
+        train("a corrupt picture", f"input={files}/corrupt.png"),
+        train("a name that leaves its folder", prompt, "tag=../elsewhere"),
+        train("published weights that are not there", prompt, "prior=mvdream", "system.guidance.prior_path=nowhere"),
+        train("a checkpoint that is not there", prompt, "resume=nowhere.ckpt"),
+        train("a checkpoint that is cut", prompt, f"resume={files}/cut.ckpt"),
+        train("weights of another program", prompt, f"resume={files}/foreign.ckpt"),
+        train("text named .ckpt", prompt, f"resume={files}/text.ckpt"),
+        train("a checkpoint of another make", prompt, network),
+        train("a checkpoint without what training needs", network, config=LIBRARY),
+        train("no such library", "system.prompt_processor.library=nowhere.json", config=LIBRARY),
+        train("a library that is no JSON", f"system.prompt_processor.library={files}/text.json", config=LIBRARY),
+        train("a library without a list", f"system.prompt_processor.library={files}/half.json", config=LIBRARY),
+        train("a library of unknown words", f"system.prompt_processor.library={files}/unknown.json", config=LIBRARY),
+        train("rounds for a library", "system.guidance.objective=sir", config=LIBRARY),
+        use("a sentence of unknown words, generated", "--generate", "zzyzx", network),
+        use("an empty sentence", "--generate", " ", network),
+        use("one sentence to go between", "--interpolate", "a red car", network),
+        use("a mesh of all sentences", "--export", network),
+        use("a film of no run", "--test", "--config", str(FIELD), prompt),
+    ]
+    if full:
+        cases.append(use("a full disk", "--generate", "a red car", "--out", str(full), network, "data.n_test_views=1", "data.eval_size=16"))
+        cases[-1] = dataclasses.replace(cases[-1], folder=full)
+    return cases
+
+
 def call(case: Case, folder: Path, output: Path) -> None:
     """What `python PROGRAM ARGUMENTS` does, in this process: its own folder, environment, output file and exit code."""
     with open(output, "wb") as file:
@@ -401,7 +456,7 @@ def table(outcomes: list[Outcome], replacements: dict[str, str]) -> str:
     rows = ["| case | given | message | exit code | files left |", "| --- | --- | --- | --- | --- |"]
     for outcome in outcomes:
         settings = [f"{name}={value}" for name, value in outcome.case.environment.items()]
-        words = [word for word in outcome.case.arguments if word not in ("--config", str(CONFIG), *SHORT, *SHORT_2, "--quiet")]
+        words = [word for word in outcome.case.arguments if word not in ("--config", str(CONFIG), str(FIELD), *SHORT, *SHORT_2, "--quiet")]
         given = cell(" ".join([*settings, *words])) if settings or words else ""
         message = " ".join(cell(line) for line in outcome.lines[-3:]) or "nothing"
         rows.append(f"| {outcome.case.title} | {given} | {message} | {outcome.code} | {', '.join(outcome.left) or 'none'} |")
@@ -422,6 +477,7 @@ def main() -> int:
         files.mkdir()
         make_files(files)
         groups = {"main.py": main_cases(files, full), "main2.py": main2_cases(files, full), "process.py": process_cases(files, full)}
+        groups["launch.py"] = launch_cases(files, full)
         outcomes = {id(case): attempt(case, root, processes) for cases in groups.values() for case in cases}
 
     print(PAGE)

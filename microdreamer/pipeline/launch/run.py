@@ -164,10 +164,10 @@ def train(
         device = choose_device(config.device) if prior is None else prior.device
         watch = Watch(device, on_progress if shard.rank == 0 else None, should_stop)
         with watch.phase("load"):
+            before = checkpoint.find(user_path(config.resume)) if config.resume else None
+            state = None if before is None else trainable(before)  # read before anything is written
             trainer = make_trainer(config, prior, shard)
-            start = 0
-            if config.resume:
-                start = restore(trainer, checkpoint.find(user_path(config.resume)))
+            start = 0 if before is None else restore(trainer, before, state)
             checkpoint.check_place(folder, start)
         if trainer.objective is None and shard.world > 1:
             raise UserError("system.guidance.objective=sir runs in one process; start it without torchrun")
@@ -278,14 +278,20 @@ SHAPES = ("system.geometry", "system.generator", "system.background.type", "syst
 FREE = ("normal_type", "num_pts", "densify_grad_threshold")
 
 
-def restore(trainer: Trainer, path: Path) -> int:
-    """Put a checkpoint's state into a run; returns its steps. Raises UserError for one of a run of another make."""
-    state = checkpoint.load(path, trainer.device)
+def trainable(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint that training can go on from. Raises UserError for one that is only there to be used."""
+    state = checkpoint.load(path)
+    if not state["learner"].get("optimizer"):
+        raise UserError(f"{path}: holds a model to use, without the optimiser's state that training goes on from; start without resume=")
+    return state
+
+
+def restore(trainer: Trainer, path: Path, state: dict[str, Any] | None = None) -> int:
+    """Put a checkpoint's state (`trainable`) into a run; returns its steps. Raises UserError for one of a run of another make."""
+    state = trainable(path) if state is None else state
     before, now = state["config"]["system"]["guidance"]["objective"], trainer.config.system.guidance.objective
     if (before == "sir") != (now == "sir"):
         raise UserError(f"{path}: was trained with system.guidance.objective={before}, now {now}; sir counts rounds, the others steps")
-    if not state["learner"].get("optimizer"):
-        raise UserError(f"{path}: holds a model to use, without the optimiser's state that training goes on from; start without resume=")
     _fill(trainer.learner.load, trainer.config, state, path)
     return int(state["step"])
 
