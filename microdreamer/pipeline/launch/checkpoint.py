@@ -15,6 +15,7 @@ from torch import Tensor
 
 from microdreamer.core.errors import UserError
 from microdreamer.core.files import atomic_write
+from microdreamer.core.paths import shipped_folder
 
 FORMAT = "microdreamer.launch.1"
 _TENSOR = "tensor:"  # how a tensor's place is marked among the values
@@ -94,7 +95,12 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def find(resume: Path) -> Path:
-    """The file that `resume` names: itself, or the latest of a run's folder. Raises UserError where there is none."""
+    """The file that `resume` names: itself, the latest of a run's folder, or one that ships, by the name of its folder in weights/.
+
+    Raises UserError where there is none.
+    """
+    if not resume.exists() and (shipped := sorted((shipped_folder("weights") / resume.name).glob("step_*.ckpt"))):
+        return shipped[-1]
     if resume.is_dir():
         run = resume.parent if resume.name == "ckpt" else resume
         files = written(run)

@@ -270,7 +270,9 @@ class LaunchConfig:
     exp_root_dir: str = text("folder of all", "outputs")
     input: str | None = text("picture of the object, for a prior that takes one; without alpha its background is cut out")
     elevation: float = number(0.0, -85, 85, "degrees above the horizon at which the picture was taken")
-    resume: str | None = text("checkpoint to go on from: a file of ckpt/, or the folder of a run, of which the last one is taken")
+    resume: str | None = text(
+        "checkpoint to go on from: a file of ckpt/, the folder of a run, of which the last one is taken, or one that ships: hyper_ingp_micro"
+    )
     seed: int = number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
     data: Data = dataclasses.field(default_factory=Data)

@@ -78,3 +78,12 @@ def test_the_latest_is_found_and_the_old_ones_go(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no checkpoint in"):
         checkpoint.find(tmp_path / "empty")
+
+
+def test_what_ships_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = checkpoint.find(Path("hyper_ingp_micro"))
+    assert found.name == "step_832.ckpt" and checkpoint.load(found)["config"]["system"]["geometry"]["type"] == "hyper_ingp"
+    (tmp_path / "hyper_ingp_micro").mkdir()  # one's own comes first
+    with pytest.raises(UserError, match="no checkpoint in"):
+        checkpoint.find(Path("hyper_ingp_micro"))
