@@ -271,7 +271,7 @@ class LaunchConfig:
     input: str | None = text("picture of the object, for a prior that takes one; without alpha its background is cut out")
     elevation: float = number(0.0, -85, 85, "degrees above the horizon at which the picture was taken")
     resume: str | None = text(
-        "checkpoint to go on from: a file of ckpt/, the folder of a run, of which the last one is taken, or one that ships: hyper_ingp_micro"
+        "checkpoint to go on from: a file, a run's folder, of which the last is taken, or one that ships: hyper_ingp_micro"
     )
     seed: int = number(0, 0, 2**63 - 1, "makes a run repeatable")
     device: str = text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")
