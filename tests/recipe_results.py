@@ -3,6 +3,7 @@
 import gzip
 import importlib.machinery
 import json
+import shutil
 import sys
 import types
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from fake_priors import OraclePrior
 from PIL import Image
-from recipe_bench import STILL, film, row
+from recipe_bench import FIRST, SMALL, STILL, Witness, film, row
 
+from microdreamer.batch import commands as batch_commands
 from microdreamer.fields import conversion
+from microdreamer.guidance.micro.prior import MicroPrior
 
 # Files
 
@@ -22,6 +25,23 @@ from microdreamer.fields import conversion
 def _(bench, key):
     run = bench.first("save_path=hen")
     assert (run.folder / "hen_model.ply").is_file() and (run.folder / "hen.json").is_file() and not run.path(".json").exists()
+
+
+@row("resume")
+def _(bench):
+    """Of a batch: what an earlier run has made is left alone."""
+    pictures, words = bench.folder / "pictures", (*FIRST, *SMALL, "prompt=an egg")
+    if not pictures.exists():
+        pictures.mkdir()
+        shutil.copy(bench.picture, pictures)
+    folder = bench.folder / "batch"
+    written = []
+    for resume in ("false", "true", "false"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MicroPrior, "load", lambda *_: Witness(bench.truth))
+            assert batch_commands.make(["--quiet", f"input={pictures}", f"outdir={folder}", f"resume={resume}", *words]) == 0
+        written.append((folder / "thing.json").stat().st_mtime_ns)
+    assert written[0] == written[1] != written[2]
 
 
 @row("density_thresh")
