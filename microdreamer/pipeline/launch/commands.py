@@ -73,6 +73,9 @@ def _launch(words: Sequence[str], program: str) -> int:
     if options.out is not None and not from_sentences:
         raise UserError("command line: --out FOLDER goes with --generate or --interpolate; tag=NAME and exp_root_dir=FOLDER place the rest")
     config = config_of(options.config, rest)
+    named = options.config or config.resume or any("geometry.type=" in word for word in rest)
+    if from_sentences and not named:
+        raise UserError("--generate and --interpolate ask a trained network: pass resume=FILE, or resume=hyper_ingp_micro, which ships")
     return _run(config, options)
 
 

@@ -346,6 +346,8 @@ def _check_kind(config: LaunchConfig) -> None:
     if kind in GENERATORS:
         if library is None:
             raise UserError(f"system.geometry.type={kind}: learns a library of sentences; set system.prompt_processor.library")
+        if system.prompt_processor.prompt is not None:
+            raise UserError(f"prompt={system.prompt_processor.prompt}: {kind} learns all sentences of its library; leave it out")
         if rounds:
             raise UserError(f"system.guidance.objective=sir: makes one object at a time; {kind} takes x0sds, sds or asd")
         if config.input is not None:

@@ -156,7 +156,7 @@ def generate(
 
 def _words(sentences: Sequence[str]) -> Sequence[str]:
     if not sentences or not all(sentence.strip() for sentence in sentences):
-        raise UserError('nothing to make: expected a sentence of at least one word, as in --generate "a red car"')
+        raise UserError('nothing to make: expected a sentence of at least one word, as in "a red car"')
     return sentences
 
 

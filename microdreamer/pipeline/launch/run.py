@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cam_utils import orbit_cameras
-from microdreamer.core.errors import Stopped, UserError, memory_error, user_errors
+from microdreamer.core.errors import Stopped, UserError, memory_error, one_line, user_errors
 from microdreamer.core.files import atomic_write, clean_name, user_path
 from microdreamer.core.machine import choose_device, device_name, peak_memory_mib, versions
 from microdreamer.core.staging import staged
@@ -113,7 +113,10 @@ def make_trainer(config: LaunchConfig, prior: Prior | None = None, shard: Shard 
             log.info("%s", library)
             folder = user_path(config.exp_root_dir) / "sentences"
             negative, kinds = config.system.prompt_processor.negative_prompt, ("global", *_kinds_read(config))
-            store = SentenceStore.open(library.sentences, prior, negative, folder, kinds=kinds)
+            try:
+                store = SentenceStore.open(library.sentences, prior, negative, folder, kinds=kinds)
+            except ValueError as error:  # a sentence that the prior cannot read
+                raise UserError(f"library={library.name}: {one_line(error)}") from None
             return Trainer(config, prior, None, shard=shard, sentences=SentenceFeed(library, store, config.seed, device))
         takes_picture = "image" in prior.accepts
         if rgba is not None and not takes_picture and not words:
@@ -165,7 +168,9 @@ def train(
         watch = Watch(device, on_progress if shard.rank == 0 else None, should_stop)
         with watch.phase("load"):
             before = checkpoint.find(user_path(config.resume)) if config.resume else None
-            state = None if before is None else trainable(before)  # read before anything is written
+            state = None if before is None else trainable(before)
+            if before is not None and state is not None:  # before anything is written
+                check_make(config, state, before)
             trainer = make_trainer(config, prior, shard)
             start = 0 if before is None else restore(trainer, before, state)
             checkpoint.check_place(folder, start)
@@ -292,12 +297,13 @@ def restore(trainer: Trainer, path: Path, state: dict[str, Any] | None = None) -
     before, now = state["config"]["system"]["guidance"]["objective"], trainer.config.system.guidance.objective
     if (before == "sir") != (now == "sir"):
         raise UserError(f"{path}: was trained with system.guidance.objective={before}, now {now}; sir counts rounds, the others steps")
-    _fill(trainer.learner.load, trainer.config, state, path)
+    check_make(trainer.config, state, path)
+    _fill(trainer.learner.load, state, path)
     return int(state["step"])
 
 
-def _fill(load: Callable[[dict], None], config: LaunchConfig, state: dict, path: Path) -> None:
-    """Put the state of the checkpoint at `path` into a learner, by its `load`. Raises UserError where it was of another make."""
+def check_make(config: LaunchConfig, state: dict, path: Path) -> None:
+    """Raises UserError where the checkpoint at `path` was of another make than the configuration asks for."""
     for key in SHAPES:
         before, now = _at(state["config"], key), _at(dataclasses.asdict(config), key)
         if before is None:  # an older checkpoint, of a kind that does not know the key
@@ -308,7 +314,13 @@ def _fill(load: Callable[[dict], None], config: LaunchConfig, state: dict, path:
             different = next((name for name in now if before.get(name) != now[name]), "") if isinstance(now, dict) else ""
             where = f"{key}.{different}" if different else key
             old, new = (value.get(different) if different else value for value in (before, now))
-            raise UserError(f"{path}: was trained with {where}={old}, now {new}; leave {where} as it was")
+            raise UserError(
+                f"{path}: was trained with {where}={old}, now {new}; leave {where} as it was (without --config, all is as it was)"
+            )
+
+
+def _fill(load: Callable[[dict], None], state: dict, path: Path) -> None:
+    """Put the state of the checkpoint at `path`, of the right make, into a learner by its `load`. Raises UserError where it does not."""
     try:
         load(state["learner"])
     except (RuntimeError, KeyError, ValueError) as error:
@@ -415,9 +427,10 @@ def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     path = checkpoint.find(user_path(config.resume) if config.resume else folder)
     device = choose_device(config.device)
     state = checkpoint.load(path, device)
+    check_make(config, state, path)
     with user_errors():
         learner = make_learner(config, torch.Generator().manual_seed(config.seed), device, state["learner"].get("text_width"))
-    _fill(learner.load_model, config, state, path)
+    _fill(learner.load_model, state, path)
     return learner.model.eval(), int(state["step"]), device
 
 

@@ -378,6 +378,12 @@ def test_what_the_command_cannot_do_is_one_line(words, message, tmp_path, capsys
     assert [path.name for path in tmp_path.rglob("*")] == ["FILE"]
 
 
+def test_without_a_network_the_one_that_ships_is_named(capsys):
+    assert launch(["--generate", "a tree"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "resume=hyper_ingp_micro" in said
+
+
 def test_a_command_that_is_stopped_says_so(trained_hyper_ingp, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("microdreamer.core.command.Interrupt.__call__", lambda self: any((tmp_path / "out").glob("a_tree.glb")))
     words = ["--generate", "a tree", "--out", str(tmp_path / "out")]

@@ -148,6 +148,7 @@ REFUSED = {
     "a library's field": (("system.geometry.type=field",), "library"),
     "no library": (("system.prompt_processor.library=null",), "library"),
     "rounds": (("system.guidance.objective=sir",), "sir"),
+    "one sentence": (("prompt=a red car",), "leave it out"),
     "a picture": (("input=x.png",), "no picture"),
     "light": (("system.material.type=point_light",), "material"),
     "stages": (("data.resolution_milestones=[5]", "data.size=[8,8]", "data.batch_size=[4,4]"), "resolution_milestones"),
@@ -174,3 +175,17 @@ def test_what_only_generators_have_is_refused_of_fields(words):
 def test_kinds_are_the_networks_they_name(tmp_path, monkeypatch):
     for kind, made in (("hyper_ingp", HyperIngp), ("conv3d", Conv3dGenerator), ("triplane", TriplaneTransformer)):
         assert type(trainer_of(config_with(tmp_path, kind), monkeypatch).learner.model.geometry) is made
+
+
+def test_a_fields_checkpoint_is_no_networks(tmp_path, monkeypatch):
+    from launch_bench import trainer_of as field_of
+
+    field = field_of(f"exp_root_dir={tmp_path}")
+    field.step(0)
+    path = run.save(field, run.run_folder(field.config), 1)
+    config = config_with(tmp_path, "hyper_ingp", f"resume={path}")
+    monkeypatch.setattr(run, "SentenceStore", DrawnStores)
+    for use in (run.trained, lambda config: run.train(config, prior=Listener())):
+        with pytest.raises(UserError, match=r"was trained with system\.geometry") as caught:
+            use(config)
+        assert "\n" not in str(caught.value) and not (tmp_path / "sentences").exists()
