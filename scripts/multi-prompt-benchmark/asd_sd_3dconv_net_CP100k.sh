@@ -5,8 +5,6 @@
 #
 # GPUS shares each step's sentences among as many processes. A run that was stopped goes on with resume=FILE. PYTHON names another python.
 cd "$(dirname "$0")/../.." || exit
-python=python
-[ ! -x .venv/bin/python ] || python=.venv/bin/python # of make setup
 set -- launch.py --config configs/multi-prompt/asd_sd_3dconv_net_CP100k.yaml --train "$@"
 [ "${GPUS:-1}" = 1 ] || set -- -m torch.distributed.run --nproc_per_node "$GPUS" "$@"
-exec "${PYTHON:-$python}" "$@"
+exec "${PYTHON:-python}" "$@"

@@ -6,8 +6,6 @@
 # The checkpoint is the last of the run that the script of this name in scripts/multi-prompt-benchmark trained, or resume=FILE. GPUS shares
 # the sentences among as many processes. Then: python -m evaluation.amortized --result_dir FOLDER. PYTHON names another python.
 cd "$(dirname "$0")/../.." || exit
-python=python
-[ ! -x .venv/bin/python ] || python=.venv/bin/python # of make setup
 set -- launch.py --config configs/multi-prompt/asd_mv_triplane_transformer_DL17k.yaml --test "$@"
 [ "${GPUS:-1}" = 1 ] || set -- -m torch.distributed.run --nproc_per_node "$GPUS" "$@"
-exec "${PYTHON:-$python}" "$@"
+exec "${PYTHON:-python}" "$@"

@@ -6,10 +6,8 @@
 # A sentence or a checkpoint (resume=FILE) is asked for by its word; without either there is one to see it run. PYTHON names another python.
 given=
 cd "$(dirname "$0")/../.." || exit
-python=python
-[ ! -x .venv/bin/python ] || python=.venv/bin/python # of make setup
 for word in "$@"; do
     case $word in prompt=* | system.prompt_processor.prompt=* | input=* | resume=*) given=yes ;; esac
 done
 [ "$given" ] || set -- prompt="a wooden rocking horse" "$@"
-exec "${PYTHON:-$python}" launch.py --config configs/asd_sd_nerf.yaml --train --train_highres "$@"
+exec "${PYTHON:-python}" launch.py --config configs/asd_sd_nerf.yaml --train --train_highres "$@"
