@@ -2,7 +2,8 @@
 
     python -m benchmarks.amortized sir    --out FOLDER                              SIR's Gaussians of every sentence
     python -m benchmarks.amortized train  --out FOLDER [--runs KIND:METHOD ...]      every kind by every method
-    python -m benchmarks.amortized report --out FOLDER --plot FILE.jpg              the tables, and a sheet of all
+    python -m benchmarks.amortized sir_recall --out FOLDER                          what is measured of SIR's
+    python -m benchmarks.amortized report --out FOLDER                              the table; sheets lie in the folder
 
 Kinds are the networks; methods are objectives of score distillation, and `sir`, plain regression: the network learns to draw what SIR
 made of its training sentences. What is measured is recall, by `evaluation.denoising_recall`: whether the prior, of 32 sentences of the
@@ -30,12 +31,12 @@ from microdreamer.core.machine import choose_device, provenance
 from microdreamer.distillation.sds import Loss
 from microdreamer.evaluation import denoising_recall
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.generators.library import PromptLibrary, load_library
+from microdreamer.generators.library import load_library
 from microdreamer.guidance import load_prior
 from microdreamer.images.writing import write_sheet
 from microdreamer.pipeline import reconstruction
 from microdreamer.pipeline.config import load_config
-from microdreamer.pipeline.launch import checkpoint, run
+from microdreamer.pipeline.launch import checkpoint, run, views
 from microdreamer.pipeline.launch.config import LaunchConfig, load_launch_config
 from microdreamer.pipeline.launch.trainer import Trainer
 from microdreamer.pipeline.progress import Progress, Watch
@@ -187,7 +188,7 @@ class Bench:
         """[4,3,R,R] of the sentence's shape."""
         feed, model = trainer.sentences, trainer.learner.model
         row = [feed.library.sentences.index(sentence)]
-        with run.evaluating(model):
+        with views.evaluating(model):
             shape = model.shape(
                 model.condition(feed.store.text(row, model.geometry.text, self.device), feed.store.text(row, "global", self.device))
             )
@@ -214,7 +215,7 @@ class Bench:
         """Seconds from an embedding to four pictures, the median of ten."""
         model, feed, found = trainer.learner.model, trainer.sentences, []
         cameras = self.cameras()
-        with run.evaluating(model):
+        with views.evaluating(model):
             for row in range(11):
                 self._wait()
                 began = time.perf_counter()
@@ -248,14 +249,14 @@ class Bench:
 
     def report(self) -> None:
         print(json.dumps(provenance(self.device)))
-        print(report_of(self.out, self.library))
+        print(report_of(self.out))
 
 
 def _parameters(trainer: Trainer) -> int:
     return sum(parameter.numel() for parameter in trainer.learner.model.parameters())
 
 
-def report_of(folder: Path, library: PromptLibrary) -> str:
+def report_of(folder: Path) -> str:
     """Rows of all runs in `folder`, one for each look at them."""
     names = ["network", "method", "evaluations a sentence", "seconds"]
     names += [f"{what} {of}" for of in ("seen", "held out") for what in ("recall@1", "calibrated", "mean rank")]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import statistics
 import sys
 import time
@@ -24,15 +23,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from benchmarks.timing import write_json
 from microdreamer.core.machine import choose_device, provenance
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
-from microdreamer.pipeline.launch.config import load_launch_config
-from microdreamer.pipeline.launch.run import frames, make_trainer
-from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer
+from microdreamer.pipeline.launch.config import LaunchConfig, load_launch_config
+from microdreamer.pipeline.launch.run import make_trainer, processes
+from microdreamer.pipeline.launch.trainer import Shard, Trainer
+from microdreamer.pipeline.launch.views import frames
 
 PROMPT = "prompt=an astronaut riding a horse"
 CASES = {
@@ -131,28 +130,20 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", metavar="FILE.json")
     options = parser.parse_args()
-    shard, device = ALONE, choose_device(options.device)
-    if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        rank = int(os.environ["RANK"])
-        shard, device = Shard(rank, world), torch.device("cuda", rank) if device.type == "cuda" else device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    priors: dict[str, Prior] = {}
-    rows = []
-    for name in options.cases:
-        wanted = load_launch_config(Path("configs") / f"{CASES[name][0]}.yaml", []).system.guidance.prior
-        if wanted not in priors:
-            priors.clear()
-            priors[wanted] = load_prior(wanted, str(Path(options.weights) / wanted), device)
-        rows.append(measure(name, priors[wanted], shard, options.steps, options.count))
-        if shard.rank == 0:
-            print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()}, flush=True)
-    if options.out and shard.rank == 0:
-        write_json(options.out, {"environment": provenance(device), "processes": shard.world, "rows": rows})
-    if shard.world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    with processes(LaunchConfig(device=options.device)) as (shard, config):
+        device = choose_device(config.device)
+        priors: dict[str, Prior] = {}
+        rows = []
+        for name in options.cases:
+            wanted = load_launch_config(Path("configs") / f"{CASES[name][0]}.yaml", []).system.guidance.prior
+            if wanted not in priors:
+                priors.clear()
+                priors[wanted] = load_prior(wanted, str(Path(options.weights) / wanted), device)
+            rows.append(measure(name, priors[wanted], shard, options.steps, options.count))
+            if shard.rank == 0:
+                print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()}, flush=True)
+        if options.out and shard.rank == 0:
+            write_json(options.out, {"environment": provenance(device), "processes": shard.world, "rows": rows})
     return 0
 
 

@@ -11,7 +11,7 @@ from fake_priors import Call, OraclePrior, coloured_ellipsoid
 from PIL import Image
 
 from cam_utils import orbit_cameras
-from microdreamer.pipeline.launch import run
+from microdreamer.pipeline.launch import run, views
 from microdreamer.pipeline.launch.config import LaunchConfig, load_launch_config
 from microdreamer.pipeline.launch.trainer import Trainer
 
@@ -121,8 +121,8 @@ class Place:
 
     def film_cameras(self, *words):
         """Those that a film is rendered from."""
-        kept, made = [], run.film_cameras
-        self.patch.setattr(run, "film_cameras", lambda *given: kept.append(made(*given)) or kept[-1])
+        kept, made = [], views.film_cameras
+        self.patch.setattr(views, "film_cameras", lambda *given: kept.append(made(*given)) or kept[-1])
         self.tested(*words)
         return kept[0]
 

@@ -9,7 +9,7 @@ from recipe_bench import film
 
 from microdreamer.fields import volume_model
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.pipeline.launch import run
+from microdreamer.pipeline.launch import run, views
 from microdreamer.pipeline.launch.trainer import Trainer
 
 ENVIRONMENT = ("system.background.type=environment",)
@@ -210,7 +210,7 @@ def _(place):
     assert found["none"] is None
     error = (found["analytic"] - found["finite_difference"]).detach().abs().max()
     assert 1e-6 < float(error) < 0.5
-    (tiles,) = run.frames(trainer.learner.model, trainer.config, 1, 16, torch.device("cpu"))
+    (tiles,) = views.frames(trainer.learner.model, trainer.config, 1, 16, torch.device("cpu"))
     assert "normal" in tiles
 
 

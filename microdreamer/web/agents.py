@@ -85,7 +85,7 @@ def tools_of(server: Server, folder: Path) -> tuple[Callable[..., str], Callable
             return f"{state['status']}, {state['fraction']:.0%} done{left}"
         paths = []
         for name, address in state["files"].items():
-            path = folder / state["id"] / Path(name).name
+            path = folder / Path(state["id"]).name / Path(name).name
             with user_errors(), atomic_write(path) as temporary:
                 temporary.write_bytes(server.ask(urllib.parse.quote(address)))
             paths.append(str(path))

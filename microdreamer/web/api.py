@@ -190,7 +190,7 @@ def create_api(jobs: Jobs, maker: "Maker", token: str | None = None) -> "FastAPI
             "limits": {
                 "upload_bytes": orders.MAX_UPLOAD,
                 "megapixels": orders.MAX_MEGAPIXELS,
-                "prompt_signs": orders.MAX_PROMPT,
+                "prompt_characters": orders.MAX_PROMPT,
                 "faces": orders.MAX_FACES,
                 "texture_size": orders.MAX_TEXTURE,
                 "waiting_jobs": jobs.most_waiting,

@@ -22,7 +22,7 @@ from microdreamer.pipeline.pictures import MIN_SIDE
 MIB = 1 << 20
 MAX_UPLOAD = 20 * MIB  # bytes of a picture or a mesh
 MAX_MEGAPIXELS = 40
-MAX_PROMPT = 500  # signs
+MAX_PROMPT = 500  # characters
 MAX_FACES, MAX_TEXTURE = 200_000, 2048
 
 # The file that stands for a result, by the type that is asked for; zip holds all.
@@ -85,7 +85,7 @@ class Order:
         for key in ("prompt", "negative_prompt"):
             text = " ".join((getattr(self, key) or "").split()) or None
             if text and len(text) > MAX_PROMPT:
-                raise UserError(f"{key}: expected at most {MAX_PROMPT} signs, got {len(text)}; say it in fewer words")
+                raise UserError(f"{key}: expected at most {MAX_PROMPT} characters, got {len(text)}; say it in fewer words")
             object.__setattr__(self, key, text)
         for key, most in (("faces", MAX_FACES), ("texture_size", MAX_TEXTURE)):
             value = getattr(self, key)

@@ -267,7 +267,7 @@ BAD = [
     ("/v1/jobs", {"prompt": "   "}, 400, "nothing to make"),
     ("/v1/jobs", {"promt": "an egg"}, 400, "promt"),
     ("/v1/jobs", {"prompt": "an egg", "preset": "huge"}, 400, "expected one of fast, normal, best"),
-    ("/v1/jobs", {"prompt": "an egg " * 100}, 400, "at most 500 signs"),
+    ("/v1/jobs", {"prompt": "an egg " * 100}, 400, "at most 500 characters"),
     ("/v1/jobs", {"prompt": "an egg", "seed": -1}, 400, "seed"),
     ("/v1/jobs", {"prompt": "an egg", "seed": "x"}, 400, "seed"),
     ("/v1/jobs", {"prompt": "an egg", "elevation": 89}, 400, "elevation=89.0: expected a number from -85 to 85"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -32,17 +33,30 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """What `save` wrote. Raises UserError for a file that is missing, cut, or of another program."""
+    with _opened(path, device) as (file, plain):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safe_open is no dict
+    return _join(plain, tensors)
+
+
+def load_numbers(path: Path) -> dict[str, Any]:
+    """The same with marks in the tensors' places: what a file says of itself, without reading the rest of it."""
+    with _opened(path, "cpu") as (_, plain):
+        return plain
+
+
+@contextlib.contextmanager
+def _opened(path: Path, device: torch.device | str) -> Iterator[tuple[Any, Any]]:
+    """The file, and everything of it but its tensors."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise UserError(f"{path}: not a checkpoint of launch.py; its own are the files of a run's folder ckpt/")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safe_open is no dict
+            yield file, json.loads(metadata["state"])
     except SafetensorError as error:
         raise UserError(f"{path}: cut off, or no checkpoint of launch.py ({' '.join(str(error).split())}); take an earlier one") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; resume= takes a file of a run's folder ckpt/, or that run's folder") from None
-    return _join(json.loads(metadata["state"]), tensors)
 
 
 def to_use(state: Mapping[str, Any]) -> dict[str, Any]:

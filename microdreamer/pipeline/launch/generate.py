@@ -27,7 +27,7 @@ from microdreamer.fields.field_mesh import CHUNK, mesh_from_field
 from microdreamer.generators.text_to_shape import OneShape, Shapes, TextToShape
 from microdreamer.guidance import load_sentence_encoder
 from microdreamer.guidance.sentences import GLOBAL, SentenceEncoder
-from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, write_video
+from microdreamer.images.writing import encoded_png, to_bytes, write_sheet
 from microdreamer.meshes.baking import bake_function, unwrapped
 from microdreamer.meshes.files import encoded_texture, is_open, write_glb, write_obj, write_ply
 from microdreamer.meshes.mesh import Mesh
@@ -42,8 +42,9 @@ from microdreamer.pipeline.launch.result_folder import (
     read_record,
     write_json,
 )
-from microdreamer.pipeline.launch.run import FRAMES_PER_CALL, SHEET_VIEWS, library_of, processes, run_folder, tiles_of, trained
+from microdreamer.pipeline.launch.run import library_of, processes, run_folder, trained
 from microdreamer.pipeline.launch.trainer import ALONE, Shard, film_cameras
+from microdreamer.pipeline.launch.views import FRAMES_PER_CALL, SHEET_VIEWS, tiles_of, try_film
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def _write_asset(
     watch.check()
     with watch.phase("write", announce=False), staged(stem, SUFFIXES) as aside:
         write_sheet(f"{aside}_views.png", images, columns=SHEET_VIEWS // 2)
-        _try_film(Path(f"{aside}.mp4"), film)
+        try_film(Path(f"{aside}.mp4"), film)
         if meshes is not None:
             mesh, painted = meshes
             png = encoded_texture(painted)
@@ -269,14 +270,6 @@ def _bytes(pictures: Tensor) -> Tensor:
     return (pictures * 255).round().byte().cpu()
 
 
-def _try_film(path: Path, film: Tensor) -> None:
-    """Write a film; where ffmpeg cannot, a warning says so, and the rest is written all the same."""
-    try:
-        write_video(path, film)
-    except OSError as error:
-        log.warning("no film was written, the rest was: %s", " ".join(str(error).split()))
-
-
 # ---- Between two sentences ----
 
 
@@ -325,7 +318,7 @@ def interpolate(
     chosen = [round((steps - 1) * k / (SHEET_VIEWS - 1)) for k in range(SHEET_VIEWS)]
     with user_errors(), staged(stem, ("_views.png", ".mp4", ".json")) as aside:
         write_sheet(f"{aside}_views.png", film[chosen].float() / 255, columns=SHEET_VIEWS // 2)
-        _try_film(Path(f"{aside}.mp4"), film)
+        try_film(Path(f"{aside}.mp4"), film)
         Path(f"{aside}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return stem
 
@@ -423,7 +416,7 @@ def _write_frames(folder: Path, name: str, film: Tensor) -> None:
     try:
         for number, frame in enumerate(to_bytes(film)):
             (aside / f"{number:03d}.png").write_bytes(encoded_png(Image.fromarray(frame)))
-        _try_film(folder / f"{name}.mp4", film)
+        try_film(folder / f"{name}.mp4", film)
         place = folder / name
         if place.is_dir():  # some of its frames were lost
             for path in sorted(aside.iterdir()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -20,16 +20,14 @@ from microdreamer.generators.text_to_shape import Draws, ShapeRendering, TextToS
 from microdreamer.generators.triplane_transformer import TriplaneTransformer, TriplaneTransformerSpec
 from microdreamer.pipeline.launch.config import LaunchConfig
 from microdreamer.pipeline.launch.learning import (
+    ModuleLearner,
     counted_regularisers,
     grid_of,
-    make_optimizer,
     regularisation,
-    share_gradients,
-    with_numbers,
 )
 
 
-class GeneratorLearner:
+class GeneratorLearner(ModuleLearner):
     """A network that turns sentences into shapes, and what stands behind them.
 
     Before a render it is told of which sentences (`tell`); `draw` then gives their embeddings with the random numbers.
@@ -68,8 +66,7 @@ class GeneratorLearner:
             },
         ]
         groups = [group for group in groups if group["params"]]
-        self.optimizer = make_optimizer(groups, rates, device)
-        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self.learn(groups, rates, device)
         self._sentences: tuple[Tensor, Tensor] | None = None
 
     def tell(self, text: Tensor, pooled: Tensor) -> None:
@@ -103,24 +100,8 @@ class GeneratorLearner:
         }
         return regularisation(self.regularised, weights, terms)
 
-    def update(self, rendering: ShapeRendering) -> None:
-        share_gradients(self._parameters)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
     def state(self) -> dict[str, Any]:
-        return {
-            "text_width": self.model.geometry.spec.text_width,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load_model(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.load_model(state)
-        self.optimizer.load_state_dict(with_numbers(state["optimizer"]))
+        return {"text_width": self.model.geometry.spec.text_width, **super().state()}
 
 
 def make_generator(config: LaunchConfig, text_width: int, draws: torch.Generator) -> ShapeGenerator:

@@ -20,9 +20,9 @@ from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
 from microdreamer.pipeline.launch.generator_learner import GeneratorLearner
 from microdreamer.pipeline.launch.learning import (
     Learner,
+    ModuleLearner,
     counted_regularisers,
     grid_of,
-    make_optimizer,
     regularisation,
     share_gradients,
     with_numbers,
@@ -41,7 +41,7 @@ def depth_variance(rendering: FieldRendering) -> Tensor:
     return empty.index_add(0, samples.ray, share * (samples.middle - mean[samples.ray]).square()).view_as(rendering.alpha)
 
 
-class FieldLearner:
+class FieldLearner(ModuleLearner):
     """A field by volume rendering, whose parts have learning rates of their own."""
 
     is_captured = True
@@ -88,8 +88,7 @@ class FieldLearner:
             }
         )
         groups = [group | {"params": trained} for group in groups if (trained := [p for p in group["params"] if p.requires_grad])]
-        self.optimizer = make_optimizer(groups, rates, device)
-        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self.learn(groups, rates, device)
 
     def prepare(self, step: int) -> bool:
         return self.model.refresh(step)
@@ -111,21 +110,6 @@ class FieldLearner:
             "z_variance": lambda: regularisers.z_variance(depth_variance(rendering), alpha),
         }
         return regularisation(self.regularised, weights, terms)
-
-    def update(self, rendering: FieldRendering) -> None:
-        share_gradients(self._parameters)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def state(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_model(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.load_model(state)
-        self.optimizer.load_state_dict(with_numbers(state["optimizer"]))
 
 
 class GaussianLearner:

@@ -72,6 +72,33 @@ def make_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerConfig, 
     return torch.optim.AdamW(groups, betas=betas, eps=settings.eps, weight_decay=settings.weight_decay, fused=True, capturable=captured)
 
 
+class ModuleLearner:
+    """What learners of a module share: its optimiser, and the state of both."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+
+    def learn(self, groups: list[dict[str, Any]], settings: OptimizerConfig, device: torch.device) -> None:
+        """Make the optimiser of these groups of parameters, each with a learning rate."""
+        self.optimizer = make_optimizer(groups, settings, device)
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+
+    def update(self, rendering: Any) -> None:
+        share_gradients(self._parameters)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_model(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.load_model(state)
+        self.optimizer.load_state_dict(with_numbers(state["optimizer"]))
+
+
 def grid_of(geometry: Geometry) -> HashGridSpec:
     return HashGridSpec(
         levels=geometry.n_levels,

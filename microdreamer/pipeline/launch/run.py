@@ -29,7 +29,7 @@ from microdreamer.generators.sentence_store import SentenceStore
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.images.reference import Reference, reference_view
-from microdreamer.images.writing import write_sheet, write_video
+from microdreamer.images.writing import write_sheet
 from microdreamer.meshes.baking import bake, unwrapped
 from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
@@ -37,17 +37,15 @@ from microdreamer.pipeline.launch import checkpoint
 from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
 from microdreamer.pipeline.launch.learners import make_learner
 from microdreamer.pipeline.launch.sentence_feed import SentenceFeed
-from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer, film_cameras, middle_view
+from microdreamer.pipeline.launch.trainer import ALONE, Shard, Trainer, middle_view
+from microdreamer.pipeline.launch.views import SHEET_VIEWS, frames, try_film, write_preview
 from microdreamer.pipeline.pictures import as_picture
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
 
 log = logging.getLogger(__name__)
 
 NOTHING = 'nothing to make: pass prompt="a sentence", input=picture.png, or both'
-PREVIEWED = 8  # sentences of a library's val
 REPORT_EVERY = 16  # steps between two looks at the loss, each of which waits for a GPU
-FRAMES_PER_CALL = 4
-SHEET_VIEWS = 8
 
 
 def run_folder(config: LaunchConfig) -> Path:
@@ -339,82 +337,10 @@ def _at(config: dict, key: str) -> Any:
 
 def stored_config(path: Path) -> dict:
     """The configuration that a checkpoint was trained with."""
-    return checkpoint.load(path)["config"]
+    return checkpoint.load_numbers(path)["config"]
 
 
-# ---- What is seen ----
-
-
-@torch.no_grad()
-def frames(model: Any, config: LaunchConfig, count: int, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Pictures of the frames of a film, a few at a time: image, alpha, depth and, where there are any, normals, all [V,C,H,W] in [0,1].
-
-    `model` is one that does not train.
-    """
-    behind = config.system.background.color if config.system.geometry.type == "gaussians" else None  # others have their own
-    for first in range(0, count, FRAMES_PER_CALL):
-        cameras = film_cameras(config, count, size, device, range(first, min(first + FRAMES_PER_CALL, count)))
-        yield tiles_of(model.render(cameras, behind))
-
-
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """`model` in evaluation mode for a while."""
-    was_training, _ = model.training, model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def tiles_of(seen: Any) -> dict[str, Tensor]:
-    """What a render shows, as pictures: see `frames`."""
-    tiles = {"image": seen.image.clamp(0, 1), "alpha": seen.alpha.clamp(0, 1).expand(-1, 3, -1, -1)}
-    if getattr(seen, "normal", None) is not None:
-        tiles["normal"] = (seen.normal * 0.5 + 0.5 * seen.alpha).clamp(0, 1)
-    tiles["depth"] = _shown_depth(seen.depth, seen.alpha)
-    return tiles
-
-
-def _shown_depth(depth: Tensor, alpha: Tensor) -> Tensor:
-    """Depth as brightness, near is bright; black where there is nothing. The range is the picture's own; an empty picture has none."""
-    solid = alpha > 0.5
-    each = depth / alpha.clamp_min(1e-6)
-    near = torch.where(solid, each, torch.inf).amin((1, 2, 3), keepdim=True)
-    far = torch.where(solid, each, -torch.inf).amax((1, 2, 3), keepdim=True)
-    share = ((far - each) / (far - near).clamp_min(1e-6)).clamp(0, 1)
-    return torch.where(solid, 0.2 + 0.8 * share, torch.zeros_like(share)).nan_to_num(0).expand(-1, 3, -1, -1)
-
-
-def write_preview(trainer: Trainer, folder: Path) -> None:
-    """Four sides of the object as it is now, in save/preview.png; of a library some sentences of its val, and all sentences' state in
-    save/sentences.csv. A full disk is a warning."""
-    first = trainer.shard.rank == 0
-    try:
-        if trainer.sentences is not None:
-            trainer.sentences.report(folder / "save" / "sentences.csv", first)
-        if first:
-            with evaluating(trainer.learner.model):
-                shown = torch.cat(
-                    [tiles["image"] for model in _previewed(trainer) for tiles in frames(model, trainer.config, 4, 128, trainer.device)]
-                )
-            write_sheet(folder / "save" / "preview.png", shown, columns=4 if trainer.sentences is None else 8)
-    except OSError as error:
-        log.warning("no preview was written: %s", error)
-
-
-@torch.no_grad()
-def _previewed(trainer: Trainer) -> Iterator[Any]:
-    """What a preview shows."""
-    model = trainer.learner.model
-    if trainer.sentences is None:
-        yield model
-        return
-    feed = trainer.sentences
-    rows = [feed.library.sentences.index(sentence) for sentence in feed.library.val[:PREVIEWED]]
-    for row in rows:
-        text = feed.store.text([row], model.geometry.text, trainer.device)
-        yield model.shape(model.condition(text, feed.store.text([row], "global", trainer.device)))
+# ---- What a trained run gives ----
 
 
 def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
@@ -466,10 +392,7 @@ def test(config: LaunchConfig, on_progress: OnProgress | None = None, should_sto
     chosen = [len(images) * k // SHEET_VIEWS for k in range(SHEET_VIEWS)]
     with user_errors(), staged(stem, ("_views.png", ".mp4", ".json")) as aside:
         write_sheet(f"{aside}_views.png", images[chosen], columns=SHEET_VIEWS // 2)
-        try:
-            write_video(f"{aside}.mp4", film.float() / 255)
-        except OSError as error:
-            log.warning("no film was written, the rest was: %s", " ".join(str(error).split()))
+        try_film(f"{aside}.mp4", film)
         Path(f"{aside}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return stem
 

@@ -87,3 +87,11 @@ def test_what_ships_is_found_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "hyper_ingp_micro").mkdir()  # one's own comes first
     with pytest.raises(UserError, match="no checkpoint in"):
         checkpoint.find(Path("hyper_ingp_micro"))
+
+
+def test_what_a_file_says_of_itself_is_read_without_its_tensors(tmp_path):
+    path = checkpoint.path_of(tmp_path, 3)
+    checkpoint.save(path, {"step": 3, "config": {"seed": 1}, "learner": {"model": {"a": torch.ones(2)}}})
+    found = checkpoint.load_numbers(path)
+    assert found["step"] == 3 and found["config"] == {"seed": 1}
+    assert not isinstance(found["learner"]["model"]["a"], torch.Tensor)

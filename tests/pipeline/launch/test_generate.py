@@ -20,6 +20,7 @@ from microdreamer.guidance.sentences import SentenceEncoder
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.topology import edges_of
 from microdreamer.pipeline.launch import generate as generation
+from microdreamer.pipeline.launch import views
 from microdreamer.pipeline.launch.commands import launch
 from microdreamer.pipeline.launch.config import load_launch_config
 from microdreamer.pipeline.launch.generate import Author, between, generate, interpolate, mesh_of, render_library, write_renders
@@ -289,7 +290,7 @@ def test_where_films_cannot_be_made_frames_are_all_the_same(author, tmp_path, mo
     def fail(path, frames, fps=30):
         raise OSError("ffmpeg could not be run")
 
-    monkeypatch.setattr(generation, "write_video", fail)
+    monkeypatch.setattr(views, "write_video", fail)
     write_renders(author, config_of(), ["a tree"], tmp_path)
     assert "no film was written, the rest was: ffmpeg could not be run" in caplog.text
     assert Image.open(tmp_path / "a_tree" / "000.png").size == (48, 16)

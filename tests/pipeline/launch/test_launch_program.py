@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss
 from cam_utils import orbit_cameras
 from microdreamer.meshes.files import read_mesh
 from microdreamer.pipeline import cli
-from microdreamer.pipeline.launch import checkpoint, run
+from microdreamer.pipeline.launch import checkpoint, run, views
 from microdreamer.pipeline.launch.commands import launch
 from microdreamer.pipeline.launch.trainer import Trainer
 
@@ -188,8 +188,8 @@ def test_a_stopped_run_goes_on_to_the_bits_of_the_unbroken_one(program, monkeypa
 
 def test_ctrl_c_while_a_film_is_made_writes_none(program, monkeypatch, folder):
     assert program("--train", "trainer.max_steps=1")[0] == 0
-    whole = run.film_cameras
-    monkeypatch.setattr(run, "film_cameras", lambda *given: signal.raise_signal(signal.SIGINT) or whole(*given))
+    whole = views.film_cameras
+    monkeypatch.setattr(views, "film_cameras", lambda *given: signal.raise_signal(signal.SIGINT) or whole(*given))
     code, said = program("--test", "--export")
     assert code == 130 and "nothing was written" in said
     assert [path.name for path in (folder / "save").iterdir()] == ["preview.png"]

@@ -100,7 +100,7 @@ def test_processes_share_the_sentences_of_a_step(tmp_path, monkeypatch):
     asked = {}
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         trainer = trainer_of(config, monkeypatch, Shard(rank, world))
-        monkeypatch.setattr("microdreamer.pipeline.launch.generator_learner.share_gradients", lambda parameters: None)
+        monkeypatch.setattr("microdreamer.pipeline.launch.learning.share_gradients", lambda parameters: None)
         trainer.step(0)
         asked[rank, world] = trainer.prior.asked[0]
     together = asked[0, 1]
