@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from microdreamer.core.rows import per_row
 from microdreamer.fields import published
 from microdreamer.fields.activations import COLOR_ACTIVATIONS, activation
 from microdreamer.fields.backgrounds import EnvironmentBackground
 from microdreamer.generators.hyper_ingp import HyperNetwork, Matrices, run_network
-from microdreamer.generators.sentences import per_sentence
 from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec
 
 # 16 levels of the same 16^3 vertices: surely not meant, but what the published networks were trained with.
@@ -28,7 +28,7 @@ class SharedBackground(EnvironmentBackground):
         return ()
 
     def forward(self, directions: Tensor, cache: tuple[()] = ()) -> Tensor:
-        return per_sentence(super().forward, directions)
+        return per_row(super().forward, directions)
 
 
 class PromptBackground(nn.Module):
@@ -58,10 +58,10 @@ class PromptBackground(nn.Module):
 
     def condition(self, text: Tensor) -> Matrices:
         """The networks of the sentences of embeddings [B,text_width]."""
-        return per_sentence(lambda text: self.hypernet(text)[0], text)
+        return per_row(lambda text: self.hypernet(text)[0], text)
 
     def forward(self, directions: Tensor, cache: Matrices) -> Tensor:
-        return per_sentence(self._colors, directions, cache)
+        return per_row(self._colors, directions, cache)
 
     def _colors(self, directions: Tensor, cache: Matrices) -> Tensor:
         flat = published.in_axes(directions, self.axes).reshape(-1, 3)

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from microdreamer.core.rows import per_row
 from microdreamer.fields import published
 from microdreamer.fields.activations import COLOR_ACTIVATIONS, activation
-from microdreamer.generators.sentences import per_sentence
 
 Cache = TypeVar("Cache")
 Head = Callable[[Tensor], Tensor]
@@ -59,7 +59,7 @@ class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
     """One network for all sentences.
 
     A subclass says what it makes of text (`_condition`), of points (`encode`) and of their encodings (`heads`); what it keeps of a
-    batch of sentences, its cache, is as `generators.sentences` has it.
+    batch of sentences, its cache, is as `core.rows` has it.
     """
 
     text: str = "global"  # what it reads of a sentence: "global", its one vector, or "local", one for each token
@@ -82,15 +82,15 @@ class ShapeGenerator(nn.Module, abc.ABC, Generic[Cache]):
         width = self.spec.text_width
         if text.dim() != (2 if self.text == "global" else 3) or text.shape[-1] != width:
             raise ValueError(f"text: expected embeddings {TEXT_SHAPES[self.text].format(width=width)}, got shape {list(text.shape)}")
-        return per_sentence(self._condition, text, tuple(draws))
+        return per_row(self._condition, text, tuple(draws))
 
     def field(self, points: Tensor, cache: Cache) -> FieldValues:
         """Distances and features at points [B,P,3] of the world; differentiable. Raises ValueError for points of another shape."""
-        return per_sentence(self._field, self._checked(points), cache)
+        return per_row(self._field, self._checked(points), cache)
 
     def sdf(self, points: Tensor, cache: Cache) -> Tensor:
         """Distances [B,P] alone."""
-        return per_sentence(self._distances, self._checked(points), cache)
+        return per_row(self._distances, self._checked(points), cache)
 
     def color(self, features: Tensor) -> Tensor:
         """Colours [...,3] of features [...,3]."""

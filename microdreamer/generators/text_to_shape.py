@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from cam_utils import Cameras, rays
 from microdreamer.core import profiler
+from microdreamer.core.rows import count_rows, take_row
 from microdreamer.core.transfer import send
 from microdreamer.fields.backgrounds import SolidBackground, with_replacements
 from microdreamer.fields.volsdf import VolsdfRendering, integrate, propose, render_volsdf, surface_normal
 from microdreamer.generators.backgrounds import PromptBackground, SharedBackground
 from microdreamer.generators.base import GeneratedField, ShapeGenerator
-from microdreamer.generators.sentences import count_of, take_sentence
 
 EMPTY = 5e-4  # opacity of a ray in the first pass up to which the second is spared, where no gradients are wanted
 CHUNK_RAYS = {"cpu": 1 << 12, "cuda": 1 << 15}  # of a sentence, in a render without gradients, by kind of device
@@ -123,7 +123,7 @@ class TextToShape(nn.Module):
 
     def shape(self, shapes: Shapes, index: int = 0) -> OneShape:
         """One of B shapes, as a representation of its own."""
-        return OneShape(self, take_sentence(shapes, index))
+        return OneShape(self, take_row(shapes, index))
 
     # ---- Shapes to pictures ----
 
@@ -156,7 +156,7 @@ class TextToShape(nn.Module):
         they are rendered then, those of where rays end on the average. Raises ValueError where the views do not divide among the shapes.
         """
         views, height, width = len(cameras), cameras.height, cameras.width
-        count = count_of(shapes)
+        count = count_rows(shapes)
         if views % count:
             raise ValueError(f"{views} views of {count} shapes: expected as many of each")
         origins, directions = (value.reshape(count, -1, 3) for value in rays(cameras))
@@ -198,7 +198,7 @@ class TextToShape(nn.Module):
         self, cache: Any, index: int, origins: Tensor, directions: Tensor, jitter: tuple[Tensor, ...] | None, normals: bool
     ) -> _Seen:
         """What the rays of one of the shapes see, [1,N], a part of them at a time; only what a picture needs is kept."""
-        field = GeneratedField(self.geometry, take_sentence(cache, index))
+        field = GeneratedField(self.geometry, take_row(cache, index))
         parts = []
         for part in torch.arange(origins.shape[1], device=origins.device).split(CHUNK_RAYS[origins.device.type]):
             drawn = None if jitter is None else (jitter[0][index, part][None], jitter[1][index, part][None])

@@ -10,7 +10,7 @@ import abc
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -73,16 +73,6 @@ def digest(module: nn.Module, *told: Any) -> str:
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
-
-
-def row_by_row(function: Callable[..., Any], join: Callable[[list[Any]], Any], rows: Tensor) -> Any:
-    """function(rows), whose rows have nothing to do with each other; on the CPU of one after the other, as `join` puts them together.
-
-    Products are summed in another order in batches of other sizes, and what comes of a sentence should not depend on its company.
-    """
-    if rows.device.type != "cpu" or len(rows) == 1:
-        return function(rows)
-    return join([function(row) for row in rows.split(1)])
 
 
 def distinct(sentences: Iterable[str]) -> tuple[list[str], list[int]]:

@@ -68,5 +68,5 @@ def test_published_axes():
 
 def test_directions_of_other_sentences_are_refused():
     background = BACKGROUNDS["prompt"]()
-    with pytest.raises(ValueError, match=r"as many sets of points or directions as sentences, got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"as many rows of each, got \[2, 3\]"):
         background(directions_of(2, 9), background.condition(torch.randn(3, TEXT_WIDTH)))

@@ -8,12 +8,12 @@ from conftest import DEVICES
 from small_generators import BACKGROUNDS, MAKERS, SPECS, TEXT_WIDTH, in_float64, points_of, sentences, small
 from torch.nn.functional import normalize
 
+from microdreamer.core.rows import join_rows, per_row, take_row
 from microdreamer.fields import published
 from microdreamer.fields.volsdf import render_volsdf
 from microdreamer.generators.base import GeneratedField, GeneratorSpec
 from microdreamer.generators.conv3d import Conv3dSpec
 from microdreamer.generators.hyper_ingp import HyperIngp, HyperIngpSpec
-from microdreamer.generators.sentences import join_sentences, per_sentence, take_sentence
 from microdreamer.generators.triplane_transformer import TriplaneTransformerSpec
 
 ALL = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
@@ -36,7 +36,7 @@ def test_a_batch_of_sentences_equals_each_alone(spec, device, points):
     assert sdf.shape == (4, points) and features.shape == (4, points, 3)
     for index in range(4):
         alone = generator.condition(text[index : index + 1])
-        same(take_sentence(cache, index), alone, device)
+        same(take_row(cache, index), alone, device)
         found = generator.field(where[index : index + 1], alone)
         same(sdf[index : index + 1], found.sdf, device)
         same(features[index : index + 1], found.features, device)
@@ -182,16 +182,16 @@ def test_rendered_colors_are_activated_features():
 def test_caches_come_apart_and_together():
     generator = small(SPECS["hyper_ingp"])
     cache = generator.condition(sentences(generator, 3))
-    joined = join_sentences([take_sentence(cache, index) for index in range(3)])
+    joined = join_rows([take_row(cache, index) for index in range(3)])
     assert type(joined) is type(cache)
     torch.testing.assert_close(joined, cache, rtol=0, atol=0)
 
 
 def test_sentences_are_taken_one_by_one_on_the_cpu():
     seen = []
-    result = per_sentence(lambda x: (seen.append(len(x)), 2 * x)[1], torch.arange(3.0))
+    result = per_row(lambda x: (seen.append(len(x)), 2 * x)[1], torch.arange(3.0))
     assert seen == [1, 1, 1] and torch.equal(result, torch.tensor([0.0, 2.0, 4.0]))
-    assert per_sentence(lambda x: 2 * x, torch.zeros(0, 5)).shape == (0, 5)
+    assert per_row(lambda x: 2 * x, torch.zeros(0, 5)).shape == (0, 5)
 
 
 @ALL
@@ -205,7 +205,7 @@ def test_wrong_shapes(spec):
         generator.condition(text[0])
     with pytest.raises(ValueError, match=r"points: expected shape \[B,P,3\].* got \[61, 3\]"):
         generator.field(points_of(2)[0], cache)
-    with pytest.raises(ValueError, match=r"as many sets of points or directions as sentences, got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"as many rows of each, got \[2, 3\]"):
         generator.field(points_of(3), cache)
 
 

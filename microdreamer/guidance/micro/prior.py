@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
+from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
 from microdreamer.guidance.checkpoints import load_into, load_sharded
@@ -28,10 +29,7 @@ from microdreamer.guidance.micro.network import (
 from microdreamer.guidance.micro.sentences import MicroSentenceEncoder, read_folder
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
-from microdreamer.guidance.sentences import row_by_row
 from microdreamer.images.reference import on_white
-
-KeysValues = list[tuple[Tensor, Tensor]]  # of one attention after the other
 
 LOG_SNR_SHIFT, MIN_LOG_SNR = -4.0, -14.0
 # Sampling ends here and takes the network's clean views: shape and colour are settled below about -4, and above -2 the
@@ -58,12 +56,8 @@ def _cat(*parts: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _map_pairs(function: Callable[..., Tensor], *rows: KeysValues) -> KeysValues:
-    return [tuple(function(*parts) for parts in zip(*pairs, strict=True)) for pairs in zip(*rows, strict=True)]
-
-
 def _cache_map(function: Callable[..., Tensor], *caches: ReferenceCache) -> ReferenceCache:
-    reference, text = (_map_pairs(function, *(getattr(cache, name) for cache in caches)) for name in ("reference", "text"))
+    reference, text = (map_tensors(function, *(getattr(cache, name) for cache in caches)) for name in ("reference", "text"))
     return ReferenceCache(reference, text, function(*(cache.pooled for cache in caches)))
 
 
@@ -154,7 +148,7 @@ class MicroPrior(Prior):
         count = len(prompts)
         pooled, tokens = self._sentences.states(prompts)
         with self._autocast():
-            text = row_by_row(self.network.text_keys, lambda rows: _map_pairs(_cat, *rows), tokens)
+            text = per_row(self.network.text_keys, tokens)
         null = _cache_map(lambda part: part.expand(count, *part.shape[1:]), self._null_of(negative_prompt))
         return MicroCondition({NULL: null, CONDITIONAL: ReferenceCache(null.reference, text, pooled)}, (False,) * count)
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from microdreamer.core.paths import shipped_folder
+from microdreamer.core.rows import per_row
 from microdreamer.core.transfer import send
 from microdreamer.guidance.checkpoints import load_into, load_sharded
 from microdreamer.guidance.micro.network import NetworkConfig, TextEncoder
 from microdreamer.guidance.micro.vocabulary import Vocabulary
-from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest, row_by_row
+from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class MicroSentenceEncoder(SentenceEncoder):
     @torch.no_grad()
     def states(self, sentences: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            tokens, pooled = row_by_row(self.tower, lambda parts: tuple(map(torch.cat, zip(*parts, strict=True))), self.tokens(sentences))
+            tokens, pooled = per_row(self.tower, self.tokens(sentences))
         return pooled, tokens
 
     def _identity(self) -> str:

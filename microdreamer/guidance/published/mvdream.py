@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cam_utils import Cameras
+from microdreamer.core.rows import join_rows, map_tensors, per_row
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch
 from microdreamer.guidance.published.latent import LatentPrior, Parts
 from microdreamer.guidance.published.multiview_unet import Context, KeysValues, MultiViewUNet
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 from microdreamer.guidance.published.text import TextEncoder
-from microdreamer.guidance.sentences import row_by_row
 
 FRONT = 90.0  # degrees: these networks see an object's front from this azimuth, counted as `cam_utils` does
 
@@ -47,23 +47,12 @@ class MultiViewCondition:
     def context(self, told: tuple[str, ...]) -> Context:
         """Of a batch of branches that are told these: always the same tensors."""
         if told not in self._joined:
-            self._joined[told] = _cat([self.contexts[one] for one in told])
+            self._joined[told] = join_rows([self.contexts[one] for one in told])
         return self._joined[told]
 
 
-def _cat(contexts: Sequence[Context]) -> Context:
-    return tuple(
-        KeysValues(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*block, strict=True)))
-        for block in zip(*contexts, strict=True)
-    )
-
-
-def _map(function: Callable[[Tensor], Tensor], context: Context) -> Context:
-    return tuple(KeysValues(*(None if part is None else function(part) for part in block)) for block in context)
-
-
 def _rows(context: Context, rows: slice) -> Context:
-    return _map(lambda part: part[rows], context)
+    return map_tensors(lambda part: part[rows], context)
 
 
 class MultiViewPrior(LatentPrior):
@@ -106,7 +95,7 @@ class MultiViewPrior(LatentPrior):
         return MultiViewCondition({told: _rows(both, row) for told, row in rows.items()}, pixel_latents)
 
     def join(self, conditions: Sequence[MultiViewCondition]) -> MultiViewCondition:
-        contexts = {told: _cat([one.contexts[told] for one in conditions]) for told in (NULL, CONDITIONAL)}
+        contexts = {told: join_rows([one.contexts[told] for one in conditions]) for told in (NULL, CONDITIONAL)}
         pixels = None
         if conditions[0].pixel_latents is not None:
             pixels = {told: torch.cat([one.pixel_latents[told] for one in conditions]) for told in contexts}
@@ -172,9 +161,9 @@ class MVDreamPrior(MultiViewPrior):
         if null is None or told != negative_prompt:
             null = self._context(self.text_encoder(negative_prompt))
             self._null = negative_prompt, null
-        null = _map(lambda part: part.expand(len(prompts), *part.shape[1:]), null)
+        null = map_tensors(lambda part: part.expand(len(prompts), *part.shape[1:]), null)
         return MultiViewCondition({NULL: null, CONDITIONAL: self._context(self.text_encoder(*prompts))})
 
     def _context(self, text: Tensor) -> Context:
         """Keys and values of texts [P,L,C]."""
-        return row_by_row(self.network.embed_context, _cat, text.to(self.device, self.dtype))
+        return per_row(self.network.embed_context, text.to(self.device, self.dtype))

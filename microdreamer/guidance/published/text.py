@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from microdreamer.core.rows import per_row
 from microdreamer.core.transfer import send
 from microdreamer.guidance.published.latent import Parts
 from microdreamer.guidance.published.pretrained import load_part
-from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest, row_by_row
+from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class TextEncoder(SentenceEncoder):
     @torch.no_grad()
     def states(self, sentences: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         ids = send(torch.tensor([self.look_up(sentence or "") for sentence in sentences]), self.device)
-        return row_by_row(self._run, lambda parts: tuple(map(torch.cat, zip(*parts, strict=True))), ids)
+        return per_row(self._run, ids)
 
     def _run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         found = self.model(input_ids=ids)

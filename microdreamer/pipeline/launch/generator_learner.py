@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from cam_utils import Cameras
+from microdreamer.core.rows import map_tensors
 from microdreamer.distillation import regularisers
 from microdreamer.fields.backgrounds import SolidBackground
 from microdreamer.generators.backgrounds import PromptBackground, SharedBackground
 from microdreamer.generators.base import ShapeGenerator
 from microdreamer.generators.conv3d import Conv3dGenerator, Conv3dSpec
 from microdreamer.generators.hyper_ingp import HyperIngp, HyperIngpSpec
-from microdreamer.generators.sentences import in_float32
 from microdreamer.generators.text_to_shape import Draws, ShapeRendering, TextToShape, VolsdfSettings
 from microdreamer.generators.triplane_transformer import TriplaneTransformer, TriplaneTransformerSpec
 from microdreamer.pipeline.launch.config import LaunchConfig
@@ -86,7 +86,7 @@ class GeneratorLearner(ModuleLearner):
         chance = Draws(jitter, fine_jitter, replaced, color, tuple(of_geometry))
         with torch.autocast(text.device.type, torch.bfloat16, enabled=self.half_precision):
             shapes = self.model.condition(text, pooled, chance.geometry)
-        return self.model.render(cameras, in_float32(shapes), background, chance)
+        return self.model.render(cameras, map_tensors(Tensor.float, shapes), background, chance)
 
     def regularise(self, rendering: ShapeRendering, weights: Tensor) -> Tensor:
         """The sum of the regularisers that count, by `weights`, one for each of REGULARISERS."""
