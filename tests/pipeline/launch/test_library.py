@@ -132,6 +132,20 @@ def test_a_step_of_several_passes_has_the_gradient_of_them_all(tmp_path, monkeyp
         torch.testing.assert_close(gradient, total[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_a_pass_counts_for_its_share_of_the_step(tmp_path, monkeypatch):
+    """Whatever their number, passes give the mean of what each would alone: the learning rate means the same."""
+    found = []
+    for passes in (1, 3):
+        config = config_with(tmp_path, "triplane", f"trainer.accumulate_grad_batches={passes}", "system.loss.lambda_sparsity=1")
+        trainer = trainer_of(config, monkeypatch)
+        monkeypatch.setattr(trainer.learner, "update", lambda rendering: None)
+        reseed(trainer.generator, config.seed, 0, 0)
+        trainer._pass(0, 0)
+        found.append({name: parameter.grad for name, parameter in trainer.learner.model.geometry.named_parameters()})
+    for name, gradient in found[0].items():
+        assert float((3 * found[1][name] - gradient).norm()) < 1e-5 * float(gradient.norm()), name
+
+
 def test_preview_and_pull_of_each_sentence(tmp_path, monkeypatch):
     config = config_with(tmp_path, "conv3d", "trainer.max_steps=5", "trainer.preview_every=5")
     monkeypatch.setattr(run, "SentenceStore", DrawnStores)
