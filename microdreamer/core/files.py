@@ -43,11 +43,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def try_writing(path: str | Path) -> None:
-    """Try whether a file could be written at `path`, folders included; leaves nothing. Raises OSError if not.
+    """Try whether a file could be written at `path`, folders included; leaves nothing. Raises OSError, which names `path`, if not.
 
     Several programs may try the same folder at once.
     """
     path = Path(path)
+    try:
+        _try_writing(path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # rather than the name of the trial
+
+
+def _try_writing(path: Path) -> None:
     probe = path.with_name(f".{uuid.uuid4().hex}.probe")
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     for attempts_left in reversed(range(PROBES)):

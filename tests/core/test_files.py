@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microdreamer.core.files import MAX_NAME, clean_name, readable, sha256_of, user_path
+from microdreamer.core.files import MAX_NAME, clean_name, readable, sha256_of, try_writing, user_path
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,11 @@ def test_a_files_sha256_is_that_of_its_bytes(tmp_path):
     for data in (b"", b"abc", bytes(3 << 20)):
         (tmp_path / "file").write_bytes(data)
         assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_trial_that_fails_names_what_was_to_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "folder" / "result.json"
+    with pytest.raises(OSError) as caught:
+        try_writing(target)
+    assert caught.value.filename == str(target) and "probe" not in str(caught.value)
