@@ -134,7 +134,7 @@ class MicroPrior(Prior):
             image = image.to(self.device)
             size = (self.resolution, self.resolution)
             picture = F.interpolate(on_white(image[None]), size, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
-        conditional = self._cache(picture, self._sentences.tokens([prompt]), -elevation)
+        conditional = self._cache(picture, self._sentences.tokens([self._sentences.understood(prompt)]), -elevation)
         null = self._cache(None, self._sentences.tokens([negative_prompt]), 0.0)
         return MicroCondition({NULL: null, CONDITIONAL: conditional}, (picture is not None,))
 
