@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cam_utils import orbit_cameras
+from microdreamer.core.files import atomic_write
 from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.samplers import ddim_sample, normal
@@ -171,6 +172,13 @@ def main() -> None:
     prior, meshes = MicroPrior.load(args.weights, device), load_packed(args.objects).to(device)
     indices = range(min(args.limit or len(meshes), len(meshes)))
     results = {"objects": len(indices), "steps": args.steps, "eta": args.eta, "input_elevation_up": ELEVATION_UP}
+
+    def write() -> None:
+        """What is known so far: a run may be cut."""
+        if args.out:
+            with atomic_write(args.out) as temporary:
+                temporary.write_text(json.dumps(results, indent=1) + "\n")
+
     for guidance, references in itertools.product(args.guidance, args.references):
         options = {"steps": args.steps, "guidance_scale": guidance, "eta": args.eta, "references": references}
         table, pictures = score_objects(prior, meshes, indices, **options)
@@ -180,11 +188,11 @@ def main() -> None:
         if args.sheet and references == args.references[0] and guidance == args.guidance[0]:
             small = F.interpolate(pictures.flatten(0, 2), scale_factor=0.5, mode="area")
             write_sheet(args.sheet, list(small), columns=2 * len(SIDES))
+        write()
     if prior.network.config.geometry:
         results["surfaces"] = score_surfaces(prior, meshes, indices)
         print(json.dumps(results["surfaces"]), flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        write()
 
 
 if __name__ == "__main__":
