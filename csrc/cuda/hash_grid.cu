@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kBlock) points_gradient_kernel(Inputs in, cons
   for (int axis = 0; axis < 3; ++axis) v_points[3 * i + axis] = v_point[axis];
 }
 
-// How contributions of many points come together, as in gaussian_raster.cu. kFast: floating-point additions, in any order.
+// How contributions of many points come together, as in gaussian_raster_backward.cu. kFast: floating-point additions, in any order.
 // Deterministic: a first pass finds the largest contribution to each value, a second adds whole multiples of a small part of it;
 // neither minds the order.
 enum class Sum { kFast, kLargest, kFixed };
