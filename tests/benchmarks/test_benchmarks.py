@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks import (
     gaussian_raster,
+    grid_sampling,
     hash_grid,
     mesh_extraction,
     mesh_fit,
@@ -364,6 +365,7 @@ def test_runs_that_did_other_work_are_not_compared(monkeypatch, oracle):
 OBJECTS = str(Path(__file__).resolve().parents[2] / "test_data" / "objects_small.npz")
 SMALL = {
     hash_grid: ["--device", "cpu", "--points", "500", "--grid", "small", "--repeats", "1"],
+    grid_sampling: ["--device", "cpu", "--points", "500", "--cases", "small", "--repeats", "1"],
     mesh_extraction: [
         "--device",
         "cpu",
