@@ -7,6 +7,7 @@
     python -m benchmarks.course step        a step of the fit
     python -m benchmarks.course program     what is left of it in the whole program
 
+On the CPU all run on one thread and, except for whole programs, count the processor's time.
 --device cpu or cuda (default: the GPU where there is one); --small for seconds and little to see; --out FILE.json keeps the figures.
 """
 
@@ -16,7 +17,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from benchmarks.course.scene import Scene
+from benchmarks.course.scene import Scene, one_thread
 from benchmarks.timing import write_json
 from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
@@ -35,10 +36,11 @@ def main(words: list[str] | None = None) -> None:
     options = parser.parse_args(words)
     if not extension.available(options.device):
         parser.error(f"the course compares compiled {options.device} kernels and there are none; {extension.BUILD_HINT}")
-    header = provenance(options.device)
-    print(describe(header), flush=True)
     chapter = importlib.import_module(f"benchmarks.course.{options.chapter}")
-    found = chapter.run(Scene(options.device, options.small))
+    with one_thread(options.device):
+        header = provenance(options.device)
+        print(describe(header), flush=True)
+        found = chapter.run(Scene(options.device, options.small))
     write_json(options.out, header | {"chapter": options.chapter, "small": options.small, **found})
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.course.scene import LIBRARY, PLAIN, Scene, figure, operations, table
+from benchmarks.course.scene import LIBRARY, PLAIN, Scene, figure, operations, table, time_here
 from benchmarks.extract_fields import floors
-from benchmarks.timing import time_calls
 from microdreamer.kernels import FIELD_RELAX_RATIO
 
 
@@ -28,7 +27,7 @@ def run(scene: Scene) -> dict:
     work, floor_ms = floors(covs, opacities, scene.resolution), scene.floor_ms()
     launches = operations(scene.version(PLAIN))
     x = torch.zeros(1, device=scene.device)
-    launch_ms = time_calls(lambda: [x.add_(1) for _ in range(1000)], scene.device, repeats=3).least / 1000
+    launch_ms = time_here(lambda: [x.add_(1) for _ in range(1000)], scene.device, repeats=3).least / 1000
     pairs = pairs_of_plain(scene)
     rows = [
         ("bytes: each input and output once", f"{work['bytes'] / 1e6:.2f} MB", floor_ms["memory"]),

@@ -12,9 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmarks.course import originals
-from benchmarks.course.scene import Scene, figure, table
+from benchmarks.course.scene import Scene, figure, table, time_here
 from benchmarks.stages import NAME, PICTURE, run_once
-from benchmarks.timing import time_calls
 from gs_renderer import GaussianModel, extract_fields, switches
 from microdreamer.core.errors import UserError
 from microdreamer.core.machine import choose_device
@@ -83,7 +82,7 @@ def blob_and_object(scene: Scene) -> dict[str, float]:
     models = {"untrained blob": blob, "an object": solid_model(scene)}
     with switches(gauss=False, extract=False):
         return {
-            name: time_calls(
+            name: time_here(
                 lambda model=model: extract_fields(model, scene.resolution, scene.num_blocks), scene.device, 1, warm_up=0
             ).median
             for name, model in models.items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +60,9 @@ class Scene:
         """Milliseconds below which the grid cannot be had here: to move its bytes, and to compute its exponentials."""
         _, covs, opacities = self.gaussians
         floor = floors(covs, opacities, self.resolution)
-        found = device_floor_ms(floor, self.device)
-        if self.device == "cpu":
-            found["exponentials"] = floor["exponentials"] / exponentials_per_ms()
-        return found
+        if self.device == "cuda":
+            return device_floor_ms(floor, self.device)
+        return {"memory": floor["bytes"] / copied_bytes_per_ms(), "exponentials": floor["exponentials"] / exponentials_per_ms()}
 
     def version(self, name: str) -> Callable[[], Tensor]:
         """The grid by plain PyTorch, by the library, or by a step of the course."""
@@ -74,7 +75,7 @@ class Scene:
 
     def time(self, name: str) -> Timing:
         slow = name == PLAIN or (name == "brute_force" and self.device == "cpu")
-        return time_calls(self.version(name), self.device, 1 if slow else self.repeats, warm_up=0 if slow else 3)
+        return time_here(self.version(name), self.device, 1 if slow else self.repeats, warm_up=0 if slow else 3)
 
 
 def library(*arguments: Any) -> Tensor:
@@ -83,11 +84,35 @@ def library(*arguments: Any) -> Tensor:
         return extract_fields(*arguments)
 
 
+def time_here(call: Callable[[], object], device: str, repeats: int, warm_up: int = 3) -> Timing:
+    """On the CPU by the processor's time, which other programs on the machine hardly change; the course runs on one thread there."""
+    return time_calls(call, device, repeats, warm_up, clock=time.process_time)
+
+
+@contextlib.contextmanager
+def one_thread(device: str) -> Iterator[None]:
+    """On the CPU, PyTorch and the kernels keep to one thread while the block runs."""
+    threads = torch.get_num_threads()
+    try:
+        if device == "cpu":
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def copied_bytes_per_ms() -> float:
+    """Bytes read and written in copying what no cache of this CPU holds, on one thread."""
+    source = torch.zeros(1 << 24)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / time_here(lambda: target.copy_(source), "cpu", repeats=5).least
+
+
 def exponentials_per_ms() -> float:
-    """Of float32, as fast as PyTorch computes them on this CPU from values in its cache, on all of its threads."""
-    values = -torch.rand(1 << 11)  # few enough for PyTorch to leave them to one thread
+    """Of float32, as fast as PyTorch computes them on one thread of this CPU from values in its cache."""
+    values = -torch.rand(1 << 14)
     result = torch.empty_like(values)
-    return torch.get_num_threads() * len(values) / time_calls(lambda: torch.exp(values, out=result), "cpu", repeats=300, warm_up=10).least
+    return len(values) / time_here(lambda: torch.exp(values, out=result), "cpu", repeats=300).least
 
 
 class OperationCounter(TorchDispatchMode):

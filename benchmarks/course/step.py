@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.course.scene import Scene, operations, table
+from benchmarks.course.scene import Scene, operations, table, time_here
 from benchmarks.fit_step import check, steps
-from benchmarks.timing import Timing, time_calls
+from benchmarks.timing import Timing
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels.adam import Adam
 
@@ -68,7 +68,7 @@ def adams(count: int, device: str, repeats: int) -> dict[str, tuple[Timing, int]
         difference = float((moved - first).abs().max())
         if not difference <= 1e-5:
             raise SystemExit(f"{name}: parameters differ by {difference:.1g} after three steps; expected at most 1e-5")
-        found[name] = time_calls(step, device, repeats), operations(step)
+        found[name] = time_here(step, device, repeats), operations(step)
     return found
 
 
@@ -86,7 +86,7 @@ def run(scene: Scene) -> dict:
     rows = []
     for kind in kinds:
         step = build(kind)
-        timing = time_calls(step, device, repeats, warm_up=5 if scene.device == "cuda" else 1)
+        timing = time_here(step, device, repeats, warm_up=5 if scene.device == "cuda" else 1)
         # A replayed graph is one operation to the host; PyTorch's counter would stand in the way of the replay.
         rows.append({"what": kind, "operations": 1 if "graph" in kind else operations(step), **timing.as_row()})
     for name, (timing, count_of) in adams(count, scene.device, repeats).items():
