@@ -18,7 +18,7 @@ NAME ?= $(patsubst %_rgba,%,$(basename $(notdir $(INPUT))))
 
 VENV := .venv
 READY := $(VENV)/.ready
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/* csrc/course/*)
 ROOMS := $(patsubst microdreamer/%/__init__.py,microdreamer.%,$(wildcard microdreamer/*/__init__.py))
 PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 

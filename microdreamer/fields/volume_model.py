@@ -8,6 +8,7 @@ Sizes: V views of H x W pixels, N = V H W rays, M samples.
 from __future__ import annotations
 
 import dataclasses
+import os
 import math
 from typing import Any, NamedTuple, Protocol
 
@@ -45,10 +46,15 @@ class Values(Protocol):
 
 
 class Geometry(Protocol):
-    """What a field must offer; `ImplicitVolume` does. `parameter_groups` has parameters by the names that learning rates go by."""
+    """What a field must offer; `ImplicitVolume` does. `parameter_groups` has parameters by the names that learning rates go by.
 
-    def density(self, points: Tensor) -> Tensor: ...
-    def __call__(self, points: Tensor, directions: Tensor | None = None, with_normals: bool = False) -> Values: ...
+    `used` [] int32: points from there on only fill a list of fixed length up, their values may be any finite ones.
+    """
+
+    def density(self, points: Tensor, used: Tensor | None = None) -> Tensor: ...
+    def __call__(
+        self, points: Tensor, directions: Tensor | None = None, with_normals: bool = False, used: Tensor | None = None
+    ) -> Values: ...
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]: ...
 
 
@@ -267,10 +273,10 @@ class VolumeModel(nn.Module):
             room.note(totals)
         along = cast.directions.index_select(0, samples.ray)
         points = torch.addcmul(cast.origins.index_select(0, samples.ray), along, samples.middle[:, None])
-        if room is not None:
-            points = torch.where(samples.length[:, None] > 0, points, scattered(len(points), self.settings.radius, points.device))
         lights = None if cast.lights is None else cast.lights.index_select(0, samples.ray)
-        density, color, normal = self._evaluate(points, along, lights, look)
+        if room is not None and (look.normals or lights is not None or os.environ.get("MD_OLD_FIELD")):
+            points = torch.where(samples.length[:, None] > 0, points, scattered(len(points), self.settings.radius, points.device))
+        density, color, normal = self._evaluate(points, along, lights, look, None if room is None or os.environ.get("MD_OLD_FIELD") else samples.offsets[-1])
         found = composite(density, color if normal is None else torch.cat([color, normal], dim=1), samples)
         values = _RayValues(found.features[:, :3], found.alpha, found.depth, None if normal is None else found.features[:, 3:])
         return values, Detail(samples, found.weights, normal, along)
@@ -290,37 +296,45 @@ class VolumeModel(nn.Module):
             jitter=cast.jitter,
             near=settings.near,
         )
-        density = self._density(marched.positions(cast.origins, cast.directions))
+        density = self._density(marched.positions(cast.origins, cast.directions), None if room is None or os.environ.get("MD_OLD_FIELD") else marched.offsets[-1])
         visible = keep_visible(marched, density, min_alpha=occupancy.threshold, min_transmittance=MIN_TRANSMITTANCE, capacity=lengths[1])
         return visible, torch.stack([marched.total, visible.total])
 
     @torch.no_grad()
-    def _density(self, points: Tensor) -> Tensor:
-        """[P] at points [P,3]; not a number where the field is none."""
+    def _density(self, points: Tensor, used: Tensor | None = None) -> Tensor:
+        """[P] at points [P,3]; not a number where the field is none. `used` as in `Geometry`."""
+        size, parts = CHUNK_POINTS[points.device.type], []
         with self._autocast():
-            return torch.cat([self.geometry.density(part).float() for part in points.split(CHUNK_POINTS[points.device.type])])
+            for index, part in enumerate(points.split(size)):
+                parts.append(self.geometry.density(part, None if used is None else used - index * size).float())
+        return torch.cat(parts)
 
     def _autocast(self) -> torch.autocast:
         """Half precision where it is asked for, on a GPU; without the cache of weights, which a captured graph would not renew."""
         wanted = self.settings.half_precision and self.device.type == "cuda"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
 
-    def _evaluate(self, points: Tensor, directions: Tensor, lights: Tensor | None, look: _Look) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _evaluate(
+        self, points: Tensor, directions: Tensor, lights: Tensor | None, look: _Look, used: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Density [P], colour [P,3] and, where wanted, normals [P,3] at points [P,3], for gradients or in bounded memory."""
         if torch.is_grad_enabled():
             if self.settings.recompute:
-                return checkpoint(self._evaluate_at, points, directions, lights, look, use_reentrant=False, preserve_rng_state=False)
-            return self._evaluate_at(points, directions, lights, look)
+                return checkpoint(self._evaluate_at, points, directions, lights, look, used, use_reentrant=False, preserve_rng_state=False)
+            return self._evaluate_at(points, directions, lights, look, used)
         parts, size = [], CHUNK_POINTS[self.device.type]
         for first in range(0, max(len(points), 1), size):
             part = slice(first, first + size)
-            parts.append(self._evaluate_at(points[part], directions[part], None if lights is None else lights[part], look))
+            within = None if used is None else used - first
+            parts.append(self._evaluate_at(points[part], directions[part], None if lights is None else lights[part], look, within))
         density, color, normal = zip(*parts, strict=True)
         return torch.cat(density), torch.cat(color), None if normal[0] is None else torch.cat(normal)
 
-    def _evaluate_at(self, points: Tensor, directions: Tensor, lights: Tensor | None, look: _Look) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _evaluate_at(
+        self, points: Tensor, directions: Tensor, lights: Tensor | None, look: _Look, used: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         with self._autocast():
-            values = self.geometry(points, directions, with_normals=look.normals or lights is not None)
+            values = self.geometry(points, directions, with_normals=look.normals or lights is not None, used=used)
         color = self.material(values.features)
         if lights is not None:
             share, is_shaded, is_white = look.shading

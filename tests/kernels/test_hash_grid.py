@@ -300,7 +300,7 @@ def test_registration(device):
     need_compiled(device)
     points, params, _ = random_case(count=20, device=device)
     hash_grid_encode(points, params, SMALL, compiled=True)  # attaches the fake kernels and autograd
-    arguments = (points, params, list(SMALL.scales), list(SMALL.resolutions), list(SMALL.offsets), SMALL.features, True)
+    arguments = (points, params, list(SMALL.scales), list(SMALL.resolutions), list(SMALL.offsets), SMALL.features, True, False, None)
     torch.library.opcheck(torch.ops.microdreamer.hash_grid_encode.default, arguments)
 
 
@@ -390,16 +390,16 @@ def test_op_checks_its_own_arguments():
     hash_grid_encode(points, params, SMALL, compiled=True)
     op, levels = torch.ops.microdreamer.hash_grid_encode, (SMALL.scales, SMALL.resolutions, SMALL.offsets)
     with pytest.raises(ValueError, match="points: expected Float, got Double"):
-        op(points.double(), params, *levels, 2, False)
+        op(points.double(), params, *levels, 2, False, False, None)
     with pytest.raises(ValueError, match="points: expected a contiguous tensor"):
-        op(points.T.contiguous().T, params, *levels, 2, False)
+        op(points.T.contiguous().T, params, *levels, 2, False, False, None)
     with pytest.raises(ValueError, match="features: expected 1, 2, 4 or 8, got 3"):
-        op(points, params, *levels, 3, False)
+        op(points, params, *levels, 3, False, False, None)
     with pytest.raises(ValueError, match="params: expected shape"):
-        op(points, params[2:], *levels, 2, False)
+        op(points, params[2:], *levels, 2, False, False, None)
     with pytest.raises(ValueError, match="params: expected memory aligned to an entry of 2 floats"):
-        op(points, torch.zeros(SMALL.num_params + 1)[1:], *levels, 2, False)
+        op(points, torch.zeros(SMALL.num_params + 1)[1:], *levels, 2, False, False, None)
     with pytest.raises(ValueError, match="expected a power of two of hashed entries, got 100"):
-        op(points, torch.zeros(200), [9.0], [10], [0, 100], 2, False)
+        op(points, torch.zeros(200), [9.0], [10], [0, 100], 2, False, False, None)
     with pytest.raises(ValueError, match="resolutions, offsets: expected 1 and 2 of them"):
-        op(points, params, [9.0], [10, 11], [0, 128], 2, False)
+        op(points, params, [9.0], [10, 11], [0, 128], 2, False, False, None)
