@@ -22,6 +22,11 @@ constexpr float kMinSpread = 0.1f;
 constexpr int kTile = 16;
 }  // namespace md::raster
 
+namespace md::grid_sampling {
+constexpr int kMaxGrids = 8;
+constexpr int64_t kMaxSize = 1048576;
+}  // namespace md::grid_sampling
+
 namespace md::hash_grid {
 constexpr int kMaxLevels = 32;
 constexpr float kLargestCell = 2147483520.0f;

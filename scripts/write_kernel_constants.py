@@ -18,6 +18,7 @@ from microdreamer.kernels import (  # noqa: E402
     adam,
     gaussian_field,
     gaussian_raster,
+    grid_sampling,
     hash_grid,
     marching_cubes,
     mesh_raster,
@@ -46,6 +47,7 @@ CONSTANTS = {
             ("TILE", "int"),
         ],
     ),
+    "md::grid_sampling": (grid_sampling, [("MAX_GRIDS", "int"), ("MAX_SIZE", "int64_t")]),
     "md::hash_grid": (
         hash_grid,
         [("MAX_LEVELS", "int"), ("LARGEST_CELL", "float"), ("PRIME_Y", "uint32_t"), ("PRIME_Z", "uint32_t")],

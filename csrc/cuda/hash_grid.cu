@@ -10,13 +10,16 @@
 #include <cstdlib>
 
 #include "float_vectors.h"
+#include "gradient_sums.h"
 
 namespace md::hash_grid {
 namespace {
 
+using gradient_sums::Sum;
+using gradient_sums::Targets;
+
 constexpr int kBlock = 256;
 constexpr int64_t kChunk = int64_t{1} << 17;  // points; 16 MiB of encodings at 16 levels of two
-constexpr int kFixedPointBits = 40;           // of the largest contribution, where the number of points leaves room
 
 template <int F, typename T = float>
 struct alignas(sizeof(T) * F) Entry {
@@ -121,45 +124,8 @@ __global__ void __launch_bounds__(kBlock) points_gradient_kernel(Inputs in, cons
   for (int axis = 0; axis < 3; ++axis) v_points[3 * i + axis] = v_point[axis];
 }
 
-// How contributions of many points come together, as in gaussian_raster.cu. kFast: floating-point additions, in any order.
-// Deterministic: a first pass finds the largest contribution to each value, a second adds whole multiples of a small part of it;
-// neither minds the order.
-enum class Sum { kFast, kLargest, kFixed };
-
-struct SumTargets {
-  float* fast;
-  uint32_t* largest;          // bits of the largest contribution's magnitude
-  unsigned long long* fixed;  // in units that `largest` fixes
-  int bits;                   // a contribution is at most 2^bits units
-};
-
-__device__ double fixed_point_scale(uint32_t largest, int bits) {
-  const int exponent = static_cast<int>(largest >> 23) - 127;
-  return ldexp(1.0, bits - 1 - exponent);
-}
-
-// Adds F neighbouring floats; from sm_90 on two or four of them in one instruction.
-template <int F>
-__device__ void add_entry(float* target, const float (&value)[F]) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  constexpr int kTogether = F % 4 == 0 ? 4 : F;
-#else
-  constexpr int kTogether = 1;
-#endif
-#pragma unroll
-  for (int f = 0; f < F; f += kTogether) {
-    if constexpr (kTogether == 4) {
-      atomicAdd(reinterpret_cast<float4*>(target + f), make_float4(value[f], value[f + 1], value[f + 2], value[f + 3]));
-    } else if constexpr (kTogether == 2) {
-      atomicAdd(reinterpret_cast<float2*>(target + f), make_float2(value[f], value[f + 1]));
-    } else {
-      atomicAdd(target + f, value[f]);
-    }
-  }
-}
-
 template <int F, Sum kSum, typename T>
-__global__ void __launch_bounds__(kBlock) params_gradient_kernel(Inputs in, const T* v_encoding, SumTargets to) {
+__global__ void __launch_bounds__(kBlock) params_gradient_kernel(Inputs in, const T* v_encoding, Targets to) {
   const Place place = place_of_thread(in);
   if (place.point >= used_points(in)) return;
   const Level& level = in.grid.levels[place.level];
@@ -173,19 +139,7 @@ __global__ void __launch_bounds__(kBlock) params_gradient_kernel(Inputs in, cons
     float value[F];
 #pragma unroll
     for (int f = 0; f < F; ++f) value[f] = weight * v.v[f];
-    if constexpr (kSum == Sum::kFast) {
-      add_entry<F>(to.fast + first, value);
-    } else {
-#pragma unroll
-      for (int f = 0; f < F; ++f) {
-        if constexpr (kSum == Sum::kLargest) {
-          atomicMax(to.largest + first + f, __float_as_uint(fabsf(value[f])));
-        } else {
-          const double units = value[f] * fixed_point_scale(to.largest[first + f], to.bits);
-          atomicAdd(to.fixed + first + f, static_cast<unsigned long long>(__double2ll_rn(units)));
-        }
-      }
-    }
+    gradient_sums::contribute<F, kSum>(to, first, value);
   }
 }
 
@@ -201,7 +155,8 @@ constexpr int kSides = 2, kFaces = 4;  // of a cell along x, and corners of a si
 
 // Adds what the points [point, end), of which several may share a cell, say to the corners of their cells on one side.
 template <int F, int kLength, typename T>
-__device__ __forceinline__ void add_run(const Inputs& in, const T* v_encoding, float* v_params, int l, int side, int64_t point, int64_t end) {
+__device__ __forceinline__ void add_run(const Inputs& in, const T* v_encoding, float* v_params, int l, int side, int64_t point,
+                                        int64_t end) {
   const Level& level = in.grid.levels[l];
   float sums[kFaces][F] = {};
   Cell held = {};
@@ -209,7 +164,7 @@ __device__ __forceinline__ void add_run(const Inputs& in, const T* v_encoding, f
   const auto flush = [&] {
 #pragma unroll
     for (int face = 0; face < kFaces; ++face) {
-      add_entry<F>(v_params + (level.offset + corner_entry(level, held, 2 * face + side)) * F, sums[face]);
+      gradient_sums::add_entry<F>(v_params + (level.offset + corner_entry(level, held, 2 * face + side)) * F, sums[face]);
 #pragma unroll
       for (int f = 0; f < F; ++f) sums[face][f] = 0.f;
     }
@@ -234,10 +189,12 @@ __device__ __forceinline__ void add_run(const Inputs& in, const T* v_encoding, f
 
 // Blocks in the order chunk, level, points, as above; `coarse` levels come first, whose threads take kRun points each.
 struct FastLayout {
-  int64_t chunk;                  // points
-  int coarse;                     // levels
+  int64_t chunk;                   // points
+  int coarse;                      // levels
   int coarse_blocks, fine_blocks;  // of a level and a chunk
-  __host__ __device__ int64_t blocks_of_chunk(int levels) const { return int64_t{coarse} * coarse_blocks + int64_t{levels - coarse} * fine_blocks; }
+  __host__ __device__ int64_t blocks_of_chunk(int levels) const {
+    return int64_t{coarse} * coarse_blocks + int64_t{levels - coarse} * fine_blocks;
+  }
 };
 
 FastLayout fast_layout(const Inputs& in) {
@@ -267,13 +224,9 @@ __global__ void __launch_bounds__(kBlock) params_gradient_fast_kernel(Inputs in,
   }
 }
 
-__global__ void __launch_bounds__(kBlock) fixed_to_float(int64_t count, SumTargets from) {
+__global__ void __launch_bounds__(kBlock) fixed_to_float_kernel(int64_t count, Targets from) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
-  if (i >= count) return;
-  const float most = __uint_as_float(from.largest[i]);
-  // A gradient that is not finite stays so.
-  const double sum = static_cast<double>(static_cast<long long>(from.fixed[i]));
-  from.fast[i] = !isfinite(most) ? most : most == 0.f ? 0.f : static_cast<float>(sum / fixed_point_scale(from.largest[i], from.bits));
+  if (i < count) from.fast[i] = gradient_sums::fixed_to_float(from, i);
 }
 
 unsigned blocks(int64_t count) { return static_cast<unsigned>((count + kBlock - 1) / kBlock); }
@@ -322,14 +275,12 @@ cudaError_t points_gradient_cuda(const Inputs& in, const void* v_encoding, Float
   });
 }
 
-size_t params_gradient_workspace_bytes(int64_t params) {
-  return static_cast<size_t>(params) * (sizeof(unsigned long long) + sizeof(uint32_t));
-}
+size_t params_gradient_workspace_bytes(int64_t params) { return gradient_sums::workspace_bytes(params); }
 
 cudaError_t params_gradient_cuda(const Inputs& in, const void* v_encoding, FloatType type, float* v_params, int64_t params,
                                  bool deterministic, void* workspace, cudaStream_t stream) {
   if (in.count == 0) return cudaSuccess;
-  SumTargets to{v_params, nullptr, nullptr, kFixedPointBits};
+  Targets to = gradient_sums::fast_targets(v_params);
   if (!deterministic && std::getenv("MD_OLD_GRID")) {
     return dispatch(in.grid.features, type, [&]<int F, typename T>(T*) {
       params_gradient_kernel<F, Sum::kFast><<<blocks_of_all_levels(in), kBlock, 0, stream>>>(in, static_cast<const T*>(v_encoding), to);
@@ -343,17 +294,14 @@ cudaError_t params_gradient_cuda(const Inputs& in, const void* v_encoding, Float
           <<<static_cast<unsigned>(count), kBlock, 0, stream>>>(in, static_cast<const T*>(v_encoding), v_params, layout);
     });
   }
-  // An entry takes at most all corners of all points; their sum has to fit into 63 bits.
-  while (to.bits > 1 && (in.count * kCorners) >> (62 - to.bits) != 0) --to.bits;
-  to.fixed = static_cast<unsigned long long*>(workspace);
-  to.largest = reinterpret_cast<uint32_t*>(to.fixed + params);
-  const cudaError_t cleared = cudaMemsetAsync(workspace, 0, params_gradient_workspace_bytes(params), stream);
+  // An entry takes at most all corners of all points.
+  const cudaError_t cleared = gradient_sums::repeating_targets(v_params, params, in.count * kCorners, workspace, stream, &to);
   if (cleared != cudaSuccess) return cleared;
   return dispatch(in.grid.features, type, [&]<int F, typename T>(T*) {
     const T* v = static_cast<const T*>(v_encoding);
     params_gradient_kernel<F, Sum::kLargest><<<blocks_of_all_levels(in), kBlock, 0, stream>>>(in, v, to);
     params_gradient_kernel<F, Sum::kFixed><<<blocks_of_all_levels(in), kBlock, 0, stream>>>(in, v, to);
-    fixed_to_float<<<blocks(params), kBlock, 0, stream>>>(params, to);
+    fixed_to_float_kernel<<<blocks(params), kBlock, 0, stream>>>(params, to);
   });
 }
 
