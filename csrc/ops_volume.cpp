@@ -36,9 +36,9 @@ ChosenLists make_lists(const at::Tensor& counts, std::optional<int64_t> capacity
   const at::Tensor ray = at::zeros({length}, integers.dtype(at::kLong)), offsets = at::empty_like(counts);
   const at::Tensor start = at::zeros({length}, integers.dtype(at::kFloat)), lengths = at::zeros_like(start);
   const at::Tensor source = at::zeros({chosen ? length : 0}, integers);
-  write(prefix.const_data_ptr<int>(), SampleLists{ray.mutable_data_ptr<int64_t>(), start.mutable_data_ptr<float>(),
-                                                  lengths.mutable_data_ptr<float>(), chosen ? source.mutable_data_ptr<int>() : nullptr,
-                                                  offsets.mutable_data_ptr<int>(), length});
+  write(prefix.const_data_ptr<int>(),
+        SampleLists{ray.mutable_data_ptr<int64_t>(), start.mutable_data_ptr<float>(), lengths.mutable_data_ptr<float>(),
+                    chosen ? source.mutable_data_ptr<int>() : nullptr, offsets.mutable_data_ptr<int>(), length});
   return {ray, start, lengths, offsets, total, source};
 }
 
@@ -122,7 +122,8 @@ Packed checked_samples(const OptionalTensor& ray, const at::Tensor& start, const
 }
 
 ChosenLists keep_visible(const at::Tensor& ray, const at::Tensor& start, const at::Tensor& length, const at::Tensor& offsets,
-                   const at::Tensor& density, const at::Tensor& min_alpha, double min_transmittance, std::optional<int64_t> capacity) {
+                         const at::Tensor& density, const at::Tensor& min_alpha, double min_transmittance,
+                         std::optional<int64_t> capacity) {
   const at::Device device = start.device();
   Visibility in{};
   in.samples = checked_samples(ray, start, length, offsets, device);
