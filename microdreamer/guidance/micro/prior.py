@@ -138,6 +138,9 @@ class MicroPrior(Prior):
         null = self._cache(None, self._sentences.tokens([negative_prompt]), 0.0)
         return MicroCondition({NULL: null, CONDITIONAL: conditional}, (picture is not None,))
 
+    def check_sentence(self, sentence: str) -> None:
+        self._sentences.check(sentence)
+
     def sentence_encoder(self) -> MicroSentenceEncoder:
         return self._sentences
 
