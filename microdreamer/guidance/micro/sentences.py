@@ -16,7 +16,7 @@ from microdreamer.core.rows import per_row
 from microdreamer.core.transfer import send
 from microdreamer.guidance.checkpoints import load_into, load_sharded
 from microdreamer.guidance.micro.network import NetworkConfig, TextEncoder
-from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.guidance.micro.vocabulary import Vocabulary, words_of
 from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,9 @@ class MicroSentenceEncoder(SentenceEncoder):
 
     def _look_up(self, sentence: str) -> tuple[int, ...]:
         tokens, unknown = self.vocabulary.encode(sentence, self.length)
+        over = len(words_of(sentence)) - len(unknown) - self.length
+        if over > 0:
+            log.warning("the sentence has %d words too many; its end is cut: %r", over, sentence[-60:])
         if unknown:
             near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
             hint = f"; near ones: {', '.join(near)}" if near else ""
