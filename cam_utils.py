@@ -116,6 +116,15 @@ class Cameras:
         scale = torch.tensor([width / self.width, height / self.height] * 2, device=self.intrinsics.device)
         return dataclasses.replace(self, width=width, height=height, intrinsics=self.intrinsics * scale)
 
+    def turned(self, azimuth: float) -> Cameras:
+        """The same views in a world turned around its vertical axis so that what was at `azimuth` degrees is at 0."""
+        angle = math.radians(azimuth)
+        turn = torch.eye(4, dtype=torch.float64)
+        turn[0, 0] = turn[2, 2] = math.cos(angle)
+        turn[0, 2], turn[2, 0] = math.sin(angle), -math.sin(angle)
+        world_to_camera = (self.world_to_camera.double() @ send(turn, self.device)).to(self.world_to_camera.dtype)
+        return dataclasses.replace(self, world_to_camera=world_to_camera, azimuth=(self.azimuth - azimuth + 180).remainder(360) - 180)
+
     @property
     def device(self) -> torch.device:
         return self.world_to_camera.device

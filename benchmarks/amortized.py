@@ -111,7 +111,7 @@ class Bench:
 
     def _make(self, sentence: str) -> tuple[GaussianModel, int, float]:
         config = load_config(Path("configs") / "micro.yaml", [f"prompt={sentence}", f"cfg={self.options.cfg}"])
-        job = reconstruction.prepare(config, self.prior, None)
+        job = reconstruction.prepare(config, self.prior, [])
         before, began = self.prior.evaluations, time.perf_counter()
         with Progress(job.prior, job.rounds, config.cfg, Watch(self.device)) as progress:
             reconstruction.run_rounds(job, progress)

@@ -50,6 +50,13 @@ constexpr float kNearPlane = 0.05f;
 constexpr int kMaxLights = 8;
 }  // namespace md::mesh_render
 
+namespace md::perceptron {
+constexpr int kInputStep = 16;
+constexpr int kMostInputs = 48;
+constexpr int kMostHidden = 256;
+constexpr int kMostOutputs = 8;
+}  // namespace md::perceptron
+
 namespace md::texture {
 constexpr int kMaxSide = 32768;
 enum class Filter { kNearest, kLinear, kLinearMipmapLinear };

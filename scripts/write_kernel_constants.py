@@ -23,6 +23,7 @@ from microdreamer.kernels import (  # noqa: E402
     marching_cubes,
     mesh_raster,
     mesh_render,
+    perceptron,
     texture,
     volume,
 )
@@ -54,6 +55,7 @@ CONSTANTS = {
     "md::marching_cubes": (marching_cubes, [("MAX_FACES", "int"), ("NEAREST", "float")]),
     "md::mesh_raster": (mesh_raster, [("EDGE_SLACK", "float"), ("BOX_MARGIN", "float"), ("MAX_FACES", "int64_t")]),
     "md::mesh_render": (mesh_render, [("NEAR_PLANE", "float"), ("MAX_LIGHTS", "int")]),
+    "md::perceptron": (perceptron, [("INPUT_STEP", "int"), ("MOST_INPUTS", "int"), ("MOST_HIDDEN", "int"), ("MOST_OUTPUTS", "int")]),
     "md::texture": (texture, [("MAX_SIDE", "int")]),
     "md::volume": (volume, [("MAX_OPTICAL_DEPTH", "float")]),
 }

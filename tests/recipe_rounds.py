@@ -194,6 +194,29 @@ def _(bench):
     assert errors[-35.0] < 0.6 * errors[0.0]
 
 
+@row("azimuth")
+def _(bench):
+    """The picture counts as seen from there; of two each from its own side, and the prior is asked from where each is the front."""
+    words = (f"input={bench.picture}", *ALONE, "ref_loss=1", "init_steps=40", "total_steps=1")
+    expected = torch.from_numpy(np.array(Image.open(bench.picture).resize((32, 32), Image.Resampling.BOX))).permute(2, 0, 1) / 255
+    expected = expected[:3] * expected[3:] + 1 - expected[3:]
+
+    def errors(*more: str) -> dict[float, float]:
+        model = bench.from_start(*words, *more).gaussians
+        with torch.no_grad():
+            shown = {turn: model.render(orbit_cameras(0, turn, width=32, height=32)).image[0] for turn in (0.0, 90.0, 270.0)}
+        return {turn: float((image - expected).abs().mean()) for turn, image in shown.items()}
+
+    once = errors("azimuth=90")
+    assert once[90.0] < 0.6 * once[0.0]
+    twice = errors(f"input={bench.picture},{bench.picture}", "azimuth=90,270")
+    assert max(twice[90.0], twice[270.0]) < 0.6 * twice[0.0]
+    run = bench.first(f"input={bench.picture},{bench.picture}", "azimuth=0,90", "total_steps=1", "denoise_steps=1")
+    first, second = (call.cameras.azimuth for call in run.prior.seen)
+    torch.testing.assert_close((first - second).remainder(360), torch.full_like(first, 90.0))
+    assert run.record["cameras"] == [{"elevation": 0.0, "azimuth": 0.0}, {"elevation": 0.0, "azimuth": 90.0}]
+
+
 # The fit
 
 

@@ -105,6 +105,15 @@ def test_camera_to_world_gives_the_poses_back():
     torch.testing.assert_close(cameras.camera_to_world.double(), orbit_poses([10, -80], [5, 170], 1.7), atol=1e-6, rtol=0)
 
 
+def test_turning_the_world_moves_azimuths_alone():
+    cameras, expected = orbit_cameras([10, -80, 0], [5, 170, -100], 1.7), orbit_cameras([10, -80, 0], [-85, 80, 170], 1.7)
+    turned = cameras.turned(90.0)
+    torch.testing.assert_close(turned.world_to_camera, expected.world_to_camera, atol=1e-6, rtol=0)
+    torch.testing.assert_close(turned.azimuth, expected.azimuth)
+    assert torch.equal(turned.elevation, cameras.elevation) and torch.equal(turned.intrinsics, cameras.intrinsics)
+    torch.testing.assert_close(turned.turned(-90.0).world_to_camera, cameras.world_to_camera, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_angles_may_lie_anywhere(device):
     elevation, azimuth = torch.tensor([-20.0, 30.0]), torch.tensor([10.0, -140.0])

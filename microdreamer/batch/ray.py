@@ -57,7 +57,7 @@ class Worker:
         from microdreamer.batch.run import find, make_one
         from microdreamer.core.overhearing import overheard
 
-        row = Row(str(item.picture), item.name)
+        row = Row(item.text, item.name)
         if not (self._config.resume and find(item, row, self._config)):
             with overheard(row.notes.append):
                 make_one(item, row, self._config, self._prior, lambda _: None, lambda: False)

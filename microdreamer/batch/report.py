@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from microdreamer.batch.pictures import Item
 from microdreamer.core.files import atomic_write, readable
 from microdreamer.images.reading import read_image
 
@@ -142,6 +143,6 @@ def write_thumbnail(stem: Path, picture: Path, views: Path | None) -> str | None
     return f"{STEM}/{target.name}"
 
 
-def rows_of(items: Sequence[tuple[Path, str]]) -> list[Row]:
-    """The pictures and names of a batch as rows that wait."""
-    return [Row(str(picture), name) for picture, name in items]
+def rows_of(items: Sequence[Item]) -> list[Row]:
+    """The objects of a batch as rows that wait."""
+    return [Row(item.text, item.name) for item in items]

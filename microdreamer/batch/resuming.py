@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,17 @@ def same_result(config: Config) -> dict[str, Any]:
     return {key: value for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if key not in PLACES}
 
 
-def whole_record(stem: Path, config: Config, picture: Path) -> dict[str, Any] | None:
-    """The record of the result at `stem`, or None where a run of `config` (its prompt resolved) on `picture` has to make it.
+def digest_of(pictures: Sequence[Path]) -> str | list[str] | None:
+    """The SHA-256 of an object's picture, or of each of several; None where one is no file, which is told when it is read."""
+    paths = list(map(user_path, pictures))
+    if not all(path.is_file() for path in paths):
+        return None
+    digests = [sha256_of(path) for path in paths]
+    return digests[0] if len(digests) == 1 else digests
+
+
+def whole_record(stem: Path, config: Config, pictures: Sequence[Path]) -> dict[str, Any] | None:
+    """The record of the result at `stem`, or None where a run of `config` (its prompt resolved) on `pictures` has to make it.
 
     What a killed run had left to move is moved first. Files are compared by their SHA-256. The version of the program does not count.
     """
@@ -37,7 +47,7 @@ def whole_record(stem: Path, config: Config, picture: Path) -> dict[str, Any] | 
         made_with, files = record["config"], record["files"]
         if {key: value for key, value in made_with.items() if key not in PLACES} != same_result(config):
             return None
-        if record["input_sha256"] != sha256_of(user_path(picture)):
+        if record["input_sha256"] is None or record["input_sha256"] != digest_of(pictures):
             return None
         if not files or any(sha256_of(stem.with_name(name)) != digest for name, digest in files.items()):
             return None

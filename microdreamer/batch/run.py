@@ -11,9 +11,9 @@ from typing import Any
 
 from microdreamer.batch.pictures import Item
 from microdreamer.batch.report import DONE, FAILED, WAITING, Report, Row, rows_of, write_thumbnail
-from microdreamer.batch.resuming import same_result, whole_record
+from microdreamer.batch.resuming import digest_of, same_result, whole_record
 from microdreamer.core.errors import UserError, memory_error, one_line, user_errors
-from microdreamer.core.files import sha256_of, user_path
+from microdreamer.core.files import user_path
 from microdreamer.core.machine import choose_device
 from microdreamer.core.overhearing import overheard
 from microdreamer.guidance.base import Prior
@@ -96,7 +96,7 @@ class Writer:
 
 def _own(item: Item, config: Config) -> Config:
     """The configuration of one picture. Raises ValueError for a caption beside it that is no text."""
-    return with_inputs(dataclasses.replace(config, input=str(item.picture), save_path=item.name), None, None)
+    return with_inputs(dataclasses.replace(config, input=item.text, save_path=item.name), None, None)
 
 
 def find(item: Item, row: Row, config: Config) -> bool:
@@ -104,7 +104,7 @@ def find(item: Item, row: Row, config: Config) -> bool:
     try:
         own = _own(item, config)
         stem = result_stem(own)
-        record = whole_record(stem, own, item.picture)
+        record = whole_record(stem, own, item.pictures)
     except ValueError:  # to be told when its turn comes
         return False
     if record is None:
@@ -129,7 +129,7 @@ def make_one(
     try:
         own = _own(item, config)
         path = user_path(item.picture)
-        digest = sha256_of(path) if path.is_file() else None  # whatever else it is, is told when it is read
+        digest = digest_of(item.pictures)
         result = reconstruct(config=own, prior=prior, on_progress=on_progress, should_stop=stop)
         result.record["input_sha256"] = digest
         stem = result.save(on_progress=on_progress)
@@ -142,7 +142,7 @@ def make_one(
     except Exception as error:
         row.status, row.message = FAILED, _why(error)
         if row.message.startswith(FAULT):
-            log.debug("%s", item.picture, exc_info=True)
+            log.debug("%s", item.text, exc_info=True)
         row.thumbnail = write_thumbnail(user_path(config.outdir) / item.name, user_path(item.picture), None)
 
 

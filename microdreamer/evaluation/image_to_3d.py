@@ -1,4 +1,4 @@
-"""How well pictures become 3D: known objects are generated from one picture and measured from sides that no one has seen.
+"""How well pictures become 3D: known objects are generated from one picture, or a few, and measured from sides that no one has seen.
 
 python -m microdreamer.evaluation.image_to_3d --config configs/micro.yaml --objects val.npz --limit 32 --out results.json [key=value ...]
 
@@ -28,10 +28,12 @@ from microdreamer.core.errors import Stopped, UserError, user_errors
 from microdreamer.core.files import atomic_write
 from microdreamer.core.machine import choose_device, describe, peak_memory_mib, provenance, versions
 from microdreamer.evaluation import summary
+from microdreamer.evaluation.oracle import TruePrior
 from microdreamer.evaluation.trivial import flat_card, visual_hull
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.samplers import ddim_sample
+from microdreamer.images.reference import PosedPicture
 from microdreamer.images.writing import write_sheet
 from microdreamer.meshes.files import read_mesh, write_glb
 from microdreamer.meshes.mesh import Mesh
@@ -51,6 +53,7 @@ from microdreamer.shapes.packed import PackedMeshes, load_packed
 from microdreamer.training.micro_prior.metrics import silhouette_iou
 
 INPUT_ELEVATION = -15.0  # degrees: the picture is taken from 15 above, at azimuth 0
+PICTURE_AZIMUTHS = (0.0, 90.0, 180.0, 270.0)  # of the first, second, ... picture
 INPUT_SIZE = 512  # px
 VIEW_SIZE = 256  # px of the pictures that are compared
 AZIMUTHS = tuple(11.25 + 22.5 * view for view in range(16))
@@ -58,14 +61,26 @@ ELEVATIONS = (-30.0, 0.0, -15.0, 15.0) * 4  # each of them from four sides
 PRIOR_SIDES = (0.0, 90.0, 180.0, 270.0)
 PRIOR_STEPS = 10
 SHEET_VIEWS, SHEET_SIZE = (1, 5, 9, 13), 128  # four sides at eye level; px
-OWN_KEYS = ("input", "prompt", "load", "save_path", "elevation", "outdir", "video_frames", "video_size", "mesh_format", "profiling")
+OWN_KEYS = (
+    "input",
+    "prompt",
+    "load",
+    "save_path",
+    "elevation",
+    "azimuth",
+    "outdir",
+    "video_frames",
+    "video_size",
+    "mesh_format",
+    "profiling",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
     """One true object as it is shown and measured; pictures are on white, in [0,1], on the device."""
 
-    picture: Tensor  # straight RGBA [4,INPUT_SIZE,INPUT_SIZE], the input
+    pictures: Sequence[PosedPicture]  # of INPUT_SIZE, the input
     input_camera: Cameras
     cameras: Cameras  # the unseen ones
     input_view: Tensor  # [1,3,H,W]
@@ -73,10 +88,15 @@ class Scene:
     coverage: Tensor  # [V,1,H,W]
     points: Tensor  # [P,3] on the outside
 
+    @property
+    def picture(self) -> Tensor:
+        """The first one, straight RGBA [4,S,S]."""
+        return self.pictures[0].picture
 
-def input_picture(meshes: PackedMeshes, index: int, config: Config) -> Tensor:
-    """The straight RGBA picture [4,S,S] of an object that the evaluation starts from, in steps of 1/255 as a PNG would hold it."""
-    camera = _cameras(config, [INPUT_ELEVATION], [0.0], INPUT_SIZE, meshes.device)
+
+def input_picture(meshes: PackedMeshes, index: int, config: Config, azimuth: float = 0.0) -> Tensor:
+    """A straight RGBA picture [4,S,S] of an object that the evaluation starts from, in steps of 1/255 as a PNG would hold it."""
+    camera = _cameras(config, [INPUT_ELEVATION], [azimuth], INPUT_SIZE, meshes.device)
     rgba = shape_render.render_views(meshes, index, camera)[0]
     straight = (rgba[:3] / rgba[3:].clamp_min(1e-6)).clamp(0, 1)
     return (torch.cat([straight, rgba[3:]]) * 255).round() / 255
@@ -86,15 +106,16 @@ def _cameras(config: Config, elevation: Sequence[float], azimuth: Sequence[float
     return orbit_cameras(elevation, azimuth, config.radius, fov_y=config.fovy, width=size, height=size, device=device)
 
 
-def make_scene(meshes: PackedMeshes, index: int, config: Config, generator: torch.Generator) -> Scene:
-    """The pictures and points that answers for object `index` are measured against."""
+def make_scene(meshes: PackedMeshes, index: int, config: Config, generator: torch.Generator, pictures: int = 1) -> Scene:
+    """What answers for object `index` start from, and the pictures and points that they are measured against."""
     input_camera = _cameras(config, [INPUT_ELEVATION], [0.0], VIEW_SIZE, meshes.device)
     cameras = _cameras(config, ELEVATIONS, AZIMUTHS, VIEW_SIZE, meshes.device)
     truth = shape_render.render_views(meshes, index, cameras)
     input_view = shape_render.over_white(shape_render.render_views(meshes, index, input_camera))
     points = outer_points_of(meshes, index, generator)
-    picture = input_picture(meshes, index, config)
-    return Scene(picture, input_camera, cameras, input_view, shape_render.over_white(truth), truth[:, 3:], points)
+    azimuths = PICTURE_AZIMUTHS[:pictures]
+    inputs = [PosedPicture(input_picture(meshes, index, config, azimuth), INPUT_ELEVATION, azimuth) for azimuth in azimuths]
+    return Scene(inputs, input_camera, cameras, input_view, shape_render.over_white(truth), truth[:, 3:], points)
 
 
 def picture_scores(scene: Scene, views: Tensor, coverage: Tensor, input_view: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -167,7 +188,7 @@ def object_seed(config: Config, name: str) -> int:
 
 
 def evaluate_object(
-    prior: Prior, meshes: PackedMeshes, index: int, config: Config, should_stop: ShouldStop | None = None
+    prior: Prior, meshes: PackedMeshes, index: int, config: Config, should_stop: ShouldStop | None = None, pictures: int = 1
 ) -> tuple[dict, list[Tensor]]:
     """The record of one object, and its row of a sheet: input, true views, our Gaussians, our refined mesh.
 
@@ -185,10 +206,10 @@ def evaluate_object(
         now = time.perf_counter()
         seconds[phase], started = round(now - started, 3), now
 
-    scene = make_scene(meshes, index, config, generator)
+    scene = make_scene(meshes, index, config, generator, pictures)
     lap("truth")
-    job = generation.prepare(dataclasses.replace(config, seed=seed), prior, scene.picture)
-    with Progress(prior, job.rounds, config.cfg, Watch(prior.device, should_stop=should_stop)) as progress:
+    job = generation.prepare(dataclasses.replace(config, seed=seed), prior, scene.pictures)
+    with Progress(job.prior, job.rounds, config.cfg, Watch(prior.device, should_stop=should_stop)) as progress:
         generation.run_rounds(job, progress)
     failure = None
     try:
@@ -197,15 +218,15 @@ def evaluate_object(
         failure = str(error)
     lap("reconstruct")
     mesh = refined = None
-    picture = generation.texture_view(job, scene.picture)
+    views = generation.texture_views(job)
     if failure is None:
         try:
-            mesh = make_mesh(config, job.model, picture)
+            mesh = make_mesh(config, job.model, views)
         except ValueError as error:
             failure = str(error)
     lap("mesh")
     if mesh is not None:
-        guides = refinement.Guides(job.model, picture, prior, job.condition)
+        guides = refinement.Guides(job.model, views, job.prior, job.condition)
         refined = refinement.refine_mesh(config, mesh, guides, generator)
     lap("refine")
 
@@ -224,7 +245,7 @@ def evaluate_object(
     card, card_by_view = trivial_answer(flat_card, scene, generator)
     hull, hull_by_view = trivial_answer(visual_hull, scene, generator)
     lap("trivial answers")
-    views_of_prior = prior_scores(prior, job.condition, meshes, index, config, seed)
+    views_of_prior = prior_scores(job.prior, job.condition, meshes, index, config, seed)
     lap("prior views")
 
     record = {
@@ -261,8 +282,12 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--objects", metavar="FILE.npz", required=True, help="pack of true objects")
     parser.add_argument("--limit", type=int, metavar="N", help="only N of them, spread evenly over the pack")
     parser.add_argument("--only", action="append", metavar="ID", help="only the object of that name; may be repeated")
+    parser.add_argument("--pictures", type=int, default=1, metavar="N", help="start from N, at azimuths 0, 90, 180, 270 (default: 1)")
     parser.add_argument("--out", metavar="FILE.json", default="results.json", help="everything that was measured (default: %(default)s)")
     parser.add_argument("--sheet", metavar="FILE.png", help="a strip for each object: input, truth, our Gaussians, our refined mesh")
+    parser.add_argument(
+        "--oracle", action="store_true", help="true views in the prior's place: what is lost even if the prior knew every side"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table, warnings and errors")
     options, rest = parser.parse_known_args(words)
     config = load_config(options.config, rest)
@@ -271,6 +296,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
             raise UserError(f"{key}={getattr(config, key)}: an evaluation sets that itself; leave it out")
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}: expected at least 1")
+    if not 1 <= options.pictures <= len(PICTURE_AZIMUTHS):
+        raise UserError(f"--pictures {options.pictures}: expected 1 to {len(PICTURE_AZIMUTHS)}")
     if options.limit is not None and options.only:
         raise UserError("--limit and --only exclude each other; pass one of them")
     for option, suffix in (("out", ".json"), ("sheet", ".png")):
@@ -319,12 +346,19 @@ def run(options: argparse.Namespace, config: Config) -> int:
         result = {
             "complete": complete,
             "objects_file": Path(options.objects).name,
+            "oracle": options.oracle,
             "summary": summary.summarise(records),
             **made,
             "peak_memory_mib": peak_memory_mib(device),
             "versions": versions(),
             "config": dataclasses.asdict(config),
-            "cameras": {"elevation": ELEVATIONS, "azimuth": AZIMUTHS, "size": VIEW_SIZE, "input_elevation": INPUT_ELEVATION},
+            "cameras": {
+                "elevation": ELEVATIONS,
+                "azimuth": AZIMUTHS,
+                "size": VIEW_SIZE,
+                "input_elevation": INPUT_ELEVATION,
+                "pictures": options.pictures,
+            },
             "objects": records,
         }
         with atomic_write(options.out) as temporary:
@@ -341,7 +375,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
             bar.set_postfix_str(meshes.ids[index])
             try:
                 with user_errors():
-                    record, row = evaluate_object(prior, meshes, index, config, interrupt)
+                    asked = TruePrior(prior, meshes, index) if options.oracle else prior
+                    record, row = evaluate_object(asked, meshes, index, config, interrupt, options.pictures)
                 if interrupt():
                     raise Stopped
             except Stopped:

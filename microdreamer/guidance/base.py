@@ -49,6 +49,7 @@ class Prior(abc.ABC):
     shared_elevation: bool  # whether the views of a group must have one elevation
     schedule: NoiseSchedule
     accepts: frozenset[str]  # of "image" and "prompt"
+    references: int = 1  # most pictures of one object; where it is more, `condition` takes those after the first as `others`
     by_direction: bool = False  # whether its conditions hold a null sentence and one for each of `directions.DIRECTIONS`
     device: torch.device
     dtype: torch.dtype = torch.float32  # in which it multiplies
@@ -177,6 +178,9 @@ class Prior(abc.ABC):
                 raise ValueError(f"the {self.name} prior does not take {word}; priors that do: {able}")
         if image is not None and (image.ndim != 3 or image.shape[0] != 4):
             raise ValueError(f"picture of shape {tuple(image.shape)}: expected RGBA, [4,H,W]")
+
+    def check_sentence(self, sentence: str) -> None:  # noqa: B027 - most priors read whatever there is
+        """Raises ValueError, in one line, for a sentence of which this prior understands nothing."""
 
     def check_cameras(self, cameras: Cameras) -> None:
         """Raises ValueError for a batch of cameras that this prior was not made for."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -11,6 +13,8 @@ SIZE, BORDER_RATIO = 512, 0.2  # of a cut-out: pixels a side, and the share of t
 LEAST_FILL, MOST_FILL = 0.5, 0.95  # of the square's side: an object as large as this and
 OFF_CENTRE = 0.05  # of the side, no further from the middle, and
 LEAST_MARGIN = 0.01  # of the side, no nearer to the border, is framed
+HEIGHT_TOLERANCE = 1.25  # between heights of one object from several sides, which perspective makes: a near side looks larger
+SAME_SIDE = 1.02  # between sizes that count as equal
 
 
 def visible_box(image: Image.Image) -> tuple[int, int, int, int]:
@@ -43,13 +47,32 @@ def why_not_framed(image: Image.Image) -> str | None:
     return None
 
 
-def recentre(image: Image.Image, size: int = SIZE, border_ratio: float = BORDER_RATIO) -> Image.Image:
+def common_height(images: Sequence[Image.Image], anyway: bool = False, size: int = SIZE, border_ratio: float = BORDER_RATIO) -> int | None:
+    """The height in pixels that one object has to have in all of several RGBA pictures, taken from around it at one elevation.
+
+    The largest at which each box's longer side is at most round(size * (1 - border_ratio)) pixels. None, unless `anyway`, where all are
+    framed and agree already: their boxes are equally high within `HEIGHT_TOLERANCE`, and not each scaled to its own longer side.
+    """
+    boxes = [visible_box(image) for image in images]
+    shares = [(bottom - top) / max(image.size) for image, (_, top, _, bottom) in zip(images, boxes, strict=True)]
+    longer = [max(right - left, bottom - top) for left, top, right, bottom in boxes]
+    longer_shares = [side / max(image.size) for side, image in zip(longer, images, strict=True)]
+    agree = max(shares) <= HEIGHT_TOLERANCE * min(shares) and max(longer_shares) > SAME_SIDE * min(longer_shares)
+    equal = max(shares) <= SAME_SIDE * min(shares)
+    if not anyway and (agree or equal) and not any(map(why_not_framed, images)):
+        return None
+    most = round(size * (1 - border_ratio))
+    return max(1, round(min(most * (bottom - top) / side for (_, top, _, bottom), side in zip(boxes, longer, strict=True))))
+
+
+def recentre(image: Image.Image, size: int = SIZE, border_ratio: float = BORDER_RATIO, height: int | None = None) -> Image.Image:
     """The visible part of an RGBA picture, centred in a transparent square of `size` pixels.
 
-    Its box's longer side becomes round(size * (1 - border_ratio)) pixels. Raises ValueError where nothing is visible.
+    Its box becomes `height` pixels high; without one, its longer side becomes round(size * (1 - border_ratio)) pixels. Raises ValueError
+    where nothing is visible.
     """
     left, top, right, bottom = visible_box(image)
-    scale = round(size * (1 - border_ratio)) / max(right - left, bottom - top)
+    scale = round(size * (1 - border_ratio)) / max(right - left, bottom - top) if height is None else height / (bottom - top)
     width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     part = image.crop((left, top, right, bottom)).convert("RGBa")
     if (factor := int(0.25 / scale)) > 1:  # averages first what a longer filter would do slowly

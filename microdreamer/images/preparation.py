@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
 
-from microdreamer.images.cutout import AUTO, Matting, separated
-from microdreamer.images.framing import BORDER_RATIO, recentre, why_not_framed
+from microdreamer.images.cutout import AUTO, CutOut, Matting, separated
+from microdreamer.images.framing import BORDER_RATIO, SIZE, common_height, recentre, why_not_framed
 
 
 def prepared(picture: Image.Image, model: str | Matting = AUTO, recenter: bool = True) -> tuple[Image.Image, str | None]:
@@ -23,3 +25,15 @@ def prepared(picture: Image.Image, model: str | Matting = AUTO, recenter: bool =
         said.append(f"{reason} (recenter=false leaves it there)")
     said.append(f"centred, at {1 - BORDER_RATIO:.0%} of the side")
     return recentre(found.image), "; ".join(said)
+
+
+def prepared_together(found: Sequence[CutOut], recenter: bool = True) -> tuple[list[Image.Image], str | None]:
+    """One object cut out of several pictures, taken from around it at one elevation: equally high in all, and what was done in a line.
+
+    Without `recenter`, and where all are framed cut-outs whose heights agree (`framing.common_height`), they stay as they are.
+    """
+    images = [one.image for one in found]
+    height = common_height(images, any(one.background_removed for one in found)) if recenter else None
+    if height is None:
+        return images, None
+    return [recentre(image, height=height) for image in images], f"centred, the object {height / SIZE:.0%} of the side high in each picture"

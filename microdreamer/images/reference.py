@@ -1,22 +1,37 @@
-"""The picture that a run starts from, as one more view of the object."""
+"""The pictures that a run starts from, as more views of the object."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_utils import Cameras
+from cam_utils import Cameras, concatenate
+
+
+class PosedPicture(NamedTuple):
+    """A picture of the object, straight RGBA [4,S,S] in [0,1], and where its camera stands, in degrees as of `cam_utils`."""
+
+    picture: Tensor
+    elevation: float = 0.0
+    azimuth: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The picture as one more view: its camera (a batch of one), colours on the background [1,3,S,S] and mask [1,1,S,S], in [0,1]."""
+    """R pictures as more views: their cameras (a batch of R), colours on the background [R,3,S,S] and masks [R,1,S,S], in [0,1]."""
 
     camera: Cameras
     image: Tensor
     mask: Tensor
+
+    def each(self) -> list[Reference]:
+        """One view at a time."""
+        return [Reference(self.camera[index], self.image[index, None], self.mask[index, None]) for index in range(len(self.camera))]
 
 
 def on_white(rgba: Tensor) -> Tensor:
@@ -31,3 +46,12 @@ def reference_view(picture: Tensor, camera: Cameras) -> Reference:
     size = (camera.height, camera.width)
     image, mask = (F.interpolate(layer, size, mode="bilinear", antialias=True).clamp(0, 1) for layer in (white, rgba[:, 3:]))
     return Reference(camera, image, mask)
+
+
+def reference_views(pictures: Sequence[PosedPicture], cameras: Cameras) -> Reference | None:
+    """The pictures as views from `cameras`, one for each; None without any."""
+    if not pictures:
+        return None
+    views = [reference_view(one.picture, cameras[index]) for index, one in enumerate(pictures)]
+    layers = ([getattr(view, name) for view in views] for name in ("image", "mask"))
+    return Reference(concatenate([view.camera for view in views]), *(torch.cat(layer) for layer in layers))

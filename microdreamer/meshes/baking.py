@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 VIEW_SIZE = 512  # px of the renders that the texture is taken from
 PICTURE_FACING = (0.2, 0.5)  # cosines between which the picture's say grows from none to all
 SEAM_PADDING = 32  # texels around charts that take their colour, for mip-maps
+BETTER = 4  # power of their weights by which pictures that see a place share it
 PICTURE_EDGE = 3  # px at the picture's silhouette whose colours are mixed with its background's
 BAND_TEXELS = 1 << 22  # of a texture that is made at a time: all of one of 2048 a side; bounds the memory of larger ones
 DEPTH_TOLERANCE = 0.01  # of the mesh's radius, by which a texel may lie behind what the picture sees
@@ -217,7 +218,20 @@ def _corners_of_texels(surface: Surface, layout: Mesh, size: int, device: torch.
 
 def picture_painter(mesh: Mesh, picture: Reference) -> Callable[[Texels], tuple[Tensor, Tensor]]:
     """Of a mesh, a function that says what the picture shows at some texels [P,3], and how much that counts [P]: 1 where it sees the
-    surface frontally, away from edges."""
+    surface frontally, away from edges. Of several pictures each shows what it sees better than the others."""
+    painters = [_view_painter(mesh, one) for one in picture.each()]
+
+    def seen(texels: Texels) -> tuple[Tensor, Tensor]:
+        colors, weights = zip(*(painter(texels) for painter in painters), strict=True)
+        each, best = torch.stack(weights), torch.stack(weights).amax(0)
+        share = each**BETTER / (each**BETTER).sum(0).clamp_min(1e-12)
+        return (share[..., None] * torch.stack(colors)).sum(0), best
+
+    return seen if len(painters) > 1 else painters[0]
+
+
+def _view_painter(mesh: Mesh, picture: Reference) -> Callable[[Texels], tuple[Tensor, Tensor]]:
+    """The same of one picture."""
     camera = picture.camera
     bare = MeshModel(Mesh(mesh.vertices, mesh.faces), camera.device)
     depth, _, _ = bare.geometry(camera, bare.rasterize(camera))

@@ -178,7 +178,7 @@ def refine_to_model(
 ) -> Mesh:
     """The mesh, which keeps its texture coordinates, with vertices moved and coloured to look like renders of the Gaussians.
 
-    A `picture` counts as `PICTURE_SHARE` of those views.
+    Each view of `picture` counts as `PICTURE_SHARE` of those views.
     """
     if mesh.vertex_colors is None:
         mesh = dataclasses.replace(mesh, vertex_colors=coloured(mesh, model).vertex_colors)

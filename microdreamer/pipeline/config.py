@@ -22,7 +22,7 @@ from microdreamer.guidance import PRECISIONS, PRIORS
 from microdreamer.kernels import FIELD_BLOCKS
 from microdreamer.meshes import MESH_FACES, TEXTURE_SIZE, VERTEX_STEPS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
-from microdreamer.pipeline.schema import Schema, choice, flag, number, text
+from microdreamer.pipeline.schema import Schema, choice, flag, number, numbers, text
 
 RATES = LearningRates()
 MESH_METHODS = ("density", "field")
@@ -42,12 +42,16 @@ class Config:
     """Every key of both stages. Lengths are in the object's units (it fills about the unit sphere), angles in degrees."""
 
     input: str | None = text(
-        "picture of the object; without alpha its background is cut out; main.py: a folder, list (.txt) or pattern is a batch"
+        "picture of the object, or several with commas between; without alpha its background is cut out; "
+        "main.py: a folder, list (.txt) or pattern is a batch"
     )
     prompt: str | None = text("what the object is; foo_rgba.png takes foo_caption.txt where there is one")
     prompt_suffix: str | None = text("added to the prompt for the prior: what the sentences of its training data ended with")
     negative_prompt: str | None = text("what it is not")
-    elevation: float = number(0.0, -85, 85, "camera elevation of the picture; negative looks from above")
+    elevation: Any = numbers(0.0, -85, 85, "camera elevation of the picture, or of each; negative looks from above")
+    azimuth: Any = numbers(
+        None, -360, 360, "where each picture's camera stands: 0 front, 90 right, 180 back, 270 left; default: 0, the others' are found"
+    )
     recenter: bool = flag(True, "centre and scale an object that is not framed in its picture")
     outdir: str = text("folder of the results", "logs")
     save_path: str | None = text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
@@ -142,6 +146,11 @@ class Config:
     geom_lr: float = number(0.0001, 0, 1, "main2.py: with train_geo, learning rate of vertices in a round")
 
     profiling: Profiling = dataclasses.field(default_factory=Profiling)
+
+    @property
+    def eye_level(self) -> float:
+        """The elevation of the first picture's camera, around which views are drawn and from which the object is shown."""
+        return self.elevation[0] if isinstance(self.elevation, list) else self.elevation
 
 
 NO_EFFECT = "nothing reads it, in the original code neither; remove it"

@@ -1,10 +1,10 @@
-"""The picture that a run starts from: read, cut out where needed, squared."""
+"""The pictures that a run starts from: read, cut out where needed, squared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from microdreamer.core.files import user_path
-from microdreamer.images.cutout import AUTO, Matting
-from microdreamer.images.preparation import prepared
+from microdreamer.images.cutout import AUTO, Matting, separated
+from microdreamer.images.preparation import prepared, prepared_together
 from microdreamer.images.reading import read_image, to_8_bit
 
 MIN_SIDE = 16  # pixels; less shows no object
 MAX_SIDE = 1024  # pixels; no prior sees more, and a phone's picture would cost seconds a resize
+SAME_ELEVATION = 10.0  # degrees between cameras from which an object is about equally high
 RANGE_TOLERANCE = 0.1  # by which floats may leave [0,1], as sharpened and resized pictures do
 
 Say = Callable[[str], None]  # takes a line about what was done
@@ -30,12 +31,71 @@ def as_picture(source: Picture, recenter: bool = True, say: Say | None = None) -
     Raises ValueError in one line for an array or tensor of another shape, type or range, and as `load_picture`.
     """
     if isinstance(source, Tensor):
-        if source.ndim != 3 or source.shape[0] != 4 or source.shape[1] != source.shape[2] or not source.numel():
-            raise ValueError(f"picture: expected a tensor [4,S,S], got {list(source.shape)}")
-        if source.dtype == torch.uint8:
-            return source.float() / 255
-        _check_range(source.dtype.is_floating_point, source.min(), source.max(), source.dtype)
-        return source.detach().float().clamp(0, 1)
+        return _checked(source)
+    if isinstance(source, (np.ndarray, Image.Image)):
+        return object_in(_opened(source, "picture"), "picture", recenter, say)
+    return load_picture(source, recenter, say)
+
+
+def as_pictures(sources: Sequence[Picture], elevations: Sequence[float], recenter: bool = True, say: Say | None = None) -> list[Tensor]:
+    """One object in several pictures, each as of `as_picture`, of one size where their cameras are equally high.
+
+    Those at elevations (degrees) within `SAME_ELEVATION` of one another are framed together (`preparation.prepared_together`), others
+    each for itself. Tensors are taken as they are. Raises ValueError as `as_picture`.
+    """
+    if len(sources) <= 1:
+        return [as_picture(source, recenter, say) for source in sources]
+    done: dict[int, Tensor] = {index: _checked(source) for index, source in enumerate(sources) if isinstance(source, Tensor)}
+    opened = {index: _named(source, index) for index, source in enumerate(sources) if index not in done}
+    while left := [index for index in opened if index not in done]:
+        group = [index for index in left if abs(elevations[index] - elevations[left[0]]) <= SAME_ELEVATION]
+        if len(group) == 1:
+            picture, name, notes = opened[group[0]]
+            done[group[0]] = object_in(picture, name, recenter, say, notes)
+            continue
+        found = []
+        for index in group:
+            picture, name, notes = opened[index]
+            check_sides(picture, name)
+            try:
+                found.append(separated(picture))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            if say and (said := [*notes, *([found[-1].done] if found[-1].done else [])]):
+                say(f"{name}: {'; '.join(said)}")
+        images, together = prepared_together(found, recenter)
+        if say and together:
+            say(f"{', '.join(opened[index].name for index in group)}: {together}")
+        done |= {index: squared(image) for index, image in zip(group, images, strict=True)}
+    return [done[index] for index in range(len(sources))]
+
+
+class _Opened(NamedTuple):
+    """A picture, what it is called, and what was said of it."""
+
+    picture: Image.Image
+    name: str
+    notes: list[str]
+
+
+def _named(source: Picture, index: int) -> _Opened:
+    if isinstance(source, (str, Path)):
+        path, notes = user_path(source), []
+        return _Opened(read_image(path, notes.append), str(path), notes)
+    return _Opened(_opened(source, f"picture {index + 1}"), f"picture {index + 1}", [])
+
+
+def _checked(source: Tensor) -> Tensor:
+    if source.ndim != 3 or source.shape[0] != 4 or source.shape[1] != source.shape[2] or not source.numel():
+        raise ValueError(f"picture: expected a tensor [4,S,S], got {list(source.shape)}")
+    if source.dtype == torch.uint8:
+        return source.float() / 255
+    _check_range(source.dtype.is_floating_point, source.min(), source.max(), source.dtype)
+    return source.detach().float().clamp(0, 1)
+
+
+def _opened(source: np.ndarray | Image.Image, name: str) -> Image.Image:
+    """An array or a PIL picture as RGB or RGBA."""
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] not in (3, 4):
             raise ValueError(f"picture: expected an array [H,W,3] or [H,W,4], got {list(source.shape)}")
@@ -43,9 +103,7 @@ def as_picture(source: Picture, recenter: bool = True, say: Say | None = None) -
             _check_range(source.dtype.kind == "f", source.min(initial=0), source.max(initial=0), source.dtype)
             source = np.rint(np.clip(source.astype(np.float32), 0, 1) * 255).astype(np.uint8)
         source = Image.fromarray(source)
-    if isinstance(source, Image.Image):
-        return object_in(to_8_bit(source, "picture", source.format), "picture", recenter, say)
-    return load_picture(source, recenter, say)
+    return to_8_bit(source, name, source.format)
 
 
 def _check_range(is_float: bool, least: Any, most: Any, kind: object) -> None:
@@ -75,10 +133,7 @@ def object_in(
     model: str | Matting = AUTO,
 ) -> Tensor:
     """As `load_picture`, of an RGB or RGBA picture called `name`, cut out by `model`; `notes` were made of it already."""
-    if min(picture.size) < MIN_SIDE:
-        raise ValueError(
-            f"{name}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
-        )
+    check_sides(picture, name)
     try:
         picture, done = prepared(picture, model, recenter)
     except ValueError as error:
@@ -86,6 +141,14 @@ def object_in(
     if say and (said := [*notes, *([done] if done else [])]):
         say(f"{name}: {'; '.join(said)}")
     return squared(picture)
+
+
+def check_sides(picture: Image.Image, name: str) -> None:
+    """Raises ValueError in one line for a picture of too few pixels."""
+    if min(picture.size) < MIN_SIDE:
+        raise ValueError(
+            f"{name}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {picture.width}x{picture.height}; take a larger picture"
+        )
 
 
 def squared(picture: Image.Image) -> Tensor:

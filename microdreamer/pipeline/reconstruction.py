@@ -1,4 +1,4 @@
-"""Stage 1: a picture and/or a sentence -> 3D Gaussians -> a coarse textured mesh, by score-based iterative reconstruction."""
+"""Stage 1: pictures and/or a sentence -> 3D Gaussians -> a coarse textured mesh, by score-based iterative reconstruction."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance import PRIORS, load_prior
 from microdreamer.guidance.base import Prior
-from microdreamer.images.reference import Reference, reference_view
+from microdreamer.guidance.several import conditioned
+from microdreamer.images.reference import PosedPicture, Reference, reference_views
 from microdreamer.pipeline.asset import make_mesh
 from microdreamer.pipeline.config import Config, as_config
-from microdreamer.pipeline.pictures import Picture, as_picture, caption_beside
+from microdreamer.pipeline.inputs import places_of
+from microdreamer.pipeline.pictures import Picture, as_pictures, caption_beside
+from microdreamer.pipeline.posing import names_of, posed, sources_of
 from microdreamer.pipeline.progress import OnProgress, Progress, ShouldStop, Watch
 from microdreamer.pipeline.results import Result, check_switches, input_view_psnr, make_record
 
@@ -51,21 +54,23 @@ class Job:
     condition: object
     model: GaussianModel
     views: sir.ViewRange
-    reference: Reference | None  # the picture as one more view
+    pictures: Sequence[PosedPicture]
+    reference: Reference | None  # these as more views
     rounds: list[Round]
     generator: torch.Generator
 
 
-def with_inputs(config: Config, picture: Picture | None, prompt: str | None) -> Config:
+def with_inputs(config: Config, picture: Picture | Sequence[Picture] | None, prompt: str | None) -> Config:
     """The configuration with what was given beside it, and with the sentence beside the picture for a prior that reads.
 
     The caller's own is never changed.
     """
-    path = str(picture) if isinstance(picture, (str, Path)) else config.input if picture is None else None
+    paths = [source for source in sources_of(config, picture) if isinstance(source, (str, Path))]
     prompt = config.prompt if prompt is None else prompt
-    if not prompt and path and "prompt" in PRIORS[config.prior]:
-        prompt = caption_beside(path)
-    return dataclasses.replace(config, input=path, prompt=prompt)
+    if not prompt and paths and "prompt" in PRIORS[config.prior]:
+        prompt = next(filter(None, map(caption_beside, paths)), None)
+    given = config.input if picture is None else ",".join(map(str, paths)) or None
+    return dataclasses.replace(config, input=given, prompt=prompt)
 
 
 def prior_for(config: Config, device: torch.device) -> Prior:
@@ -74,32 +79,46 @@ def prior_for(config: Config, device: torch.device) -> Prior:
 
 
 @profiler.function
-def condition_prior(config: Config, prior: Prior, picture: Tensor | None) -> object:
-    """What the prior makes of the RGBA `picture` [4,S,S] and the prompt. Raises ValueError for what it cannot take."""
+def condition_prior(config: Config, prior: Prior, pictures: Sequence[PosedPicture]) -> tuple[Prior, object]:
+    """The prior to ask, and what it makes of the pictures and the prompt. Raises ValueError for what it cannot take."""
     prompt = config.prompt and config.prompt + (config.prompt_suffix or "")
-    return prior.condition(picture, prompt, config.negative_prompt, config.elevation)
+    return conditioned(prior, pictures, prompt, config.negative_prompt, config.eye_level)
 
 
-def prepare(config: Config, prior: Prior, picture: Tensor | None) -> Job:
-    """Condition the prior on the RGBA `picture` [4,S,S] and the prompt, plan the rounds, make the first Gaussians.
+def read_pictures(config: Config, sources: Sequence[Picture]) -> tuple[list[Tensor], list[tuple[float, float | None]]]:
+    """The pictures of one object, read and framed, [4,S,S] each, and the elevation and (if given) azimuth of each. Raises ValueError."""
+    places = places_of(config, len(sources))
+    return as_pictures(sources, [elevation for elevation, _ in places], config.recenter, log.info), places
+
+
+def prepare(config: Config, prior: Prior, pictures: Sequence[PosedPicture]) -> Job:
+    """Condition the prior on the pictures and the prompt, plan the rounds, make the first Gaussians.
 
     Raises ValueError for what does not fit together.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    condition = condition_prior(config, prior, picture)
+    prior, condition = condition_prior(config, prior, pictures)
     size = config.ref_size or prior.resolution
     spread = select(config, ("min_ver", "max_ver", "radius", "even_view"))
     views = sir.ViewRange(
-        config.elevation, size=size, fov_y=config.fovy, fewest=config.batch_size_min, most=config.batch_size_max, **spread
+        config.eye_level, size=size, fov_y=config.fovy, fewest=config.batch_size_min, most=config.batch_size_max, **spread
     )
     views.check(prior)
-    reference = None if picture is None else reference_view(picture, views.cameras(config.elevation, 0.0, prior.device))
+    reference = reference_views(pictures, views.cameras(*places, prior.device)) if (places := places_in(pictures)) else None
     rounds = plan_rounds(prior.schedule, **select(config, PLAN_KEYS))
     if config.load:
         model = GaussianModel.load(user_path(config.load), prior.device)
     else:
         model = GaussianModel.initial_ball(config.num_pts, sh_degree=config.sh_degree, generator=generator, device=prior.device)
-    return Job(config, prior, condition, model, views, reference, rounds, generator)
+    return Job(config, prior, condition, model, views, pictures, reference, rounds, generator)
+
+
+def places_in(pictures: Sequence[PosedPicture]) -> tuple[Tensor, Tensor] | None:
+    """Elevations and azimuths [R] of the pictures' cameras; None without pictures."""
+    if not pictures:
+        return None
+    elevation, azimuth = torch.tensor([[one.elevation, one.azimuth] for one in pictures], dtype=torch.float64).unbind(1)
+    return elevation, azimuth
 
 
 def run_rounds(job: Job, progress: Progress) -> None:
@@ -144,24 +163,23 @@ def clean(job: Job) -> None:
         raise UserError("nothing is left of the object: the prior drew next to nothing; try another seed, prompt or picture")
 
 
-def texture_view(job: Job, picture: Tensor | None) -> Reference | None:
-    """The picture as a view of the size that textures are made from."""
-    if picture is None:
+def texture_views(job: Job) -> Reference | None:
+    """The pictures as views of the size that textures are made from."""
+    if job.reference is None:
         return None
-    camera = job.views.cameras(job.config.elevation, 0.0, job.prior.device)
-    return reference_view(picture, camera.resized(TEXTURE_VIEW, TEXTURE_VIEW))
+    return reference_views(job.pictures, job.reference.camera.resized(TEXTURE_VIEW, TEXTURE_VIEW))
 
 
 def preview(job: Job) -> Tensor:
     """The object as it is now, from a little beside the picture: [1,3,S,S] in [0,1] on white."""
     config, size = job.config, {"width": PREVIEW_VIEW, "height": PREVIEW_VIEW}
-    camera = orbit_cameras(config.elevation, 30.0, config.radius, fov_y=config.fovy, **size, device=job.prior.device)
+    camera = orbit_cameras(config.eye_level, 30.0, config.radius, fov_y=config.fovy, **size, device=job.prior.device)
     with torch.no_grad():
         return job.model.render(camera, 1.0).image
 
 
 def reconstruct(
-    picture: Picture | None = None,
+    picture: Picture | Sequence[Picture] | None = None,
     prompt: str | None = None,
     config: Config | str | Path | Mapping[str, Any] | None = None,
     *,
@@ -169,13 +187,13 @@ def reconstruct(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Result:
-    """One picture and/or sentence -> Gaussians and a textured mesh.
+    """A picture or several of one object, and/or a sentence -> Gaussians and a textured mesh.
 
     picture: a path, a PIL picture, an array [H,W,3 or 4] (uint8, or float in [0,1]) or a straight RGBA tensor [4,S,S]; without
-    alpha its background is cut out. config: a `Config`, the path of a YAML file, or keys and values on top of
-    `configs/micro.yaml`, which is also the default. prior: one that is loaded already (`load_prior`), on the device to use;
-    several runs may share it. on_progress, should_stop: see `pipeline.progress`; a run that is stopped after its first fit
-    returns what it has, with `complete` false.
+    alpha its background is cut out. Or a list of them, whose cameras the keys `azimuth` and `elevation` tell. config:
+    a `Config`, the path of a YAML file, or keys and values on top of `configs/micro.yaml`, which is also the default. prior: one that
+    is loaded already (`load_prior`), on the device to use; several runs may share it. on_progress, should_stop: see
+    `pipeline.progress`; a run that is stopped after its first fit returns what it has, with `complete` false.
 
     Changes none of its arguments, prints nothing, takes no signals, and may run in any thread, several at once. Raises UserError
     (a ValueError) in one line for what cannot be used, and Stopped where there is nothing to return yet.
@@ -185,12 +203,14 @@ def reconstruct(
         device = choose_device(config.device) if prior is None else prior.device
         watch = Watch(device, on_progress, should_stop)
         with watch.phase("load"):
-            source = config.input if picture is None else picture
-            if source is None and not config.prompt:
+            sources = sources_of(config, picture)
+            if not sources and not config.prompt:
                 raise UserError(NOTHING_TO_MAKE)
-            rgba = None if source is None else as_picture(source, config.recenter, log.info)
+            pictures, places = read_pictures(config, sources)
             check_switches(config, device)
-            job = prepare(config, prior or prior_for(config, device), rgba)
+            prior = prior or prior_for(config, device)
+            inputs = posed(config, prior, pictures, names_of(sources), places)
+            job = prepare(config, prior, inputs)
 
     complete = True
     with Progress(job.prior, job.rounds, config.cfg, watch, lambda: preview(job)) as progress:
@@ -206,7 +226,7 @@ def reconstruct(
     mesh = no_mesh = None
     with user_errors(), watch.phase("mesh"):
         try:
-            mesh = make_mesh(config, job.model, texture_view(job, rgba))
+            mesh = make_mesh(config, job.model, texture_views(job))
         except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
             no_mesh = str(error)
     record = make_record(
@@ -219,8 +239,9 @@ def reconstruct(
         prior_evaluations=progress.evaluations,
         prior_precision=str(job.prior.dtype).removeprefix("torch."),
         gaussians=len(job.model),
+        cameras=[{"elevation": one.elevation, "azimuth": one.azimuth} for one in inputs],
         input_view_psnr_db=input_view_psnr(job.model, job.reference),
         no_mesh=no_mesh,
     )
     points = job.model.means.detach()
-    return Result(config, job.model, mesh, record, job.model, points, complete, no_mesh, input_picture=rgba)
+    return Result(config, job.model, mesh, record, job.model, points, complete, no_mesh, inputs=inputs)

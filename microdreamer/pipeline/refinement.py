@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cam_utils import orbit_cameras
 from microdreamer.core.errors import UserError, user_errors
@@ -19,16 +18,17 @@ from microdreamer.distillation.refinement import check_view_count, circle_of_vie
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.splat_files import holds_gaussians
 from microdreamer.guidance.base import Prior
-from microdreamer.images.reference import Reference, reference_view
+from microdreamer.images.reference import PosedPicture, Reference, reference_views
 from microdreamer.meshes.baking import bake
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.model import MeshModel
 from microdreamer.meshes.texture_fit import Target, fit_surface, well_seen
 from microdreamer.meshes.vertex_fit import RefineSettings, random_views, refine_to_model
 from microdreamer.pipeline.config import Config, as_config
-from microdreamer.pipeline.pictures import Picture, as_picture
+from microdreamer.pipeline.pictures import Picture
+from microdreamer.pipeline.posing import names_of, posed, sources_of
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
-from microdreamer.pipeline.reconstruction import condition_prior, prior_for, with_inputs
+from microdreamer.pipeline.reconstruction import condition_prior, places_in, prior_for, read_pictures, with_inputs
 from microdreamer.pipeline.results import Result, check_switches, input_view_psnr, make_record, result_stem
 from microdreamer.pipeline.subject import Subject, load_subject, subject_of
 
@@ -44,7 +44,7 @@ class Guides:
     """What the surface is fitted to; whatever is not there is None."""
 
     gaussians: GaussianModel | None
-    picture: Reference | None
+    pictures: Reference | None
     prior: Prior | None
     condition: object
 
@@ -55,30 +55,30 @@ class Guides:
         return guide.device
 
 
-def picture_target(model: MeshModel, picture: Reference) -> Target:
-    """The picture, where the surface faces it."""
-    return Target(picture.camera, picture.image, well_seen(model, picture.camera, picture.mask).float())
+def picture_targets(model: MeshModel, pictures: Reference) -> list[Target]:
+    """Each picture, where the surface faces it."""
+    return [Target(one.camera, one.image, well_seen(model, one.camera, one.mask).float()) for one in pictures.each()]
 
 
 def refine_mesh(
     config: Config, mesh: Mesh, guides: Guides, generator: torch.Generator, on_step: Callable[[], None] = lambda: None
 ) -> MeshModel:
     """Move the vertices to where renders of the Gaussians show the surface and paint it anew; then, round by round, fit the texture
-    to the prior's retouched views of it. The picture counts throughout."""
+    to the prior's retouched views of it. The pictures count throughout."""
     device = guides.device
     if config.train_geo and guides.gaussians is not None:
         cameras = random_views(guides.gaussians, GEOMETRY_VIEWS, GEOMETRY_SIZE, GEOMETRY_ELEVATION, 1.0, generator)
         settings = RefineSettings(steps=config.geometry_steps)
-        moved = refine_to_model(mesh, guides.gaussians, cameras, settings, generator, lambda *_: on_step(), guides.picture)
-        mesh = bake(moved, config.texture_size, guides.gaussians, guides.picture, device)
+        moved = refine_to_model(mesh, guides.gaussians, cameras, settings, generator, lambda *_: on_step(), guides.pictures)
+        mesh = bake(moved, config.texture_size, guides.gaussians, guides.pictures, device)
     model = MeshModel(mesh, device, TEXELS_PER_PIXEL * max(config.refine_size, FINE_SIZE))
-    always = [picture_target(model, guides.picture)] if guides.picture else []
+    always = picture_targets(model, guides.pictures) if guides.pictures else []
     if guides.prior is None:
         return model
     prior, geom_lr = guides.prior, config.geom_lr if config.train_geo else 0.0
     levels = retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
     for _ in range(config.iters_refine):
-        cameras = circle_of_views(prior, config.refine_views, config.elevation, config.radius, config.fovy, config.refine_size, generator)
+        cameras = circle_of_views(prior, config.refine_views, config.eye_level, config.radius, config.fovy, config.refine_size, generator)
         with torch.no_grad():
             renders, _ = model.shade(model.rasterize(cameras), 1.0)
         targets = retouched(prior, renders, cameras, guides.condition, levels, config.refine_cfg, generator, lambda *_: on_step())
@@ -88,10 +88,12 @@ def refine_mesh(
     return model
 
 
-def picture_view(config: Config, rgba: Tensor, device: torch.device) -> Reference:
-    """The picture as a view of the size of the refinement's renders."""
+def picture_views(config: Config, pictures: Sequence[PosedPicture], device: torch.device) -> Reference | None:
+    """The pictures as views of the size of the refinement's renders."""
+    if (places := places_in(pictures)) is None:
+        return None
     size = {"width": config.refine_size, "height": config.refine_size}
-    return reference_view(rgba, orbit_cameras(config.elevation, 0.0, config.radius, fov_y=config.fovy, **size, device=device))
+    return reference_views(pictures, orbit_cameras(*places, config.radius, fov_y=config.fovy, **size, device=device))
 
 
 def steps_of(config: Config, guides: Guides) -> int:
@@ -118,7 +120,7 @@ class Steps:
 
 def refine(
     source: Result | Mesh | GaussianModel | str | Path | None = None,
-    picture: Picture | None = None,
+    picture: Picture | Sequence[Picture] | None = None,
     prompt: str | None = None,
     config: Config | str | Path | Mapping[str, Any] | None = None,
     *,
@@ -134,8 +136,9 @@ def refine(
     """
     with user_errors():
         given = as_config(source.config if config is None and isinstance(source, Result) else config)
-        if isinstance(source, Result) and picture is None and source.input_picture is not None:
-            picture = source.input_picture
+        inputs: Sequence[PosedPicture] = ()
+        if isinstance(source, Result) and picture is None:
+            inputs = source.inputs
         if isinstance(source, Result) and prompt is None:
             prompt = source.config.prompt
         if isinstance(source, (str, Path)):
@@ -144,25 +147,26 @@ def refine(
         if given.mesh and given.load:
             raise UserError("--from-mesh and --from-splats: pass one of them (as keys: mesh and load)")
         config = with_inputs(given, picture, prompt)
-        if isinstance(source, Result) and config.input is None:
+        if isinstance(source, Result) and picture is None:
             config = dataclasses.replace(config, input=source.config.input)  # what the result is named after
         device = choose_device(config.device) if prior is None else prior.device
         watch = Watch(device, on_progress, should_stop)
         with watch.phase("load"):
-            shown = config.input if picture is None else picture
-            if (config.mesh or isinstance(source, Mesh)) and shown is None and not config.prompt:
+            sources = [] if inputs else sources_of(config, picture)
+            if (config.mesh or isinstance(source, Mesh)) and not (sources or inputs or config.prompt):
                 raise UserError(NOTHING_TO_GO_BY)
             check_switches(config, device)
-            rgba = None if shown is None else as_picture(shown, config.recenter, log.info)
-            view = None if rgba is None else picture_view(config, rgba, device)
+            pictures, places = ([], []) if inputs else read_pictures(config, sources)
             condition = None
-            if rgba is None and not config.prompt:
+            if not (sources or inputs or config.prompt):
                 prior = None
             else:
                 prior = prior or prior_for(config, device)
-                condition = condition_prior(config, prior, rgba)
+                inputs = inputs or posed(config, prior, pictures, names_of(sources), places)
+                prior, condition = condition_prior(config, prior, inputs)
                 check_view_count(prior, config.refine_views)
                 retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
+            view = picture_views(config, inputs, device)
         with watch.phase("mesh"):
             subject = (
                 load_subject(config, result_stem(config), view, device) if source is None else subject_of(source, config, view, device)
@@ -174,11 +178,17 @@ def refine(
         with watch.phase("refine"):
             generator = torch.Generator().manual_seed(config.seed)
             model = refine_mesh(config, subject.mesh, guides, generator, Steps(watch, steps_of(config, guides)))
-        return refined_result(config, model, subject, guides, watch, evaluations, rgba)
+        return refined_result(config, model, subject, guides, watch, evaluations, inputs)
 
 
 def refined_result(
-    config: Config, model: MeshModel, subject: Subject, guides: Guides, watch: Watch, evaluations_before: int, rgba: Tensor | None
+    config: Config,
+    model: MeshModel,
+    subject: Subject,
+    guides: Guides,
+    watch: Watch,
+    evaluations_before: int,
+    inputs: Sequence[PosedPicture],
 ) -> Result:
     """The refined mesh where its file had it, with its record."""
     mesh = subject.placed_back(model.to_mesh(reuse_texture=True))  # nobody else's: see Subject
@@ -192,7 +202,7 @@ def refined_result(
         vertices=len(mesh.vertices),
         texture_size=len(mesh.texture),
         prior_evaluations=guides.prior.evaluations - evaluations_before if guides.prior else 0,
-        input_view_psnr_db=input_view_psnr(model, guides.picture),
+        input_view_psnr_db=input_view_psnr(model, guides.pictures),
     )
     points = (model.vertices + model.offsets).detach()
-    return Result(config, subject.gaussians, mesh, record, model, points, refined=True, input_picture=rgba)
+    return Result(config, subject.gaussians, mesh, record, model, points, refined=True, inputs=inputs)

@@ -7,37 +7,42 @@ import importlib.util
 import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cam_utils import Cameras, fitting_distance, turntable
+from cam_utils import Cameras, fitting_distance, orbit_cameras, turntable
 from microdreamer.core import profiler
 from microdreamer.core.errors import UserError, user_errors
 from microdreamer.core.files import MAX_NAME, clean_name, sha256_of, try_writing, user_path
 from microdreamer.core.machine import device_name, peak_memory_mib, versions
 from microdreamer.core.staging import check_places, staged
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.images.reference import Reference
+from microdreamer.images.plan import MIDDLE, draw_plan
+from microdreamer.images.reference import PosedPicture, Reference
 from microdreamer.images.writing import write_sheet, write_video
 from microdreamer.kernels.extension import use_compiled
 from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.metrics.pictures import psnr
 from microdreamer.pipeline.config import Config
+from microdreamer.pipeline.inputs import split_input
 from microdreamer.pipeline.progress import OnProgress, Watch
 
 log = logging.getLogger(__name__)
 
 VIEWS_PER_CALL = 12  # bounds the memory of a turntable
 SHEET_VIEWS = 8
+FROM_ABOVE = -90.0  # degrees
 QUANTILE_POINTS = 1 << 20  # torch.quantile takes no more than 16 million
 MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
 # All that a result may consist of, after its stem; the record is put in place last.
 SPLAT_FILES = {"ply": "_model.ply", "splat": "_model.splat", "spz": "_model.spz", "glb": "_splats.glb"}  # _model.glb is the mesh
-STAGE_1 = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", ".json")
+CAMERAS = "_cameras.jpg"
+STAGE_1 = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", CAMERAS, ".json")
 STAGE_2 = (*MESH_FILES, ".mp4", "_views.png", ".json")
 
 
@@ -51,7 +56,7 @@ class Result:
 
     gaussians: None where a mesh was refined that came without. mesh: textured, None where the Gaussians have no surface
     (`no_mesh` says why). record: what the JSON file will hold: configuration, seconds, scores, versions. complete: whether no
-    round was left out because the caller stopped it. input_picture: the straight RGBA picture [4,S,S] that it was made from.
+    round was left out because the caller stopped it. inputs: the pictures that it was made from, with their cameras.
     """
 
     config: Config
@@ -63,7 +68,7 @@ class Result:
     complete: bool = True
     no_mesh: str | None = None
     refined: bool = False
-    input_picture: Tensor | None = None
+    inputs: Sequence[PosedPicture] = ()
 
     def save(self, folder: str | Path | None = None, name: str | None = None, on_progress: OnProgress | None = None) -> Path:
         """Write everything as `folder/NAME...` (default: the configuration's); returns `folder/NAME`, `_refined` added to a refined one's.
@@ -84,6 +89,8 @@ class Result:
                     write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)
             with watch.phase("video"):
                 write_pictures(config, aside, self.shown, self.points)
+                if len(self.inputs) > 1 and not self.refined:
+                    write_plan(config, aside, self.shown, self.points, self.inputs)
             files = {path.name: sha256_of(path) for path in sorted(aside.parent.iterdir())}
             seconds = self.record["seconds"] | {phase: round(spent, 3) for phase, spent in watch.seconds.items()}
             record = self.record | {"seconds": seconds, "config": dataclasses.asdict(self.config), "files": files}
@@ -94,11 +101,12 @@ class Result:
 
 
 def result_stem(config: Config) -> Path:
-    """`outdir/NAME`: save_path, else the name of the picture (or of what is refined), else the prompt's words, made fit for a name.
+    """`outdir/NAME`: save_path, else the name of the (first) picture (or of what is refined), else the prompt's words, made fit for a name.
 
     Raises UserError for a save_path that is no plain name.
     """
-    name, source = config.save_path, config.input or config.mesh or config.load
+    first = split_input(config.input)[0] if config.input else None
+    name, source = config.save_path, first or config.mesh or config.load
     if name is None and source:
         name = clean_name(Path(source).stem.removesuffix("_rgba"))
     elif name is None:
@@ -148,7 +156,7 @@ def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tenso
     """The sheet of views and the turntable of an object with these points [P,3]. A film that fails is a warning."""
     background = torch.ones(3, device=points.device)
     looks = {
-        "elevation": config.elevation,
+        "elevation": config.eye_level,
         "radius": max(config.radius, distance_for(points, config.fovy)),
         "fov_y": config.fovy,
         "device": points.device,
@@ -161,6 +169,13 @@ def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tenso
             write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks), background))
         except OSError as error:
             log.warning("no film was written, the rest was: %s", " ".join(str(error).split()))
+
+
+def write_plan(config: Config, stem: str | Path, model: Shown, points: Tensor, inputs: Sequence[PosedPicture]) -> None:
+    """Where the cameras of the pictures stand around the object, from above."""
+    distance = max(config.radius, distance_for(points, config.fovy))
+    camera = orbit_cameras(FROM_ABOVE, 0.0, distance, fov_y=config.fovy, width=MIDDLE, height=MIDDLE, device=points.device)
+    draw_plan(inputs, render_views(model, camera, torch.ones(3, device=points.device))).save(f"{stem}{CAMERAS}", quality=90)
 
 
 @profiler.function
@@ -193,8 +208,8 @@ def make_record(config: Config, device: torch.device, seconds: dict[str, float],
 
 
 def input_view_psnr(model: Shown, reference: Reference | None) -> float | None:
-    """How well the object's render reproduces the picture, in dB; None without one."""
+    """How well the object's renders reproduce the pictures, in dB (the mean); None without any."""
     if reference is None:
         return None
     seen = render_views(model, reference.camera, torch.ones(3, device=reference.image.device))
-    return round(float(psnr(seen, reference.image)), 3)
+    return round(float(psnr(seen, reference.image).mean()), 3)

@@ -53,6 +53,18 @@ def stages(default: int | Sequence[int], low: int, high: int, about: str) -> Any
     return checked(default, about, words, lambda value: _are_stages(value, low, high))
 
 
+def numbers(default: float | None, low: float, high: float, about: str) -> Any:
+    """A number, or several as text with commas between (`0,90`) or as a list; kept as a float or a list of them. Declare it as `Any`."""
+    words = f"a number from {low:g} to {high:g}, or several with commas between"
+
+    def is_allowed(value: Any) -> bool:
+        return default is None if value is None else _are_numbers(value, low, high)
+
+    return dataclasses.field(
+        default=default, metadata={"about": about, "expected": words, "is_allowed": is_allowed, "convert": _as_numbers}
+    )
+
+
 def checked(default: Any, about: str, expected: str, is_allowed: Callable[[Any], bool]) -> Any:
     """Whatever `is_allowed`, told to users as `expected`; declare it as `Any`."""
     metadata = {"about": about, "expected": expected, "is_allowed": is_allowed}
@@ -77,6 +89,23 @@ def _is_pair(value: Any, low: float, high: float) -> bool:
 
 def _are_stages(value: Any, low: float, high: float) -> bool:
     return all(_is_number(entry, low, high, whole=True) for entry in (value if isinstance(value, list) else [value]))
+
+
+def _as_numbers(value: Any) -> float | list[float] | None:
+    """Raises ValueError or TypeError for what is no number."""
+    if isinstance(value, str):
+        text = value.strip().removeprefix("[").removesuffix("]").strip()
+        if text in ("", "null"):
+            return None
+        value = text.split(",") if "," in text or value.strip().startswith("[") else text
+    if value is None or isinstance(value, bool):
+        return value
+    return [float(entry) for entry in value] if isinstance(value, (list, tuple)) else float(value)
+
+
+def _are_numbers(value: Any, low: float, high: float) -> bool:
+    entries = value if isinstance(value, list) else [value]
+    return bool(entries) and all(_is_number(entry, low, high) for entry in entries)
 
 
 # ---- Reading ----
@@ -176,13 +205,15 @@ class Schema:
                 marks.add(key)
                 value = "?"
             try:
-                if kind == "Any" and isinstance(value, str):
+                if "convert" in self.fields[key].metadata:
+                    value = self.fields[key].metadata["convert"](value)
+                elif kind == "Any" and isinstance(value, str):
                     value = yaml.safe_load(value)
                 empty = isinstance(value, str) and value.strip() in ("", "null")
                 OmegaConf.update(merged, key, None if "None" in kind and empty else value, merge=False)
                 value = OmegaConf.select(merged, key)
                 value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-            except (OmegaConfBaseException, ValueError, yaml.YAMLError):
+            except (OmegaConfBaseException, TypeError, ValueError, yaml.YAMLError):
                 raise UserError(f"{source}: {shown}: expected {self.expected(key)}") from None
             if not self._is_allowed(key, value):
                 raise UserError(f"{source}: {shown}: expected {self.expected(key)}")

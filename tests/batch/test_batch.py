@@ -238,3 +238,16 @@ def test_a_batch_that_is_killed_again_and_again_ends_with_the_same_results(tmp_p
     counts = json.loads(done.stdout)
     print(counts)
     assert counts["killed"] == kills and counts["same"] == counts["results"] > 0
+
+
+def test_a_list_makes_one_object_of_several_pictures_and_goes_on_with_it(copy, prior):
+    (copy / "in" / "list.txt").write_text("a_rgba.png,b_rgba.png\nc_rgba.png,missing.png\n")
+    shutil.rmtree(copy / "out")
+    report = batch(copy, prior, "in/list.txt", azimuth="0,60")
+    assert [(row.name, row.status) for row in report.rows] == [("a", "done"), ("c", "failed")] and "missing.png" in report.rows[1].message
+    assert report.rows[0].picture == f"{copy}/in/a_rgba.png,{copy}/in/b_rgba.png" and "a_cameras.jpg" in report.rows[0].files
+    record = json.loads((copy / "out" / "a.json").read_text())
+    assert len(set(record["input_sha256"])) == 2 and [camera["azimuth"] for camera in record["cameras"]] == [0.0, 60.0]
+    assert made_again(batch(copy, prior, "in/list.txt", azimuth="0,60", resume=True)) == []
+    view_of(prior, 70.0).save(copy / "in" / "b_rgba.png")  # one of the two changes
+    assert made_again(batch(copy, prior, "in/list.txt", azimuth="0,60", resume=True)) == ["a"]

@@ -59,6 +59,25 @@ def test_a_picture_is_one_whatever_signs_its_name_has(folder, monkeypatch):
     assert items_of("x[1].png", "out") == [Item(Path("x[1].png"), "x[1]")]
 
 
+def test_several_pictures_of_one_object_are_no_batch(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "x,y[1].png").touch()
+    assert not any(map(names_many, ("b.jpg,d.jpg", "b.jpg,none.png", "x,y[1].png", "x,y[1].png,b.jpg", "none.png,b[1].png,d.jpg")))
+    assert names_many("x,y*.png")
+    assert items_of("b.jpg,x,y[1].png", ".") == [Item(Path("b.jpg"), "b", (Path("x,y[1].png"),))]
+
+
+def test_a_line_of_a_list_may_name_several_pictures_of_one_object(folder, tmp_path):
+    (folder / "list.txt").write_text("b.jpg, d.jpg\nwithin/c.png\nb.jpg\n")
+    items = items_of(str(folder / "list.txt"), "out")
+    assert [(item.name, [picture.name for picture in item.pictures]) for item in items] == [
+        ("b", ["b.jpg", "d.jpg"]),
+        ("c", ["c.png"]),
+        ("b_2", ["b.jpg"]),
+    ]
+    assert items[0].text == f"{folder}/b.jpg,{folder}/d.jpg"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -236,4 +236,4 @@ def test_what_is_cut_from_a_long_sentence_is_said_once(caplog):
     with caplog.at_level("WARNING", logger="microdreamer"):
         long, cut = encoder.encode([words, words]).tokens[0], encoder.encode([words[: 4 * encoder.length]]).tokens[0]
     assert torch.equal(long, cut)
-    assert caplog.text.count(f"the sentence has {encoder.length} words too many; its end is cut") == 1
+    assert caplog.text.count(f"prompt: {encoder.length} words too many for the micro prior; the end is cut") == 1

@@ -5,7 +5,7 @@ import pytest
 from made_pictures import box_of, disc
 from PIL import Image
 
-from microdreamer.images.framing import recentre, why_not_framed
+from microdreamer.images.framing import common_height, recentre, why_not_framed
 
 
 @pytest.mark.parametrize("size, border_ratio", [(512, 0.2), (256, 0.0), (100, 0.5)])
@@ -84,3 +84,26 @@ def test_framing_is_that_of_the_picture_padded_to_a_square():
 @pytest.mark.parametrize("size, border_ratio", [(512, 0.2), (256, 0.1), (300, 0.45)])
 def test_what_recentre_makes_is_framed(size, border_ratio):
     assert why_not_framed(recentre(square_with_a_box(3, 150, 40, 190), size, border_ratio)) is None
+
+
+def test_one_object_is_equally_high_in_all_pictures():
+    """A long thing seen from its end and from its side, each scaled to its own longer side as process.py does."""
+    end, side = square_with_a_box(20, 20, 180, 180), square_with_a_box(20, 70, 180, 130)
+    height = common_height([end, side], size=200)
+    assert height == 60
+    for image, width in ((end, 60), (side, 160)):
+        left, top, right, bottom = box_of(recentre(image, 200, height=height))
+        assert (right - left, bottom - top) == (width, 60) and abs(left + right - 200) <= 1 and abs(top + bottom - 200) <= 1
+
+
+def test_pictures_that_agree_stay_and_photographs_do_not():
+    """Renders from one distance: a near side looks a little larger. Cut out of photographs nothing is known of their distances."""
+    near, far = square_with_a_box(25, 30, 175, 170), square_with_a_box(40, 35, 160, 165)
+    assert common_height([near, far]) is None
+    assert common_height([near, far], anyway=True, size=200) == 149
+    assert common_height([near, square_with_a_box(0, 30, 120, 170)]) is not None  # touches the border
+
+
+def test_pictures_of_other_sizes_are_compared_by_their_share():
+    small = square_with_a_box(25, 30, 175, 170)
+    assert common_height([small, small.resize((800, 800), Image.Resampling.NEAREST)]) is None

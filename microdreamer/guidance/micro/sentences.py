@@ -15,6 +15,7 @@ from microdreamer.core.paths import shipped_folder
 from microdreamer.core.rows import per_row
 from microdreamer.core.transfer import send
 from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.guidance.micro.neighbours import WordVectors
 from microdreamer.guidance.micro.network import NetworkConfig, TextEncoder
 from microdreamer.guidance.micro.vocabulary import Vocabulary, words_of
 from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest
@@ -59,17 +60,39 @@ class MicroSentenceEncoder(SentenceEncoder):
         return cls(tower.to(device).eval().requires_grad_(False), vocabulary, dtype)
 
     def _look_up(self, sentence: str) -> tuple[int, ...]:
+        tokens, told = self._read(sentence)
+        if told:
+            log.warning("prompt: %s", told)
+        return tokens
+
+    def _read(self, sentence: str) -> tuple[tuple[int, ...], str]:
+        """Its tokens, and what there is to say of words that are not known. Raises ValueError as `tokens`."""
         tokens, unknown = self.vocabulary.encode(sentence, self.length)
         over = len(words_of(sentence)) - len(unknown) - self.length
-        if over > 0:
-            log.warning("the sentence has %d words too many; its end is cut: %r", over, sentence[-60:])
-        if unknown:
-            near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
-            hint = f"; near ones: {', '.join(near)}" if near else ""
-            if not any(tokens):
-                raise ValueError(f"prompt {sentence!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
-            log.warning("prompt: the micro prior does not know %s%s", ", ".join(unknown), hint)
-        return tuple(tokens)
+        cut = f"{over} words too many for the micro prior; the end is cut: {sentence[-60:]!r}" if over > 0 else ""
+        if not unknown:
+            return tuple(tokens), cut
+        near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
+        hint = f"; near ones: {', '.join(near)}" if near else ""
+        if not any(tokens):
+            raise ValueError(f"prompt {sentence!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
+        told = f"the micro prior does not know {', '.join(unknown)}{hint}"
+        return tuple(tokens), f"{told}; {cut}" if cut else told
+
+    def check(self, sentence: str) -> None:
+        """Raises ValueError for a sentence of which no word is known; says nothing."""
+        self._read(sentence)
+
+    def understood(self, sentence: str | None) -> str | None:
+        """The sentence with the nearest known words in place of unknown ones, where there are near ones; a line tells which."""
+        known, read = set(self.vocabulary.words), {}
+        for word in words_of(sentence or ""):
+            if word not in known and (near := WordVectors.shipped().nearest(word, self.vocabulary.words)):
+                read[word] = near
+        if read:
+            log.warning("prompt: the micro prior reads %s", ", ".join(f"{word} as {near}" for word, near in read.items()))
+            sentence = " ".join(read.get(word, word) for word in words_of(sentence))
+        return sentence
 
     def tokens(self, sentences: Sequence[str | None]) -> Tensor:
         """Word tokens [S,L]. Raises ValueError for a sentence of which no word is known; unknown words among others are logged."""
