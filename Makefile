@@ -5,18 +5,20 @@
 # make generator  the same set-up, then trains a network of eight sentences and makes an asset   (SENTENCE=words)
 # make voxels  the same set-up, then the voxel diffusion study on a small scale
 #
-# Variables: PYTHON (3.10 or newer), TORCH (what pip is told to install; empty: whatever the environment has), INPUT, NAME, CONFIG.
+# Variables: PYTHON (3.10 or newer), TORCH (what pip is told to install; empty: whatever the environment has), INPUT, NAME, CONFIG,
+# WORKERS (processes that share the tests and the processors).
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CONFIG ?= configs/micro.yaml
 WHEELS ?= dist
+WORKERS ?= 2
 INPUT ?= test_data/robot_rgba.png
 NAME ?= $(patsubst %_rgba,%,$(basename $(notdir $(INPUT))))
 
 VENV := .venv
 READY := $(VENV)/.ready
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/* csrc/course/*)
 ROOMS := $(patsubst microdreamer/%/__init__.py,microdreamer.%,$(wildcard microdreamer/*/__init__.py))
 PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
@@ -26,7 +28,7 @@ demo: $(READY)
 	@$(VENV)/bin/python main.py --config "$(CONFIG)" input="$(INPUT)" save_path="$(NAME)"
 
 test: $(READY)
-	@$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+	@$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 wheel: $(READY)
 	@$(VENV)/bin/python scripts/build_wheel.py "$(WHEELS)"

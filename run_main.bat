@@ -7,9 +7,14 @@ setlocal EnableExtensions
 set "HERE=%~dp0"
 
 if not defined PYTHON call :find_python
+"%PYTHON%" --version >nul 2>&1
+if errorlevel 1 (
+  echo run_main: "%PYTHON%" was not found; install Python 3.10 or newer, or set PYTHON to its path 1>&2
+  exit /b 2
+)
 if not "%~1"=="-profile" goto run
 
-where nsys.exe >nul 2>&1
+call :on_path nsys.exe
 if errorlevel 1 (
   echo run_main: nsys was not found; install NVIDIA Nsight Systems and put its target-windows-x64 folder on PATH 1>&2
   exit /b 2
@@ -32,4 +37,9 @@ set "PYTHON=python"
 if defined VIRTUAL_ENV exit /b 0
 if defined CONDA_PREFIX exit /b 0
 if exist "%HERE%.venv\Scripts\python.exe" set "PYTHON=%HERE%.venv\Scripts\python.exe"
+exit /b 0
+
+:on_path
+rem Exit code 0 if a folder of PATH holds the program. Not by where.exe, which a PATH without System32 lacks.
+for %%p in (%1) do if "%%~$PATH:p"=="" exit /b 1
 exit /b 0

@@ -11,6 +11,10 @@ elif [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then python=python
 elif [[ -x $here/.venv/bin/python ]]; then python=$here/.venv/bin/python
 else python=python3
 fi
+if ! command -v "$python" > /dev/null; then
+  echo "run_main: $python was not found; install Python 3.10 or newer, or set PYTHON to its path" >&2
+  exit 2
+fi
 
 if [[ ${1:-} == -profile ]]; then
   shift

@@ -1,4 +1,4 @@
-"""Density grid of a Gaussian set: plain PyTorch, the compiled kernel and, on a GPU, a brute-force kernel, on the same input.
+"""Density grid of a Gaussian set: plain PyTorch, the compiled kernel and, on a GPU, the course's steps to it, on the same input.
 
     python -m benchmarks.extract_fields [--device cuda] [--resolution 128] [--counts 5000 20000 100000] [--out results.json]
 
@@ -8,6 +8,7 @@ Gaussians and writing the grid at the memory's speed, and one exponential for ea
 """
 
 import argparse
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.timing import Timing, bytes_per_millisecond, time_calls, write_json
 from microdreamer.core.machine import best_device, describe, provenance
-from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, extension
+from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, course, extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference
 
@@ -74,7 +75,8 @@ def measure(count: int, resolution: int, device: str, repeats: int, plain_repeat
     arguments = (*gaussians, resolution, FIELD_BLOCKS, FIELD_RELAX_RATIO)
     versions = {"plain PyTorch": (plain, plain_repeats), "compiled": (extract_fields, repeats)}
     if device == "cuda":
-        versions["brute force"] = (torch.ops.microdreamer.extract_fields_brute_force, max(3, repeats // 10))
+        for step in course.STEPS:
+            versions[step.replace("_", " ")] = (functools.partial(course.extract_fields, variant=step), max(3, repeats // 10))
     if plain_repeats == 0:
         del versions["plain PyTorch"]
 

@@ -58,8 +58,10 @@ class Timing:
         return figures | {"repeats": len(self.durations)}
 
 
-def time_calls(call: Callable[[], object], device: torch.device | str, repeats: int, warm_up: int = 3) -> Timing:
-    """Time `repeats` single calls after `warm_up` that are not counted.
+def time_calls(
+    call: Callable[[], object], device: torch.device | str, repeats: int, warm_up: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> Timing:
+    """Time `repeats` single calls after `warm_up` that are not counted, on the CPU by `clock`, which tells seconds.
 
     On a GPU the device is idle when a call begins, and events enclose all that the call puts on the current stream, the
     gaps in which it waits for the host included. Raises ValueError for repeats < 1.
@@ -68,8 +70,9 @@ def time_calls(call: Callable[[], object], device: torch.device | str, repeats: 
         raise ValueError(f"repeats: expected 1 or more, got {repeats}")
     for _ in range(warm_up):
         call()
-    once = _cuda_milliseconds if torch.device(device).type == "cuda" else _host_milliseconds
-    return Timing(tuple(sorted(once(call) for _ in range(repeats))))
+    if torch.device(device).type == "cuda":
+        return Timing(tuple(sorted(_cuda_milliseconds(call) for _ in range(repeats))))
+    return Timing(tuple(sorted(_host_milliseconds(call, clock) for _ in range(repeats))))
 
 
 def _cuda_milliseconds(call: Callable[[], object]) -> float:
@@ -82,10 +85,10 @@ def _cuda_milliseconds(call: Callable[[], object]) -> float:
     return begin.elapsed_time(end)
 
 
-def _host_milliseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _host_milliseconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     call()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (clock() - start)
 
 
 def captured(call: Callable[[], object], warm_up: int = 3) -> Callable[[], None]:

@@ -22,6 +22,11 @@ constexpr float kMinSpread = 0.1f;
 constexpr int kTile = 16;
 }  // namespace md::raster
 
+namespace md::grid_sampling {
+constexpr int kMaxGrids = 8;
+constexpr int64_t kMaxSize = 1048576;
+}  // namespace md::grid_sampling
+
 namespace md::hash_grid {
 constexpr int kMaxLevels = 32;
 constexpr float kLargestCell = 2147483520.0f;
@@ -44,6 +49,13 @@ namespace md::mesh_render {
 constexpr float kNearPlane = 0.05f;
 constexpr int kMaxLights = 8;
 }  // namespace md::mesh_render
+
+namespace md::perceptron {
+constexpr int kInputStep = 16;
+constexpr int kMostInputs = 48;
+constexpr int kMostHidden = 256;
+constexpr int kMostOutputs = 8;
+}  // namespace md::perceptron
 
 namespace md::texture {
 constexpr int kMaxSide = 32768;

@@ -36,9 +36,6 @@ cudaError_t gaussian_3d_coeff_backward_cuda(const T* xyzs, const T* covs, const 
 // Bytes of scratch memory that extract_fields_cuda needs.
 size_t extract_fields_scratch_bytes(const FieldParams& params);
 cudaError_t extract_fields_cuda(const FieldParams& params, void* scratch, cudaStream_t stream);
-
-// One thread per voxel, each going through all Gaussians: the obvious kernel, kept to measure against.
-cudaError_t extract_fields_brute_force_cuda(const FieldParams& params, cudaStream_t stream);
 #endif
 
 }  // namespace md

@@ -2,15 +2,11 @@
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/isfinite.h>
 
-#include "checks.h"
-#include "gaussian_field.h"
+#include "gaussian_field_arguments.h"
 
 namespace md {
 namespace {
-
-constexpr int64_t kLargestResolution = 1024;
 
 void check_coeff_arguments(const at::Tensor& xyzs, const at::Tensor& covs) {
   TORCH_CHECK_VALUE(xyzs.scalar_type() == at::kFloat || xyzs.scalar_type() == at::kDouble, "xyzs: expected float32 or float64, got ",
@@ -24,35 +20,6 @@ void check_coeff_arguments(const at::Tensor& xyzs, const at::Tensor& covs) {
 void check_weight_gradient(const at::Tensor& xyzs, const at::Tensor& v_weights) {
   check_tensor(v_weights, "v_weights", xyzs.scalar_type(), xyzs.device());
   check_shape(v_weights, "v_weights", {xyzs.size(0)});
-}
-
-FieldParams field_params(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities, int64_t resolution,
-                         int64_t num_blocks, double relax_ratio) {
-  check_tensor(means, "means", at::kFloat, means.device());
-  check_shape(means, "means", {-1, 3});
-  check_tensor(covs, "covs", at::kFloat, means.device());
-  check_shape(covs, "covs", {means.size(0), 6});
-  check_tensor(opacities, "opacities", at::kFloat, means.device());
-  check_shape(opacities, "opacities", {means.size(0)});
-  TORCH_CHECK_VALUE(resolution >= 2 && resolution <= kLargestResolution, "resolution: expected 2 to ", kLargestResolution, ", got ",
-                    resolution);
-  TORCH_CHECK_VALUE(num_blocks >= 1 && resolution % num_blocks == 0, "num_blocks: expected a divisor of the resolution ", resolution,
-                    ", got ", num_blocks);
-  TORCH_CHECK_VALUE(relax_ratio >= 0.0, "relax_ratio: expected 0 or more, got ", relax_ratio);
-  FieldParams params;
-  params.means = means.const_data_ptr<float>();
-  params.covs = covs.const_data_ptr<float>();
-  params.opacities = opacities.const_data_ptr<float>();
-  params.field = nullptr;
-  params.num_gaussians = means.size(0);
-  params.grid.resolution = static_cast<int>(resolution);
-  params.grid.num_blocks = static_cast<int>(num_blocks);
-  params.grid.margin = static_cast<float>(relax_ratio * 2.0 / static_cast<double>(num_blocks));
-  return params;
-}
-
-void check_finite(const at::Tensor& tensor, const char* name) {
-  TORCH_CHECK_VALUE(at::isfinite(tensor).all().item<bool>(), name, ": expected finite values, got NaN or infinity");
 }
 
 at::Tensor gaussian_3d_coeff_on_cpu(const at::Tensor& xyzs, const at::Tensor& covs) {
@@ -82,9 +49,7 @@ std::tuple<at::Tensor, at::Tensor> gaussian_3d_coeff_backward_on_cpu(const at::T
 at::Tensor extract_fields_on_cpu(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities, int64_t resolution,
                                  int64_t num_blocks, double relax_ratio) {
   FieldParams params = field_params(means, covs, opacities, resolution, num_blocks, relax_ratio);
-  check_finite(means, "means");
-  check_finite(covs, "covs");
-  check_finite(opacities, "opacities");
+  check_finite_field_arguments(means, covs, opacities);
   at::Tensor field = at::empty({resolution, resolution, resolution}, means.options());
   params.field = field.mutable_data_ptr<float>();
   extract_fields_cpu(params);
@@ -129,16 +94,6 @@ at::Tensor extract_fields_on_cuda(const at::Tensor& means, const at::Tensor& cov
   C10_CUDA_CHECK(extract_fields_cuda(params, scratch.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream()));
   return field;
 }
-
-at::Tensor extract_fields_brute_force_on_cuda(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities,
-                                              int64_t resolution, int64_t num_blocks, double relax_ratio) {
-  FieldParams params = field_params(means, covs, opacities, resolution, num_blocks, relax_ratio);
-  const c10::cuda::CUDAGuard guard(means.device());
-  at::Tensor field = at::empty({resolution, resolution, resolution}, means.options());
-  params.field = field.mutable_data_ptr<float>();
-  C10_CUDA_CHECK(extract_fields_brute_force_cuda(params, c10::cuda::getCurrentCUDAStream()));
-  return field;
-}
 #endif
 
 }  // namespace
@@ -148,11 +103,6 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("gaussian_3d_coeff(Tensor xyzs, Tensor covs) -> Tensor");
   m.def("gaussian_3d_coeff_bwd(Tensor xyzs, Tensor covs, Tensor v_weights) -> (Tensor, Tensor)");
   m.def("extract_fields(Tensor means, Tensor covs, Tensor opacities, int resolution, int num_blocks, float relax_ratio) -> Tensor");
-#ifdef MD_WITH_CUDA
-  m.def(
-      "extract_fields_brute_force(Tensor means, Tensor covs, Tensor opacities, int resolution, int num_blocks, float relax_ratio) -> "
-      "Tensor");
-#endif
 }
 
 TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
@@ -166,6 +116,5 @@ TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) {
   m.impl("gaussian_3d_coeff", &md::gaussian_3d_coeff_on_cuda);
   m.impl("gaussian_3d_coeff_bwd", &md::gaussian_3d_coeff_backward_on_cuda);
   m.impl("extract_fields", &md::extract_fields_on_cuda);
-  m.impl("extract_fields_brute_force", &md::extract_fields_brute_force_on_cuda);
 }
 #endif

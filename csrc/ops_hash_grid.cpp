@@ -1,6 +1,8 @@
 // Multiresolution hash grid: schemas, checks, allocation, dispatch. The Python face is microdreamer/kernels/hash_grid.py.
+#include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include <ATen/ops/empty.h>
@@ -8,13 +10,14 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "checks.h"
+#include "float_dispatch.h"
 #include "hash_grid.h"
 
 namespace md::hash_grid {
 namespace {
 
 bool is_aligned(const at::Tensor& tensor, int64_t features) {
-  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % (sizeof(float) * features) == 0;
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % (tensor.element_size() * features) == 0;
 }
 
 Inputs checked_inputs(const at::Tensor& points, const at::Tensor& params, at::ArrayRef<double> scales, at::IntArrayRef resolutions,
@@ -47,52 +50,77 @@ Inputs checked_inputs(const at::Tensor& points, const at::Tensor& params, at::Ar
   in.points = points.const_data_ptr<float>();
   in.params = params.const_data_ptr<float>();
   in.count = points.size(0);
-  TORCH_CHECK_VALUE(in.count <= std::numeric_limits<int32_t>::max() / kMaxLevels * int64_t{256}, "points: got ", in.count,
+  TORCH_CHECK_VALUE(in.count <= std::numeric_limits<int32_t>::max() / kMaxLevels * int64_t{128}, "points: got ", in.count,
                     ": too many for one call; encode fewer at a time");
   TORCH_CHECK_VALUE(is_aligned(params, features), "params: expected memory aligned to an entry of ", features,
                     " floats; call .clone() on the slice");
   return in;
 }
 
+// From point number `used` on, points only fill the list up. The CPU leaves them out of the count.
+void use(Inputs& in, const std::optional<at::Tensor>& used, const at::Device& device) {
+  if (!used) return;
+  check_tensor(*used, "used", at::kInt, device);
+  check_shape(*used, "used", {});
+  if (device.is_cpu()) {
+    in.count = std::min<int64_t>(in.count, std::max(used->item<int>(), 0));
+  } else {
+    in.used = used->const_data_ptr<int>();
+  }
+}
+
 at::Tensor encode(const at::Tensor& points, const at::Tensor& params, at::ArrayRef<double> scales, at::IntArrayRef resolutions,
-                  at::IntArrayRef offsets, int64_t features, bool /*deterministic*/) {
-  const Inputs in = checked_inputs(points, params, scales, resolutions, offsets, features);
-  at::Tensor encoding = at::empty({in.count, in.grid.count * features}, points.options());
+                  at::IntArrayRef offsets, int64_t features, bool /*deterministic*/, bool half, const std::optional<at::Tensor>& used) {
+  Inputs in = checked_inputs(points, params, scales, resolutions, offsets, features);
+  use(in, used, points.device());
+  const int64_t width = in.grid.count * features;
   if (points.is_cpu()) {
+    const at::Tensor encoding = at::empty({points.size(0), width}, points.options());
     encode_cpu(in, encoding.mutable_data_ptr<float>());
+    encoding.slice(0, in.count).zero_();
+    return half ? encoding.to(at::kBFloat16) : encoding;
   }
+  const at::Tensor encoding = at::empty({in.count, width}, points.options().dtype(half ? at::kBFloat16 : at::kFloat));
 #ifdef MD_WITH_CUDA
-  else {
-    const c10::cuda::CUDAGuard guard(points.device());
-    C10_CUDA_CHECK(encode_cuda(in, encoding.mutable_data_ptr<float>(), c10::cuda::getCurrentCUDAStream()));
-  }
+  const c10::cuda::CUDAGuard guard(points.device());
+  C10_CUDA_CHECK(encode_cuda(in, encoding.mutable_data_ptr(), float_type(encoding), c10::cuda::getCurrentCUDAStream()));
 #endif
   return encoding;
 }
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& v_encoding, const at::Tensor& points, const at::Tensor& params,
                                             at::ArrayRef<double> scales, at::IntArrayRef resolutions, at::IntArrayRef offsets,
-                                            int64_t features, [[maybe_unused]] bool deterministic, bool for_points, bool for_params) {
-  const Inputs in = checked_inputs(points, params, scales, resolutions, offsets, features);
-  check_tensor(v_encoding, "v_encoding", at::kFloat, points.device());
-  check_shape(v_encoding, "v_encoding", {in.count, in.grid.count * features});
-  const at::Tensor aligned = is_aligned(v_encoding, features) ? v_encoding : v_encoding.clone();
-  const float* v = aligned.const_data_ptr<float>();
+                                            int64_t features, [[maybe_unused]] bool deterministic, const std::optional<at::Tensor>& used,
+                                            bool for_points, bool for_params) {
+  Inputs in = checked_inputs(points, params, scales, resolutions, offsets, features);
+  use(in, used, points.device());
+  TORCH_CHECK_VALUE(v_encoding.scalar_type() == at::kFloat || v_encoding.scalar_type() == at::kBFloat16,
+                    "v_encoding: expected float32 or bfloat16, got ", v_encoding.scalar_type());
+  check_tensor(v_encoding, "v_encoding", v_encoding.scalar_type(), points.device());
+  check_shape(v_encoding, "v_encoding", {points.size(0), in.grid.count * features});
   const at::Tensor v_points = for_points ? at::empty_like(points) : at::empty({0}, points.options());
   const at::Tensor v_params = for_params ? at::zeros_like(params) : at::empty({0}, params.options());
   if (points.is_cpu()) {
-    if (for_points) points_gradient_cpu(in, v, v_points.mutable_data_ptr<float>());
+    const at::Tensor floats = v_encoding.to(at::kFloat);
+    const float* v = floats.const_data_ptr<float>();
+    if (for_points) {
+      points_gradient_cpu(in, v, v_points.mutable_data_ptr<float>());
+      v_points.slice(0, in.count).zero_();
+    }
     if (for_params) params_gradient_cpu(in, v, v_params.mutable_data_ptr<float>());
   }
 #ifdef MD_WITH_CUDA
   else {
+    const at::Tensor aligned = is_aligned(v_encoding, features) ? v_encoding : v_encoding.clone();
+    const void* v = aligned.const_data_ptr();
+    const FloatType type = float_type(aligned);
     const c10::cuda::CUDAGuard guard(points.device());
     const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
-    if (for_points) C10_CUDA_CHECK(points_gradient_cuda(in, v, v_points.mutable_data_ptr<float>(), stream));
+    if (for_points) C10_CUDA_CHECK(points_gradient_cuda(in, v, type, v_points.mutable_data_ptr<float>(), stream));
     if (for_params) {
       const int64_t bytes = deterministic ? static_cast<int64_t>(params_gradient_workspace_bytes(params.numel())) : 0;
       const at::Tensor workspace = at::empty({bytes}, points.options().dtype(at::kByte));
-      C10_CUDA_CHECK(params_gradient_cuda(in, v, v_params.mutable_data_ptr<float>(), params.numel(), deterministic,
+      C10_CUDA_CHECK(params_gradient_cuda(in, v, type, v_params.mutable_data_ptr<float>(), params.numel(), deterministic,
                                           workspace.mutable_data_ptr(), stream));
     }
   }
@@ -105,12 +133,12 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& v_encoding, const 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   // scales, resolutions: one a level; offsets: the first entry of each level, and the number of all entries.
   m.def(
-      "hash_grid_encode(Tensor points, Tensor params, float[] scales, int[] resolutions, int[] offsets, int features, bool deterministic) "
-      "-> Tensor");
+      "hash_grid_encode(Tensor points, Tensor params, float[] scales, int[] resolutions, int[] offsets, int features, bool deterministic, "
+      "bool half, Tensor? used) -> Tensor");
   m.def(
       "hash_grid_encode_bwd(Tensor v_encoding, Tensor points, Tensor params, float[] scales, int[] resolutions, int[] offsets, int "
       "features, "
-      "bool deterministic, bool for_points, bool for_params) -> (Tensor v_points, Tensor v_params)");
+      "bool deterministic, Tensor? used, bool for_points, bool for_params) -> (Tensor v_points, Tensor v_params)");
 }
 
 TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {

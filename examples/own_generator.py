@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--size", type=int, default=24, help="pixels a side of what is rendered")
+    parser.add_argument("--shown", type=int, default=64, help="pixels a side of a view on the sheet")
     parser.add_argument("--out", default="logs/own_generator.png")
     options = parser.parse_args()
 
@@ -67,7 +68,7 @@ def main() -> None:
         optimizer.step()
     with torch.no_grad():
         text = prior.sentence_encoder().encode(library.train + library.test).text("global")
-        cameras = draw_views(MICRO_VIEW, 4 * len(text), 64, draws)
+        cameras = draw_views(MICRO_VIEW, 4 * len(text), options.shown, draws)
         write_sheet(options.out, model.render(cameras, model.condition(text)).image, columns=8)
     print(f"loss {float(loss.detach()):.0f}; {len(text)} sentences, the last {len(library.test)} of them new; wrote {options.out}")
 

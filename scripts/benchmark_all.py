@@ -4,9 +4,12 @@ python scripts/benchmark_all.py [--counts 5000 20000 100000] [--resolution 128] 
 
 `density field` is what the mesh is made of: the sum of N Gaussians on a grid (extract_fields). USE_CUDA_EXTRACT=1 takes the kernel
 that does all of it, weights included, so USE_CUDA_GAUSS then changes nothing; USE_CUDA_GAUSS=1 alone puts the kernel of the
-weights into the loop over blocks that Python runs. "Brute force" is the obvious CUDA kernel, one thread for each voxel that goes
-through all Gaussians: the design of the course project that this repository continues, written again. `weights` is
-gaussian_3d_coeff alone, on N pairs of an offset and a Gaussian. `mesh` is main.py's mesh phase without writing files.
+weights into the loop over blocks that Python runs. Brute force to culled are the steps of docs/course to that kernel; brute force, one
+thread for each voxel that goes through all Gaussians, is the design of the course project that this repository continues, written again.
+`weights` is gaussian_3d_coeff alone, on N pairs of an offset and a Gaussian. `mesh` is main.py's mesh phase without writing files.
+
+The last table is the course's: one number of Gaussians, a row a version, devices side by side, and beside them what the course project
+reported of its own programs and machines (their figures, not measured here).
 
 *Whole call*: from tensors on the host to the result on the host, copies included. *Kernels*: the time for which the GPU works, as
 PyTorch's profiler sees it. On the CPU nothing is copied and both are the same. *CPU* is the processor with tensors on the CPU.
@@ -21,6 +24,7 @@ What the density field cannot go below is told by benchmarks/extract_fields.py.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import sys
 import time
@@ -34,11 +38,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.course import originals
 from benchmarks.extract_fields import TOLERANCE, object_like_gaussians
 from benchmarks.timing import Timing, busy_milliseconds, time_calls, write_json
 from microdreamer.core.machine import describe, provenance
 from microdreamer.gaussians.model import GaussianModel
-from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, extension
+from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, course, extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields, extract_fields_reference, gaussian_3d_coeff, gaussian_3d_coeff_reference
 from microdreamer.pipeline.asset import make_mesh
@@ -46,7 +51,7 @@ from microdreamer.pipeline.config import Config
 
 SWITCHES = ("USE_CUDA_GAUSS", "USE_CUDA_EXTRACT")
 VERSIONS = {("0", "0"): "plain PyTorch", ("1", "0"): "kernel of the weights", ("0", "1"): "fused kernel", ("1", "1"): "fused kernel"}
-BRUTE_FORCE = "brute force"
+STEPS = {name.replace("_", " "): name for name in course.STEPS}  # of the course, as rows are called
 MOST_REPEATS = 100
 COLUMNS = (
     "what",
@@ -83,12 +88,11 @@ class Case:
         """Why this row cannot be made here or is not made by default, or None."""
         if self.device == "cuda" and not torch.cuda.is_available():
             return "this machine has no CUDA device, or this PyTorch does not see it"
-        if self.version == BRUTE_FORCE and self.device == "cpu":
-            return "written for the GPU only"
         if not self.is_plain and not extension.available(self.device):
             return f"no compiled {self.device} kernels; {extension.BUILD_HINT}"
-        if self.what == FIELD and self.device == "cpu" and self.extract == "0" and self.count not in slow_counts:
-            return f"Python's loop takes minutes on the CPU; add --slow-counts {self.count}"
+        is_slow = self.extract == "0" or self.version in STEPS
+        if self.what == FIELD and self.device == "cpu" and is_slow and self.count not in slow_counts:
+            return f"takes minutes on the CPU; add --slow-counts {self.count}"
         return None
 
 
@@ -99,7 +103,7 @@ def cases(what: str, counts: list[int], devices: list[str]) -> Iterator[Case]:
             continue
         yield from (Case(what, count, device, version, *values) for values, version in VERSIONS.items())
         if what == FIELD:
-            yield Case(what, count, device, BRUTE_FORCE)
+            yield from (Case(what, count, device, version) for version in STEPS)
 
 
 def synchronise() -> None:
@@ -162,6 +166,38 @@ class Table:
         return f"| {' | '.join(cells)} |"
 
 
+def headline(rows: list[dict], count: int) -> str:
+    """The course's table of the density field of `count` Gaussians."""
+
+    def told(version: str, device: str, key: str) -> float | None:
+        found = (row for row in rows if (row["what"], row["N"], row["version"], row["device"]) == (FIELD, count, version, device))
+        return next((row[key] for row in found), None)
+
+    theirs = originals.FIELD_MS
+    beside = {
+        VERSIONS["0", "0"]: f"{theirs['Python']:.0f} (T4)",
+        next(
+            iter(STEPS)
+        ): f"{theirs['T4, kernel']} (T4), {theirs['A10G, kernel']} (A10G), kernel alone {theirs['A10G, kernel alone']} (A10G)",
+    }
+    columns = (
+        "version",
+        "CPU, whole call, ms",
+        "GPU, whole call, ms",
+        "GPU, kernels, ms",
+        "times PyTorch, GPU",
+        "the course project's, ms: theirs",
+    )
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for version in (VERSIONS["0", "0"], VERSIONS["1", "0"], *STEPS, VERSIONS["1", "1"]):
+        figures = (
+            told(version, "cpu", "median_ms"),
+            *(told(version, "cuda", key) for key in ("median_ms", "kernels_ms", "times_same_device")),
+        )
+        lines.append(f"| {version} | {' | '.join(map(figure, figures))} | {beside.get(version, '-')} |")
+    return "\n".join(lines)
+
+
 def largest_difference(reference: Tensor) -> Callable[[Tensor], float]:
     """Of a result from float64 `reference`, as a share of its largest value or, where that is below 1, absolute."""
     largest = max(1.0, float(reference.max()))
@@ -176,7 +212,8 @@ def add_fields(table: Table, wanted: list[Case], resolution: int, reference_devi
         check = largest_difference(extract_fields_reference(*(part.to(reference_device).double() for part in host), *grid).cpu())
     for case in wanted:
         on_device = [part.to(case.device) for part in host]
-        function = torch.ops.microdreamer.extract_fields_brute_force if case.version == BRUTE_FORCE else extract_fields
+        step = STEPS.get(case.version)
+        function = functools.partial(course.extract_fields, variant=step) if step else extract_fields
 
         def whole(function=function, device=case.device) -> Tensor:
             return function(*(part.to(device) for part in host), *grid).cpu()
@@ -252,7 +289,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of Gaussians (default: 5000 20000 100000; without a GPU 1000 2000)")
     parser.add_argument("--resolution", type=int, help=f"grid points a side, a multiple of {FIELD_BLOCKS} (default: 128; without a GPU 64)")
-    parser.add_argument("--slow-counts", type=int, nargs="*", help="counts for Python's loop on the CPU (default: 5000; without a GPU all)")
+    parser.add_argument(
+        "--slow-counts",
+        type=int,
+        nargs="*",
+        help="counts for Python's loop and the course's steps on the CPU (default: 5000; without a GPU all)",
+    )
     parser.add_argument("--pairs", type=int, nargs="*", default=[1 << 20], help="numbers of pairs of the weights alone")
     parser.add_argument("--mesh", action=argparse.BooleanOptionalAction, help="main.py's mesh phase too (default: if there is a GPU)")
     parser.add_argument("--mesh-count", type=int, default=20_000, help="Gaussians of the mesh phase")
@@ -305,6 +347,8 @@ def main() -> None:
         add_weights(table, wanted)
     for wanted in possible(MESH, [options.mesh_count], options.mesh_devices):
         add_meshes(table, wanted, options.resolution)
+    count = options.counts[0]
+    print(f"\nThe density field of {count} Gaussians on {options.resolution}^3 points:\n\n{headline(table.rows, count)}")
     if missing:
         print("\nNot measured:")
         print("\n".join(dict.fromkeys(f"- {entry['row']}: {entry['reason']}" for entry in missing)))

@@ -24,13 +24,13 @@ from PIL import Image
 from torch import Tensor
 
 from microdreamer.core.machine import best_device
-from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
+from microdreamer.guidance.micro.network import SLOTS, MultiViewNetwork, NetworkConfig
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.shapes.packed import PackedMeshes, concatenate, load_folder, load_packed, pack
 from microdreamer.shapes.procedural.catalogue import generate_many
 from microdreamer.training.micro_prior.bank import Bank, capped_weights
-from microdreamer.training.micro_prior.batches import draw_batch
+from microdreamer.training.micro_prior.batches import Batch, draw_batch
 from microdreamer.training.micro_prior.checkpoint import FILE, start_from
 from microdreamer.training.micro_prior.loop import CHECKPOINT_MINUTES, TrainingConfig, save_prior, train
 from microdreamer.training.micro_prior.metrics import score_objects, sides_line
@@ -49,9 +49,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pair-share", type=float, default=0.15, help="share of samples that show pairs")
     parser.add_argument("--procedural", type=int, default=16384, help="procedural shapes to add")
     parser.add_argument("--procedural-share", type=float, default=0.2, help="share of samples that show procedural shapes")
+    parser.add_argument("--network", type=json.loads, default={}, help="other fields of NetworkConfig, as JSON")
+    parser.add_argument("--relative-cameras", action=argparse.BooleanOptionalAction, default=True, help="relative poses in attention")
+    parser.add_argument("--geometry", action=argparse.BooleanOptionalAction, default=True, help="depth, coverage and albedo of each view")
+    parser.add_argument("--references", type=int, choices=range(1, SLOTS + 1), default=SLOTS, help="most pictures of one object: 1 or 4")
     parser.add_argument("--start-from", type=Path, help="folder of a prior whose weights the network starts from")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--checkpoint-minutes", type=float, default=CHECKPOINT_MINUTES)
+    parser.add_argument("--stop-after", type=float, help="seconds from the start after which a checkpoint is left for --resume")
     parser.add_argument("--out", type=Path, default=Path("logs/micro_prior"))
     parser.add_argument("--score-limit", type=int, default=93, help="objects to score after training")
     parser.add_argument("--device", default=best_device().type)
@@ -105,6 +110,19 @@ def save_strip(path: Path, pictures: torch.Tensor) -> None:
     Image.fromarray((sheet.clamp(0, 1).cpu().numpy() * 255).round().astype(np.uint8)).save(path)
 
 
+def save_batch(path: Path, batch: Batch) -> None:
+    """A row for each sample: its pictures (white where it has one), its views, and what is told of their surfaces."""
+    count, single = len(batch.views), (SLOTS * len(batch.views) - len(batch.pictures)) // (SLOTS - 1)
+    pictures = torch.ones(count, SLOTS, *batch.pictures.shape[1:], device=batch.pictures.device)
+    pictures[:single, 0] = batch.pictures[:single]
+    pictures[single:] = batch.pictures[single:].unflatten(0, (-1, SLOTS))
+    rows = [pictures, batch.views]
+    if batch.surfaces:
+        drawn = torch.cat([(batch.surfaces.depth * batch.seen).expand_as(batch.surfaces.albedo), batch.surfaces.albedo], dim=1)
+        rows.append(torch.cat([drawn, torch.ones(count - len(drawn), *drawn.shape[1:], device=drawn.device)]))
+    save_strip(path, torch.cat(rows, dim=1) * 0.5 + 0.5)
+
+
 def main() -> None:
     args = arguments()
     rank, local, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
@@ -123,9 +141,10 @@ def main() -> None:
     meshes, weights, real = training_objects(args, max(1, (os.cpu_count() or 1) // world))
     say(f"{real} objects, {args.pairs} pairs, {args.procedural} procedural shapes")
 
-    config = NetworkConfig()
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in args.network.items()}
+    config = NetworkConfig(references=args.references, relative_cameras=args.relative_cameras, geometry=args.geometry, **fields)
     vocabulary = Vocabulary.from_captions((c for captions in meshes.captions for c in captions), config.vocabulary - 1)
-    bank = Bank.build(meshes, weights, vocabulary, config.text_tokens, device, deform_seed=args.seed * 1000 + rank)
+    bank = Bank.build(meshes, weights, vocabulary, config.text_tokens, device, args.seed * 1000 + rank, args.geometry)
     torch.manual_seed(args.seed)
     network = MultiViewNetwork(config).to(device)
     if args.start_from and not args.resume:
@@ -133,8 +152,7 @@ def main() -> None:
     training = TrainingConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingConfig)})
     args.out.mkdir(parents=True, exist_ok=True)
     if rank == 0:
-        batch = draw_batch(bank, 16, config.resolution)
-        save_strip(args.out / "batch.png", torch.cat([batch.picture[:, None], batch.views], dim=1) * 0.5 + 0.5)
+        save_batch(args.out / "batch.png", draw_batch(bank, 16, config.resolution, 8 if args.references > 1 else 0))
     say(f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {len(vocabulary)} words, {world} GPU(s)")
 
     def save(optimiser, progress: dict) -> None:
@@ -153,8 +171,11 @@ def main() -> None:
         checkpoint_minutes=args.checkpoint_minutes,
         state_file=args.out / FILE,
         resume=args.resume,
+        should_stop=lambda: args.stop_after is not None and time.perf_counter() - begin > args.stop_after,
     )
-    if rank == 0:
+    if rank == 0 and progress["steps"] < progress["of"]:
+        say("stopped; go on with --resume")
+    elif rank == 0:
         progress |= {"real_objects": real, "pairs": args.pairs, "procedural_shapes": args.procedural}
         save(optimiser, progress)
         prior = MicroPrior.load(args.out, device)

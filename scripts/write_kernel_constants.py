@@ -18,10 +18,12 @@ from microdreamer.kernels import (  # noqa: E402
     adam,
     gaussian_field,
     gaussian_raster,
+    grid_sampling,
     hash_grid,
     marching_cubes,
     mesh_raster,
     mesh_render,
+    perceptron,
     texture,
     volume,
 )
@@ -45,6 +47,7 @@ CONSTANTS = {
             ("TILE", "int"),
         ],
     ),
+    "md::grid_sampling": (grid_sampling, [("MAX_GRIDS", "int"), ("MAX_SIZE", "int64_t")]),
     "md::hash_grid": (
         hash_grid,
         [("MAX_LEVELS", "int"), ("LARGEST_CELL", "float"), ("PRIME_Y", "uint32_t"), ("PRIME_Z", "uint32_t")],
@@ -52,6 +55,7 @@ CONSTANTS = {
     "md::marching_cubes": (marching_cubes, [("MAX_FACES", "int"), ("NEAREST", "float")]),
     "md::mesh_raster": (mesh_raster, [("EDGE_SLACK", "float"), ("BOX_MARGIN", "float"), ("MAX_FACES", "int64_t")]),
     "md::mesh_render": (mesh_render, [("NEAR_PLANE", "float"), ("MAX_LIGHTS", "int")]),
+    "md::perceptron": (perceptron, [("INPUT_STEP", "int"), ("MOST_INPUTS", "int"), ("MOST_HIDDEN", "int"), ("MOST_OUTPUTS", "int")]),
     "md::texture": (texture, [("MAX_SIDE", "int")]),
     "md::volume": (volume, [("MAX_OPTICAL_DEPTH", "float")]),
 }

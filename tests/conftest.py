@@ -5,6 +5,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# Test processes beside each other (`pytest -n 2`) share the processors out, and what they start inherits that: threads that wait for
+# each other's processors take several times as long. Before PyTorch, which reads it once.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+
 import numpy as np
 import pytest
 import torch

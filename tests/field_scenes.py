@@ -29,10 +29,12 @@ class Ball(nn.Module):
         self.logits = nn.Parameter(torch.tensor(color).logit())
         self.register_buffer("center", torch.tensor(center))
 
-    def density(self, points: Tensor) -> Tensor:
+    def density(self, points: Tensor, used: Tensor | None = None) -> Tensor:
         return self.level * ((points - self.center).norm(dim=1) < self.radius)
 
-    def forward(self, points: Tensor, directions: Tensor | None = None, with_normals: bool = False) -> FieldValues:
+    def forward(
+        self, points: Tensor, directions: Tensor | None = None, with_normals: bool = False, used: Tensor | None = None
+    ) -> FieldValues:
         normal = nn.functional.normalize(points - self.center, dim=1) if with_normals else None
         return FieldValues(self.density(points), self.logits.expand(len(points), 3), normal)
 

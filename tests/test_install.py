@@ -120,6 +120,12 @@ def test_run_main_passes_its_arguments_on(tmp_path):
 
 
 @needs_bash
+def test_run_main_says_that_python_is_missing():
+    done = run_script("run_main.sh", "a=b", PYTHON="/nowhere/python")
+    assert done.returncode == 2 and done.stderr.startswith("run_main: /nowhere/python was not found; install Python 3.10")
+
+
+@needs_bash
 def test_profile_runs_the_same_under_nsys(tmp_path):
     python = stub(tmp_path / "python", "exit 3")
     stub(tmp_path / "nsys", ECHO_ARGUMENTS)

@@ -29,7 +29,7 @@ def serving(app):
         thread.join(10)
 
 
-def until(true, seconds=30):
+def until(true, seconds=60):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came"

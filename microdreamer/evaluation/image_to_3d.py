@@ -28,6 +28,7 @@ from microdreamer.core.errors import Stopped, UserError, user_errors
 from microdreamer.core.files import atomic_write
 from microdreamer.core.machine import choose_device, describe, peak_memory_mib, provenance, versions
 from microdreamer.evaluation import summary
+from microdreamer.evaluation.oracle import TruePrior
 from microdreamer.evaluation.trivial import flat_card, visual_hull
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
@@ -284,6 +285,9 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--pictures", type=int, default=1, metavar="N", help="start from N, at azimuths 0, 90, 180, 270 (default: 1)")
     parser.add_argument("--out", metavar="FILE.json", default="results.json", help="everything that was measured (default: %(default)s)")
     parser.add_argument("--sheet", metavar="FILE.png", help="a strip for each object: input, truth, our Gaussians, our refined mesh")
+    parser.add_argument(
+        "--oracle", action="store_true", help="true views in the prior's place: what is lost even if the prior knew every side"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table, warnings and errors")
     options, rest = parser.parse_known_args(words)
     config = load_config(options.config, rest)
@@ -342,6 +346,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         result = {
             "complete": complete,
             "objects_file": Path(options.objects).name,
+            "oracle": options.oracle,
             "summary": summary.summarise(records),
             **made,
             "peak_memory_mib": peak_memory_mib(device),
@@ -370,7 +375,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
             bar.set_postfix_str(meshes.ids[index])
             try:
                 with user_errors():
-                    record, row = evaluate_object(prior, meshes, index, config, interrupt, options.pictures)
+                    asked = TruePrior(prior, meshes, index) if options.oracle else prior
+                    record, row = evaluate_object(asked, meshes, index, config, interrupt, options.pictures)
                 if interrupt():
                     raise Stopped
             except Stopped:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from microdreamer.kernels.perceptron import fits_kernel, perceptron
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -52,3 +55,26 @@ class Perceptron(nn.Module):
         for layer, given in zip(reversed(self.layers), reversed(inputs), strict=True):
             slope = slope @ layer.weight if isinstance(layer, nn.Linear) else slope * (given > 0)
         return features, slope
+
+
+def ask_together(networks: Sequence[Perceptron], features: Tensor) -> list[Tensor]:
+    """What several networks say of the same features [N,I]: each [N,O].
+
+    In half precision, that is under autocast, networks with one hidden layer are one, and one kernel where there is one for it: their
+    hidden units stand side by side, and each output listens to those of its own network. Its answers are float32.
+    """
+    hidden = [network.layers[0].weight for network in networks]
+    outputs = [network.layers[-1].weight for network in networks]
+    widths = features.shape[1], sum(map(len, hidden)), sum(map(len, outputs))
+    fuses = (
+        torch.is_autocast_enabled(features.device.type)
+        and not os.environ.get("MD_OLD_FIELD")
+        and all(len(network.layers) == 3 for network in networks)
+        and fits_kernel(features.device, *widths)
+    )
+    if not fuses:
+        return [network(features) for network in networks]
+    with torch.autocast(features.device.type, enabled=False):
+        second = outputs[0] if len(networks) == 1 else torch.block_diag(*outputs)
+        first = hidden[0] if len(networks) == 1 else torch.cat(hidden)
+        return list(perceptron(features, first, second, compiled=True).split([len(weight) for weight in outputs], dim=1))

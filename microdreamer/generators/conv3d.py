@@ -17,15 +17,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, grid_sample, interpolate, leaky_relu, linear
+from torch.nn.functional import conv3d, interpolate, leaky_relu, linear
 
 from microdreamer.fields.perceptron import Perceptron
 from microdreamer.generators.base import GeneratorSpec, Head, ShapeGenerator
+from microdreamer.kernels.grid_sampling import sample_grids
 
 FIRST_RESOLUTION = 4
 MULTIPLIED_FROM = 32  # voxels a side from which layers have `channel_multiplier` times as many channels
 CLAMP = 256.0  # of what layers give, either way
 SMALL = 1e-8  # under roots and fractions
+VOXEL_AXES = (0, 1, 2)  # which coordinates run along width, height and depth of the grid
 FIXED_NOISE_SEED = 0  # of the noise that stands for all draws where there are none
 
 
@@ -217,8 +219,8 @@ class SpaceGenerator(nn.Module):
 
 
 class Conv3dGenerator(ShapeGenerator[Tensor]):
-    """The generator of `spec`; its caches are grids [B,voxel_channels,R,R,R], axes z, y, x. Initial values are drawn from `generator`
-    (on the CPU).
+    """The generator of `spec`; its caches are grids [B,1,R,R,R,voxel_channels], axes z, y, x. Initial values are drawn from
+    `generator` (on the CPU).
 
     `draw` gives z [B,noise_width] and the noise of each layer. Without them z is one fixed draw and layers take the noise that they
     keep, so that a sentence always gives the same shape.
@@ -240,12 +242,14 @@ class Conv3dGenerator(ShapeGenerator[Tensor]):
     def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> Tensor:
         if draws:
             z, *noises = draws
-            return self.space_generator(z, text, noises)
-        fixed = torch.randn(self.spec.noise_width, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
-        return self.space_generator(fixed.to(text).expand(len(text), -1), text)
+            grids = self.space_generator(z, text, noises)
+        else:
+            fixed = torch.randn(self.spec.noise_width, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
+            grids = self.space_generator(fixed.to(text).expand(len(text), -1), text)
+        return grids.movedim(1, -1).contiguous()[:, None]  # channels together, as points read them
 
     def encode(self, points: Tensor, cache: Tensor) -> Tensor:
-        return grid_sample(cache, points[:, :, None, None], align_corners=False)[..., 0, 0].mT
+        return sample_grids(points, cache, (VOXEL_AXES,))
 
     def heads(self, cache: Tensor) -> tuple[Head, Head]:
         return self.sdf_network, self.feature_network

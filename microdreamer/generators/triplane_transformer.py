@@ -11,10 +11,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from microdreamer.fields.perceptron import Perceptron, undrawn
 from microdreamer.generators.base import TEXT_SHAPES, GeneratorSpec, Head, ShapeGenerator
+from microdreamer.kernels.grid_sampling import sample_grids
 
 NORM_SMALL = 1e-6
 PLANE_AXES = ((0, 1), (0, 2), (2, 1))  # which coordinates run along width and height of each plane
@@ -143,7 +144,7 @@ class SpaceGenerator(nn.Module):
 
 
 class TriplaneTransformer(ShapeGenerator[Tensor]):
-    """The generator of `spec`; its caches are planes [B,3,plane_channels,H,W]. Initial values are drawn from `generator` (on the CPU)."""
+    """The generator of `spec`; its caches are planes [B,3,H,W,plane_channels]. Initial values are drawn from `generator` (on the CPU)."""
 
     spec: TriplaneTransformerSpec
 
@@ -156,13 +157,10 @@ class TriplaneTransformer(ShapeGenerator[Tensor]):
         self.feature_network = Perceptron((*widths, 3), generator)
 
     def _condition(self, text: Tensor, draws: tuple[Tensor, ...]) -> Tensor:
-        return self.space_generator(text)
+        return self.space_generator(text).movedim(2, -1).contiguous()  # channels together, as points read them
 
     def encode(self, points: Tensor, cache: Tensor) -> Tensor:
-        planes = [torch.stack([points[..., width], points[..., height]], dim=-1) for width, height in PLANE_AXES]
-        places = torch.stack(planes, dim=1)  # [B,3,P,2]
-        features = grid_sample(cache.flatten(0, 1), places.flatten(0, 1)[:, :, None], align_corners=False)[..., 0]  # [3B,C,P]
-        return features.unflatten(0, (-1, 3)).permute(0, 3, 1, 2).flatten(2)
+        return sample_grids(points, cache, PLANE_AXES)
 
     def heads(self, cache: Tensor) -> tuple[Head, Head]:
         return self.sdf_network, self.feature_network

@@ -49,6 +49,7 @@ class Prior(abc.ABC):
     shared_elevation: bool  # whether the views of a group must have one elevation
     schedule: NoiseSchedule
     accepts: frozenset[str]  # of "image" and "prompt"
+    references: int = 1  # most pictures of one object; where it is more, `condition` takes those after the first as `others`
     by_direction: bool = False  # whether its conditions hold a null sentence and one for each of `directions.DIRECTIONS`
     device: torch.device
     dtype: torch.dtype = torch.float32  # in which it multiplies

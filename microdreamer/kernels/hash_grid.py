@@ -95,7 +95,14 @@ class HashGridSpec:
 
 
 def hash_grid_encode(
-    points: Tensor, params: Tensor, spec: HashGridSpec, *, deterministic: bool | None = None, compiled: bool | None = None
+    points: Tensor,
+    params: Tensor,
+    spec: HashGridSpec,
+    *,
+    half: bool = False,
+    used: Tensor | None = None,
+    deterministic: bool | None = None,
+    compiled: bool | None = None,
 ) -> Tensor:
     """Features [N, levels * features] of points [N,3], level by level.
 
@@ -104,6 +111,9 @@ def hash_grid_encode(
 
     Gradients reach points (piecewise trilinear: they jump at cell faces) and params, and can be differentiated once more, in plain
     PyTorch; asking for a third derivative raises RuntimeError (`compiled=False` has it).
+
+    `half` rounds the features to bfloat16, and their gradients may be that too. `used` [] int32: points from there on only fill a list
+    up; they are not looked up, and their features are zeros.
 
     `deterministic` gives the same gradients bit for bit on CUDA, in twice the time; None follows
     `torch.use_deterministic_algorithms`. On the CPU they always repeat. `compiled` chooses between the op and
@@ -116,12 +126,44 @@ def hash_grid_encode(
     if points.dtype != params.dtype or points.device != params.device:
         raise ValueError(f"params: expected {points.dtype} on {points.device} like points, got {params.dtype} on {params.device}")
     if not extension.use_compiled(points.device, asked=compiled):
-        return hash_grid_encode_reference(points, params, spec)
+        return hash_grid_encode_reference(points, params, spec, half=half, used=used)
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
     return torch.ops.microdreamer.hash_grid_encode(
-        points.contiguous(), params.contiguous(), spec.scales, spec.resolutions, spec.offsets, spec.features, deterministic
+        points.contiguous(), params.contiguous(), spec.scales, spec.resolutions, spec.offsets, spec.features, deterministic, half, used
     )
+
+
+class _Known(torch.autograd.Function):
+    """An encoding that is there already, with the gradient of `hash_grid_encode`."""
+
+    @staticmethod
+    def forward(
+        ctx, encoding: Tensor, points: Tensor, params: Tensor, used: Tensor | None, spec: HashGridSpec, deterministic: bool
+    ) -> Tensor:
+        ctx.save_for_backward(points, params, used)
+        ctx.settings = spec.scales, spec.resolutions, spec.offsets, spec.features, deterministic
+        return encoding.view_as(encoding)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v_encoding):
+        points, params, used = ctx.saved_tensors
+        _, for_points, for_params, *_ = ctx.needs_input_grad
+        v_points, v_params = torch.ops.microdreamer.hash_grid_encode_bwd(
+            v_encoding.contiguous(), points, params, *ctx.settings, used, for_points, for_params
+        )
+        return None, v_points if for_points else None, v_params if for_params else None, None, None, None
+
+
+def hash_grid_known(encoding: Tensor, points: Tensor, params: Tensor, spec: HashGridSpec, *, used: Tensor | None = None) -> Tensor:
+    """`encoding`, as `hash_grid_encode` gave it for these points and params, differentiable once as if it were looked up now.
+
+    Without the op it is looked up again.
+    """
+    if not extension.use_compiled(points.device) or params.dtype != torch.float32:
+        return hash_grid_encode_reference(points, params, spec, half=encoding.dtype == torch.bfloat16, used=used)
+    return _Known.apply(encoding, points.contiguous(), params.contiguous(), used, spec, torch.are_deterministic_algorithms_enabled())
 
 
 def hash_grid_slope(points: Tensor, params: Tensor, v_encoding: Tensor, spec: HashGridSpec, *, compiled: bool | None = None) -> Tensor:
@@ -142,6 +184,7 @@ def hash_grid_slope(points: Tensor, params: Tensor, v_encoding: Tensor, spec: Ha
         spec.offsets,
         spec.features,
         torch.are_deterministic_algorithms_enabled(),
+        None,
         True,
         False,
     )[0]
@@ -155,8 +198,11 @@ class HashGrid(nn.Module):
         self.spec = spec
         self.params = nn.Parameter((2 * torch.rand(spec.num_params, generator=generator) - 1) * INITIAL_RANGE)
 
-    def forward(self, points: Tensor) -> Tensor:
-        return hash_grid_encode(points, self.params, self.spec)
+    def forward(self, points: Tensor, *, half: bool = False, used: Tensor | None = None) -> Tensor:
+        return hash_grid_encode(points, self.params, self.spec, half=half, used=used)
+
+    def known(self, encoding: Tensor, points: Tensor, *, used: Tensor | None = None) -> Tensor:
+        return hash_grid_known(encoding, points, self.params, self.spec, used=used)
 
     def slope(self, points: Tensor, v_encoding: Tensor) -> Tensor:
         return hash_grid_slope(points, self.params, v_encoding, self.spec)
@@ -168,26 +214,27 @@ class HashGrid(nn.Module):
 # ---- The op: shapes for torch.compile, and autograd ----
 
 
-def _fake_encode(points, params, scales, resolutions, offsets, features, deterministic):
-    return points.new_empty((points.shape[0], len(scales) * features))
+def _fake_encode(points, params, scales, resolutions, offsets, features, deterministic, half, used):
+    return points.new_empty((points.shape[0], len(scales) * features), dtype=torch.bfloat16 if half else None)
 
 
-def _fake_backward(v_encoding, points, params, scales, resolutions, offsets, features, deterministic, for_points, for_params):
+def _fake_backward(v_encoding, points, params, scales, resolutions, offsets, features, deterministic, used, for_points, for_params):
     v_points = torch.empty_like(points) if for_points else points.new_empty(0)
     return v_points, torch.empty_like(params) if for_params else params.new_empty(0)
 
 
 def _save(ctx, inputs, output) -> None:
-    points, params, *ctx.settings = inputs
-    ctx.save_for_backward(points, params)
+    points, params, *ctx.settings, _, used = inputs
+    ctx.save_for_backward(points, params, used)
 
 
 def _backward(ctx, v_encoding):
     for_points, for_params = ctx.needs_input_grad[:2]
+    points, params, used = ctx.saved_tensors
     v_points, v_params = torch.ops.microdreamer.hash_grid_encode_bwd(
-        v_encoding.contiguous(), *ctx.saved_tensors, *ctx.settings, for_points, for_params
+        v_encoding.contiguous(), points, params, *ctx.settings, used, for_points, for_params
     )
-    return (v_points if for_points else None, v_params if for_params else None, *[None] * len(ctx.settings))
+    return (v_points if for_points else None, v_params if for_params else None, *[None] * (len(ctx.settings) + 2))
 
 
 def _differentiate_gradient(ctx, u_points, u_params):
@@ -198,19 +245,23 @@ def _differentiate_gradient(ctx, u_points, u_params):
     wanted = ctx.needs_input_grad[:3]
     scales, resolutions, offsets, features, _, for_points, for_params = ctx.settings
     layout = _Layout(scales, resolutions, offsets, features)
+    *saved, used = ctx.saved_tensors
     with torch.enable_grad():
-        tensors = [tensor.detach().requires_grad_(needed) for tensor, needed in zip(ctx.saved_tensors, wanted, strict=True)]
+        tensors = [tensor.detach().requires_grad_(needed) for tensor, needed in zip(saved, wanted, strict=True)]
         v_encoding, points, params = tensors
         change = _encode_along(points, params, layout, u_points) if for_points else torch.zeros_like(v_encoding)
         if for_params:
             change = change + _encode(points, u_params, layout)
+        if used is not None:
+            change = _only_used(change, used)
         found = iter(torch.autograd.grad((v_encoding * change).sum(), [t for t in tensors if t.requires_grad], allow_unused=True))
-    return *(next(found) if needed else None for needed in wanted), *[None] * len(ctx.settings)
+    return *(next(found) if needed else None for needed in wanted), *[None] * (len(ctx.settings) + 1)
 
 
 def _save_for_gradient(ctx, inputs, output) -> None:
-    *tensors, ctx.settings = *inputs[:3], inputs[3:]
-    ctx.save_for_backward(*tensors)
+    *settings, used, for_points, for_params = inputs[3:]
+    ctx.settings = *settings, for_points, for_params
+    ctx.save_for_backward(*inputs[:3], used)
 
 
 extension.register("hash_grid_encode", fake=_fake_encode, gradient=Gradient(_backward, _save))
@@ -229,9 +280,18 @@ class _Layout(NamedTuple):
     features: int
 
 
-def hash_grid_encode_reference(points: Tensor, params: Tensor, spec: HashGridSpec) -> Tensor:
+def hash_grid_encode_reference(
+    points: Tensor, params: Tensor, spec: HashGridSpec, *, half: bool = False, used: Tensor | None = None
+) -> Tensor:
     """`hash_grid_encode` in plain PyTorch, for any floating dtype: the definition that the op is compared with."""
-    return _encode(points, params, spec)
+    encoding = _encode(points, params, spec)
+    encoding = encoding if used is None else _only_used(encoding, used)
+    return encoding.bfloat16() if half else encoding
+
+
+def _only_used(rows: Tensor, used: Tensor) -> Tensor:
+    """rows [N,...] with zeros from row `used` on."""
+    return torch.where((torch.arange(len(rows), device=rows.device) < used)[:, None], rows, 0)
 
 
 def _encode(points: Tensor, params: Tensor, layout: HashGridSpec | _Layout) -> Tensor:

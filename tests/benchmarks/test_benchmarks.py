@@ -14,7 +14,9 @@ from fake_priors import OraclePrior, coloured_ellipsoid
 from PIL import Image
 
 from benchmarks import (
+    amortized,
     gaussian_raster,
+    grid_sampling,
     hash_grid,
     mesh_extraction,
     mesh_fit,
@@ -39,6 +41,7 @@ from benchmarks.timing import (
     write_json,
 )
 from microdreamer.core.machine import describe
+from microdreamer.evaluation import denoising_recall
 from microdreamer.kernels import extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields
@@ -223,14 +226,16 @@ def test_every_setting_of_the_switches_is_a_row(monkeypatch, tmp_path, capsys):
     rows = document["rows"]
     found = {(row["what"], row["USE_CUDA_GAUSS"], row["USE_CUDA_EXTRACT"]) for row in rows}
     assert {(what, *values) for what in ("density field", "mesh") for values in benchmark_all.VERSIONS} <= found
-    assert {("weights", "0", None), ("weights", "1", None)} <= found and len(rows) == len(found) == 10
+    assert {("weights", "0", None), ("weights", "1", None)} <= found
+    assert [row["version"] for row in rows if row["what"] == "density field"][4:] == list(benchmark_all.STEPS) and len(rows) == 14
     assert all(row["largest_difference"] <= benchmark_all.TOLERANCES[row["what"]] for row in rows)
     for row in rows:
         plain = next(other for other in rows if other["what"] == row["what"])
         assert row["times_cpu"] == row["times_same_device"] == pytest.approx(plain["median_ms"] / row["median_ms"])
-    assert [entry["reason"] for entry in document["missing"]] == ["written for the GPU only"]
     printed = capsys.readouterr().out
-    assert printed.count("| density field |") == 4 and "written for the GPU only" in printed
+    assert document["missing"] == [] and printed.count("| density field |") == 8
+    headline = printed.partition("The density field of 60 Gaussians")[2]
+    assert "| brute force |" in headline and "181.7 (T4), 21.36 (A10G)" in headline
 
 
 def test_without_kernels_the_plain_rows_are_left_and_the_others_explained(monkeypatch, tmp_path):
@@ -258,10 +263,10 @@ def test_slow_rows_are_left_out_unless_asked_for():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not extension.available("cuda") or not torch.cuda.is_available(), reason="needs CUDA kernels and a GPU")
-def test_the_table_holds_both_devices_and_the_brute_force_kernel(monkeypatch, tmp_path):
+def test_the_table_holds_both_devices_and_the_steps_of_the_course(monkeypatch, tmp_path):
     document = run(monkeypatch, tmp_path, benchmark_all, *SMALL_FIELDS, "--slow-counts", "60", "--mesh", "--mesh-count", "400")
     rows = [row for row in document["rows"] if row["what"] == "density field"]
-    assert {row["device"] for row in rows} == {"cpu", "cuda"} and rows[-1]["version"] == "brute force"
+    assert {row["device"] for row in rows} == {"cpu", "cuda"} and rows[-1]["version"] == "culled"
     assert all(row["kernels_ms"] is None or row["kernels_ms"] <= 2 * row["most_ms"] for row in rows)
     assert all(row["times_cpu"] for row in rows) and {row["device"] for row in document["rows"] if row["what"] == "mesh"} == {"cuda"}
 
@@ -364,6 +369,7 @@ def test_runs_that_did_other_work_are_not_compared(monkeypatch, oracle):
 OBJECTS = str(Path(__file__).resolve().parents[2] / "test_data" / "objects_small.npz")
 SMALL = {
     hash_grid: ["--device", "cpu", "--points", "500", "--grid", "small", "--repeats", "1"],
+    grid_sampling: ["--device", "cpu", "--points", "500", "--cases", "small", "--repeats", "1"],
     mesh_extraction: [
         "--device",
         "cpu",
@@ -400,3 +406,29 @@ def test_scripts_say_where_and_how_they_measured(monkeypatch, tmp_path, capsys, 
     measured = [value for row in document["rows"] for value in (row, *(part for part in row.values() if isinstance(part, dict)))]
     assert all(row["repeats"] >= 1 and row["least_ms"] <= row["median_ms"] <= row["most_ms"] for row in measured if "median_ms" in row)
     assert any("median_ms" in row for row in measured)
+
+
+# ---- Networks of sentences ----
+
+
+def amortized_bench(folder, *words):
+    options = amortized.parser().parse_args(["report", "--out", str(folder), "--device", "cpu", *words])
+    return amortized.Bench(options)
+
+
+def test_sir_is_measured_on_whole_blocks_of_seen_sentences(tmp_path):
+    whole, part = amortized_bench(tmp_path), amortized_bench(tmp_path, "--seen", "32")
+    assert whole.seen() == list(whole.library.train) and len(whole.seen()) == 64
+    (block, candidates), _ = denoising_recall.blocks_of(whole.library.train, amortized.CANDIDATES, 0)
+    assert part.seen() == block == candidates  # those that networks are compared among too
+    (again, among), *others = denoising_recall.blocks_of(part.seen(), amortized.CANDIDATES, 0)
+    assert set(again) == set(among) == set(block) and not others
+
+
+def test_the_report_says_how_many_sentences_sir_was_measured_on(tmp_path):
+    scores = {name: {"recall_at_1": 0.5, "mean_rank": 2.0} for name in ("denoising", "calibrated")}
+    write_json(tmp_path / "recall_sir.json", {"train": scores | {"sentences": 32}, "test": scores | {"sentences": 16}})
+    for index, seconds in enumerate((2.0, 4.0)):
+        write_json(tmp_path / f"sir_{index}.json", {"evaluations": 100, "seconds": seconds})
+    row = amortized.report_of(tmp_path).splitlines()[2]
+    assert row.startswith("| none | SIR, each sentence alone (32 and 16 of them) | 100 | 3.00 each | 0.500 | 0.500 | 2.0 |")

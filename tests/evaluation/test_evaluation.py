@@ -17,6 +17,7 @@ from microdreamer.core.errors import Stopped, UserError
 from microdreamer.core.machine import commit
 from microdreamer.evaluation import image_to_3d, summary
 from microdreamer.evaluation.image_to_3d import evaluate_object, input_picture, make_scene, object_seed, picture_scores
+from microdreamer.evaluation.oracle import TruePrior
 from microdreamer.evaluation.trivial import flat_card, visual_hull
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.metrics.pictures import mask_iou, point_scores, psnr, ssim
@@ -289,6 +290,32 @@ def test_an_object_alone_gives_the_same_numbers(tmp_path, both, pack_file):
     assert (
         object_seed(Config(seed=0), "boxes/tall") != object_seed(Config(seed=1), "boxes/tall") != object_seed(Config(seed=1), "boxes/wide")
     )
+
+
+def test_the_oracle_knows_every_object(tmp_path, both, pack_file):
+    """The prior behind it knows the wide box only: its own tall box is wrong, the oracle's is the truth whatever the noise."""
+    known = json.loads((both[0] / "r.json").read_text())
+    assert run(tmp_path, pack_file, "--only=boxes/tall", "--oracle") == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["oracle"] is True and known["oracle"] is False
+    guessed, told = known["objects"][1], result["objects"][0]
+    assert guessed["prior"]["sides_iou"] < 0.9 and told["prior"]["sides_iou"] == told["prior"]["back_iou"] == 1.0
+    assert told["prior"]["sides_psnr_db"] > 80  # float32 through noise and back
+    assert told["scores"]["ours"]["iou"] > guessed["scores"]["ours"]["iou"] + 0.1
+
+
+def test_the_oracle_follows_the_cameras_and_counts_branches(boxes, prior):
+    oracle = TruePrior(prior, boxes, 0)
+    for azimuth in ([0, 90, 180, 270], [45, 135, 225, 315]):
+        cameras = orbit_cameras([-15] * 4, azimuth, width=64, height=64)
+        latents = torch.randn(oracle.latent_shape(4), generator=torch.Generator().manual_seed(0))
+        noise = oracle.predict_noise(latents, 500, cameras, None, None)
+        alpha = oracle.schedule.alpha(500)
+        views = oracle.decode((latents - (1 - alpha) ** 0.5 * noise) / alpha**0.5)
+        truth = over_white(render_views(boxes, 0, cameras.resized(oracle.resolution, oracle.resolution)))
+        torch.testing.assert_close(views, truth, rtol=0, atol=1e-5)
+    oracle.predict_noise(latents, 500, cameras, None, 2.0)
+    assert oracle.evaluations == 4
 
 
 def test_ctrl_c_leaves_the_objects_done_so_far(tmp_path, both, pack_file, prior, monkeypatch, capsys):

@@ -27,7 +27,7 @@ def rough_volume(spec=SMALL, dtype=torch.float32, device="cpu"):
     with torch.no_grad():
         volume.encoding.params *= 1e4
     if dtype == torch.float64:  # the op is for float32
-        volume.encoding.forward = lambda points: hash_grid_encode(points, volume.encoding.params, spec.grid, compiled=False)
+        volume.encoding.forward = lambda points, **_: hash_grid_encode(points, volume.encoding.params, spec.grid, compiled=False)
         volume.encoding.slope = lambda points, v: hash_grid_slope(points, volume.encoding.params, v, spec.grid, compiled=False)
     return volume
 

@@ -92,7 +92,8 @@ def test_points_read_the_grid_in_its_axes():
     generator = small(SPEC)
     ramp = (torch.arange(16) + 0.5) / 8 - 1  # centres of 16 voxels from -1 to 1
     z, y, x = torch.meshgrid(ramp, ramp, ramp, indexing="ij")
-    grids = torch.stack([torch.stack([x, y, z]), torch.stack([2 * x, 2 * y, 2 * z])])
+    grid = torch.stack([x, y, z], dim=-1)[None]
+    grids = torch.stack([grid, 2 * grid])
     points = 0.9 * (2 * torch.rand(2, 50, 3) - 1)
     torch.testing.assert_close(generator.encode(points, grids), points * torch.tensor([1.0, 2.0])[:, None, None], rtol=0, atol=1e-5)
     assert not generator.encode(torch.full((2, 1, 3), 1.2), grids).any()
@@ -101,8 +102,8 @@ def test_points_read_the_grid_in_its_axes():
 def test_grid_has_the_resolution_of_its_blocks():
     generator = small(SPEC)
     text = sentences(generator, 2)
-    assert generator.condition(text).shape == (2, 8, 16, 16, 16) and generator.spec.resolution == 16
-    assert Conv3dGenerator(dataclasses.replace(SPEC, channels=(16, 12))).condition(text).shape == (2, 8, 8, 8, 8)
+    assert generator.condition(text).shape == (2, 1, 16, 16, 16, 8) and generator.spec.resolution == 16
+    assert Conv3dGenerator(dataclasses.replace(SPEC, channels=(16, 12))).condition(text).shape == (2, 1, 8, 8, 8, 8)
 
 
 def test_grids_of_all_resolutions_are_added():

@@ -93,7 +93,7 @@ def test_points_read_the_planes_in_their_axes():
     generator = small(LOCAL)
     ramp = (torch.arange(16) + 0.5) / 8 - 1
     height, width = torch.meshgrid(ramp, ramp, indexing="ij")
-    planes = torch.stack([width, height]).expand(1, 3, 2, 16, 16)
+    planes = torch.stack([width, height], dim=-1).expand(1, 3, 16, 16, 2)
     planes = torch.cat([planes, 2 * planes])
     points = 0.9 * (2 * torch.rand(2, 50, 3) - 1)
     x, y, z = points.unbind(-1)

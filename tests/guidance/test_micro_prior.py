@@ -54,19 +54,21 @@ def network_inputs(batch=2):
 def test_cached_reference_equals_the_joint_pass():
     network = random_network()
     views, log_snr, picture, rays, camera, reference_camera, tokens = network_inputs()
-    cache = network.encode_reference(picture, rays[:, 0], reference_camera, tokens)
+    cache = network.encode_reference(picture[:, None], rays[:, :1], reference_camera[:, None], tokens)
     cached = network.denoise(views, log_snr, rays, camera, cache)
-    both = torch.cat([rays, rays[:, :1]], 1), torch.cat([camera, reference_camera[:, None]], 1)
-    joint = network(views, log_snr, picture, *both, tokens)
+    place = rays[:, 0], reference_camera
+    joint = network(views, log_snr, rays, camera, picture, *place, tokens)
     torch.testing.assert_close(cached, joint, rtol=0, atol=2e-6)
-    assert float((joint - network(views, log_snr, picture.flip(-1), *both, tokens)).abs().max()) > 1e-3  # the picture matters
-    assert float((joint - network(views, log_snr, picture, *both, tokens.flip(-1))).abs().max()) > 1e-4  # and the caption
+    assert (
+        float((joint - network(views, log_snr, rays, camera, picture.flip(-1), *place, tokens)).abs().max()) > 1e-3
+    )  # the picture matters
+    assert float((joint - network(views, log_snr, rays, camera, picture, *place, tokens.flip(-1))).abs().max()) > 1e-4  # and the caption
 
 
 def test_order_of_views_does_not_matter():
     network = random_network()
     views, log_snr, picture, rays, camera, reference_camera, tokens = network_inputs()
-    cache = network.encode_reference(picture, rays[:, 0], reference_camera, tokens)
+    cache = network.encode_reference(picture[:, None], rays[:, :1], reference_camera[:, None], tokens)
     order = [2, 0, 3, 1]
     there = network.denoise(views, log_snr, rays, camera, cache)[:, order]
     torch.testing.assert_close(there, network.denoise(views[:, order], log_snr, rays[:, order], camera[:, order], cache), rtol=0, atol=2e-6)

@@ -293,11 +293,3 @@ def test_a_kernel_that_is_asked_for_and_not_there_is_an_error(switch, monkeypatc
 def test_coeff_refuses_nan_on_the_cpu():
     with pytest.raises(ValueError, match="xyzs: expected finite values"):
         gaussian_3d_coeff(torch.full((1, 3), float("nan")), torch.ones(1, 6))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not extension.available("cuda"), reason="no compiled CUDA kernels")
-def test_brute_force_baseline_agrees():
-    inputs = random_set(2000, "cuda")
-    baseline = torch.ops.microdreamer.extract_fields_brute_force(*inputs, 64, 16, 1.5)
-    assert (extract_fields(*inputs, 64) - baseline).abs().max() < 1e-4

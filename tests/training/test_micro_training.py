@@ -1,5 +1,6 @@
 """Training of the micro prior in small: checkpoints, optimiser, batches, and a loss that falls."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,25 +8,26 @@ import torch
 from conftest import relative_l2
 
 from microdreamer.guidance.checkpoints import load_into, load_sharded, save_sharded
-from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
+from microdreamer.guidance.micro.network import SLOTS, MultiViewNetwork, NetworkConfig, Surfaces
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.shapes.packed import pack
 from microdreamer.shapes.procedural.catalogue import generate
 from microdreamer.training.micro_prior.bank import Bank, capped_weights, support_points
-from microdreamer.training.micro_prior.batches import draw_batch, random_shapes, world_to_camera
+from microdreamer.training.micro_prior.batches import draw_batch, fitted_intrinsics, random_shapes, world_to_camera
 from microdreamer.training.micro_prior.checkpoint import start_from
 from microdreamer.training.micro_prior.loop import TrainingConfig, denoising_loss, draw_log_snr, save_prior, train
 from microdreamer.training.micro_prior.optimiser import FlatOptimiser, orthogonalise
 
-TINY = NetworkConfig(resolution=32, channels=(16, 32, 64), depth=(1, 1, 1, 1, 1), head_width=16, condition_width=32, text_width=32)
+PLAIN = NetworkConfig(resolution=32, channels=(16, 32, 64), depth=(1, 1, 1, 1, 1), head_width=16, condition_width=32, text_width=32)
+TINY = dataclasses.replace(PLAIN, references=SLOTS, relative_cameras=True, geometry=True)
 
 
 @pytest.fixture(scope="module")
 def bank_and_words():
     meshes = procedural_pack(12)
     vocabulary = Vocabulary.from_captions([captions[0] for captions in meshes.captions], 100)
-    return Bank.build(meshes, torch.ones(12), vocabulary, TINY.text_tokens, "cpu"), vocabulary
+    return Bank.build(meshes, torch.ones(12), vocabulary, TINY.text_tokens, "cpu", places=True), vocabulary
 
 
 def procedural_pack(count):
@@ -96,14 +98,15 @@ def test_adam_part_equals_torch(tmp_path):
 def test_batches_show_what_they_say(bank_and_words):
     bank, _ = bank_and_words
     batch = draw_batch(bank, 48, 32)
-    assert batch.views.shape == (48, 4, 3, 32, 32) and batch.rays.shape == (48, 5, 8, 8, 6)
+    assert batch.views.shape == (48, 4, 3, 32, 32) and batch.rays.shape == (48, 4, 8, 8, 6)
+    assert batch.pictures.shape == (48, 3, 32, 32) and batch.picture_rays.shape == (48, 8, 8, 6)
     assert float(batch.views.min()) >= -1 and float(batch.views.max()) == 1  # white background
-    has_picture = batch.camera[:, 4, 6] == 1
+    has_picture = batch.picture_camera[:, 6] == 1
     assert torch.equal(has_picture, batch.camera[:, 0, 5] == 1)
-    assert bool((batch.picture[~has_picture] == 1).all()) and 0 < int(has_picture.sum()) < 48
-    same = (batch.views[:, 0] - batch.picture).abs().amax(dim=(1, 2, 3)) == 0
-    known = batch.camera[:, 4, 4] == 1
-    canonical = has_picture & known & ((batch.camera[:, 0, 1] - 1).abs() < 1e-6) & (batch.camera[:, 0, 2] == batch.camera[:, 4, 2])
+    assert bool((batch.pictures[~has_picture] == 1).all()) and 0 < int(has_picture.sum()) < 48
+    same = (batch.views[:, 0] - batch.pictures).abs().amax(dim=(1, 2, 3)) == 0
+    known = batch.picture_camera[:, 4] == 1
+    canonical = has_picture & known & ((batch.camera[:, 0, 1] - 1).abs() < 1e-6) & (batch.camera[:, 0, 2] == batch.picture_camera[:, 2])
     # A target at the reference's camera is the reference, except for those that were degraded or taken with another lens.
     assert not bool(same[~has_picture].any()) and 0.3 < float(same[canonical].float().mean()) < 1
     assert float((batch.views < 0.9).float().mean()) > 0.03  # something is drawn
@@ -141,18 +144,19 @@ def test_loss_weighs_noise_levels_by_their_capped_signal_to_noise_ratio(bank_and
     batch = draw_batch(bank, 4, TINY.resolution)
     off = 0.1 * (2 * torch.arange(4.0) + 1)
     log_snr = torch.tensor([-14.0, 0.0, math.log(3), 6.0])
-    loss = denoising_loss(lambda *_: batch.views + off[:, None, None, None, None], batch, log_snr)
+    batch.surfaces = None
+    loss, parts = denoising_loss(lambda *_: batch.views + off[:, None, None, None, None], batch, log_snr, TrainingConfig())
     weights = [4 + math.exp(-14), 5.0, 7.0, 9.0]
     expected = sum(weight * error**2 for weight, error in zip(weights, (0.1, 0.3, 0.5, 0.7), strict=True)) / 4
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(expected, rel=1e-5) and parts.tolist() == [float(loss)]
 
 
 def test_the_network_sees_views_noised_to_the_level_it_is_told(bank_and_words):
     bank, _ = bank_and_words
     batch = draw_batch(bank, 4, TINY.resolution)
-    seen = []
+    seen, batch.surfaces = [], None
     for level in (-14.0, 14.0):
-        denoising_loss(lambda noisy, *_: (seen.append(noisy), batch.views)[1], batch, torch.full((4,), level))
+        denoising_loss(lambda noisy, *_: (seen.append(noisy), batch.views)[1], batch, torch.full((4,), level), TrainingConfig())
     assert float(seen[0].std()) == pytest.approx(1.0, abs=0.02) and abs(float((seen[0] * batch.views).mean())) < 0.02
     torch.testing.assert_close(seen[1], batch.views, rtol=0, atol=5 * math.exp(-7))
 
@@ -175,7 +179,7 @@ def test_resumed_training_equals_an_uninterrupted_one(bank_and_words, tmp_path):
     def run(folder, **options):
         torch.manual_seed(3)
         network = MultiViewNetwork(TINY)
-        bank = Bank.build(procedural_pack(6), torch.ones(6), vocabulary, TINY.text_tokens, "cpu", deform_seed=0)
+        bank = Bank.build(procedural_pack(6), torch.ones(6), vocabulary, TINY.text_tokens, "cpu", deform_seed=0, places=True)
         reports = []
 
         def report(metrics):
@@ -183,7 +187,9 @@ def test_resumed_training_equals_an_uninterrupted_one(bank_and_words, tmp_path):
             if metrics["step"] == options.get("stop"):
                 raise KeyboardInterrupt
 
-        config = TrainingConfig(steps=options.get("steps", 9), batch=2, warmup_steps=2, compile=False, graph=False, deform_steps=4)
+        config = TrainingConfig(
+            steps=options.get("steps", 9), batch=2, warmup_steps=2, compile=False, graph=False, deform_steps=4, several_share=0.5
+        )
         file = folder / "training.safetensors"
         return train(network, bank, config, report, checkpoint_minutes=0, state_file=file, resume=options.get("resume", False)), reports
 
@@ -218,6 +224,98 @@ def test_starting_from_older_weights_matches_words_by_spelling(tmp_path):
     assert torch.equal(new.stem.weight, old.stem.weight.to(torch.bfloat16).float())
     with pytest.raises(FileNotFoundError, match="no micro prior there"):
         start_from(new, Vocabulary(["a"]), tmp_path / "nowhere")
+
+
+def test_older_weights_start_a_network_with_more_parts_as_they_were(bank_and_words, tmp_path):
+    bank, vocabulary = bank_and_words
+    old, new = MultiViewNetwork(PLAIN), MultiViewNetwork(TINY)
+    with torch.no_grad():
+        for parameter in old.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter)).copy_(parameter.to(torch.bfloat16))
+    save_prior(tmp_path, old, old.state_dict(), vocabulary, {})
+    start_from(new, vocabulary, tmp_path)
+    batch = draw_batch(bank, 4, TINY.resolution)
+    given = (batch.rays, batch.camera, batch.pictures, batch.picture_rays, batch.picture_camera, batch.tokens)
+    clean, surfaces = new(batch.views, torch.zeros(4), *given, 4)
+    torch.testing.assert_close(clean, old(batch.views, torch.zeros(4), *given), rtol=0, atol=5e-6)
+    assert not bool(surfaces.depth.any())  # the head begins at 0, on features that are those of the colours
+    assert torch.equal(new.geometry_up.first.weight, old.up_fine[0].first.weight)
+
+
+def test_samples_with_several_pictures_repeat_them(bank_and_words):
+    bank, _ = bank_and_words
+    torch.manual_seed(4)
+    batch = draw_batch(bank, 24, 32, several=20)
+    assert len(batch.pictures) == 4 + 20 * SLOTS
+    slots, camera = batch.pictures[4:].unflatten(0, (20, SLOTS)), batch.picture_camera[4:].unflatten(0, (20, SLOTS))
+    different = set()
+    for pictures, features in zip(slots, camera, strict=True):
+        if features[0, 6] == 0:  # no picture: white ones, from azimuth 0
+            assert bool((pictures == 1).all()) and bool((features == features[0]).all())
+            continue
+        assert bool((features[:, 4] == 1).all()) and float(features[0, 0]) == 0 and float(features[0, 1]) == 1
+        same = [next(j for j in range(SLOTS) if torch.equal(pictures[j], pictures[k])) for k in range(SLOTS)]
+        assert same in ([0, 1, 0, 1], [0, 1, 2, 0], [0, 1, 2, 3])
+        assert all(torch.equal(features[k], features[same[k]]) for k in range(SLOTS))
+        different.add(max(same))
+    assert different == {1, 2, 3}
+
+
+def test_a_further_picture_is_fitted_to_its_frame(bank_and_words):
+    bank, _ = bank_and_words
+    points = bank.support[:5]
+    camera = world_to_camera(torch.linspace(0, 200, 5), torch.full((5,), 10.0))
+    fill = torch.linspace(0.65, 0.95, 5)
+    fx, fy, cx, cy = fitted_intrinsics(points, camera, 64, fill).T[..., None]
+    seen = points @ camera[:, :, :3].mT + camera[:, None, :, 3]
+    x, y = seen[..., 0] / seen[..., 2] * fx + cx, seen[..., 1] / seen[..., 2] * fy + cy
+    box = torch.stack([x.amin(1), x.amax(1), y.amin(1), y.amax(1)], dim=1)
+    torch.testing.assert_close(box[:, ::2] + box[:, 1::2], torch.full((5, 2), 64.0), rtol=0, atol=1e-3)
+    torch.testing.assert_close((box[:, 1::2] - box[:, ::2]).amax(dim=1), 64 * fill, rtol=0, atol=1e-3)
+
+
+def test_surfaces_of_a_batch_are_those_of_its_views(bank_and_words):
+    """Coverage, albedo and depth say the same of where there is an object as the view does; it is within 1 of the centre."""
+    bank, _ = bank_and_words
+    torch.manual_seed(0)
+    batch = draw_batch(bank, 8, 64)
+    told = len(batch.seen)
+    assert told == 4 and batch.surfaces.depth.shape == (4, 4, 1, 64, 64) and batch.surfaces.albedo.shape == (4, 4, 3, 64, 64)
+    inside = batch.seen > 0
+    assert float(batch.surfaces.coverage[inside].mean()) > 0.9  # a pixel's centre is covered
+    outside = (batch.views[:told] == 1).all(dim=2, keepdim=True) & (batch.surfaces.coverage == -1)
+    assert float((outside & inside).sum()) < 0.005 * float(inside.sum())  # slivers between the samples of a pixel
+    assert bool((batch.surfaces.albedo[outside.expand(-1, -1, 3, -1, -1)] == 1).all())
+    assert -1 < float(batch.surfaces.depth[inside].min()) < 0 < float(batch.surfaces.depth[inside].max()) < 1
+
+
+def test_surfaces_have_weights_of_their_own(bank_and_words):
+    bank, _ = bank_and_words
+    batch = draw_batch(bank, 4, TINY.resolution)
+    truth, told = batch.surfaces, len(batch.seen)
+    answer = Surfaces(truth.depth + 0.2, truth.coverage + 0.3, truth.albedo + 0.4)
+    config = TrainingConfig(depth_weight=2.0, coverage_weight=3.0, albedo_weight=5.0)
+    loss, parts = denoising_loss(lambda *_: (batch.views, answer), batch, torch.full((4,), -14.0), config)
+    share = float(batch.seen.mean(dim=(1, 2, 3, 4)).mean())
+    assert told == 2 and parts.tolist() == pytest.approx([0, 4 * 2 * 0.04 * share, 4 * 3 * 0.09, 4 * 5 * 0.16], rel=1e-4)
+    assert float(loss) == pytest.approx(float(parts.sum()))
+
+
+def test_a_run_stops_when_told_and_goes_on(bank_and_words, tmp_path, monkeypatch):
+    bank, _ = bank_and_words
+    monkeypatch.setattr("microdreamer.training.micro_prior.loop.REPORT_STEPS", 2)
+
+    def run(folder, **options):
+        torch.manual_seed(3)
+        config = TrainingConfig(steps=4, batch=2, compile=False, graph=False)
+        file = folder / "training.safetensors"
+        return train(MultiViewNetwork(TINY), bank, config, lambda _: None, state_file=file, **options)
+
+    whole, _ = run(tmp_path / "whole")
+    _, progress = run(tmp_path / "cut", should_stop=lambda: True)
+    assert progress["steps"] == 2 and progress["of"] == 4
+    resumed, progress = run(tmp_path / "cut", resume=True)
+    assert progress["steps"] == 4 and torch.equal(resumed.average, whole.average)
 
 
 def test_no_pack_is_drawn_more_often_than_its_cap():

@@ -24,7 +24,7 @@ def started():
         jobs.close(5)
 
 
-def until(true, seconds=10):
+def until(true, seconds=60):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came"

@@ -211,7 +211,7 @@ def test_two_visitors_wait_their_turn_and_one_who_leaves_frees_it(visit, served)
         told(page, "round 1/2" if words == "an egg" else "waiting, next")
     running = next(state.id for state in jobs.states("page") if state.status == "running")
     pages[0].context.close()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while jobs.state(running).status != "cancelled":
         assert time.monotonic() < end, "its job goes on though nobody watches"
         time.sleep(0.05)
@@ -296,7 +296,7 @@ def fetch(address):
 def test_no_address_of_the_page_leads_to_other_files(served, picture, path):
     address, jobs, _ = served
     state = module.submit(jobs, served[2], module.Order(prompt="an egg"), {"picture": picture.read_bytes()}, "api")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while jobs.state(state.id).status in ("queued", "running"):
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -1,10 +1,12 @@
 """The micro prior's denoiser: a U-shaped multi-view transformer over pixels, small enough for two CPU cores.
 
-V target views and one clean reference view of the same object run through shared weights. 4x4 pixel blocks become a 32x32
-map (residual convolutions), then 16x16 (attention within a view and to the reference) and 8x8 tokens (attention over all
-views, the reference and the caption). The reference attends to itself alone, so its keys and values depend neither on the
+V target views and one or more clean reference views of the same object run through shared weights. 4x4 pixel blocks become a 32x32
+map (residual convolutions), then 16x16 (attention within a view and to the references) and 8x8 tokens (attention over all
+views, the references and the caption). A reference attends to itself alone, so its keys and values depend neither on the
 noise level nor on the targets: they are computed once per picture (`encode_reference`) and every denoising step pays for
-the targets only. Where cameras stand enters twice: as Pluecker rays per pixel block and through the block modulation.
+the targets only. Where cameras stand enters as Pluecker rays per pixel block, through the block modulation, and with
+`relative_cameras` in attention itself (`relative.py`). With `geometry` a second decoder tells of each target what its
+colours leave open: depth, coverage and the colour without light.
 
 The network predicts the clean image. With `skip`, as in the shipped weights, its answer is added to a part of its noisy input (EDM's
 preconditioning, Karras et al. 2022, eq. 7), so that at low noise it has to reproduce the noise of 48 values through 64 channels; without,
@@ -21,9 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_utils import orbit_axes
+from microdreamer.guidance.micro.attention import Attention, Layout, attend, linear
+from microdreamer.guidance.micro.relative import Poses
 
 CAMERA_FEATURES = 7  # see `camera_features`
 PATCH = 4  # pixels per side of a block at the finest level
+SLOTS = 4  # references of a sample that has more than one: its pictures, over and over where they are fewer
+GEOMETRY = 5  # values of a pixel beside its colour: see `Surfaces`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,27 @@ class NetworkConfig:
     vocabulary: int = 2048
     data_std: float = 0.5
     skip: bool = False  # whether a part of the noisy input is added to the network's answer
+    references: int = 1  # most pictures of one object that it was trained with, at most SLOTS
+    relative_cameras: bool = False  # in every other block of attention over all views
+    geometry: bool = False  # whether it tells surfaces
+
+
+@dataclasses.dataclass(frozen=True)
+class Surfaces:
+    """What the network tells of V views beside their colours, each [B,V,...,R,R].
+
+    `depth` [B,V,1,R,R] along the camera's axis, less the camera's distance from the centre (meant where there is coverage);
+    `coverage` [B,V,1,R,R] and `albedo` [B,V,3,R,R] on white are in [-1,1], as the views are.
+    """
+
+    depth: Tensor
+    coverage: Tensor
+    albedo: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Surfaces:
+        """Of values [B,V,GEOMETRY,R,R]."""
+        return cls(*values.split((1, 1, 3), dim=2))
 
 
 class Conv3x3(nn.Module):
@@ -59,14 +86,6 @@ class Conv3x3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x.permute(0, 3, 1, 2), self.weight.permute(0, 3, 1, 2), self.bias, padding=1).permute(0, 2, 3, 1)
-
-
-def linear(width_in: int, width_out: int, zero: bool = False, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(width_in, width_out, bias=bias)
-    nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=1 / math.sqrt(width_in))
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -109,86 +128,24 @@ class ResidualBlock(nn.Module):
         return x + h
 
 
-class Attention(nn.Module):
-    """Multi-head attention with RMS-normalised queries and keys.
-
-    `joint`: targets attend to all targets, the reference and the caption; otherwise to their own view and the reference.
-    """
-
-    def __init__(self, width: int, head_width: int, joint: bool, text_width: int):
-        super().__init__()
-        self.heads, self.head_width, self.joint = width // head_width, head_width, joint
-        self.qkv = linear(width, 3 * width, bias=False)
-        self.out = linear(width, width, zero=True, bias=False)
-        self.query_scale = nn.Parameter(torch.ones(head_width))
-        self.key_scale = nn.Parameter(torch.ones(head_width))
-        self.text_kv = linear(text_width, 2 * width, bias=False) if joint else None
-
-    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        return x.unflatten(-1, (parts, self.heads, self.head_width)).unbind(-3)
-
-    def text_keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, tokens, heads, d] of the caption's tokens [B, tokens, text_width]."""
-        key, value = self._split(self.text_kv(text), 2)
-        return F.rms_norm(key, (self.head_width,), self.key_scale), value
-
-    def forward(self, x: Tensor, targets: int, reference, text):
-        """x [B,S,n,C] with S = `targets` (+1 where the reference runs along).
-
-        `reference`, `text`: cached (keys, values), used when given. Returns (x', (keys, values) of the reference).
-        """
-        batch, views, count, width = x.shape
-        query, key, value = self._split(self.qkv(x), 3)  # [B,S,n,heads,d]
-        query = F.rms_norm(query, (self.head_width,), self.query_scale)
-        key = F.rms_norm(key, (self.head_width,), self.key_scale)
-        if views > targets:
-            reference = key[:, targets], value[:, targets]
-        results = []
-        if targets:
-            own_query, own_key, own_value = (part[:, :targets] for part in (query, key, value))
-            if self.joint:
-                pairs = [(own_key.flatten(1, 2), own_value.flatten(1, 2)), reference, text]
-                keys, values = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
-                seen = attend(own_query.flatten(1, 2), keys, values)
-            else:
-                keys, values = (
-                    torch.cat([own, seen_by_all[:, None].expand_as(own)], dim=2).flatten(0, 1)
-                    for own, seen_by_all in zip((own_key, own_value), reference, strict=True)
-                )
-                seen = attend(own_query.flatten(0, 1), keys, values)
-            results.append(seen.reshape(batch, targets, count, width))
-        if views > targets:
-            results.append(attend(query[:, targets], *reference).reshape(batch, 1, count, width))
-        return self.out(torch.cat(results, dim=1)), reference
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention on [B, tokens, heads, d]."""
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
-        # PyTorch's fused kernel is no faster in bfloat16 than in float32; plain products take two thirds of its time.
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1, dtype=torch.bfloat16)
-        return (weights @ value).transpose(1, 2)
-    return F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value))).transpose(1, 2)
-
-
 class TransformerBlock(nn.Module):
     """Modulated attention and feed-forward (DiT's adaLN-zero block, Peebles & Xie 2023)."""
 
     PARTS = 6
 
-    def __init__(self, width: int, head_width: int, expansion: int, joint: bool, text_width: int):
+    def __init__(self, width: int, head_width: int, expansion: int, joint: bool, text_width: int, relative: bool):
         super().__init__()
-        self.attention = Attention(width, head_width, joint, text_width)
+        self.attention = Attention(width, head_width, joint, text_width, relative)
         self.expand = linear(width, expansion * width, bias=False)
         self.contract = linear(expansion * width, width, zero=True, bias=False)
 
-    def forward(self, x: Tensor, modulation: Tensor, targets: int, reference=None, text=None):
-        scale1, shift1, gate1, scale2, shift2, gate2 = modulation[:, :, None].chunk(6, dim=-1)
-        h, reference = self.attention(normalise(x) * (1 + scale1) + shift1, targets, reference, text)
+    def forward(self, x: Tensor, modulation: Tensor, layout: Layout, references, text, poses: Poses | None):
+        """x [N,n,C], modulation [N,6C]; the rest, and the second result, as of `Attention`."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation[:, None].chunk(6, dim=-1)
+        h, references = self.attention(normalise(x) * (1 + scale1) + shift1, layout, references, text, poses)
         x = x + (1 + gate1) * h
         h = self.contract(F.relu(self.expand(normalise(x) * (1 + scale2) + shift2)).square())
-        return x + (1 + gate2) * h, reference
+        return x + (1 + gate2) * h, references
 
 
 class TextEncoder(nn.Module):
@@ -218,7 +175,7 @@ class TextEncoder(nn.Module):
 
 @dataclasses.dataclass
 class ReferenceCache:
-    """What the targets need of the reference and the caption: keys and values per attention, and the caption's mean."""
+    """What targets need of B objects' references and captions: keys and values [B,tokens,heads,d] per attention, the captions' means."""
 
     reference: list[tuple[Tensor, Tensor]]
     text: list[tuple[Tensor, Tensor]]
@@ -242,15 +199,15 @@ class MultiViewNetwork(nn.Module):
         self.text_in = linear(config.text_width, width, zero=True)
         self.condition_out = linear(width, width)
 
-        def block(channels: int, joint: bool) -> TransformerBlock:
-            return TransformerBlock(channels, config.head_width, 4 if joint else 2, joint, config.text_width)
+        def block(channels: int, joint: bool, relative: bool = False) -> TransformerBlock:
+            return TransformerBlock(channels, config.head_width, 4 if joint else 2, joint, config.text_width, relative)
 
         self.stem = Conv3x3(pixels + 6, fine)
         self.down_fine = nn.ModuleList(ResidualBlock(fine) for _ in range(down_fine))
         self.to_middle = linear(4 * fine, middle)
         self.down_middle = nn.ModuleList(block(middle, joint=False) for _ in range(down_middle))
         self.to_coarse = linear(4 * middle, coarse)
-        self.deep = nn.ModuleList(block(coarse, joint=True) for _ in range(deep))
+        self.deep = nn.ModuleList(block(coarse, joint=True, relative=config.relative_cameras and k % 2 == 0) for k in range(deep))
         self.from_coarse = linear(coarse, 4 * middle)
         self.join_middle = linear(2 * middle, middle)
         self.up_middle = nn.ModuleList(block(middle, joint=False) for _ in range(up_middle))
@@ -267,6 +224,13 @@ class MultiViewNetwork(nn.Module):
         self.places_middle = nn.Parameter(torch.randn((side // 2) ** 2, middle) * 0.1)
         self.places_coarse = nn.Parameter(torch.randn((side // 4) ** 2, coarse) * 0.1)
 
+        if config.geometry:
+            self.geometry_from_middle = linear(middle, 4 * fine)
+            self.geometry_join = linear(2 * fine, fine)
+            self.geometry_up = ResidualBlock(fine)
+            self.geometry_head = linear(fine, GEOMETRY * PATCH**2, zero=True)
+            self.modulate_geometry = Modulation(width, fine, ResidualBlock.PARTS, 1)
+
     def _condition(self, log_snr: Tensor, camera: Tensor, pooled: Tensor) -> Tensor:
         """log_snr [B,S], camera [B,S,CAMERA_FEATURES], pooled [B,width] -> [B,S,D]."""
         frequency = torch.exp(torch.linspace(math.log(0.02), math.log(4.0), 128, device=log_snr.device))
@@ -278,25 +242,31 @@ class MultiViewNetwork(nn.Module):
         """What the joint attentions read of captions' tokens [B,T,width]; all that targets need of a caption beside its mean."""
         return [block.attention.text_keys(text) for block in self.deep]
 
-    def _body(self, images: Tensor, rays: Tensor, condition: Tensor, targets: int, cache: ReferenceCache):
-        """images [B,S,3,R,R], rays [B,S,h,w,6], condition [B,S,D] -> (output [B,S,3,R,R], reference keys and values)."""
-        batch, views = images.shape[:2]
-        cached = iter(cache.reference or [None] * (len(self.down_middle) + len(self.deep) + len(self.up_middle)))
+    def _body(self, images: Tensor, rays: Tensor, camera: Tensor, condition: Tensor, layout: Layout, cache: ReferenceCache, geometry: int):
+        """images [N,3,R,R], rays [N,h,w,6], camera [N,CAMERA_FEATURES], condition [N,D], as `layout` orders them.
+
+        Returns (colours [B*V,3,R,R] of the targets or None, values [geometry*V,GEOMETRY,R,R] of those of the first `geometry` samples
+        or None, the references' keys and values per attention, group by group).
+        """
+        count = len(self.down_middle) + len(self.deep) + len(self.up_middle)
+        cached = iter([[pair] for pair in cache.reference] or [None] * count)
         kept = []
-        fine_mod = iter(self.modulate_fine(condition).flatten(1, 2))
+        # Products take the type of queries and keys, whatever that is: the matrices are made once for all blocks.
+        poses = Poses.of(camera, self.config.head_width // 2, condition.dtype) if self.config.relative_cameras else None
+        fine_mod = iter(self.modulate_fine(condition))
         middle_mod = iter(self.modulate_middle(condition))
         coarse_mod = iter(self.modulate_coarse(condition))
 
         def attention_level(x, blocks, modulations, texts):
             side = x.shape[-2]
-            x = x.reshape(batch, views, side * side, -1)
+            x = x.flatten(1, 2)
             for block, text in zip(blocks, texts, strict=True):
-                x, reference = block(x, next(modulations), targets, next(cached), text)
-                kept.append(reference)
-            return x.reshape(batch * views, side, side, -1)
+                x, references = block(x, next(modulations), layout, next(cached), text, poses)
+                kept.append(references)
+            return x.unflatten(1, (side, side))
 
-        x = F.pixel_unshuffle(images.flatten(0, 1), PATCH).permute(0, 2, 3, 1)
-        x = self.stem(torch.cat([x, rays.flatten(0, 1).to(x.dtype)], dim=-1))
+        x = F.pixel_unshuffle(images, PATCH).permute(0, 2, 3, 1)
+        x = self.stem(torch.cat([x, rays.to(x.dtype)], dim=-1))
         for block in self.down_fine:
             x = block(x, next(fine_mod))
         skip_fine = x
@@ -307,11 +277,20 @@ class MultiViewNetwork(nn.Module):
         x = attention_level(x, self.deep, coarse_mod, cache.text)
         x = self.join_middle(torch.cat([unfold(self.from_coarse(x)), skip_middle], dim=-1))
         x = attention_level(x, self.up_middle, middle_mod, [None] * len(self.up_middle))
-        x = self.join_fine(torch.cat([unfold(self.from_middle(x)), skip_fine], dim=-1))
+        if not layout.targets:
+            return None, None, kept
+        targets = slice(layout.target_views)  # nothing is asked of the references from here on
+        middle, skip_fine, condition = x[targets], skip_fine[targets], condition[targets]
+        x = self.join_fine(torch.cat([unfold(self.from_middle(middle)), skip_fine], dim=-1))
         for block in self.up_fine:
-            x = block(x, next(fine_mod))
-        x = self.head(F.silu(normalise(x)))
-        return F.pixel_shuffle(x.permute(0, 3, 1, 2), PATCH).unflatten(0, (batch, views)), kept
+            x = block(x, next(fine_mod)[targets])
+        values = None
+        if geometry:
+            told = slice(layout.targets * geometry)
+            y = self.geometry_join(torch.cat([unfold(self.geometry_from_middle(middle[told])), skip_fine[told]], dim=-1))
+            y = self.geometry_up(y, self.modulate_geometry(condition[told])[0])
+            values = _pixels(self.geometry_head(F.silu(normalise(y))))
+        return _pixels(self.head(F.silu(normalise(x)))), values, kept
 
     def _precondition(self, noisy: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """(network input, what is added to its answer, factor of its answer), noisy = sqrt(a) x0 + sqrt(1-a) n, a = sigmoid(log_snr)."""
@@ -322,43 +301,83 @@ class MultiViewNetwork(nn.Module):
             return noisy * scale, 0.0, std
         return noisy * scale, noisy * (alpha.sqrt() * scale**2 * std**2), std * (1 - alpha).sqrt() * scale
 
-    def encode_reference(self, picture: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> ReferenceCache:
-        """picture [B,3,R,R] in [-1,1] (white where there is none), rays [B,h,w,6], camera [B,CAMERA_FEATURES], tokens [B,T]."""
+    def encode_reference(self, pictures: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> ReferenceCache:
+        """Of B objects: pictures [B,M,3,R,R] in [-1,1] (white where there is none), rays [B,M,h,w,6], camera [B,M,F], tokens [B,T]."""
         text, pooled = self.text(tokens)
         cache = ReferenceCache([], self.text_keys(text), pooled)
-        log_snr = torch.full(picture.shape[:1], CLEAN_LOG_SNR, device=picture.device)[:, None]
-        condition = self._condition(log_snr, camera[:, None], torch.zeros_like(pooled))
-        scaled = picture[:, None] / self.config.data_std
-        _, cache.reference = self._body(scaled, rays[:, None], condition, 0, cache)
+        layout = Layout(0, (tuple(pictures.shape[:2]),), running=True)
+        condition = self._condition_of_references(camera)
+        scaled = pictures.flatten(0, 1) / self.config.data_std
+        _, _, kept = self._body(scaled, rays.flatten(0, 1), camera.flatten(0, 1), condition.flatten(0, 1), layout, cache, 0)
+        cache.reference = [pair for (pair,) in kept]
         return cache
 
-    def denoise(self, noisy: Tensor, log_snr: Tensor, rays: Tensor, camera: Tensor, cache: ReferenceCache) -> Tensor:
-        """The clean views [B,V,3,R,R] from noisy ones at `log_snr` [B]; rays [B,V,h,w,6], camera [B,V,CAMERA_FEATURES]."""
+    def _condition_of_references(self, camera: Tensor) -> Tensor:
+        """camera [B,M,F] -> [B,M,D]: as clean as can be, and without a caption, which each object keeps for its targets."""
+        log_snr = torch.full(camera.shape[:2], CLEAN_LOG_SNR, device=camera.device)
+        return self._condition(log_snr, camera, camera.new_zeros(len(camera), self.config.text_width))
+
+    def denoise(
+        self, noisy: Tensor, log_snr: Tensor, rays: Tensor, camera: Tensor, cache: ReferenceCache, geometry: bool = False
+    ) -> Tensor | tuple[Tensor, Surfaces]:
+        """The clean views [B,V,3,R,R] from noisy ones at `log_snr` [B]; rays [B,V,h,w,6], camera [B,V,CAMERA_FEATURES].
+
+        With `geometry`, which the network has to have, their surfaces as well.
+        """
         scaled, skip, out = self._precondition(noisy, log_snr)
         condition = self._condition(log_snr[:, None].expand(noisy.shape[:2]), camera, cache.pooled)
-        result, _ = self._body(scaled, rays, condition, noisy.shape[1], cache)
-        return skip + out * result.float()
+        layout = Layout(noisy.shape[1], ((len(noisy), 0),), running=False)
+        flat = (part.flatten(0, 1) for part in (scaled, rays, camera, condition))
+        colours, values, _ = self._body(*flat, layout, cache, len(noisy) if geometry else 0)
+        clean = skip + out * colours.float().unflatten(0, noisy.shape[:2])
+        return (clean, self._surfaces(values, layout.targets)) if geometry else clean
 
-    def forward(self, noisy: Tensor, log_snr: Tensor, picture: Tensor, rays: Tensor, camera: Tensor, tokens: Tensor) -> Tensor:
-        """`encode_reference` and `denoise` in one pass; rays [B,V+1,...] and camera [B,V+1,...] with the reference last."""
-        views = noisy.shape[1]
+    def _surfaces(self, values: Tensor, targets: int) -> Surfaces:
+        return Surfaces.of(self.config.data_std * values.float().unflatten(0, (-1, targets)))
+
+    def forward(
+        self,
+        noisy: Tensor,
+        log_snr: Tensor,
+        rays: Tensor,
+        camera: Tensor,
+        pictures: Tensor,
+        picture_rays: Tensor,
+        picture_camera: Tensor,
+        tokens: Tensor,
+        geometry: int = 0,
+    ) -> Tensor | tuple[Tensor, Surfaces]:
+        """`encode_reference` and `denoise` in one pass, with the surfaces of the first `geometry` samples if that is not 0.
+
+        noisy [B,V,3,R,R], rays [B,V,h,w,6], camera [B,V,F], tokens [B,T]; pictures [M,3,R,R], picture_rays [M,h,w,6], picture_camera
+        [M,F]: one for each sample but the last ones, which have SLOTS each.
+        """
+        batch, views = noisy.shape[:2]
+        several = (len(pictures) - batch) // (SLOTS - 1)
+        groups = ((batch - several, 1), (several, SLOTS))
+        layout = Layout(views, tuple(group for group in groups if group[0]), running=True)
         scaled, skip, out = self._precondition(noisy, log_snr)
         text, pooled = self.text(tokens)
         cache = ReferenceCache([], self.text_keys(text), pooled)
-        clean = torch.full_like(log_snr, CLEAN_LOG_SNR)[:, None]
         condition = torch.cat(
             [
-                self._condition(log_snr[:, None].expand(-1, views), camera[:, :views], pooled),
-                self._condition(clean, camera[:, views:], torch.zeros_like(pooled)),
-            ],
-            dim=1,
+                self._condition(log_snr[:, None].expand(-1, views), camera, pooled).flatten(0, 1),
+                self._condition_of_references(picture_camera[:, None])[:, 0],
+            ]
         )
-        images = torch.cat([scaled, picture[:, None] / self.config.data_std], dim=1)
-        result, _ = self._body(images, rays, condition, views, cache)
-        return skip + out * result[:, :views].float()
+        images = torch.cat([scaled.flatten(0, 1), pictures / self.config.data_std])
+        rays, camera = torch.cat([rays.flatten(0, 1), picture_rays]), torch.cat([camera.flatten(0, 1), picture_camera])
+        colours, values, _ = self._body(images, rays, camera, condition, layout, cache, geometry)
+        clean = skip + out * colours.float().unflatten(0, (batch, views))
+        return (clean, self._surfaces(values, views)) if geometry else clean
 
 
 CLEAN_LOG_SNR = 12.0  # the noise level that the reference view is said to have
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """Blocks of pixels [N,h,w,c*PATCH^2] -> [N,c,R,R]."""
+    return F.pixel_shuffle(x.permute(0, 3, 1, 2), PATCH)
 
 
 def fold(x: Tensor) -> Tensor:

@@ -17,12 +17,14 @@ from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
 from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.guidance.micro.attention import Attention
 from microdreamer.guidance.micro.network import (
     PATCH,
-    Attention,
+    SLOTS,
     Conv3x3,
     MultiViewNetwork,
     ReferenceCache,
+    Surfaces,
     camera_features,
     pixel_rays,
 )
@@ -48,8 +50,18 @@ class MicroCondition:
     def cache(self, told: tuple[str, ...]) -> ReferenceCache:
         """Of a batch of branches that are told these."""
         if told not in self._joined:
-            self._joined[told] = _cache_map(_cat, *(self.halves[one] for one in told))
+            self._joined[told] = _cache_map(_cat, *_as_many_slots([self.halves[one] for one in told]))
         return self._joined[told]
+
+
+def _as_many_slots(caches: Sequence[ReferenceCache]) -> list[ReferenceCache]:
+    """The caches with the references of each over and over until all have as many."""
+    tokens = [cache.reference[0][0].shape[1] for cache in caches]
+
+    def with_slots(cache: ReferenceCache, times: int) -> ReferenceCache:
+        return dataclasses.replace(cache, reference=map_tensors(lambda part: part.repeat(1, times, 1, 1), cache.reference))
+
+    return [cache if own == max(tokens) else with_slots(cache, max(tokens) // own) for cache, own in zip(caches, tokens, strict=True)]
 
 
 def _cat(*parts: Tensor) -> Tensor:
@@ -85,7 +97,7 @@ class MicroPrior(Prior):
         self.vocabulary = vocabulary
         self._sentences = MicroSentenceEncoder(network.text, vocabulary, dtype)
         self._null: tuple[str | None, ReferenceCache | None] = (None, None)  # the last negative prompt, and what became of it
-        self.resolution = network.config.resolution
+        self.resolution, self.references = network.config.resolution, network.config.references
         self.device = next(network.parameters()).device
         self.schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)
 
@@ -110,15 +122,21 @@ class MicroPrior(Prior):
     def decode(self, latents: Tensor) -> Tensor:
         return latents * 0.5 + 0.5
 
-    def _cache(self, picture: Tensor | None, tokens: Tensor, elevation_up: float) -> ReferenceCache:
-        side = self.resolution // PATCH
-        zero, up = torch.zeros(1, device=self.device), torch.full((1,), elevation_up, device=self.device)
-        present = torch.full_like(up, float(picture is not None))
-        if picture is None:
-            picture = torch.ones(1, 3, self.resolution, self.resolution, device=self.device)
-        camera = camera_features(zero, up, is_reference=True, known=present, present=present)
+    def _cache(self, pictures: Sequence[Tensor], tokens: Tensor, azimuth: Sequence[float], elevation_up: Sequence[float]) -> ReferenceCache:
+        """Of one object's pictures [4,H,W] and where they were taken from, in degrees; none: of a white one from azimuth 0."""
+        side, count = self.resolution // PATCH, 1 if len(pictures) < 2 else SLOTS
+        turn, up = (torch.zeros(1, count, device=self.device) for _ in range(2))
+        images = torch.ones(1, count, 3, self.resolution, self.resolution, device=self.device)
+        present = torch.full_like(up, float(len(pictures) > 0))
+        for slot in range(count if pictures else 0):
+            number = slot % len(pictures)
+            turn[0, slot], up[0, slot] = azimuth[number], elevation_up[number]
+            image = on_white(pictures[number].to(self.device)[None])
+            size = (self.resolution, self.resolution)
+            images[0, slot] = (F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False) * 2 - 1)[0]
+        camera = camera_features(turn, up, is_reference=True, known=present, present=present)
         with self._autocast():
-            return self.network.encode_reference(picture, pixel_rays(zero, up, RADIUS, tan_half(), side), camera, tokens)
+            return self.network.encode_reference(images, pixel_rays(turn, up, RADIUS, tan_half(), side), camera, tokens)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
@@ -126,17 +144,29 @@ class MicroPrior(Prior):
     @torch.no_grad()
     @profiler.function
     def condition(
-        self, image: Tensor | None = None, prompt: str | None = None, negative_prompt: str | None = None, elevation: float = 0.0
+        self,
+        image: Tensor | None = None,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        elevation: float = 0.0,
+        others: Sequence[tuple[Tensor, float, float]] = (),
     ) -> MicroCondition:
-        self.check_condition(image, prompt)
-        picture = None
-        if image is not None:
-            image = image.to(self.device)
-            size = (self.resolution, self.resolution)
-            picture = F.interpolate(on_white(image[None]), size, mode="bilinear", antialias=True, align_corners=False) * 2 - 1
-        conditional = self._cache(picture, self._sentences.tokens([prompt]), -elevation)
-        null = self._cache(None, self._sentences.tokens([negative_prompt]), 0.0)
-        return MicroCondition({NULL: null, CONDITIONAL: conditional}, (picture is not None,))
+        """`others`: more pictures of the object, each as (RGBA, elevation, azimuth from the first picture's camera), in degrees.
+
+        Raises ValueError for more pictures than `references`.
+        """
+        pictures = ([] if image is None else [image]) + [picture for picture, _, _ in others]
+        for picture in pictures or [None]:
+            self.check_condition(picture, prompt)
+        if others and image is None:
+            raise ValueError("other pictures without the first one, whose camera they are told from")
+        if len(pictures) > self.references:
+            raise ValueError(f"{len(pictures)} pictures: these weights of the micro prior take at most {self.references}")
+        turns, elevations = [0.0] + [turn for _, _, turn in others], [elevation] + [own for _, own, _ in others]
+        tokens = self._sentences.tokens([self._sentences.understood(prompt)])
+        conditional = self._cache(pictures, tokens, turns, [-one for one in elevations])
+        null = self._cache([], self._sentences.tokens([negative_prompt]), [], [])
+        return MicroCondition({NULL: null, CONDITIONAL: conditional}, (len(pictures) > 0,))
 
     def check_sentence(self, sentence: str) -> None:
         self._sentences.check(sentence)
@@ -158,16 +188,18 @@ class MicroPrior(Prior):
     def _null_of(self, negative_prompt: str | None) -> ReferenceCache:
         told, cache = self._null
         if cache is None or told != negative_prompt:
-            cache = self._cache(None, self._sentences.tokens([negative_prompt]), 0.0)
+            cache = self._cache([], self._sentences.tokens([negative_prompt]), [], [])
             self._null = negative_prompt, cache
         return cache
 
     def join(self, conditions: Sequence[MicroCondition]) -> MicroCondition:
-        halves = {told: _cache_map(_cat, *(one.halves[told] for one in conditions)) for told in (NULL, CONDITIONAL)}
+        halves = {told: _cache_map(_cat, *_as_many_slots([one.halves[told] for one in conditions])) for told in (NULL, CONDITIONAL)}
         return MicroCondition(halves, tuple(has for one in conditions for has in one.has_image))
 
-    def _clean(self, branches: Sequence[Branch], cameras: Cameras, condition: MicroCondition) -> list[Tensor]:
-        """The clean views [V,3,R,R] of each branch, in one network call."""
+    def _clean(
+        self, branches: Sequence[Branch], cameras: Cameras, condition: MicroCondition, geometry: bool = False
+    ) -> list[Tensor] | tuple[Tensor, Surfaces]:
+        """The clean views [V,3,R,R] of each branch, in one network call; with `geometry` those of all in one, and their surfaces."""
         count, groups = len(branches), len(cameras) // self.views
         self.evaluations += count
         for branch in branches:
@@ -187,7 +219,9 @@ class MicroPrior(Prior):
         if len(condition.has_image) < groups:
             cache = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache)
         with self._autocast():
-            clean = self.network.denoise(noisy, log_snr, rays, camera, cache)
+            clean = self.network.denoise(noisy, log_snr, rays, camera, cache, geometry)
+        if geometry:
+            return clean
         return [part.flatten(0, 1) for part in clean.chunk(count)]
 
     @torch.no_grad()
@@ -199,6 +233,20 @@ class MicroPrior(Prior):
             return self._clean([Branch(latents, t, told)], cameras, condition)[0]
         conditional, null = self._clean([Branch(latents, t, CONDITIONAL), Branch(latents, t, NULL)], cameras, condition)
         return classifier_free(null, conditional, guidance_scale)
+
+    @torch.no_grad()
+    def predict_surfaces(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition) -> tuple[Tensor, Surfaces]:
+        """What the conditional branch makes of `latents` [V,3,R,R] at level t: pictures [V,3,R,R] in about [0,1], and surfaces.
+
+        The surfaces [V,...,R,R] are in units of the scene: `depth` from the camera, `coverage` and `albedo` in about [0,1].
+        Raises ValueError for weights that know no surfaces.
+        """
+        self.check_cameras(cameras)
+        if not self.network.config.geometry:
+            raise ValueError("these weights of the micro prior tell colours alone, not surfaces")
+        clean, surfaces = self._clean([Branch(latents, t, CONDITIONAL)], cameras, condition, geometry=True)
+        depth, coverage, albedo = (getattr(surfaces, name).flatten(0, 1) for name in ("depth", "coverage", "albedo"))
+        return self.decode(clean.flatten(0, 1)), Surfaces(depth + RADIUS, coverage * 0.5 + 0.5, albedo * 0.5 + 0.5)
 
     @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:

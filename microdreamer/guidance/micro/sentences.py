@@ -15,8 +15,9 @@ from microdreamer.core.paths import shipped_folder
 from microdreamer.core.rows import per_row
 from microdreamer.core.transfer import send
 from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.guidance.micro.neighbours import WordVectors
 from microdreamer.guidance.micro.network import NetworkConfig, TextEncoder
-from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.guidance.micro.vocabulary import Vocabulary, words_of
 from microdreamer.guidance.sentences import REMEMBERED, SentenceEncoder, digest
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,17 @@ class MicroSentenceEncoder(SentenceEncoder):
     def check(self, sentence: str) -> None:
         """Raises ValueError for a sentence of which no word is known; says nothing."""
         self._read(sentence)
+
+    def understood(self, sentence: str | None) -> str | None:
+        """The sentence with the nearest known words in place of unknown ones, where there are near ones; a line tells which."""
+        known, read = set(self.vocabulary.words), {}
+        for word in words_of(sentence or ""):
+            if word not in known and (near := WordVectors.shipped().nearest(word, self.vocabulary.words)):
+                read[word] = near
+        if read:
+            log.warning("prompt: the micro prior reads %s", ", ".join(f"{word} as {near}" for word, near in read.items()))
+            sentence = " ".join(read.get(word, word) for word in words_of(sentence))
+        return sentence
 
     def tokens(self, sentences: Sequence[str | None]) -> Tensor:
         """Word tokens [S,L]. Raises ValueError for a sentence of which no word is known; unknown words among others are logged."""

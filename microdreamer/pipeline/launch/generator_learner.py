@@ -35,26 +35,9 @@ class GeneratorLearner(ModuleLearner):
 
     def __init__(self, config: LaunchConfig, generator: torch.Generator, device: torch.device, text_width: int) -> None:
         """text_width: numbers of a sentence's embedding, of each of its words too."""
-        system, chosen = config.system, config.system.background
+        system = config.system
         self.regularised = counted_regularisers(config)
-        geometry = make_generator(config, text_width, generator)
-        background: SolidBackground | SharedBackground | PromptBackground
-        if chosen.type == "solid":
-            background = SolidBackground(chosen.color)
-        elif chosen.type == "prompt":
-            background = PromptBackground(text_width, generator)
-        else:
-            background = SharedBackground(chosen.encoding, generator, color_activation=system.generator.color_activation)
-        settings = VolsdfSettings(
-            proposals=system.renderer.num_proposals,
-            samples=system.renderer.num_fine_samples,
-            sharpness=system.renderer.sharpness,
-            random_background=chosen.random_aug_prob if chosen.random_aug else 0.0,
-            share_background=chosen.share_aug_bg,
-            gradients="eikonal" in self.regularised,
-            recompute=system.use_recompute,
-        )
-        self.model = TextToShape(geometry, background, settings, generator).to(device).train()
+        self.model = make_model(config, text_width, generator).to(device).train()
         rates = system.optimizer
         self.is_captured = rates.type != "adan"  # which counts its steps on the host
         self.half_precision = config.trainer.precision == "16-mixed" and device.type == "cuda"
@@ -104,7 +87,33 @@ class GeneratorLearner(ModuleLearner):
         return {"text_width": self.model.geometry.spec.text_width, **super().state()}
 
 
-def make_generator(config: LaunchConfig, text_width: int, draws: torch.Generator) -> ShapeGenerator:
+def make_model(config: LaunchConfig, text_width: int, draws: torch.Generator, axes: str = "project") -> TextToShape:
+    """The network that the configuration names with its background, in a world with these axes; random numbers come from `draws`.
+
+    Raises ValueError for values that do not fit together.
+    """
+    system, chosen = config.system, config.system.background
+    geometry = make_generator(config, text_width, draws, axes)
+    background: SolidBackground | SharedBackground | PromptBackground
+    if chosen.type == "solid":
+        background = SolidBackground(chosen.color)
+    elif chosen.type == "prompt":
+        background = PromptBackground(text_width, draws, axes=axes)
+    else:
+        background = SharedBackground(chosen.encoding, draws, axes=axes, color_activation=system.generator.color_activation)
+    settings = VolsdfSettings(
+        proposals=system.renderer.num_proposals,
+        samples=system.renderer.num_fine_samples,
+        sharpness=system.renderer.sharpness,
+        random_background=chosen.random_aug_prob if chosen.random_aug else 0.0,
+        share_background=chosen.share_aug_bg,
+        gradients="eikonal" in counted_regularisers(config),
+        recompute=system.use_recompute,
+    )
+    return TextToShape(geometry, background, settings, draws)
+
+
+def make_generator(config: LaunchConfig, text_width: int, draws: torch.Generator | None, axes: str = "project") -> ShapeGenerator:
     """The network that the configuration names; initial values from `draws`. Raises ValueError for values that do not fit together."""
     geometry, chosen = config.system.geometry, config.system.generator
     shared: dict[str, Any] = {
@@ -112,6 +121,7 @@ def make_generator(config: LaunchConfig, text_width: int, draws: torch.Generator
         "radius": geometry.radius,
         "sphere_bias": chosen.sphere_bias,
         "color_activation": chosen.color_activation,
+        "axes": axes,
     }
     if geometry.type == "hyper_ingp":
         spec = HyperIngpSpec(**shared, grid=grid_of(geometry), hyper_hidden=chosen.hyper_hidden, hidden=geometry.n_neurons)

@@ -33,7 +33,7 @@ from microdreamer.images.writing import write_sheet
 from microdreamer.meshes.baking import bake, unwrapped
 from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
 from microdreamer.meshes.mesh import Mesh
-from microdreamer.pipeline.launch import checkpoint
+from microdreamer.pipeline.launch import checkpoint, published
 from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
 from microdreamer.pipeline.launch.learners import make_learner
 from microdreamer.pipeline.launch.sentence_feed import SentenceFeed
@@ -283,6 +283,10 @@ FREE = ("normal_type", "num_pts", "densify_grad_threshold")
 
 def trainable(path: Path) -> dict[str, Any]:
     """The state of a checkpoint that training can go on from. Raises UserError for one that is only there to be used."""
+    if published.is_published(path):
+        raise UserError(
+            f"{path}: a published network is there to be used (--generate, --test), not to be trained on; start without resume="
+        )
     state = checkpoint.load(path)
     if not state["learner"].get("optimizer"):
         raise UserError(f"{path}: holds a model to use, without the optimiser's state that training goes on from; start without resume=")
@@ -336,7 +340,9 @@ def _at(config: dict, key: str) -> Any:
 
 
 def stored_config(path: Path) -> dict:
-    """The configuration that a checkpoint was trained with."""
+    """The configuration that a checkpoint was trained with, of a published network the published one."""
+    if published.is_published(path):
+        return published.stored_config(path)
     return checkpoint.load_numbers(path)["config"]
 
 
@@ -352,6 +358,8 @@ def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
         )
     path = checkpoint.find(user_path(config.resume) if config.resume else folder)
     device = choose_device(config.device)
+    if published.is_published(path):
+        return *published.load_model(config, path, device), device
     state = checkpoint.load(path, device)
     check_make(config, state, path)
     with user_errors():

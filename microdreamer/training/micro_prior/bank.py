@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.shapes.geometry import PlacePainter
 from microdreamer.shapes.packed import PackedMeshes
 from microdreamer.training.micro_prior.mixing import Deformer
 
@@ -25,6 +26,7 @@ class Bank:
     support: Tensor  # [M, SUPPORT_DIRECTIONS, 3] vertices farthest in each of many directions
     cumulative: Tensor  # [M] float64, rising to 1: how often each object is drawn
     deformer: Deformer | None
+    painter: PlacePainter | None = None  # where surfaces are to be told
 
     @classmethod
     def build(
@@ -35,8 +37,12 @@ class Bank:
         length: int,
         device: torch.device | str,
         deform_seed: int | None = None,
+        places: bool = False,
     ) -> Bank:
-        """weights [M]: how often each object is drawn, of any sum. deform_seed: None leaves all shapes as they are."""
+        """weights [M]: how often each object is drawn, of any sum. deform_seed: None leaves all shapes as they are.
+
+        places: whether batches are to tell surfaces.
+        """
         rows = []
         for captions in meshes.captions:
             encoded = [vocabulary.encode(caption, length)[0] for caption in captions[:3]] or [[0] * length]
@@ -48,7 +54,15 @@ class Bank:
             meshes = dataclasses.replace(meshes, **{name: getattr(meshes, name).clone() for name in changed})
         cumulative = (weights.double().cumsum(0) / weights.double().sum()).to(device)
         deformer = None if deform_seed is None else Deformer(meshes, support, deform_seed)
-        return cls(meshes, torch.tensor(rows, device=device), support, cumulative, deformer)
+        painter = PlacePainter(meshes) if places else None
+        return cls(meshes, torch.tensor(rows, device=device), support, cumulative, deformer, painter)
+
+    def redraw(self, number: int) -> None:
+        """The shapes `number` of the deformer, where there is one."""
+        if self.deformer:
+            self.deformer.redraw(number)
+            if self.painter:
+                self.painter.repaint()
 
     def draw(self, count: int) -> Tensor:
         """[count] numbers of objects."""

@@ -1,7 +1,7 @@
 """Training batches, drawn and rendered on the device: objects, cameras, light, captions and what is left out.
 
-Every sample is a reference view and four target views of one object in one light. All draws are tensor operations on the
-device's default generator and the renderer needs no host, so that a batch can be part of a captured CUDA graph.
+Every sample is a reference view, or up to four, and four target views of one object in one light. All draws are tensor operations on
+the device's default generator and the renderer needs no host, so that a batch can be part of a captured CUDA graph.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from cam_utils import FOV_Y, RADIUS, orbit_axes
-from microdreamer.guidance.micro.network import PATCH, camera_features, pixel_rays
+from microdreamer.guidance.micro.network import PATCH, SLOTS, Surfaces, camera_features, pixel_rays
 from microdreamer.kernels.mesh_render import render_meshes
 from microdreamer.shapes import OBJECT_RADIUS
+from microdreamer.shapes.geometry import camera_depth, render_albedo
 from microdreamer.shapes.render import random_lights
 from microdreamer.training.micro_prior.bank import Bank
 from microdreamer.training.micro_prior.degrade import degrade
@@ -25,18 +26,28 @@ TAN_HALF = math.tan(math.radians(FOV_Y / 2))
 REACH = 0.88  # radius of the ball that an object may fill after it was scaled; 0.91 touches the picture's border
 WITH_PICTURE_AND_TEXT, WITH_PICTURE, WITH_TEXT = 0.30, 0.40, 0.20  # shares of the samples; the rest sees neither
 DEGRADED = 0.3  # share of the pictures that are degraded
+TOLD = 0.5  # share of the samples whose surfaces are drawn: they cost time, and half of them teach the same
 OTHER_LENS = 0.15  # share of the pictures taken from another distance, with the lens that shows the object as large
 
 
 @dataclasses.dataclass
 class Batch:
-    """What a training step reads: views [B,4,3,R,R] and picture [B,3,R,R] in [-1,1], rays and camera with the reference last."""
+    """What a training step reads, of B samples and M pictures: one of each sample, but SLOTS of each of the last samples.
+
+    views [B,4,3,R,R] and pictures [M,3,R,R] in [-1,1]; rays and camera features of the views [B,4,...] and of the pictures [M,...];
+    tokens [B,T]; where the bank tells them, the surfaces of the first TOLD of the samples' views [TOLD * B,4,...], and `seen`, 1 where
+    a pixel's centre shows one.
+    """
 
     views: Tensor
-    picture: Tensor
     rays: Tensor
     camera: Tensor
+    pictures: Tensor
+    picture_rays: Tensor
+    picture_camera: Tensor
     tokens: Tensor
+    surfaces: Surfaces | None = None
+    seen: Tensor | None = None
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
@@ -106,13 +117,48 @@ def random_colours(count: int, keep: Tensor) -> Tensor:
     return torch.where(keep[:, None, None], identity, torch.cat([matrix, lift], dim=-1))
 
 
+@dataclasses.dataclass
+class PictureCameras:
+    """Where the M pictures of a batch were taken from: each one's sample, degrees from the sample's first picture, height."""
+
+    owner: Tensor
+    turn: Tensor
+    up: Tensor
+    source: Tensor  # number of the picture that each slot shows: its own, or an earlier one of its sample again
+
+    @classmethod
+    def draw(cls, up: Tensor, several: int) -> PictureCameras:
+        """First pictures stand at `up` [B]; the last `several` samples have SLOTS pictures, two to SLOTS of them different."""
+        count, device = len(up), up.device
+        single = count - several
+        owner = torch.cat([torch.arange(single, device=device), single + torch.arange(several, device=device).repeat_interleave(SLOTS)])
+        slot = torch.cat([torch.zeros(single, dtype=torch.long, device=device), torch.arange(SLOTS, device=device).repeat(several)])
+        total = len(owner)
+        square = torch.rand(total, device=device) < 0.5  # seen straight from a side, as people take pictures
+        turn = torch.where(square, 90.0 * torch.randint(1, 4, (total,), device=device), uniform((total,), 0, 360, device))
+        level = torch.rand(total, device=device) < 0.5
+        raised = torch.where(level, up[owner], uniform((total,), -10, 40, device))
+        different = torch.randint(2, SLOTS + 1, (count,), device=device)[owner]
+        source = torch.arange(total, device=device) - slot + slot % different
+        return cls(owner, torch.where(slot > 0, turn, 0.0), torch.where(slot > 0, raised, up[owner]), source)
+
+
+def fitted_intrinsics(points: Tensor, cameras: Tensor, resolution: int, fill: Tensor) -> Tensor:
+    """[M,4] of cameras [M,3,4] in whose pictures the box of points [M,S,3] is centred and fills the share `fill` [M]."""
+    seen = points @ cameras[:, :, :3].mT + cameras[:, None, :, 3]
+    flat = seen[..., :2] / seen[..., 2:]
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    focal = fill * resolution / (high - low).amax(dim=1).clamp_min(1e-3)
+    return torch.cat([focal[:, None].expand(-1, 2), resolution / 2 - 0.5 * (low + high) * focal[:, None]], dim=-1)
+
+
 @torch.no_grad()
-def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
-    """`count` random samples."""
+def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0) -> Batch:
+    """`count` random samples, the last `several` of them with more than one picture."""
     device = bank.tokens.device
 
-    def chance(share: float) -> Tensor:
-        return torch.rand(count, device=device) < share
+    def chance(share: float, of: int = count) -> Tensor:
+        return torch.rand(of, device=device) < share
 
     index = bank.draw(count)
     caption = bank.tokens[index, torch.randint(0, 3, (count,), device=device)]
@@ -127,26 +173,37 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
     reference_up = torch.where(chance(0.8), uniform((count,), 0, 30, device), uniform((count,), -10, 45, device))
     start = torch.where(canonical, 0.0, uniform((count,), 0, 360, device))
     target_up = torch.where(canonical, reference_up, uniform((count,), -10, 40, device))
-    spread = torch.arange(VIEWS, device=device) * (360 / VIEWS)
-    relative = torch.cat([start[:, None] + spread, torch.zeros(count, 1, device=device)], dim=1)
-    up = torch.cat([target_up[:, None].expand(count, VIEWS), reference_up[:, None]], dim=1)
+    relative = start[:, None] + torch.arange(VIEWS, device=device) * (360 / VIEWS)
+    up = target_up[:, None].expand(count, VIEWS)
     cameras = world_to_camera(relative + reference_azimuth[:, None], up)
-    # A photograph's lens is unknown: some stand nearer or farther and show the object as large as from RADIUS.
-    distance = torch.exp(uniform((count,), math.log(1.6), math.log(5.0), device))
-    distance = torch.where(has_picture & chance(OTHER_LENS), distance, RADIUS)
 
-    shapes = random_shapes(bank.support[index], cameras[:, -1], has_picture & chance(0.6))
+    taken = PictureCameras.draw(reference_up, several)
+    owner, total = taken.owner, len(taken.owner)
+    # A photograph's lens is unknown: some stand nearer or farther and show the object as large as from RADIUS.
+    distance = torch.exp(uniform((total,), math.log(1.6), math.log(5.0), device))
+    distance = torch.where(has_picture[owner] & chance(OTHER_LENS, total), distance, RADIUS)
+    picture_cameras = world_to_camera(taken.turn + reference_azimuth[owner], taken.up)
+
+    first = torch.arange(count, device=device)
+    first = first + (first - (count - several)).clamp_min(0) * (SLOTS - 1)
+    shapes = random_shapes(bank.support[index], picture_cameras[first], has_picture & chance(0.6))
     colours = random_colours(count, has_text | chance(0.5))
     lights = random_lights(count, device=device, front_azimuth=reference_azimuth)
 
-    cameras[:, -1, 2, 3] = distance
-    focal = torch.full((count, VIEWS + 1, 2), 0.5 * resolution / TAN_HALF, device=device)
-    focal[:, -1] *= (distance / RADIUS)[:, None]
-    intrinsics = torch.cat([focal, torch.full_like(focal, resolution / 2)], dim=-1).flatten(0, 1)
+    picture_cameras[:, 2, 3] = distance
+    intrinsics = _plain_intrinsics(resolution, device)
+    picture_intrinsics = intrinsics.repeat(total, 1)
+    picture_intrinsics[:, :2] *= (distance / RADIUS)[:, None]
+    if several:  # half of the further pictures were cut out and centred each by itself
+        own = shapes[owner]
+        points = bank.support[index[owner]] @ own[:, :, :3].mT + own[:, None, :, 3]
+        fitted = fitted_intrinsics(points, picture_cameras, resolution, uniform((total,), 0.65, 0.95, device))
+        further = torch.ones(total, dtype=torch.bool, device=device).index_fill(0, first, False)
+        picture_intrinsics = torch.where((further & chance(0.5, total))[:, None], fitted, picture_intrinsics)
 
-    def each_view(value: Tensor) -> Tensor:
-        return value.repeat_interleave(VIEWS + 1, dim=0)
-
+    sample = torch.cat([torch.arange(count, device=device).repeat_interleave(VIEWS), owner])
+    all_cameras = torch.cat([cameras.flatten(0, 1), picture_cameras])
+    all_intrinsics = torch.cat([intrinsics.repeat(count * VIEWS, 1), picture_intrinsics])
     meshes = bank.meshes
     rgba = render_meshes(
         meshes.vertices,
@@ -155,44 +212,63 @@ def draw_batch(bank: Bank, count: int, resolution: int) -> Batch:
         meshes.corner_normals,
         meshes.vertex_offset,
         meshes.face_offset,
-        each_view(index),
-        each_view(shapes),
-        each_view(colours),
-        cameras.flatten(0, 1).contiguous(),
-        intrinsics,
-        each_view(lights.lights),
-        each_view(lights.ambient),
+        index[sample],
+        shapes[sample],
+        colours[sample],
+        all_cameras,
+        all_intrinsics,
+        lights.lights[sample],
+        lights.ambient[sample],
         resolution,
         resolution,
-        gloss=each_view(lights.gloss),
+        gloss=lights.gloss[sample],
         supersample=2,
         max_faces=meshes.max_faces,
     )
-    white = rgba[:, :3].to(torch.int16) + (255 - rgba[:, 3:].to(torch.int16))
-    images = (white.float() / 255).unflatten(0, (count, VIEWS + 1))
-    views, picture = images[:, :VIEWS] * 2 - 1, images[:, VIEWS]
-    coverage = rgba.unflatten(0, (count, VIEWS + 1))[:, VIEWS, 3:].float() / 255
-    picture = torch.where(chance(DEGRADED)[:, None, None, None], degrade(picture, coverage), picture) * 2 - 1
-    picture = torch.where(has_picture[:, None, None, None], picture, 1.0)
+    images = _on_white(rgba)
+    views, pictures = images[: count * VIEWS].unflatten(0, (count, VIEWS)) * 2 - 1, images[count * VIEWS :]
+    coverage = rgba[count * VIEWS :, 3:].float() / 255
+    pictures = torch.where(chance(DEGRADED, total)[:, None, None, None], degrade(pictures, coverage), pictures) * 2 - 1
 
-    # Without a picture, the reference slot stands at azimuth 0, unknown; azimuths are then absolute.
+    # Without a picture, the reference slots stand at azimuth 0, unknown; azimuths are then absolute.
     present = has_picture.float()
-    known = (has_picture & chance(0.7)).float()
-    shown_up = torch.where(known > 0, reference_up, 0.0)
-    tan_half, side = TAN_HALF, resolution // PATCH
-    rays = torch.cat(
-        [
-            pixel_rays(relative[:, :VIEWS], up[:, :VIEWS], RADIUS, tan_half, side),
-            pixel_rays(relative[:, VIEWS:], shown_up[:, None], RADIUS, tan_half, side),
-        ],
-        dim=1,
+    single = torch.arange(count, device=device) < count - several
+    known = (has_picture & (chance(0.7) | ~single)).float()
+    shows = has_picture[owner]
+    pictures = torch.where(shows[:, None, None, None], pictures, 1.0)[taken.source]
+    turn = torch.where(shows, taken.turn, 0.0)[taken.source]
+    shown_up = torch.where(known[owner] > 0, taken.up, 0.0)[taken.source]
+    side, ones = resolution // PATCH, torch.ones_like(up)
+    batch = Batch(
+        views,
+        pixel_rays(relative, up, RADIUS, TAN_HALF, side),
+        camera_features(relative, up, is_reference=False, known=ones, present=ones * present[:, None]),
+        pictures,
+        pixel_rays(turn, shown_up, RADIUS, TAN_HALF, side),
+        camera_features(turn, shown_up, is_reference=True, known=known[owner], present=present[owner]),
+        torch.where(has_text[:, None], caption, 0),
     )
-    ones = torch.ones_like(up[:, :VIEWS])
-    camera = torch.cat(
-        [
-            camera_features(relative[:, :VIEWS], up[:, :VIEWS], is_reference=False, known=ones, present=ones * present[:, None]),
-            camera_features(relative[:, VIEWS:], shown_up[:, None], is_reference=True, known=known[:, None], present=present[:, None]),
-        ],
-        dim=1,
-    )
-    return Batch(views, picture, rays, camera, torch.where(has_text[:, None], caption, 0))
+    if bank.painter:
+        told = round(count * TOLD)
+        targets = sample[: told * VIEWS]
+        pose = index[targets], shapes[targets]
+        seen_by = cameras[:told].flatten(0, 1), intrinsics.repeat(told * VIEWS, 1)
+        albedo = render_albedo(meshes, *pose, colours[targets], *seen_by, resolution)
+        places, seen = bank.painter.render(*pose, *seen_by, resolution)
+        depth = camera_depth(places, seen_by[0]) - RADIUS
+        parts = depth, rgba[: told * VIEWS, 3:].float() / 127.5 - 1, _on_white(albedo) * 2 - 1
+        batch.surfaces = Surfaces(*(part.unflatten(0, (told, VIEWS)) for part in parts))
+        batch.seen = seen.float().unflatten(0, (told, VIEWS))
+    return batch
+
+
+def _plain_intrinsics(resolution: int, device: torch.device) -> Tensor:
+    """[4] of a camera with the prior's field of view, made without a copy from the host, which no CUDA graph could hold."""
+    intrinsics = torch.full((4,), resolution / 2, device=device)
+    intrinsics[:2] /= TAN_HALF
+    return intrinsics
+
+
+def _on_white(rgba: Tensor) -> Tensor:
+    """Pictures [V,3,H,W] in [0,1] on white, of premultiplied bytes [V,4,H,W]."""
+    return (rgba[:, :3].to(torch.int16) + (255 - rgba[:, 3:].to(torch.int16))).float() / 255

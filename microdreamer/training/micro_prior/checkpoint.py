@@ -86,10 +86,34 @@ def load_run(path: Path, optimiser: FlatOptimiser, device: torch.device, run: di
     return Progress(**json.loads(stored["progress"]))
 
 
+# The decoder of surfaces starts as a copy of that of colours, except for its head.
+GEOMETRY_FROM = {
+    "geometry_from_middle.": "from_middle.",
+    "geometry_join.": "join_fine.",
+    "geometry_up.": "up_fine.0.",
+    "modulate_geometry.shared.": "modulate_fine.shared.",
+}
+
+
+def fill_new_parts(network: MultiViewNetwork, state: dict[str, Tensor]) -> None:
+    """Add to an older network's `state` what `network` has beyond it: gates and heads of 0, copies of the colours' decoder."""
+    for name, value in network.state_dict().items():
+        if name in state:
+            continue
+        source = next((old + name.removeprefix(new) for new, old in GEOMETRY_FROM.items() if name.startswith(new)), None)
+        if name == "modulate_geometry.offset":
+            state[name] = state["modulate_fine.offset"][-1:].clone()
+        elif source in state:
+            state[name] = state[source].clone()
+        elif ".attention.relative." in name or name.startswith("geometry_head."):
+            state[name] = torch.zeros_like(value, device="cpu")
+
+
 def start_from(network: MultiViewNetwork, vocabulary: Vocabulary, folder: Path) -> int:
     """Copy the weights of a prior's folder into `network`; words are matched by spelling. Returns how many words it knew.
 
-    New words keep their random start. Raises FileNotFoundError or ValueError for a folder that does not fit the network.
+    New words keep their random start. Parts that the older network lacks begin without effect (`fill_new_parts`).
+    Raises FileNotFoundError or ValueError for a folder that does not fit the network.
     """
     config = folder / "config.json"
     try:
@@ -107,5 +131,6 @@ def start_from(network: MultiViewNetwork, vocabulary: Vocabulary, folder: Path) 
         here, there = (list(side) for side in zip(*known, strict=True))
         words[here] = state["text.words"][there]
     state["text.words"] = words
+    fill_new_parts(network, state)
     load_into(network, state, folder)
     return len(known)

@@ -1,6 +1,7 @@
 """Training loop of the micro prior: one process per GPU, two captured graphs per step, no waiting for the host in between.
 
-Loss: squared error of the predicted clean views, weighted min(SNR, 5) + 4 (EDM's weighting with the SNR's part capped).
+Loss: squared error of the predicted clean views, weighted min(SNR, 5) + 4 (EDM's weighting with the SNR's part capped), and, where the
+network tells them, of their depth (where there is a surface), coverage and albedo, with weights of their own beside that.
 Noise: log-SNR -2 log tan(pi t / 2) - 4 for stratified uniform t, because everything about shape is decided below about -4.
 """
 
@@ -43,6 +44,10 @@ class TrainingConfig:
     ema: float = 0.9995
     coarse_share: float = 0.25  # share of the run that draws log-SNR below -3 alone
     deform_steps: int = 100  # steps between two redrawings of the objects' shapes
+    several_share: float = 0.047  # share of the samples that see more than one picture, for networks that take several
+    depth_weight: float = 1.0  # of surfaces beside the weight 1 of the colours, for networks that tell them
+    coverage_weight: float = 0.1
+    albedo_weight: float = 0.3
     compile: bool = True
     graph: bool = True
     seed: int = 0
@@ -54,20 +59,35 @@ REPORT_STEPS = 200  # steps between two reports, and the earliest between two ch
 
 
 def draw_log_snr(count: int, coarse: Tensor) -> Tensor:
-    """[count] log signal-to-noise ratios; `coarse` (a device scalar, 0 or 1) keeps them below -3."""
-    t = (torch.arange(count, device=coarse.device) + torch.rand(count, device=coarse.device)) / count
+    """[count] log signal-to-noise ratios in random order; `coarse` (a device scalar, 0 or 1) keeps them below -3."""
+    order = torch.rand(count, device=coarse.device).argsort()  # the last samples of a batch have more pictures, the first ones surfaces
+    t = (order + torch.rand(count, device=coarse.device)) / count
     cut = 2 / math.pi * math.atan(math.exp(0.5 * (LOG_SNR_SHIFT + 3)))  # the t at which log-SNR is -3
     t = t * (1 - cut * coarse) + cut * coarse
     return (-2 * torch.log(torch.tan(0.5 * math.pi * t.clamp(1e-4, 1 - 1e-4))) + LOG_SNR_SHIFT).clamp(MIN_LOG_SNR, MAX_LOG_SNR)
 
 
-def denoising_loss(network: Callable, batch: Batch, log_snr: Tensor) -> Tensor:
-    """Weighted squared error of the network's clean views from views noised to `log_snr` [B]."""
+def denoising_loss(network: Callable, batch: Batch, log_snr: Tensor, config: TrainingConfig) -> tuple[Tensor, Tensor]:
+    """Weighted squared errors of the network's clean views from views noised to `log_snr` [B]: their sum, and each part [1 or 4]."""
     alpha = torch.sigmoid(log_snr)[:, None, None, None, None]
     noisy = alpha.sqrt() * batch.views + (1 - alpha).sqrt() * torch.randn_like(batch.views)
-    clean = network(noisy, log_snr, batch.picture, batch.rays, batch.camera, batch.tokens)
+    pictures = batch.pictures, batch.picture_rays, batch.picture_camera
+    told = len(batch.seen) if batch.surfaces else 0
+    answer = network(noisy, log_snr, batch.rays, batch.camera, *pictures, batch.tokens, told)
+    clean, surfaces = answer if isinstance(answer, tuple) else (answer, None)
     weight = torch.exp(log_snr).clamp(max=5) + 4
-    return (weight * (clean.float() - batch.views).square().mean(dim=(1, 2, 3, 4))).mean()
+
+    def weighted(error: Tensor) -> Tensor:
+        return (weight[: len(error)] * error.square().mean(dim=(1, 2, 3, 4))).mean()
+
+    parts = [weighted(clean.float() - batch.views)]
+    if surfaces is not None:
+        truth = batch.surfaces
+        parts.append(config.depth_weight * weighted((surfaces.depth - truth.depth) * batch.seen))
+        parts.append(config.coverage_weight * weighted(surfaces.coverage - truth.coverage))
+        parts.append(config.albedo_weight * weighted(surfaces.albedo - truth.albedo))
+    parts = torch.stack(parts)
+    return parts.sum(), parts.detach()
 
 
 class Step:
@@ -77,17 +97,18 @@ class Step:
         device = bank.tokens.device
         self.network, self.bank, self.optimiser, self.config = network, bank, optimiser, config
         self.coarse = torch.zeros((), device=device)
-        self.loss = torch.zeros((), device=device)
+        self.loss = torch.zeros(4 if network.config.geometry else 1, device=device)  # colours, depth, coverage, albedo
+        self.several = round(config.batch * config.several_share) if network.config.references > 1 else 0
         self.call = torch.compile(network, dynamic=False) if config.compile else network
         self.run_forward_backward, self.run_update = self._forward_backward, optimiser.step
 
     def _forward_backward(self) -> None:
-        batch = draw_batch(self.bank, self.config.batch, self.network.config.resolution)
+        batch = draw_batch(self.bank, self.config.batch, self.network.config.resolution, self.several)
         log_snr = draw_log_snr(self.config.batch, self.coarse)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.coarse.is_cuda):
-            loss = denoising_loss(self.call, batch, log_snr)
+            loss, parts = denoising_loss(self.call, batch, log_snr, self.config)
         loss.backward()
-        self.loss.copy_(loss.detach())
+        self.loss.copy_(parts)
 
     def capture(self) -> None:
         """Warm up on a side stream, then record both halves as CUDA graphs; parameters are restored afterwards."""
@@ -119,11 +140,13 @@ def train(
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     state_file: Path | None = None,
     resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[FlatOptimiser, dict]:
     """Train `network` in place. `report` gets a dict per some seconds, `on_checkpoint` runs on rank 0 now and then.
 
     `state_file` receives the whole state of the run at each checkpoint; with `resume` the run in it goes on, and ends with the
     same weights as if it had never stopped (on a GPU: except for the order in which its sums are rounded).
+    Where rank 0's `should_stop` says so (it is asked every REPORT_STEPS steps), the run stops after one more checkpoint.
     Returns the optimiser (its `averaged_state` is the result) and {"steps", "samples", "seconds", "gpus"}.
     """
     device = bank.tokens.device
@@ -140,8 +163,7 @@ def train(
     progress = Progress()
     if resume:
         progress = load_run(state_file, optimiser, device, run)
-        if bank.deformer:
-            bank.deformer.redraw(progress.done // config.deform_steps)
+        bank.redraw(progress.done // config.deform_steps)
 
     def synchronise() -> None:
         if device.type == "cuda":
@@ -149,8 +171,8 @@ def train(
 
     def one(total: int) -> None:
         number = progress.done
-        if bank.deformer and number % config.deform_steps == 0:
-            bank.deformer.redraw(number // config.deform_steps)
+        if number % config.deform_steps == 0:
+            bank.redraw(number // config.deform_steps)
         share = number / total
         rate = min(1.0, (number + 1) / config.warmup_steps) * 0.5 * (1 + math.cos(math.pi * share))
         optimiser.set_rates(config.muon_rate * rate, config.adam_rate * rate, number + 1, config.ema)
@@ -189,7 +211,8 @@ def train(
 
     last, saved = time.perf_counter(), time.perf_counter()
     losses: list[Tensor] = []
-    while progress.done < progress.total:
+    stopping = False
+    while progress.done < progress.total and not stopping:
         one(progress.total)
         if rank == 0:
             losses.append(step.loss.clone())
@@ -199,13 +222,15 @@ def train(
         progress.seconds = elapsed()
         now = time.perf_counter()
         if rank == 0:
-            mean = float(torch.stack(losses).mean())
+            parts = torch.stack(losses).mean(dim=0).tolist()
+            mean = sum(parts)
             speed = len(losses) * config.batch * world / (now - last)
             report(
                 {
                     "step": progress.done,
                     "of": progress.total,
                     "loss": mean,
+                    **dict(zip(("colours", "depth", "coverage", "albedo"), parts, strict=False)),
                     "samples_per_s": speed,
                     "gradient": float(optimiser.gradient_norm),
                 }
@@ -213,7 +238,8 @@ def train(
             if not math.isfinite(mean):
                 raise FloatingPointError(f"the loss became {mean} at step {progress.done}; lower muon_rate")
             losses.clear()
-        if progress.done < progress.total and agreed(now - saved) > checkpoint_minutes * 60:
+        stopping = agreed(float(should_stop())) > 0
+        if progress.done < progress.total and (stopping or agreed(now - saved) > checkpoint_minutes * 60):
             states = random_states(device)
             if rank == 0 and state_file:
                 save_run(state_file, optimiser, progress, states, run)
@@ -224,6 +250,7 @@ def train(
     synchronise()
     return optimiser, {
         "steps": progress.done,
+        "of": progress.total,
         "samples": progress.done * config.batch * world,
         "seconds": progress.seconds,
         "gpus": world,

@@ -1,0 +1,92 @@
+"""The pictures of docs/course, from the figures that its chapters and scripts/benchmark_all.py keep with --out.
+
+python -m benchmarks.course.plots FILE.json [FILE.json ...] [--folder docs/images]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from microdreamer.core.files import atomic_write
+
+
+def draw_kernels(axis: Any, document: dict) -> None:
+    """Milliseconds of each version, and the floor."""
+    names = [row["version"].replace("_", " ") for row in document["rows"]]
+    values = [row["median_ms"] for row in document["rows"]]
+    bars = axis.barh(names, values, color="tab:blue")
+    axis.bar_label(bars, [f"{value:.3g} ms" for value in values], padding=3)
+    axis.axvline(document["floor_ms"], color="black", linestyle="--", label=f"floor, {document['floor_ms']:.2g} ms")
+    axis.set(xscale="log", xlim=(document["floor_ms"] / 2, max(values) * 8), xlabel="ms a call", title=document["scene"])
+    axis.invert_yaxis()
+    axis.legend(loc="lower right")
+
+
+def draw_step(axis: Any, document: dict) -> None:
+    rows = document["rows"]
+    values = [row["median_ms"] for row in rows]
+    bars = axis.barh([row["what"] for row in rows], values, color="tab:orange")
+    axis.bar_label(bars, [f"{row['median_ms']:.3g} ms, {row['operations']} operations" for row in rows], padding=3)
+    axis.set(
+        xscale="log", xlim=(min(values) / 2, max(values) * 30), xlabel="ms", title=f"a step of the fit, {document['gaussians']} Gaussians"
+    )
+    axis.invert_yaxis()
+
+
+def draw_program(axis: Any, document: dict) -> None:
+    """Seconds by phase, stacked, of the program before and after."""
+    grid = "density grid, in mesh"
+    phases = [phase for phase in next(iter(document["runs"].values())) if phase not in ("total", grid)]
+    for number, phase in enumerate([grid, *phases]):
+        starts, widths = [], []
+        for run in document["runs"].values():
+            parts = {name: run[name] - (run[grid] if name == "mesh" else 0) for name in phases} | {grid: run[grid]}
+            order = [grid, *phases]
+            starts.append(sum(parts[name] for name in order[:number]))
+            widths.append(max(parts[phase], 0))
+        label = "mesh without it" if phase == "mesh" else phase
+        axis.barh(list(document["runs"]), widths, left=starts, label=label)
+    axis.set(xlabel="s", title="the whole program, configs/micro.yaml")
+    axis.invert_yaxis()
+    axis.legend(fontsize="small", ncols=2)
+
+
+DRAWN: dict[str, Callable[[Any, dict], None]] = {"kernels": draw_kernels, "step": draw_step, "program": draw_program}
+
+
+def draw(document: dict, path: Path) -> None:
+    """One PNG of a chapter's figures, with date, device and commit below."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 3.2))
+    DRAWN[document["chapter"]](axis, document)
+    figure.text(0.99, 0.01, f"{document['date']}, {document['device']}, commit {document['commit']}", ha="right", fontsize=7)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+", help="what `python -m benchmarks.course CHAPTER --out` wrote")
+    parser.add_argument("--folder", type=Path, default=Path("docs/images"))
+    options = parser.parse_args()
+    for path in options.files:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("chapter") not in DRAWN:
+            parser.error(f"{path}: expected figures of {', '.join(DRAWN)}")
+        target = options.folder / f"course_{document['chapter']}_{'cpu' if 'threads' in document['device'] else 'gpu'}.png"
+        draw(document, target)
+        print(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Chapter 5: a step of the fit: views together instead of one by one, one launch for Adam, and a CUDA graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.course.scene import Scene, operations, table, time_here
+from benchmarks.fit_step import check, steps
+from benchmarks.timing import Timing
+from microdreamer.gaussians.model import GaussianModel
+from microdreamer.kernels.adam import Adam
+
+BETAS, EPS, RATE = (0.9, 0.999), 1e-15, 1e-3
+
+
+def spelt_out(parameters: list[Tensor]) -> Callable[[], None]:
+    """Adam as the paper writes it, an operation after the other."""
+    moments = [(torch.zeros_like(parameter), torch.zeros_like(parameter)) for parameter in parameters]
+    counter = itertools.count(1)
+
+    @torch.no_grad()
+    def step() -> None:
+        number = next(counter)
+        for parameter, (mean, square) in zip(parameters, moments, strict=True):
+            gradient = parameter.grad
+            mean.mul_(BETAS[0]).add_((1 - BETAS[0]) * gradient)
+            square.mul_(BETAS[1]).add_((1 - BETAS[1]) * gradient * gradient)
+            unbiased, spread = mean / (1 - BETAS[0] ** number), (square / (1 - BETAS[1] ** number)).sqrt()
+            parameter.sub_(RATE * unbiased / (spread + EPS))
+
+    return step
+
+
+def one_tensor_a_launch(parameters: list[Tensor]) -> Callable[[], None]:
+    return torch.optim.Adam(parameters, RATE, BETAS, EPS, fused=True).step
+
+
+def all_in_one_launch(parameters: list[Tensor]) -> Callable[[], None]:
+    return Adam(parameters, RATE, BETAS, EPS).step
+
+
+ADAMS = {"Adam, spelt out": spelt_out, "Adam, PyTorch's fused": one_tensor_a_launch, "Adam, one launch": all_in_one_launch}
+
+
+def adam_parameters(count: int, device: str) -> list[Tensor]:
+    model = GaussianModel.initial_ball(count, generator=torch.Generator().manual_seed(0), device=torch.device(device))
+    parameters = [parameter for parameter in model.parameters() if parameter.numel()]
+    generator = torch.Generator().manual_seed(1)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(device)
+    return parameters
+
+
+def adams(count: int, device: str, repeats: int) -> dict[str, tuple[Timing, int]]:
+    """Milliseconds and operations of each; all must have moved the parameters to the same place after three steps."""
+    found, first = {}, None
+    for name, make in ADAMS.items():
+        parameters = adam_parameters(count, device)
+        step = make(parameters)
+        for _ in range(3):
+            step()
+        moved = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        first = moved if first is None else first
+        difference = float((moved - first).abs().max())
+        if not difference <= 1e-5:
+            raise SystemExit(f"{name}: parameters differ by {difference:.1g} after three steps; expected at most 1e-5")
+        found[name] = time_here(step, device, repeats), operations(step)
+    return found
+
+
+def run(scene: Scene) -> dict:
+    device = torch.device(scene.device)
+    count, views, size = (100, 3, 32) if scene.small else (5000, 7, 256) if scene.device == "cuda" else (1000, 5, 128)
+    repeats = scene.repeats
+    print(f"a step of the fit: {count} Gaussians, {views} views of {size}x{size}, {scene.device}")
+    kinds = ["view by view", "all views"] + ["all views, CUDA graph"] * (scene.device == "cuda")
+
+    def build(kind: str) -> Callable[[], Tensor]:
+        return steps(kind, count, views, size, device)
+
+    check(kinds, build)
+    rows = []
+    for kind in kinds:
+        step = build(kind)
+        timing = time_here(step, device, repeats, warm_up=5 if scene.device == "cuda" else 1)
+        # A replayed graph is one operation to the host; PyTorch's counter would stand in the way of the replay.
+        rows.append({"what": kind, "operations": 1 if "graph" in kind else operations(step), **timing.as_row()})
+    for name, (timing, count_of) in adams(count, scene.device, repeats).items():
+        rows.append({"what": name, "operations": count_of, **timing.as_row()})
+    print(table(("what", "ms", "operations of the host"), [(row["what"], row["median_ms"], row["operations"]) for row in rows]))
+    return {"gaussians": count, "views": views, "size": size, "rows": rows}

@@ -1,0 +1,191 @@
+// Gaussian rasteriser on CUDA, without a list whose length the host would have to know: the pictures.
+//
+// The Gaussians of all views are sorted once by (view, depth), and their splats lie in that order. For every cell of the
+// picture (a tile, or a square of tiles where there are very many Gaussians) one bit per depth rank says whether that
+// Gaussian can be seen in it. Blocks of tiles read these bits: gaussian_tiles.h.
+#include <cub/device/device_radix_sort.cuh>
+
+#include "gaussian_tiles.h"
+
+namespace md::raster {
+namespace {
+
+constexpr int kForwardPixels = 1;  // pixels a thread
+// Positive floats sort as their bits do. From kNear on, 29 bits reach to 3.7e18 (beyond, the order is the input's), and with
+// 3 bits for the view the radix sort needs four passes of eight bits.
+constexpr int kDepthBits = 29;
+
+int sorted_bits(int views) {
+  int bits = kDepthBits;
+  while ((int64_t{1} << (bits - kDepthBits)) < views) ++bits;
+  return bits;
+}
+
+struct ForwardParts {
+  uint64_t *keys, *keys_sorted;
+  int* indices;
+  void* sort;
+  size_t sort_bytes, total;
+
+  ForwardParts(const Inputs& in, void* base) {
+    const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
+    Parts parts(base);
+    keys = parts.take<uint64_t>(count);
+    keys_sorted = parts.take<uint64_t>(count);
+    indices = parts.take<int>(count);
+    sort_bytes = 0;
+    cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
+                                    sorted_bits(in.views));
+    sort = parts.take<uint8_t>(static_cast<int64_t>(sort_bytes));
+    total = parts.used();
+  }
+};
+
+// ---- Before the pixels ----
+
+__global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, uint64_t* keys, int* indices) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= static_cast<int64_t>(in.views) * in.gaussians) return;
+  const int view = static_cast<int>(i / in.gaussians), n = static_cast<int>(i % in.gaussians);
+  const float* row = in.world_to_camera + 16 * static_cast<int64_t>(view) + 8;
+  const float* mean = in.means + 3 * static_cast<int64_t>(n);
+  const float z = row[0] * mean[0] + row[1] * mean[1] + row[2] * mean[2] + row[3];
+  // What is nearer, or not a number, comes first and will be culled.
+  const uint32_t depth = __float_as_uint(fmaxf(z, kNear)) - __float_as_uint(kNear);
+  keys[i] = static_cast<uint64_t>(view) << kDepthBits | min(depth, (1u << kDepthBits) - 1);
+  indices[i] = n;
+}
+
+// A splat as tiles blend it: conic and reach in units that make the falloff a power of two, and log2 of the opacity, so
+// that alpha = 2^(opacity - (a dx^2 + 2 b dx dy + c dy^2)). ellipse_meets() does not mind the unit.
+__device__ Splat in_powers_of_two(Splat s) {
+  s.a *= kHalfLog2E;
+  s.b *= kHalfLog2E;
+  s.c *= kHalfLog2E;
+  s.reach *= kHalfLog2E;
+  s.opacity = log2f(s.opacity);
+  return s;
+}
+
+// One warp projects 32 consecutive ranks of a view, and marks them: one word of the bits of each cell, which are zero
+// before. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes,
+// however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
+__global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State state, Grid grid) {
+  const int warps_per_view = grid.row_words;
+  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) / kWarp;
+  const int view = static_cast<int>(warp / warps_per_view), word = static_cast<int>(warp % warps_per_view);
+  if (view >= in.views) return;
+  const int lane = threadIdx.x % kWarp, rank = word * kWarp + lane;
+  const int64_t first = static_cast<int64_t>(view) * in.gaussians;
+  Splat splat{};
+  TileRect rect{};
+  if (rank < in.gaussians) {
+    const int n = state.order[first + rank];
+    const int radius = make_splat(in, load_camera(in, view), view, n, splat);
+    state.splats[first + rank] = in_powers_of_two(splat);
+    state.radii[first + n] = radius;
+    if (radius > 0) rect = visible_tiles(splat, in.width, in.height);
+  }
+  unsigned across = 0, cells = 0;  // of the splat's rectangle
+  const int cell_x = rect.x0 >> grid.shift, cell_y = rect.y0 >> grid.shift;
+  if (rect.x0 < rect.x1 && rect.y0 < rect.y1) {
+    across = ((rect.x1 - 1) >> grid.shift) + 1 - cell_x;
+    cells = across * (((rect.y1 - 1) >> grid.shift) + 1 - cell_y);
+  }
+  unsigned up_to = cells;  // pairs of this lane's splat and those before it
+  for (int step = 1; step < kWarp; step *= 2) {
+    const unsigned other = __shfl_up_sync(kAllLanes, up_to, step);
+    if (lane >= step) up_to += other;
+  }
+  const unsigned pairs = __shfl_sync(kAllLanes, up_to, kWarp - 1);
+  uint32_t* marks = state.marks + static_cast<int64_t>(view) * grid.cells * grid.row_words + word;
+  const float size = static_cast<float>(kTile << grid.shift);
+  for (unsigned begin = 0; begin < pairs; begin += kWarp) {
+    const unsigned pair = begin + lane;
+    int from = 0;  // the lane whose splat it is: the first with up_to > pair
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      if (__shfl_sync(kAllLanes, up_to, from + step - 1) <= pair) from += step;
+    }
+    const unsigned at = pair - (__shfl_sync(kAllLanes, up_to, from) - __shfl_sync(kAllLanes, cells, from));
+    const unsigned width = __shfl_sync(kAllLanes, across, from);
+    Splat s{};
+    s.x = __shfl_sync(kAllLanes, splat.x, from);
+    s.y = __shfl_sync(kAllLanes, splat.y, from);
+    s.a = __shfl_sync(kAllLanes, splat.a, from);
+    s.b = __shfl_sync(kAllLanes, splat.b, from);
+    s.c = __shfl_sync(kAllLanes, splat.c, from);
+    s.reach = __shfl_sync(kAllLanes, splat.reach, from);
+    int x = __shfl_sync(kAllLanes, cell_x, from), y = __shfl_sync(kAllLanes, cell_y, from);
+    if (pair >= pairs) break;
+    x += static_cast<int>(at % width);
+    y += static_cast<int>(at / width);
+    const float left = static_cast<float>(x) * size, top = static_cast<float>(y) * size;
+    if (!ellipse_meets(s, left, top, left + (size - 1), top + (size - 1))) continue;
+    atomicOr(marks + static_cast<int64_t>(y * grid.cells_across + x) * grid.row_words, 1u << from);
+  }
+}
+
+// ---- Forward ----
+
+__global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_kernel(Inputs in, State state, Grid grid, Images images) {
+  static_assert(kForwardPixels == 1);
+  __shared__ TileShared<1> shared;
+  const Place<1> place(grid);
+  const bool inside = place.x < in.width && place.y < in.height;
+  const float x = static_cast<float>(place.x), y = static_cast<float>(place.y);
+  float transmittance = 1.f, red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
+  bool done = !inside;
+  walk<1>(
+      in, state, grid, place, shared,
+      [&](int i) {
+        const Splat& s = shared.splats[i];
+        const Coverage c = cover(s, s.x - x, s.y - y);
+        if (done || !c.seen) return;
+        const float after = transmittance * (1.f - c.alpha);
+        if (after < kMinTransmittance) {
+          done = true;
+          return;
+        }
+        const float weight = transmittance * c.alpha;
+        red += weight * s.red;
+        green += weight * s.green;
+        blue += weight * s.blue;
+        depth += weight * s.depth;
+        transmittance = after;
+      },
+      [&] { return done; });
+  if (!inside) return;
+  const int64_t plane = static_cast<int64_t>(in.width) * in.height;
+  const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;
+  const float* background = in.background + 3 * place.view;
+  float* image = images.image + 3 * place.view * plane + at;
+  image[0] = red + transmittance * background[0];
+  image[plane] = green + transmittance * background[1];
+  image[2 * plane] = blue + transmittance * background[2];
+  images.alpha[place.view * plane + at] = 1.f - transmittance;
+  images.depth[place.view * plane + at] = depth;
+}
+
+}  // namespace
+
+size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, nullptr).total; }
+
+cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
+  if (in.views == 0) return cudaSuccess;
+  const Grid grid = make_grid(in);
+  ForwardParts parts(in, workspace);
+  const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
+  if (count > 0) {
+    depth_keys<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
+    const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
+                                                               state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
+    if (sorted != cudaSuccess) return sorted;
+    const int64_t words = static_cast<int64_t>(in.views) * grid.row_words;
+    cudaMemsetAsync(state.marks, 0, words * grid.cells * sizeof(uint32_t), stream);
+    project_and_mark<<<blocks(words * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
+  }
+  blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
+  return cudaGetLastError();
+}
+
+}  // namespace md::raster

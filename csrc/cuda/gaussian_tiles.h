@@ -1,0 +1,200 @@
+// What both passes of the Gaussian rasteriser share on CUDA: the layout of the work, and the walk of a tile's block over its splats.
+//
+// A block per tile reads its cell's bits in order, a word a thread, and blends what they name. Each warp owns 8 pixels across and a few
+// down, and passes over splats that do not reach those.
+#pragma once
+
+#include "gaussian_raster.h"
+#include "warps.h"
+
+namespace md::raster {
+
+constexpr int kBlock = 256;                         // threads of the kernels that go over Gaussians
+constexpr int kListed = 1024;                       // ranks that a tile's block lists at a time
+constexpr float kHalfLog2E = 0.72134752044448170f;  // exp(-q / 2) = 2^(-kHalfLog2E q)
+constexpr float kMinLevel = -7.9943534368588579f;   // log2(kMinAlpha)
+
+struct Grid {
+  int across, tiles;  // tiles along a row, and of the whole picture
+  int shift;          // a cell is 2^shift tiles square
+  int cells_across, cells;
+  int row_words;  // of a cell's bits, a multiple of 8
+};
+
+inline Grid make_grid(const Inputs& in) {
+  Grid grid{};
+  grid.across = tiles_along(in.width);
+  grid.tiles = grid.across * tiles_along(in.height);
+  const MarksLayout marks = marks_layout(in.gaussians, in.views, in.width, in.height);
+  grid.shift = marks.shift;
+  grid.cells_across = marks.cells_across;
+  grid.cells = marks.cells;
+  grid.row_words = marks.words;
+  return grid;
+}
+
+// Hands out aligned parts of a workspace; from a null base it only counts.
+class Parts {
+ public:
+  explicit Parts(void* base) : base_(static_cast<char*>(base)) {}
+  template <class T>
+  T* take(int64_t count) {
+    T* part = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (static_cast<size_t>(count) * sizeof(T) + 255) / 256 * 256;
+    return part;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+inline unsigned blocks(int64_t count, int size) { return static_cast<unsigned>((count + size - 1) / size); }
+
+// ---- A tile's block: which pixels and which splats ----
+
+template <int kPixels>
+struct TileShape {
+  static constexpr int kThreads = kTile * kTile / kPixels;
+  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kWarpWidth = 8, kWarpHeight = 4 * kPixels;
+};
+
+template <int kPixels>
+struct TileShared {
+  using Shape = TileShape<kPixels>;
+  Splat splats[Shape::kThreads];
+  int ids[Shape::kThreads];
+  int list[kListed];
+  int totals[2][Shape::kWarps], cut;  // of gather()
+  static_assert(kListed >= Shape::kThreads + kWarp, "gather() must get on by a word at least");
+};
+
+// Where a thread stands: the tile, its warp's box of pixels, and its own pixels (x, y), (x, y + 4), ...
+template <int kPixels>
+struct Place {
+  int view, tile_x, tile_y, lane, warp;
+  int box_x, box_y;  // first pixel of the warp
+  int x, y;          // first pixel of the thread
+
+  __device__ Place(const Grid& grid) {
+    using Shape = TileShape<kPixels>;
+    view = blockIdx.x / grid.tiles;
+    const int tile = blockIdx.x % grid.tiles;
+    tile_x = tile % grid.across;
+    tile_y = tile / grid.across;
+    lane = threadIdx.x % kWarp;
+    warp = threadIdx.x / kWarp;
+    box_x = tile_x * kTile + warp % 2 * Shape::kWarpWidth;
+    box_y = tile_y * kTile + warp / 2 * Shape::kWarpHeight;
+    x = box_x + lane % Shape::kWarpWidth;
+    y = box_y + lane / Shape::kWarpWidth;
+  }
+};
+
+// Fills list[0, total) with ranks from the words at `at`, in order, until a batch is full or the words are used up.
+// All threads of the block call it and get the same total; a barrier must pass before the list is read.
+template <int kPixels>
+__device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int row_words, int& at, int lane, int warp) {
+  using Shape = TileShape<kPixels>;
+  int total = 0;
+  for (int turn = 0; at < row_words && total < Shape::kThreads; turn ^= 1) {
+    const int index = at + threadIdx.x;
+    uint32_t mine = index < row_words ? words[index] : 0u;
+    const int count = __popc(mine);
+    int up_to = count;
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int other = __shfl_up_sync(kAllLanes, up_to, step);
+      if (lane >= step) up_to += other;
+    }
+    if (lane == kWarp - 1) shared.totals[turn][warp] = up_to;
+    __syncthreads();
+    int place = total + up_to - count, end = total;
+    for (int w = 0; w < Shape::kWarps; ++w) {
+      const int all = shared.totals[turn][w];
+      if (w < warp) place += all;
+      end += all;
+    }
+    const bool fits = place + count <= kListed;
+    if (end <= kListed) {
+      total = end;
+      at += Shape::kThreads;
+    } else {  // the words from the first that does not fit wait for the next call
+      const int fitting = __syncthreads_count(fits);
+      if (threadIdx.x == fitting) shared.cut = place;
+      __syncthreads();
+      total = shared.cut;
+      at += fitting;
+    }
+    if (fits) {
+      for (; mine; mine &= mine - 1) shared.list[place++] = index * kWarp + __ffs(mine) - 1;
+    }
+  }
+  return total;
+}
+
+// Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
+// shared.splats[i], Gaussian shared.ids[i]. is_done(): this thread needs no more; when all of the block agree the walk ends.
+template <int kPixels, class Visit, class Done>
+__device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
+                     Visit visit, Done is_done) {
+  using Shape = TileShape<kPixels>;
+  const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
+  const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
+  const uint32_t* words = state.marks + (static_cast<int64_t>(place.view) * grid.cells + cell) * grid.row_words;
+  const float x0 = static_cast<float>(place.box_x), y0 = static_cast<float>(place.box_y);
+  const float x1 = x0 + (Shape::kWarpWidth - 1), y1 = y0 + (Shape::kWarpHeight - 1);
+  for (int at = 0; at < grid.row_words;) {
+    const int total = gather(shared, words, grid.row_words, at, place.lane, place.warp);
+    __syncthreads();
+    for (int batch = 0; batch < total; batch += Shape::kThreads) {
+      const int mine = batch + threadIdx.x;
+      if (mine < total) {
+        const int64_t rank = first + shared.list[mine];
+        shared.ids[threadIdx.x] = state.order[rank];
+        shared.splats[threadIdx.x] = state.splats[rank];
+      }
+      __syncthreads();
+      const int count = min(Shape::kThreads, total - batch);
+      for (int group = 0; group < count; group += kWarp) {
+        if (__all_sync(kAllLanes, is_done())) break;
+        bool meets = false;
+        if (group + place.lane < count) {
+          const Splat& s = shared.splats[group + place.lane];
+          meets = ellipse_meets(s, x0, y0, x1, y1);
+          if (grid.shift > 0 && meets) {
+            const TileRect rect = square_tiles(s.x, s.y, s.extent, in.width, in.height);
+            meets = rect.x0 <= place.tile_x && place.tile_x < rect.x1 && rect.y0 <= place.tile_y && place.tile_y < rect.y1;
+          }
+        }
+        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) { visit(group + __ffs(votes) - 1); }
+      }
+      if (__syncthreads_and(is_done())) return;
+    }
+  }
+}
+
+// 2^x for x that is neither tiny nor huge; exp2f() would also care for results too small for a float.
+__device__ inline float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+struct Coverage {
+  float uncapped, alpha;
+  bool seen;
+};
+
+// Of the pixel from which the splat's centre is (dx, dy) away.
+__device__ inline Coverage cover(const Splat& s, float dx, float dy) {
+  Coverage c;
+  const float level = s.opacity - dx * (s.a * dx + s.b * dy) - dy * (s.b * dx + s.c * dy);
+  c.uncapped = power_of_two(level);
+  c.alpha = fminf(kMaxAlpha, c.uncapped);
+  c.seen = level <= s.opacity && level >= kMinLevel;
+  return c;
+}
+
+}  // namespace md::raster

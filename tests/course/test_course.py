@@ -1,0 +1,173 @@
+"""The course runs: every chapter's command on a small case, its pages' questions and figures, and its plots."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import DEVICES
+from PIL import Image
+
+from benchmarks.course import originals, plots
+from benchmarks.course.__main__ import CHAPTERS, main
+from benchmarks.course.floor import pairs_of_plain
+from benchmarks.course.program import amdahl
+from benchmarks.course.scene import PLAIN, Scene, operations
+from microdreamer.kernels import course, extension
+
+ROOT = Path(__file__).resolve().parents[2]
+COURSE = ROOT / "docs" / "course"
+PAGES = sorted(COURSE.glob("[1-6]_*.md"))
+needs_kernels = pytest.mark.skipif(not extension.load(), reason="the compiled kernels are not built")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """`ran(chapter, device)` -> what its command writes; each is run once."""
+    folder, done = tmp_path_factory.mktemp("course"), {}
+
+    def run(chapter, device="cpu"):
+        if (chapter, device) not in done:
+            path = folder / f"{chapter}_{device}.json"
+            main([chapter, "--small", "--device", device, "--out", str(path)])
+            done[chapter, device] = json.loads(path.read_text())
+        return done[chapter, device]
+
+    return run
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
+def test_profile_shows_where_the_time_goes(ran, device):
+    plain, kernels = ran("profile", device)["versions"].values()
+    by_name = [{row["name"]: row for row in rows} for rows in (plain, kernels)]
+    name = "gaussians.extraction.extract_fields"
+    assert by_name[0]["mesh"]["total_s"] > by_name[0][name]["total_s"] > by_name[1][name]["total_s"] > 0
+    assert any("aten::" in name and "extract_fields" in name for name in by_name[0])
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
+def test_floor_is_below_what_is_measured(ran, device):
+    found = ran("floor", device)
+    assert found["floor_ms"]["exponentials"] < found["milliseconds"]["library"] < found["milliseconds"][PLAIN]
+    amounts = {row["what"].partition(":")[0]: row["ms"] for row in found["rows"][:3]}
+    assert set(amounts) == {"bytes", "exponentials", "operations"} and min(amounts.values()) > 0
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_mistake_is_found_by_a_check(ran, device):
+    found = ran("op", device)
+    rows = {row["variant"]: row for row in found["rows"]}
+    assert rows["culled"]["twin"] == rows["culled"]["opcheck"] == "passes" and "gradcheck passes" in found["op"]["gradient"]
+    assert rows["wrong_grid"]["opcheck"] == "passes" and "differs from the twin" in rows["wrong_grid"]["twin"]
+    assert rows["wrong_input"]["twin"] == "passes" and "mutated" in rows["wrong_input"]["opcheck"]
+    if device == "cpu":  # on a GPU these two are compute-sanitizer's to find
+        assert "differs from the twin" in rows["wrong_barrier"]["twin"] and "invalid write" in rows["wrong_bound"]["twin"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_step_has_its_share_of_the_floor(ran, device):
+    found = ran("kernels", device)
+    assert [row["version"] for row in found["rows"]] == [PLAIN, *course.STEPS, "library"]
+    for row in found["rows"]:
+        assert row["floor_percent"] == pytest.approx(100 * found["floor_ms"] / row["median_ms"]) and 0 < row["difference"] < 1e-4
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_of_the_fit_takes_fewer_operations_each_time(ran, device):
+    counts = {row["what"]: row["operations"] for row in ran("step", device)["rows"]}
+    assert counts["view by view"] > counts["all views"] and counts["Adam, one launch"] < 10
+    assert counts["Adam, spelt out"] > 5 * counts["Adam, one launch"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_program_is_told_by_phase(ran, device):
+    found = ran("program", device)
+    before, after = found["runs"].values()
+    assert {"prior", "fit", "mesh", "total"} <= set(before) == set(after)
+    assert before["mesh"] >= before["density grid, in mesh"] > after["density grid, in mesh"] > 0
+    assert found["share"] == pytest.approx(before["density grid, in mesh"] / before["total"])
+    assert "input=''" in found["launcher"]["merged without a look"] and found["launcher"]["this project's"] == "input='photo_rgba.png'"
+
+
+# ---- What the chapters rest on ----
+
+
+def test_amdahls_law():
+    assert amdahl(0.5, float("inf")) == 2 and amdahl(1.0, 1650) == pytest.approx(1650) and amdahl(0.0, 1650) == 1
+    assert amdahl(0.5, 2) == pytest.approx(4 / 3)
+
+
+def test_operations_are_counted():
+    import torch
+
+    x = torch.zeros(3)
+    assert operations(lambda: x + 1) == 1 and operations(lambda: [x.add_(1) for _ in range(5)]) == 5 and operations(lambda: None) == 0
+
+
+def test_pairs_are_those_that_the_loop_evaluates(monkeypatch):
+    from microdreamer.kernels import gaussian_field
+
+    scene, seen = Scene("cpu", small=True), []
+    compute = gaussian_field.gaussian_3d_coeff
+    monkeypatch.setattr(gaussian_field, "gaussian_3d_coeff", lambda xyzs, covs: (seen.append(len(xyzs)), compute(xyzs, covs))[1])
+    scene.version(PLAIN)()
+    assert sum(seen) == pairs_of_plain(scene) and len(seen) <= scene.num_blocks**3
+
+
+def test_the_originals_figure_is_the_product_of_its_factors():
+    *parts, (_, together) = originals.factors()
+    product = 1.0
+    for _, times in parts:
+        product *= times
+    assert product == pytest.approx(together) and together == pytest.approx(originals.REPORTED["A10G, kernel alone"], rel=0.01)
+    assert parts[0][1] == pytest.approx(originals.REPORTED["T4"], rel=0.01)
+    coefficients = originals.COEFFICIENTS_MS
+    assert coefficients["PyTorch, reported as CPU"] / coefficients["kernel"] == pytest.approx(2250)  # a hundred times what was reported
+
+
+@needs_kernels
+def test_plots_are_drawn(ran, tmp_path, monkeypatch):
+    files = []
+    for chapter in plots.DRAWN:
+        files.append(tmp_path / f"{chapter}.json")
+        files[-1].write_text(json.dumps(ran(chapter)))
+    monkeypatch.setattr("sys.argv", ["plots", *map(str, files), "--folder", str(tmp_path)])
+    plots.main()
+    for chapter in plots.DRAWN:
+        assert Image.open(tmp_path / f"course_{chapter}_cpu.png").size[0] > 800
+
+
+# ---- The pages ----
+
+
+def test_there_is_a_page_for_every_chapter_with_its_command_a_question_and_an_answer():
+    assert [page.stem.partition("_")[2] for page in PAGES] == list(CHAPTERS)
+    for page, chapter in zip(PAGES, CHAPTERS, strict=True):
+        text = page.read_text(encoding="utf-8")
+        assert f"    python -m benchmarks.course {chapter}\n" in text, page.name
+        assert "**Question.**" in text and "**Answer.**" in text, page.name
+        assert re.search(r"\d{4}-\d\d-\d\d, .*commit [0-9a-f]{12}", text), f"{page.name}: no output with date and commit"
+
+
+def test_ranges_that_the_pages_name_exist():
+    """In `module.function` of the package, with the decorator that makes it a range."""
+    named = set()
+    for page in [*PAGES, ROOT / "docs" / "profiling.md"]:
+        named |= set(
+            re.findall(r"`((?:gaussians|meshes|distillation|guidance|pipeline)\.[a-z_]\w*(?:\.\w+)+)`", page.read_text(encoding="utf-8"))
+        )
+    assert "gaussians.extraction.extract_fields" in named
+    for name in named:
+        parts = name.split(".")
+        module = next(
+            ROOT.joinpath("microdreamer", *parts[:end])
+            for end in range(len(parts) - 1, 0, -1)
+            if ROOT.joinpath("microdreamer", *parts[:end]).with_suffix(".py").is_file()
+        )
+        assert re.search(rf"@profiler\.function\n\s*def {parts[-1]}\(", module.with_suffix(".py").read_text()), name
