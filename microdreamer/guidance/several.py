@@ -1,4 +1,5 @@
-"""Several pictures of one object with a prior that takes one: a condition for each, and each view led by the pictures nearest to it.
+"""Several pictures of one object with any prior: with one that takes one picture a condition for each, and each view led by the pictures
+nearest to it.
 
 A prior's own world has its picture at azimuth 0. For a picture elsewhere the cameras are turned by its azimuth, so that the prior sees
 them from where that picture is the front.
@@ -18,7 +19,7 @@ from microdreamer.guidance.base import Prior, classifier_free
 from microdreamer.images.reference import PosedPicture
 
 NEARNESS = 20.0  # degrees farther off by which a picture has 1/e of the say
-TAKEN_OVER = ("name", "resolution", "views", "azimuth_spacing", "shared_elevation", "schedule", "accepts", "device", "dtype")
+TAKEN_OVER = ("name", "resolution", "views", "azimuth_spacing", "shared_elevation", "references", "schedule", "accepts", "device", "dtype")
 
 
 def conditioned(
@@ -30,15 +31,21 @@ def conditioned(
 ) -> tuple[Prior, object]:
     """The prior to ask, and what it makes of the pictures and the sentence: the one place where pictures become a condition.
 
-    Without a picture (then `elevation` is that of the views), or with one at azimuth 0, that is `prior` and its own condition. Raises
-    ValueError for what it cannot take.
+    Without a picture (then `elevation` is that of the views), or with one at azimuth 0, that is `prior` and its own condition; so it is
+    with several that the prior takes at once (`references`). Raises ValueError for what it cannot take.
     """
     if not pictures:
         return prior, prior.condition(None, prompt, negative_prompt, elevation)
-    conditions = tuple(prior.condition(one.picture, prompt, negative_prompt, one.elevation) for one in pictures)
-    if len(pictures) == 1 and pictures[0].azimuth == 0:
+    first = pictures[0]
+    if 1 < len(pictures) <= prior.references:
+        others = [(one.picture, one.elevation, one.azimuth - first.azimuth) for one in pictures[1:]]
+        conditions = (prior.condition(first.picture, prompt, negative_prompt, first.elevation, others),)
+    else:
+        conditions = tuple(prior.condition(one.picture, prompt, negative_prompt, one.elevation) for one in pictures)
+    if len(conditions) == 1 and first.azimuth == 0:
         return prior, conditions[0]
-    return NearestPictures(prior), PosedConditions(conditions, tuple((one.elevation, one.azimuth) for one in pictures))
+    places = tuple((one.elevation, one.azimuth) for one in pictures[: len(conditions)])
+    return NearestPictures(prior), PosedConditions(conditions, places)
 
 
 class PosedConditions(NamedTuple):

@@ -228,3 +228,13 @@ def test_conditions_on_a_gpu_are_those_of_each_and_wait_for_nothing(tiny_checkpo
         torch.cuda.set_sync_debug_mode("default")
     for one, other in zip(tensors(together), tensors(alone), strict=True):
         assert relative_l2(one, other) < 1e-3
+
+
+def test_a_sentence_is_checked_without_a_word(priors, caplog):
+    """Before it waits: words that are known, or near to one that is, pass; none of either is refused, as it would be later."""
+    prior = priors("micro")
+    for sentence in ("a wooden chair", "a crimson xyzzy chair", "xyzzy chair"):
+        prior.check_sentence(sentence)
+    with pytest.raises(ValueError, match="knows none of these words"):
+        prior.check_sentence("xyzzy plugh")
+    assert caplog.messages == []
