@@ -31,20 +31,21 @@ def conditioned(
 ) -> tuple[Prior, object]:
     """The prior to ask, and what it makes of the pictures and the sentence: the one place where pictures become a condition.
 
-    Without a picture (then `elevation` is that of the views), or with one at azimuth 0, that is `prior` and its own condition; so it is
-    with several that the prior takes at once (`references`). Raises ValueError for what it cannot take.
+    Without a picture (then `elevation` is that of the views), or with one at azimuth 0, that is `prior` and its own condition; also with
+    as many as it takes at once (`Prior.references`) if one of them is at azimuth 0. Raises ValueError for what it cannot take.
     """
     if not pictures:
         return prior, prior.condition(None, prompt, negative_prompt, elevation)
-    first = pictures[0]
+    front = next((one for one in pictures if one.azimuth == 0), pictures[0])
     if 1 < len(pictures) <= prior.references:
-        others = [(one.picture, one.elevation, one.azimuth - first.azimuth) for one in pictures[1:]]
-        conditions = (prior.condition(first.picture, prompt, negative_prompt, first.elevation, others),)
+        others = [one._replace(azimuth=one.azimuth - front.azimuth) for one in pictures if one is not front]
+        conditions = (prior.condition(front.picture, prompt, negative_prompt, front.elevation, others=others),)
+        places = ((front.elevation, front.azimuth),)
     else:
         conditions = tuple(prior.condition(one.picture, prompt, negative_prompt, one.elevation) for one in pictures)
-    if len(conditions) == 1 and first.azimuth == 0:
+        places = tuple((one.elevation, one.azimuth) for one in pictures)
+    if len(conditions) == 1 and places[0][1] == 0:
         return prior, conditions[0]
-    places = tuple((one.elevation, one.azimuth) for one in pictures[: len(conditions)])
     return NearestPictures(prior), PosedConditions(conditions, places)
 
 
