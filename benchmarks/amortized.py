@@ -8,8 +8,10 @@
 Kinds are the networks; methods are objectives of score distillation, and `sir`, plain regression: the network learns to draw what SIR
 made of its training sentences. What is measured is recall, by `evaluation.denoising_recall`: whether the prior, of 32 sentences of the
 list, takes the renders to be of theirs, plain and calibrated; on the training sentences and on the held-out ones. Evaluations of the
-prior are counted for each sentence, group of four views and branch. Products of matrices are rounded to TF32. `--part K/N` does every
-N-th piece of the work, so that several processes may share it.
+prior are counted for each sentence, group of four views and branch. Fog is the mean opacity where renders of held-out sentences are white
+before white: of what a colour behind them would show. Products of matrices are rounded to TF32. `--part K/N` does every N-th piece of the
+work, so that several processes may share it; `--seen N` has SIR make, and measures, only the first N training sentences of the blocks
+that all are compared in.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from microdreamer.distillation.sds import Loss
 from microdreamer.evaluation import denoising_recall
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.generators.library import load_library
+from microdreamer.generators.text_to_shape import ShapeRendering
 from microdreamer.guidance import load_prior
 from microdreamer.images.writing import write_sheet
 from microdreamer.pipeline import reconstruction
@@ -55,6 +58,7 @@ QUIET = ["trainer.checkpoint_every=1000000", "trainer.preview_every=1000000"]
 STEPS = 832
 ELEVATION_UP, CANDIDATES, LEVELS, DRAWS = 15.0, 32, 3, 1
 SHOWN = 8  # sentences of each list in the sheet
+WHITE = 0.97  # least value of what is taken for white
 
 
 class Regression:
@@ -99,7 +103,7 @@ class Bench:
     def sir(self) -> None:
         """The rounds of main.py on each sentence, with guidance, as no picture says what it is."""
         self._make("a red car")  # what only the first run waits for
-        for sentence in self.mine(self.library.train + self.library.test):
+        for sentence in self.mine([*self.library.test, *self.seen()]):
             model, evaluations, seconds = self._make(sentence)
             name = f"sir_{self.library.sentences.index(sentence)}"
             checkpoint.save(self.out / f"{name}.ckpt", model.state_dict())
@@ -116,6 +120,13 @@ class Bench:
             torch.cuda.synchronize(self.device)
         seconds, groups = time.perf_counter() - began, config.batch_size_min // self.prior.views
         return job.model, groups * (self.prior.evaluations - before), seconds
+
+    def seen(self) -> list[str]:
+        """The training sentences that SIR is measured on: whole blocks of candidates, or all in their order."""
+        if self.options.seen is None:
+            return list(self.library.train)
+        blocks = denoising_recall.blocks_of(self.library.train, CANDIDATES, 0)
+        return [one for asked, _ in blocks for one in asked][: self.options.seen]
 
     def truths(self, sentences: Sequence[str]) -> dict[str, GaussianModel]:
         """What SIR made of them."""
@@ -154,7 +165,8 @@ class Bench:
                 seconds += time.perf_counter() - began
                 evaluations = spent_before + BRANCHES[method] * groups * (step + 1) / len(self.library.train)
                 self._show(trainer, name)
-                record["curve"].append({"steps": step + 1, "evaluations": evaluations, "seconds": seconds, **self.recall(trainer)})
+                look = {"steps": step + 1, "evaluations": evaluations, "seconds": seconds, "fog": self.fog(trainer)}
+                record["curve"].append(look | self.recall(trainer))
                 record["answer_seconds"] = self.answer(trainer)
                 if self.device.type == "cuda":
                     record["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
@@ -166,8 +178,10 @@ class Bench:
 
     def _show(self, trainer: Trainer, name: str) -> None:
         for split in ("train", "test"):
-            shown = torch.cat([self.pictures(trainer, sentence) for sentence in getattr(self.library, split)[:SHOWN]])
-            write_sheet(self.out / f"{name}_{split}.jpg", shown, columns=8)
+            shown = [self.rendering(trainer, sentence) for sentence in getattr(self.library, split)[:SHOWN]]
+            write_sheet(self.out / f"{name}_{split}.jpg", torch.cat([one.image.clamp(0, 1) for one in shown]), columns=8)
+            before_black = [(one.image - (1 - one.alpha)).clamp(0, 1) for one in shown]
+            write_sheet(self.out / f"{name}_{split}_black.jpg", torch.cat(before_black), columns=8)
 
     def configuration(self, kind: str, method: str) -> LaunchConfig:
         steps = self.options.steps
@@ -184,22 +198,31 @@ class Bench:
         return orbit_cameras(-ELEVATION_UP, [0.0, 90.0, 180.0, 270.0], 2.0, fov_y=49.1, width=side, height=side, device=self.device)
 
     @torch.no_grad()
-    def pictures(self, trainer: Trainer, sentence: str) -> Tensor:
-        """[4,3,R,R] of the sentence's shape."""
+    def rendering(self, trainer: Trainer, sentence: str) -> ShapeRendering:
+        """The sentence's shape from four sides, before white."""
         feed, model = trainer.sentences, trainer.learner.model
         row = [feed.library.sentences.index(sentence)]
         with views.evaluating(model):
             shape = model.shape(
                 model.condition(feed.store.text(row, model.geometry.text, self.device), feed.store.text(row, "global", self.device))
             )
-            return shape.render(self.cameras(), 1.0, normals=False).image.clamp(0, 1)
+            return shape.render(self.cameras(), 1.0, normals=False)
+
+    def pictures(self, trainer: Trainer, sentence: str) -> Tensor:
+        """[4,3,R,R] of the sentence's shape."""
+        return self.rendering(trainer, sentence).image.clamp(0, 1)
+
+    def fog(self, trainer: Trainer) -> float:
+        """Mean opacity in [0,1] where held-out sentences' renders are white."""
+        found = [self.rendering(trainer, sentence) for sentence in self.library.test]
+        return float(torch.cat([one.alpha[one.image.amin(1, keepdim=True) > WHITE] for one in found]).mean())
 
     def recall(self, trainer: Trainer) -> dict[str, Any]:
-        return {split: self._recall(split, lambda one: self.pictures(trainer, one)) for split in ("train", "test")}
+        return {split: self._recall(getattr(self.library, split), lambda one: self.pictures(trainer, one)) for split in ("train", "test")}
 
-    def _recall(self, split: str, pictures_of: Any) -> dict[str, Any]:
-        """Of the renders of a list's sentences."""
-        sentences, cameras = list(getattr(self.library, split)), self.cameras()
+    def _recall(self, sentences: Sequence[str], pictures_of: Any) -> dict[str, Any]:
+        """Of the renders of these sentences."""
+        cameras = self.cameras()
         levels = denoising_recall.levels_of(self.prior, LEVELS)
         answers: dict[str, denoising_recall.Answer] = {}
         for asked, candidates in denoising_recall.blocks_of(sentences, CANDIDATES, 0):
@@ -234,16 +257,16 @@ class Bench:
 
     def sir_recall(self) -> None:
         """Of SIR's own results."""
-        record = {}
-        for split in ("train", "test"):
-            truths, cameras = self.truths(getattr(self.library, split)), self.cameras()
+        record: dict[str, Any] = {}
+        for split, sentences in (("train", self.seen()), ("test", list(self.library.test))):
+            truths, cameras = self.truths(sentences), self.cameras()
 
             @torch.no_grad()
             def pictures_of(one: str, truths=truths, cameras=cameras) -> Tensor:
                 return truths[one].render(cameras, 1.0).image.clamp(0, 1)
 
-            record[split] = self._recall(split, pictures_of)
-            shown = torch.cat([pictures_of(one) for one in getattr(self.library, split)[:SHOWN]])
+            record[split] = self._recall(sentences, pictures_of) | {"sentences": len(sentences)}
+            shown = torch.cat([pictures_of(one) for one in sentences[:SHOWN]])
             write_sheet(self.out / f"sir_{split}.jpg", shown, columns=8)
         self.write("recall_sir", record)
 
@@ -265,7 +288,8 @@ def report_of(folder: Path) -> str:
     if records and (folder / "recall_sir.json").is_file():
         found = json.loads((folder / "recall_sir.json").read_text())
         evaluations, seconds = (sum(record[key] for record in records) / len(records) for key in ("evaluations", "seconds"))
-        rows.append(f"| none | SIR, each sentence alone | {evaluations:.0f} | {seconds:.2f} each | {_scores(found)} |")
+        counted = " and ".join(str(found[split].get("sentences", "all")) for split in ("train", "test"))
+        rows.append(f"| none | SIR, each sentence alone ({counted} of them) | {evaluations:.0f} | {seconds:.2f} each | {_scores(found)} |")
     for path in sorted(folder.glob("train_*.json")):
         record = json.loads(path.read_text())
         for look in record["curve"]:
@@ -281,7 +305,7 @@ def _scores(found: dict[str, Any]) -> str:
     )
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sir", "sir_recall", "train", "report"))
     parser.add_argument("--out", required=True, metavar="FOLDER")
@@ -290,11 +314,16 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--looks", type=int, default=1, help="how often a run is measured on its way and at its end")
     parser.add_argument("--cfg", type=float, default=3.0, help="guidance of SIR")
+    parser.add_argument("--seen", type=int, metavar="N", help="training sentences that SIR is measured on; default: all")
     parser.add_argument("--words", nargs="*", default=[], metavar="KEY=VALUE", help="of launch.py, for all runs")
     parser.add_argument("--tag", default="", help="ends the names of runs with other words")
     parser.add_argument("--part", default="0/1", metavar="K/N")
     parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    options = parser().parse_args()
     torch.set_float32_matmul_precision("high")
     getattr(Bench(options), options.what)()
     return 0

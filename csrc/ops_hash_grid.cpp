@@ -90,8 +90,8 @@ at::Tensor encode(const at::Tensor& points, const at::Tensor& params, at::ArrayR
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& v_encoding, const at::Tensor& points, const at::Tensor& params,
                                             at::ArrayRef<double> scales, at::IntArrayRef resolutions, at::IntArrayRef offsets,
-                                            int64_t features, [[maybe_unused]] bool deterministic, const std::optional<at::Tensor>& used, bool for_points,
-                                            bool for_params) {
+                                            int64_t features, [[maybe_unused]] bool deterministic, const std::optional<at::Tensor>& used,
+                                            bool for_points, bool for_params) {
   Inputs in = checked_inputs(points, params, scales, resolutions, offsets, features);
   use(in, used, points.device());
   TORCH_CHECK_VALUE(v_encoding.scalar_type() == at::kFloat || v_encoding.scalar_type() == at::kBFloat16,

@@ -19,6 +19,7 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 using Lists = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using ChosenLists = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 void check_floats(const at::Tensor& tensor, const char* name, at::IntArrayRef shape, const at::Device& device) {
   check_tensor(tensor, name, at::kFloat, device);
@@ -26,16 +27,24 @@ void check_floats(const at::Tensor& tensor, const char* name, at::IntArrayRef sh
 }
 
 // Writes, with write(prefix, lists), the list of samples whose numbers are `counts`: of the length asked for, or as long as it gets.
+// The last of the tensors is for where samples were chosen from.
 template <class Write>
-Lists make_lists(const at::Tensor& counts, std::optional<int64_t> capacity, const Write& write) {
+ChosenLists make_lists(const at::Tensor& counts, std::optional<int64_t> capacity, bool chosen, const Write& write) {
   const auto integers = counts.options();
   const at::Tensor prefix = at::cumsum(counts, 0, at::kInt), total = prefix[-1].clone();
   const int64_t length = capacity ? *capacity : total.item<int>();
   const at::Tensor ray = at::zeros({length}, integers.dtype(at::kLong)), offsets = at::empty_like(counts);
   const at::Tensor start = at::zeros({length}, integers.dtype(at::kFloat)), lengths = at::zeros_like(start);
-  write(prefix.const_data_ptr<int>(), SampleLists{ray.mutable_data_ptr<int64_t>(), start.mutable_data_ptr<float>(),
-                                                  lengths.mutable_data_ptr<float>(), offsets.mutable_data_ptr<int>(), length});
-  return {ray, start, lengths, offsets, total};
+  const at::Tensor source = at::zeros({chosen ? length : 0}, integers);
+  write(prefix.const_data_ptr<int>(),
+        SampleLists{ray.mutable_data_ptr<int64_t>(), start.mutable_data_ptr<float>(), lengths.mutable_data_ptr<float>(),
+                    chosen ? source.mutable_data_ptr<int>() : nullptr, offsets.mutable_data_ptr<int>(), length});
+  return {ray, start, lengths, offsets, total, source};
+}
+
+Lists without_source(const ChosenLists& lists) {
+  const auto& [ray, start, length, offsets, total, source] = lists;
+  return {ray, start, length, offsets, total};
 }
 
 void check_capacity(std::optional<int64_t> capacity) {
@@ -80,13 +89,14 @@ Lists march(const at::Tensor& origins, const at::Tensor& directions, const at::T
   const at::Tensor counts = at::empty({rays + 1}, origins.options().dtype(at::kInt));
   if (device.is_cpu()) {
     const std::vector<Pieces> found = count_pieces_cpu(in, counts.mutable_data_ptr<int>());
-    return make_lists(counts, capacity, [&](const int* prefix, const SampleLists& out) { write_pieces_cpu(found, rays, prefix, out); });
+    const auto write = [&](const int* prefix, const SampleLists& out) { write_pieces_cpu(found, rays, prefix, out); };
+    return without_source(make_lists(counts, capacity, false, write));
   }
 #ifdef MD_WITH_CUDA
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   C10_CUDA_CHECK(count_pieces_cuda(in, counts.mutable_data_ptr<int>(), stream));
-  return make_lists(counts, capacity,
-                    [&](const int* prefix, const SampleLists& out) { C10_CUDA_CHECK(write_pieces_cuda(in, prefix, out, stream)); });
+  const auto write = [&](const int* prefix, const SampleLists& out) { C10_CUDA_CHECK(write_pieces_cuda(in, prefix, out, stream)); };
+  return without_source(make_lists(counts, capacity, false, write));
 #else
   return {};
 #endif
@@ -111,8 +121,9 @@ Packed checked_samples(const OptionalTensor& ray, const at::Tensor& start, const
           capacity};
 }
 
-Lists keep_visible(const at::Tensor& ray, const at::Tensor& start, const at::Tensor& length, const at::Tensor& offsets,
-                   const at::Tensor& density, const at::Tensor& min_alpha, double min_transmittance, std::optional<int64_t> capacity) {
+ChosenLists keep_visible(const at::Tensor& ray, const at::Tensor& start, const at::Tensor& length, const at::Tensor& offsets,
+                         const at::Tensor& density, const at::Tensor& min_alpha, double min_transmittance,
+                         std::optional<int64_t> capacity) {
   const at::Device device = start.device();
   Visibility in{};
   in.samples = checked_samples(ray, start, length, offsets, device);
@@ -126,19 +137,51 @@ Lists keep_visible(const at::Tensor& ray, const at::Tensor& start, const at::Ten
   const at::Tensor counts = at::empty_like(offsets), keep = at::empty({in.samples.capacity}, start.options().dtype(at::kByte));
   if (device.is_cpu()) {
     count_visible_cpu(in, keep.mutable_data_ptr<uint8_t>(), counts.mutable_data_ptr<int>());
-    return make_lists(counts, capacity, [&](const int* prefix, const SampleLists& out) {
+    return make_lists(counts, capacity, true, [&](const int* prefix, const SampleLists& out) {
       write_visible_cpu(in, keep.const_data_ptr<uint8_t>(), prefix, out);
     });
   }
 #ifdef MD_WITH_CUDA
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   C10_CUDA_CHECK(count_visible_cuda(in, keep.mutable_data_ptr<uint8_t>(), counts.mutable_data_ptr<int>(), stream));
-  return make_lists(counts, capacity, [&](const int* prefix, const SampleLists& out) {
+  return make_lists(counts, capacity, true, [&](const int* prefix, const SampleLists& out) {
     C10_CUDA_CHECK(write_visible_cuda(in, keep.const_data_ptr<uint8_t>(), prefix, out, stream));
   });
 #else
   return {};
 #endif
+}
+
+at::Tensor sample_points(const at::Tensor& ray, const at::Tensor& start, const at::Tensor& length, const at::Tensor& origins,
+                         const at::Tensor& directions) {
+  const at::Device device = start.device();
+  check_floats(start, "start", {-1}, device);
+  const int64_t capacity = start.size(0);
+  check_floats(length, "length", {capacity}, device);
+  check_tensor(ray, "ray", at::kLong, device);
+  check_shape(ray, "ray", {capacity});
+  check_floats(origins, "origins", {-1, 3}, device);
+  check_floats(directions, "directions", {origins.size(0), 3}, device);
+  TORCH_CHECK_VALUE(origins.size(0) > 0 || capacity == 0, "origins: expected rays for the ", capacity, " samples, got none");
+  const c10::DeviceGuard guard(device);
+  const at::Tensor points = at::empty({capacity, 3}, start.options());
+  Places in{};
+  in.samples.ray = ray.const_data_ptr<int64_t>();
+  in.samples.start = start.const_data_ptr<float>();
+  in.samples.length = length.const_data_ptr<float>();
+  in.samples.capacity = capacity;
+  in.origins = origins.const_data_ptr<float>();
+  in.directions = directions.const_data_ptr<float>();
+  in.points = points.mutable_data_ptr<float>();
+  if (device.is_cpu()) {
+    sample_points_cpu(in);
+  }
+#ifdef MD_WITH_CUDA
+  else {
+    C10_CUDA_CHECK(sample_points_cuda(in, c10::cuda::getCurrentCUDAStream()));
+  }
+#endif
+  return points;
 }
 
 Composition checked_composition(const at::Tensor& density, const at::Tensor& features, const at::Tensor& start, const at::Tensor& length,
@@ -214,7 +257,8 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
       "int? capacity) -> (Tensor ray, Tensor start, Tensor length, Tensor offsets, Tensor total)");
   m.def(
       "keep_visible(Tensor ray, Tensor start, Tensor length, Tensor offsets, Tensor density, Tensor min_alpha, float min_transmittance, "
-      "int? capacity) -> (Tensor ray, Tensor start, Tensor length, Tensor offsets, Tensor total)");
+      "int? capacity) -> (Tensor ray, Tensor start, Tensor length, Tensor offsets, Tensor total, Tensor source)");
+  m.def("sample_points(Tensor ray, Tensor start, Tensor length, Tensor origins, Tensor directions) -> Tensor");
   m.def(
       "composite_samples(Tensor density, Tensor features, Tensor start, Tensor length, Tensor offsets) -> (Tensor sums, Tensor alpha, "
       "Tensor depth, Tensor weights)");
@@ -227,6 +271,7 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
 TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
   m.impl("march_rays", &march);
   m.impl("keep_visible", &keep_visible);
+  m.impl("sample_points", &sample_points);
   m.impl("composite_samples", &composite);
   m.impl("composite_samples_bwd", &composite_backward);
 }
@@ -235,6 +280,7 @@ TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
 TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) {
   m.impl("march_rays", &march);
   m.impl("keep_visible", &keep_visible);
+  m.impl("sample_points", &sample_points);
   m.impl("composite_samples", &composite);
   m.impl("composite_samples_bwd", &composite_backward);
 }

@@ -90,6 +90,12 @@ MD_HOST_DEVICE void for_each_piece(const March& in, int64_t ray, Visit visit) {
   }
 }
 
+// The middle of a piece as a point.
+MD_HOST_DEVICE void locate_middle(const float* origin, const float* direction, float start, float length, float* point) {
+  const float middle = fmaf(length, 0.5f, start);
+  for (int axis = 0; axis < 3; ++axis) point[axis] = fmaf(middle, direction[axis], origin[axis]);
+}
+
 // A density below zero or that is not a number counts as none.
 MD_HOST_DEVICE float optical_depth(float density, float length) {
   const float depth = density * length;

@@ -49,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pair-share", type=float, default=0.15, help="share of samples that show pairs")
     parser.add_argument("--procedural", type=int, default=16384, help="procedural shapes to add")
     parser.add_argument("--procedural-share", type=float, default=0.2, help="share of samples that show procedural shapes")
+    parser.add_argument("--network", type=json.loads, default={}, help="other fields of NetworkConfig, as JSON")
     parser.add_argument("--relative-cameras", action=argparse.BooleanOptionalAction, default=True, help="relative poses in attention")
     parser.add_argument("--geometry", action=argparse.BooleanOptionalAction, default=True, help="depth, coverage and albedo of each view")
     parser.add_argument("--references", type=int, choices=range(1, SLOTS + 1), default=SLOTS, help="most pictures of one object: 1 or 4")
@@ -140,7 +141,8 @@ def main() -> None:
     meshes, weights, real = training_objects(args, max(1, (os.cpu_count() or 1) // world))
     say(f"{real} objects, {args.pairs} pairs, {args.procedural} procedural shapes")
 
-    config = NetworkConfig(references=args.references, relative_cameras=args.relative_cameras, geometry=args.geometry)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in args.network.items()}
+    config = NetworkConfig(references=args.references, relative_cameras=args.relative_cameras, geometry=args.geometry, **fields)
     vocabulary = Vocabulary.from_captions((c for captions in meshes.captions for c in captions), config.vocabulary - 1)
     bank = Bank.build(meshes, weights, vocabulary, config.text_tokens, device, args.seed * 1000 + rank, args.geometry)
     torch.manual_seed(args.seed)

@@ -120,7 +120,18 @@ void write_visible_cpu(const Visibility& in, const uint8_t* keep, const int* pre
       out.ray[at] = ray;
       out.start[at] = samples.start[i];
       out.length[at] = samples.length[i];
+      out.source[at] = static_cast<int>(i);
       ++at;
+    }
+  });
+}
+
+void sample_points_cpu(const Places& in) {
+  const Packed& samples = in.samples;
+  at::parallel_for(0, samples.capacity, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t ray = 3 * samples.ray[i];
+      locate_middle(in.origins + ray, in.directions + ray, samples.start[i], samples.length[i], in.points + 3 * i);
     }
   });
 }

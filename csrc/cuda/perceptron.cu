@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(kForwardBlock)
   constexpr int kInputs = kSteps * kInputStep;
   const int hidden = padded_hidden(shape.hidden), stride = hidden + kPad;
   extern __shared__ __align__(16) unsigned char shared[];
-  Half* const first_layer = reinterpret_cast<Half*>(shared);        // [hidden, kInputs]
-  Half* const second_layer = first_layer + hidden * kInputs;        // [kMostOutputs, stride]
+  Half* const first_layer = reinterpret_cast<Half*>(shared);  // [hidden, kInputs]
+  Half* const second_layer = first_layer + hidden * kInputs;  // [kMostOutputs, stride]
   for (int i = threadIdx.x; i < hidden * kInputs; i += kForwardBlock) {
     first_layer[i] = __float2bfloat16_rn(i < shape.hidden * kInputs ? first[i] : 0.f);
   }
@@ -200,7 +200,8 @@ __global__ void __launch_bounds__(kForwardBlock)
       float said[2][4];
       ask_hidden<kSteps>(left, first_layer + unit * kInputs, g, t, said);
       const uint32_t given[4] = {packed(rectified(said[0][0]), rectified(said[0][1])), packed(rectified(said[0][2]), rectified(said[0][3])),
-                                 packed(rectified(said[1][0]), rectified(said[1][1])), packed(rectified(said[1][2]), rectified(said[1][3]))};
+                                 packed(rectified(said[1][0]), rectified(said[1][1])),
+                                 packed(rectified(said[1][2]), rectified(said[1][3]))};
       multiply(sum, given, *reinterpret_cast<const uint2*>(second_layer + g * stride + unit + 4 * t));
     }
 #pragma unroll
@@ -235,8 +236,8 @@ __global__ void __launch_bounds__(kBackwardBlock, kSteps < 3 ? kBackwardBlocks :
     backward_kernel(const float* v_out, const T* x, const float* first, const float* second, T* v_x, float* v_first, float* v_second,
                     Shape shape, int unit, bool adds) {
   constexpr int kInputs = kSteps * kInputStep, kEights = 2 * kSteps, kStride = kSlab + kPad;
-  __shared__ __align__(16) Half first_layer[kSlab * kInputs];           // [unit, input]
-  __shared__ __align__(16) Half first_transposed[kInputs * kStride];    // [input, unit]
+  __shared__ __align__(16) Half first_layer[kSlab * kInputs];             // [unit, input]
+  __shared__ __align__(16) Half first_transposed[kInputs * kStride];      // [input, unit]
   __shared__ __align__(16) Half second_transposed[kSlab * kMostOutputs];  // [unit, output]
   __shared__ float first_sums[kSlab * kInputs], second_sums[kSlab * kMostOutputs];
   for (int i = threadIdx.x; i < kSlab * kInputs; i += kBackwardBlock) {
@@ -259,7 +260,7 @@ __global__ void __launch_bounds__(kBackwardBlock, kSteps < 3 ? kBackwardBlocks :
   const int64_t step = static_cast<int64_t>(gridDim.x) * (kBackwardBlock / kWarp) * kTile;
   int64_t row = (static_cast<int64_t>(blockIdx.x) * (kBackwardBlock / kWarp) + warp) * kTile;
   // The next rows are on their way while these are worked on.
-  const auto rows_at = [&](int64_t at, int64_t(&rows)[2]) { rows[0] = at + g, rows[1] = at + g + 8; };
+  const auto rows_at = [&](int64_t at, int64_t (&rows)[2]) { rows[0] = at + g, rows[1] = at + g + 8; };
   int64_t rows[2];
   rows_at(row, rows);
   Part<kSteps> upper = load_part<kSteps>(x + rows[0] * kInputs + 4 * kSteps * t, rows[0] < shape.rows);

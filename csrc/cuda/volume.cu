@@ -120,9 +120,17 @@ __global__ void __launch_bounds__(kBlock) write_visible_kernel(Visibility in, co
       out.ray[place] = ray;
       out.start[place] = samples.start[i];
       out.length[place] = samples.length[i];
+      out.source[place] = i;
     }
     at += __popc(chosen);
   }
+}
+
+__global__ void __launch_bounds__(kBlock) sample_points_kernel(Places in) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= in.samples.capacity) return;
+  const int64_t ray = 3 * in.samples.ray[i];
+  locate_middle(in.origins + ray, in.directions + ray, in.samples.start[i], in.samples.length[i], in.points + 3 * i);
 }
 
 __global__ void __launch_bounds__(kBlock) composite_kernel(Composition in, Sums out) {
@@ -225,6 +233,12 @@ cudaError_t write_visible_cuda(const Visibility& in, const uint8_t* keep, const 
   const int64_t rays = in.samples.rays;
   if (rays == 0) return cudaMemsetAsync(out.offsets, 0, sizeof(int), stream);
   write_visible_kernel<<<blocks_for(rays * kWarp, kBlock), kBlock, 0, stream>>>(in, keep, prefix, out);
+  return cudaGetLastError();
+}
+
+cudaError_t sample_points_cuda(const Places& in, cudaStream_t stream) {
+  if (in.samples.capacity == 0) return cudaSuccess;
+  sample_points_kernel<<<blocks_for(in.samples.capacity, kBlock), kBlock, 0, stream>>>(in);
   return cudaGetLastError();
 }
 

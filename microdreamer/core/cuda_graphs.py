@@ -19,7 +19,22 @@ from microdreamer.kernels import extension
 
 Output = TypeVar("Output")
 _one_at_a_time = threading.Lock()  # PyTorch keeps what belongs to a capture for the whole process
+_plain = False  # within `uncaptured`
 WARM_UPS = 2  # plain calls before capture, in which libraries pick algorithms and optimisers make their state
+
+
+@contextlib.contextmanager
+def uncaptured() -> Iterator[None]:
+    """While the block runs everything here is the plain function, on any device: to see what memory it takes, which graphs hide.
+
+    It holds for the whole process. Steps that began within the block must end within it.
+    """
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 @contextlib.contextmanager
@@ -102,7 +117,7 @@ class _Graphs:
         self._lock = threading.Lock()  # threads that share the function take turns from the copy of their inputs to that of the output
 
     def _takes_graphs(self, device: torch.device) -> bool:
-        return self.enabled and device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+        return self.enabled and not _plain and device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
     @staticmethod
     def _key(inputs: Sequence[Tensor]) -> tuple:
@@ -164,7 +179,7 @@ class GraphedGradient:
 
     def forward(self, x: Tensor) -> tuple[Tensor, object]:
         """The output for x, detached, and the token."""
-        if x.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        if _plain or x.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
             with torch.no_grad():
                 return self.function(x), None
         with self._lock, torch.no_grad():
@@ -278,7 +293,7 @@ class GraphedHalves:
     @torch.enable_grad()
     def begin(self, *inputs: Tensor) -> Tensor:
         self._begun = None
-        if not self.enabled:
+        if _plain or not self.enabled:
             self._held, out = self.first(*inputs)
             return out.detach()
         key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
@@ -303,7 +318,7 @@ class GraphedHalves:
         begun, held = self._begun, self._held
         self._begun = self._held = None
         if begun is None:
-            if not self.enabled:
+            if _plain or not self.enabled:
                 return self.second(held, *more)
             with self._beside():
                 return self.second(held, *more)

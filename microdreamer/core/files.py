@@ -17,6 +17,20 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")  # Wind
 
 
 @contextlib.contextmanager
+def folder_for(path: Path) -> Iterator[None]:
+    """Make the folders in which `path` is to lie. Where the block, or that, fails, those that were made and are empty go again."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # it was not made, or holds something by now
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, with its suffix, to write to; renamed to `path` when the block ends well.
 
@@ -27,19 +41,19 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     is removed, and a file that stood at `path` before is left as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are private to the user whatever the umask says.
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        # Unnamed where an open file was written to. An error without a number has a message of its own, which a name would replace.
-        if error.errno is not None and error.filename in (None, str(temporary)):
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with folder_for(path):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except OSError as error:
+            # Unnamed where an open file was written to. An error without a number has a message of its own, which a name would replace.
+            if error.errno is not None and error.filename in (None, str(temporary)):
+                error.filename = str(path)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def try_writing(path: str | Path) -> None:
@@ -59,8 +73,8 @@ def _try_writing(path: Path) -> None:
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     for attempts_left in reversed(range(PROBES)):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            probe.touch()
+            with folder_for(path):
+                probe.touch()
             break
         except (FileNotFoundError, FileExistsError):  # another program has just removed the folder that it had made for its own trial
             if not attempts_left:

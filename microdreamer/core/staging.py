@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from microdreamer.core.files import folder_for
+
 LONGEST = 100  # bytes of a result's name that hidden folders' names repeat; with those of a process and a machine 255 must hold all
 
 
@@ -75,26 +77,26 @@ def staged(stem: str | Path, suffixes: Sequence[str]) -> Iterator[Path]:
     through, and the earlier result is left as it was. Raises OSError where files cannot be written or moved.
     """
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    check_places(stem, suffixes)
-    finish(stem)
-    folder = stem.with_name(f"{_hidden(stem)}.new-{os.getpid()}@{socket.gethostname()}~{uuid.uuid4().hex[:8]}")
-    folder.mkdir()
-    try:
-        yield folder / stem.name
-        written = {path.name for path in folder.iterdir()}
-        gone = [suffix for suffix in suffixes if f"{stem.name}{suffix}" not in written]
-        (folder / "gone").write_text("\n".join(gone), encoding="utf-8")
-        _order(folder, stem.name, suffixes)
-        _rename_whole(folder, stem)
-    except OSError as error:
-        if error.filename and Path(error.filename).parent == folder:  # the user knows the place, not the hidden folder
-            error.filename = str(stem.with_name(Path(error.filename).name))
-        elif error.errno is not None and error.filename is None:  # an open file that could not grow
-            error.filename = str(stem)
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well
+    with folder_for(stem):
+        check_places(stem, suffixes)
+        finish(stem)
+        folder = stem.with_name(f"{_hidden(stem)}.new-{os.getpid()}@{socket.gethostname()}~{uuid.uuid4().hex[:8]}")
+        folder.mkdir()
+        try:
+            yield folder / stem.name
+            written = {path.name for path in folder.iterdir()}
+            gone = [suffix for suffix in suffixes if f"{stem.name}{suffix}" not in written]
+            (folder / "gone").write_text("\n".join(gone), encoding="utf-8")
+            _order(folder, stem.name, suffixes)
+            _rename_whole(folder, stem)
+        except OSError as error:
+            if error.filename and Path(error.filename).parent == folder:  # the user knows the place, not the hidden folder
+                error.filename = str(stem.with_name(Path(error.filename).name))
+            elif error.errno is not None and error.filename is None:  # an open file that could not grow
+                error.filename = str(stem)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well
     _move(stem)
 
 

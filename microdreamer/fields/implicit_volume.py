@@ -96,32 +96,49 @@ class ImplicitVolume(nn.Module):
         self.feature_network = Perceptron((width + DIRECTIONS[spec.dir_encoding], spec.hidden, spec.features), generator)
         self._activation = activation(spec.density_activation, DENSITY_ACTIVATIONS)
 
-    def density(self, points: Tensor, used: Tensor | None = None) -> Tensor:
-        """[P] per unit of length at points [P,3]; `used` as in `forward`."""
+    @property
+    def sees_directions(self) -> bool:
+        """Whether features depend on the direction of view."""
+        return self.spec.dir_encoding != "none"
+
+    def encode(self, points: Tensor, used: Tensor | None = None) -> Tensor:
+        """Features [P, grid.width] of points [P,3], in bfloat16 under autocast, whose networks would round them anyway.
+
+        `used` [] int32: points from there on only fill the list up, and their values are finite and of no meaning.
+        """
+        return self._encode(published.in_axes(points, self.spec.axes), used)
+
+    def density(self, points: Tensor, used: Tensor | None = None, encoded: Tensor | None = None) -> Tensor:
+        """[P] per unit of length at points [P,3]; `used` as in `encode`, `encoded` what that gives for these points."""
         points = published.in_axes(points, self.spec.axes)
-        (raw,) = ask_together([self.density_network], self._encode(points, used))
+        (raw,) = ask_together([self.density_network], self._encode(points, used, encoded))
         return self._density(points, raw)
 
     def forward(
-        self, points: Tensor, directions: Tensor | None = None, with_normals: bool = False, used: Tensor | None = None
+        self,
+        points: Tensor,
+        directions: Tensor | None = None,
+        with_normals: bool = False,
+        used: Tensor | None = None,
+        encoded: Tensor | None = None,
     ) -> FieldValues:
         """Density, features and, where asked, normals at points [P,3].
 
         `directions` [P,3], unit vectors from the camera, are needed by a field with a `dir_encoding` (ValueError without) and ignored
-        by others. `used` [] int32: points from there on only fill the list up, and their values are finite and of no meaning.
+        by others. `used` as in `encode`. `encoded`: what that gives for these points; it is differentiable as if it were computed here.
         """
         ours, points = points, published.in_axes(points, self.spec.axes)
         if with_normals and self.spec.normals == "analytic":
             encoded, density, slope = self._with_slope(points)
             normal = published.out_of_axes(outward(slope), self.spec.axes)
             return FieldValues(density, self._features(encoded, directions, points.dtype), normal)
-        encoded = self._encode(points, used)
-        if self.spec.dir_encoding == "none":
-            raw, features = ask_together([self.density_network, self.feature_network], encoded)
-            features = features.to(points.dtype)
-        else:
+        encoded = self._encode(points, used, encoded)
+        if self.sees_directions:
             (raw,) = ask_together([self.density_network], encoded)
             features = self._features(encoded, directions, points.dtype)
+        else:
+            raw, features = ask_together([self.density_network, self.feature_network], encoded)
+            features = features.to(points.dtype)
         density, normal = self._density(points, raw), None
         if with_normals:
             normal = outward(difference_gradient(self.density, ours, density, self.spec.radius, self.spec.normal_step))
@@ -159,15 +176,19 @@ class ImplicitVolume(nn.Module):
     def _unit(self, points: Tensor) -> Tensor:
         return (points + self.spec.radius) / (2 * self.spec.radius)
 
-    def _encode(self, points: Tensor, used: Tensor | None = None) -> Tensor:
-        """Features [P, grid.width] of points [P,3], in half precision under autocast, whose networks would round them anyway."""
-        return self.encoding(self._unit(points), half=torch.is_autocast_enabled(points.device.type) and not os.environ.get("MD_OLD_FIELD"), used=used)
+    def _encode(self, points: Tensor, used: Tensor | None = None, encoded: Tensor | None = None) -> Tensor:
+        """`encode` for points in the grid's axes, or that with its gradient where it is there already."""
+        unit = self._unit(points)
+        if encoded is not None:
+            return self.encoding.known(encoded, unit, used=used)
+        half = torch.is_autocast_enabled(points.device.type) and not os.environ.get("MD_OLD_FIELD")
+        return self.encoding(unit, half=half, used=used)
 
     def _density(self, points: Tensor, raw: Tensor) -> Tensor:
         return self._activation(raw[:, 0].to(points.dtype) + self.bias(points))
 
     def _features(self, encoded: Tensor, directions: Tensor | None, dtype: torch.dtype) -> Tensor:
-        if self.spec.dir_encoding != "none":
+        if self.sees_directions:
             if directions is None:
                 raise ValueError(f"dir_encoding={self.spec.dir_encoding}: expected directions [P,3] with the points, got none")
             seen = sh_basis(published.in_axes(directions, self.spec.axes), SH4_DEGREE)

@@ -8,8 +8,8 @@ Sizes: V views of H x W pixels, N = V H W rays, M samples.
 from __future__ import annotations
 
 import dataclasses
-import os
 import math
+import os
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -48,7 +48,9 @@ class Values(Protocol):
 class Geometry(Protocol):
     """What a field must offer; `ImplicitVolume` does. `parameter_groups` has parameters by the names that learning rates go by.
 
-    `used` [] int32: points from there on only fill a list of fixed length up, their values may be any finite ones.
+    `used` [] int32: points from there on only fill a list of fixed length up, their values may be any finite ones. A field may offer
+    `encode(points, used)` [P,F], what it looks up before it computes; both functions then take it as `encoded`, and do not look it up
+    again. And it may say, by `sees_directions`, that it does without directions.
     """
 
     def density(self, points: Tensor, used: Tensor | None = None) -> Tensor: ...
@@ -108,12 +110,13 @@ class Draws(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """What regularisers look at: the samples, their weights [M], normals [M,3] (None where not asked for) and rays' directions [M,3]."""
+    """What regularisers look at: the samples, their weights [M], normals [M,3] and rays' directions [M,3]; the latter two None where no
+    normals are asked for."""
 
     samples: Samples
     weights: Tensor
     normals: Tensor | None
-    directions: Tensor
+    directions: Tensor | None
 
 
 class FieldRendering(NamedTuple):
@@ -144,6 +147,26 @@ class _Look(NamedTuple):
 
     normals: bool
     shading: Tensor | None
+
+    @property
+    def needs_normals(self) -> bool:
+        return self.normals or self.shading is not None
+
+
+class _Points(NamedTuple):
+    """Where the geometry is asked, P points; None for what it does without. `used` and `encoded` as in `Geometry`."""
+
+    points: Tensor  # [P,3]
+    directions: Tensor | None  # [P,3]
+    lights: Tensor | None  # [P,3] positions
+    used: Tensor | None
+    encoded: Tensor | None  # [P,F]
+
+    def part(self, first: int, last: int) -> _Points:
+        points, directions, lights, encoded = (
+            None if tensor is None else tensor[first:last] for tensor in (self.points, self.directions, self.lights, self.encoded)
+        )
+        return _Points(points, directions, lights, None if self.used is None else self.used - first, encoded)
 
 
 class _RayValues(NamedTuple):
@@ -268,22 +291,33 @@ class VolumeModel(nn.Module):
         return _RayValues(*(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True)))
 
     def _render_rays(self, cast: _Rays, look: _Look, room: Room | None) -> tuple[_RayValues, Detail]:
-        samples, totals = self._visible(cast, room)
+        samples, totals, encoded = self._visible(cast, room, self._looks_up_once(look))
         if room is not None:
             room.note(totals)
-        along = cast.directions.index_select(0, samples.ray)
-        points = torch.addcmul(cast.origins.index_select(0, samples.ray), along, samples.middle[:, None])
-        lights = None if cast.lights is None else cast.lights.index_select(0, samples.ray)
-        if room is not None and (look.normals or lights is not None or os.environ.get("MD_OLD_FIELD")):
+        points, used = samples.positions(cast.origins, cast.directions), None
+        if room is not None and not os.environ.get("MD_OLD_FIELD"):
+            used = samples.offsets[-1]
+        if room is not None and (look.needs_normals or os.environ.get("MD_OLD_FIELD")):
             points = torch.where(samples.length[:, None] > 0, points, scattered(len(points), self.settings.radius, points.device))
-        density, color, normal = self._evaluate(points, along, lights, look, None if room is None or os.environ.get("MD_OLD_FIELD") else samples.offsets[-1])
+        along = lights = None
+        if look.needs_normals or getattr(self.geometry, "sees_directions", True):
+            along = cast.directions.index_select(0, samples.ray)
+        if cast.lights is not None:
+            lights = cast.lights.index_select(0, samples.ray)
+        density, color, normal = self._evaluate(_Points(points, along, lights, used, encoded), look)
         found = composite(density, color if normal is None else torch.cat([color, normal], dim=1), samples)
         values = _RayValues(found.features[:, :3], found.alpha, found.depth, None if normal is None else found.features[:, 3:])
         return values, Detail(samples, found.weights, normal, along)
 
+    def _looks_up_once(self, look: _Look) -> bool:
+        """Whether what the search for visible samples looks up is kept for their colours: it takes memory, which `recompute` is to save."""
+        wanted = torch.is_grad_enabled() and not self.settings.recompute and not look.needs_normals
+        return wanted and hasattr(self.geometry, "encode") and not os.environ.get("MD_OLD_FIELD")
+
     @torch.no_grad()
-    def _visible(self, cast: _Rays, room: Room | None) -> tuple[Samples, Tensor]:
-        """The samples that show, with room in a list of its length; and how many [2] were marched and how many show."""
+    def _visible(self, cast: _Rays, room: Room | None, keeps: bool = False) -> tuple[Samples, Tensor, Tensor | None]:
+        """The samples that show, with room in a list of its length; how many [2] were marched and how many show; and what the geometry
+        looks up at those that show, where `keeps` asks for it."""
         settings, occupancy = self.settings, self.occupancy
         lengths = (None, None) if room is None else room.lengths
         marched = march_rays(
@@ -296,9 +330,17 @@ class VolumeModel(nn.Module):
             jitter=cast.jitter,
             near=settings.near,
         )
-        density = self._density(marched.positions(cast.origins, cast.directions), None if room is None or os.environ.get("MD_OLD_FIELD") else marched.offsets[-1])
+        points, encoded = marched.positions(cast.origins, cast.directions), None
+        used = None if room is None or os.environ.get("MD_OLD_FIELD") else marched.offsets[-1]
+        if keeps:
+            with self._autocast():
+                encoded = self.geometry.encode(points, used)
+                density = self.geometry.density(points, used, encoded).float()
+        else:
+            density = self._density(points, used)
         visible = keep_visible(marched, density, min_alpha=occupancy.threshold, min_transmittance=MIN_TRANSMITTANCE, capacity=lengths[1])
-        return visible, torch.stack([marched.total, visible.total])
+        totals = torch.stack([marched.total, visible.total])
+        return visible, totals, None if encoded is None else encoded.index_select(0, visible.source)
 
     @torch.no_grad()
     def _density(self, points: Tensor, used: Tensor | None = None) -> Tensor:
@@ -314,31 +356,25 @@ class VolumeModel(nn.Module):
         wanted = self.settings.half_precision and self.device.type == "cuda"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
 
-    def _evaluate(
-        self, points: Tensor, directions: Tensor, lights: Tensor | None, look: _Look, used: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Density [P], colour [P,3] and, where wanted, normals [P,3] at points [P,3], for gradients or in bounded memory."""
+    def _evaluate(self, at: _Points, look: _Look) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Density [P], colour [P,3] and, where wanted, normals [P,3], for gradients or in bounded memory."""
         if torch.is_grad_enabled():
             if self.settings.recompute:
-                return checkpoint(self._evaluate_at, points, directions, lights, look, used, use_reentrant=False, preserve_rng_state=False)
-            return self._evaluate_at(points, directions, lights, look, used)
-        parts, size = [], CHUNK_POINTS[self.device.type]
-        for first in range(0, max(len(points), 1), size):
-            part = slice(first, first + size)
-            within = None if used is None else used - first
-            parts.append(self._evaluate_at(points[part], directions[part], None if lights is None else lights[part], look, within))
+                return checkpoint(self._evaluate_at, at, look, use_reentrant=False, preserve_rng_state=False)
+            return self._evaluate_at(at, look)
+        size = CHUNK_POINTS[self.device.type]
+        parts = [self._evaluate_at(at.part(first, first + size), look) for first in range(0, max(len(at.points), 1), size)]
         density, color, normal = zip(*parts, strict=True)
         return torch.cat(density), torch.cat(color), None if normal[0] is None else torch.cat(normal)
 
-    def _evaluate_at(
-        self, points: Tensor, directions: Tensor, lights: Tensor | None, look: _Look, used: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _evaluate_at(self, at: _Points, look: _Look) -> tuple[Tensor, Tensor, Tensor | None]:
+        known = {} if at.encoded is None else {"encoded": at.encoded}
         with self._autocast():
-            values = self.geometry(points, directions, with_normals=look.normals or lights is not None, used=used)
+            values = self.geometry(at.points, at.directions, with_normals=look.needs_normals, used=at.used, **known)
         color = self.material(values.features)
-        if lights is not None:
+        if at.lights is not None:
             share, is_shaded, is_white = look.shading
-            lit = self.material(values.features, points, values.normal, lights, Shading("textureless", share))
+            lit = self.material(values.features, at.points, values.normal, at.lights, Shading("textureless", share))
             color = torch.lerp(color, torch.ones_like(color), is_white) * torch.lerp(torch.ones_like(lit), lit, is_shaded)
         normal = values.normal.float() if look.normals else None
         return values.density.float(), color.float(), normal

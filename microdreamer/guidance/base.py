@@ -179,6 +179,9 @@ class Prior(abc.ABC):
         if image is not None and (image.ndim != 3 or image.shape[0] != 4):
             raise ValueError(f"picture of shape {tuple(image.shape)}: expected RGBA, [4,H,W]")
 
+    def check_sentence(self, sentence: str) -> None:  # noqa: B027 - most priors read whatever there is
+        """Raises ValueError, in one line, for a sentence of which this prior understands nothing."""
+
     def check_cameras(self, cameras: Cameras) -> None:
         """Raises ValueError for a batch of cameras that this prior was not made for."""
         if len(cameras) == 0 or len(cameras) % self.views:

@@ -134,6 +134,38 @@ def hash_grid_encode(
     )
 
 
+class _Known(torch.autograd.Function):
+    """An encoding that is there already, with the gradient of `hash_grid_encode`."""
+
+    @staticmethod
+    def forward(
+        ctx, encoding: Tensor, points: Tensor, params: Tensor, used: Tensor | None, spec: HashGridSpec, deterministic: bool
+    ) -> Tensor:
+        ctx.save_for_backward(points, params, used)
+        ctx.settings = spec.scales, spec.resolutions, spec.offsets, spec.features, deterministic
+        return encoding.view_as(encoding)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v_encoding):
+        points, params, used = ctx.saved_tensors
+        _, for_points, for_params, *_ = ctx.needs_input_grad
+        v_points, v_params = torch.ops.microdreamer.hash_grid_encode_bwd(
+            v_encoding.contiguous(), points, params, *ctx.settings, used, for_points, for_params
+        )
+        return None, v_points if for_points else None, v_params if for_params else None, None, None, None
+
+
+def hash_grid_known(encoding: Tensor, points: Tensor, params: Tensor, spec: HashGridSpec, *, used: Tensor | None = None) -> Tensor:
+    """`encoding`, as `hash_grid_encode` gave it for these points and params, differentiable once as if it were looked up now.
+
+    Without the op it is looked up again.
+    """
+    if not extension.use_compiled(points.device) or params.dtype != torch.float32:
+        return hash_grid_encode_reference(points, params, spec, half=encoding.dtype == torch.bfloat16, used=used)
+    return _Known.apply(encoding, points.contiguous(), params.contiguous(), used, spec, torch.are_deterministic_algorithms_enabled())
+
+
 def hash_grid_slope(points: Tensor, params: Tensor, v_encoding: Tensor, spec: HashGridSpec, *, compiled: bool | None = None) -> Tensor:
     """How sum(v_encoding * `hash_grid_encode`(points, params)) changes with each point: [N,3], for v_encoding [N, levels * features].
 
@@ -168,6 +200,9 @@ class HashGrid(nn.Module):
 
     def forward(self, points: Tensor, *, half: bool = False, used: Tensor | None = None) -> Tensor:
         return hash_grid_encode(points, self.params, self.spec, half=half, used=used)
+
+    def known(self, encoding: Tensor, points: Tensor, *, used: Tensor | None = None) -> Tensor:
+        return hash_grid_known(encoding, points, self.params, self.spec, used=used)
 
     def slope(self, points: Tensor, v_encoding: Tensor) -> Tensor:
         return hash_grid_slope(points, self.params, v_encoding, self.spec)

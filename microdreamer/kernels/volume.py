@@ -28,7 +28,8 @@ class Samples(NamedTuple):
     """Pieces of rays. Behind the last one come as many empty ones (ray 0, start and length 0) as the capacity leaves.
 
     ray [M] int64; start, length [M] float32: distances along the ray; offsets [N+1] int32: the first sample of each ray, and the
-    number of all that are here; total [] int32: how many there would have been with room for all.
+    number of all that are here; total [] int32: how many there would have been with room for all; source [M] int32, of samples that
+    were chosen from a list: their places in it; of others empty.
     """
 
     ray: Tensor
@@ -36,6 +37,7 @@ class Samples(NamedTuple):
     length: Tensor
     offsets: Tensor
     total: Tensor
+    source: Tensor | None = None
 
     @property
     def middle(self) -> Tensor:
@@ -43,8 +45,8 @@ class Samples(NamedTuple):
         return self.start + 0.5 * self.length
 
     def positions(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """The middles as points [M,3] of rays with these origins and directions [N,3]."""
-        return torch.addcmul(origins.index_select(0, self.ray), directions.index_select(0, self.ray), self.middle[:, None])
+        """The middles as points [M,3] of rays with these origins and directions [N,3]; see `sample_points`."""
+        return sample_points(self, origins, directions)
 
 
 class Composite(NamedTuple):
@@ -84,7 +86,8 @@ def march_rays(
     if not extension.use_compiled(origins.device, asked=compiled):
         return march_rays_reference(origins, directions, occupied, radius=radius, step=step, capacity=capacity, jitter=jitter, near=near)
     tensors = (None if tensor is None else tensor.detach().contiguous() for tensor in (origins, directions, occupied, jitter))
-    return Samples(*torch.ops.microdreamer.march_rays(*tensors, radius, step, near, most_pieces(radius, step), capacity))
+    lists = torch.ops.microdreamer.march_rays(*tensors, radius, step, near, most_pieces(radius, step), capacity)
+    return Samples(*lists, source=lists[3].new_empty(0))
 
 
 def keep_visible(
@@ -110,6 +113,19 @@ def keep_visible(
     return Samples(
         *torch.ops.microdreamer.keep_visible(*lists, density.detach().contiguous(), min_alpha.detach(), min_transmittance, capacity)
     )
+
+
+def sample_points(samples: Samples, origins: Tensor, directions: Tensor, *, compiled: bool | None = None) -> Tensor:
+    """The middles [M,3] of the samples of rays with these origins and directions [N,3] float32; entries that fill the list up give ray
+    0's origin.
+
+    `compiled` as in `march_rays`. Differentiable with respect to the rays in plain PyTorch, which rays that need a gradient take.
+    """
+    needs_gradient = torch.is_grad_enabled() and (origins.requires_grad or directions.requires_grad)
+    if needs_gradient or not extension.use_compiled(origins.device, asked=compiled):
+        return sample_points_reference(samples, origins, directions)
+    rays = origins.detach().contiguous(), directions.detach().contiguous()
+    return torch.ops.microdreamer.sample_points(samples.ray, samples.start, samples.length, *rays)
 
 
 def composite(density: Tensor, features: Tensor, samples: Samples, *, compiled: bool | None = None) -> Composite:
@@ -167,7 +183,12 @@ def _fake_march(origins, directions, occupied, jitter, radius, step, near, most,
 
 
 def _fake_keep(ray, start, length, offsets, density, min_alpha, min_transmittance, capacity):
-    return _fake_lists(start, offsets.shape[0] - 1, capacity)
+    lists = _fake_lists(start, offsets.shape[0] - 1, capacity)
+    return *lists, torch.empty_like(lists[0], dtype=torch.int32)
+
+
+def _fake_points(ray, start, length, origins, directions):
+    return start.new_empty(start.shape[0], 3)
 
 
 def _fake_composite(density, features, start, length, offsets):
@@ -200,6 +221,7 @@ def _no_second_derivative(ctx, *_):
 
 extension.register("march_rays", fake=_fake_march)
 extension.register("keep_visible", fake=_fake_keep)
+extension.register("sample_points", fake=_fake_points)
 extension.register("composite_samples", fake=_fake_composite, gradient=Gradient(_backward, _save))
 extension.register("composite_samples_bwd", fake=_fake_composite_backward, gradient=Gradient(_no_second_derivative))
 
@@ -278,7 +300,7 @@ def _packed(ray: Tensor, start: Tensor, length: Tensor, counts: Tensor, capacity
         room = capacity - len(ray)
         ray, start, length = (torch.nn.functional.pad(value[:capacity], (0, max(room, 0))) for value in (ray, start, length))
         offsets = offsets.clamp_max(capacity)
-    return Samples(ray, start, length, offsets.int(), total)
+    return Samples(ray, start, length, offsets.int(), total, offsets.new_empty(0, dtype=torch.int32))
 
 
 def _optical_depth(samples: Samples, density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,7 +320,14 @@ def keep_visible_reference(
     is_sample, depth, before = _optical_depth(samples, density)
     keep = is_sample & (-torch.expm1(-depth) >= min_alpha) & (torch.exp(-before) >= min_transmittance) & ~density.isnan()
     counts = torch.zeros_like(samples.offsets[:-1], dtype=torch.long).index_add_(0, samples.ray, keep.long())
-    return _packed(samples.ray[keep], samples.start[keep], samples.length[keep], counts, capacity)
+    kept = _packed(samples.ray[keep], samples.start[keep], samples.length[keep], counts, capacity)
+    source = keep.nonzero()[: len(kept.ray), 0].int()
+    return kept._replace(source=torch.nn.functional.pad(source, (0, len(kept.ray) - len(source))))
+
+
+def sample_points_reference(samples: Samples, origins: Tensor, directions: Tensor) -> Tensor:
+    """`sample_points` in plain PyTorch, for any floating dtype: the definition that the op is compared with."""
+    return torch.addcmul(origins.index_select(0, samples.ray), directions.index_select(0, samples.ray), samples.middle[:, None])
 
 
 def composite_reference(density: Tensor, features: Tensor, samples: Samples) -> Composite:

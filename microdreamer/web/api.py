@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OWNER = "api"
-MAX_BODY = orders.MAX_UPLOAD * 3 // 2 + orders.MIB  # bytes: a picture in base64, or a picture and a small mesh
+MAX_BODY = orders.MAX_UPLOAD * 3 // 2 + orders.MIB  # bytes: a picture in base64, or several of that size together, or one and a small mesh
 UPLOADS_AT_ONCE, UPLOAD_SECONDS = 4, 60.0
 POLL_SECONDS = 0.2
 REFINED_TYPES = ("glb", "obj", "stl")
@@ -190,6 +190,7 @@ def create_api(jobs: Jobs, maker: "Maker", token: str | None = None) -> "FastAPI
             "limits": {
                 "upload_bytes": orders.MAX_UPLOAD,
                 "megapixels": orders.MAX_MEGAPIXELS,
+                "pictures": len(orders.PICTURES),
                 "prompt_characters": orders.MAX_PROMPT,
                 "faces": orders.MAX_FACES,
                 "texture_size": orders.MAX_TEXTURE,
@@ -275,7 +276,7 @@ DESCRIPTION = 'A picture, a sentence or both become 3D Gaussians and a textured 
 
 def submit(jobs: Jobs, maker: "Maker", order: Order, files: dict[str, bytes], owner: str) -> State:
     """Queue an order and its uploads, checked. Raises UserError."""
-    orders.check(order, files, maker.config, maker.prior.accepts)
+    orders.check(order, files, maker.config, maker.prior)
     return jobs.submit(order, files, owner, check=lambda folder: orders.check_files(folder, list(files)))
 
 

@@ -24,6 +24,12 @@ class NewJob(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     picture: str | None = Field(None, description=f"the object's picture {BASE64}; without alpha its background is cut out")
+    pictures: list[str] | None = Field(
+        None, min_length=1, max_length=len(orders.PICTURES), description="several pictures of the object, in place of picture"
+    )
+    azimuth: list[float] | None = Field(
+        None, description="where each picture's camera stands in degrees: 0 front, 90 right, 180 back, 270 left; without: found"
+    )
     prompt: str | None = Field(None, description="what the object is")
     negative_prompt: str | None = Field(None, description="what it is not")
     mesh: str | None = Field(None, description=f"a GLB to paint and refine, {BASE64}")
@@ -32,20 +38,24 @@ class NewJob(BaseModel):
     preset: str = Field("normal", description="; ".join(f"{name}: {words}" for name, (words, _) in PRESETS.items()))
     refine: bool = Field(False, description="stage 2 after stage 1, whatever the preset")
     seed: int = Field(0, ge=0, le=2**63 - 1)
-    elevation: float = Field(0.0, description="of the picture's camera in degrees; negative looks from above")
+    elevation: float | list[float] = Field(
+        0.0, description="of the picture's camera in degrees, or of each picture's; negative looks from above"
+    )
     faces: int | None = Field(None, description=f"most faces of the mesh, at most {orders.MAX_FACES}")
     texture_size: int | None = Field(None, description=f"texels a side, at most {orders.MAX_TEXTURE}")
     name: str = Field("object", description="what the files are called")
 
     def read(self) -> tuple[Order, dict[str, bytes]]:
         """The order and its uploads. Raises UserError."""
-        keys = ("prompt", "negative_prompt", "preset", "refine", "seed", "elevation", "faces", "texture_size", "size_mm", "name")
-        files = {
-            orders.PICTURE: ("picture", self.picture),
-            orders.MESH: ("mesh", self.mesh),
-            orders.SPLATS: ("splats", self.splats),
-        }
-        return Order(**{key: getattr(self, key) for key in keys}), _decoded(files)
+        if self.picture and self.pictures:
+            raise UserError("picture and pictures: expected one of them")
+        pictures = self.pictures or ([self.picture] if self.picture else [])
+        named = [f"pictures.{index}" for index in range(len(pictures))] if self.pictures else ["picture"]
+        files = dict(zip(orders.PICTURES, zip(named, pictures, strict=bool(pictures)), strict=False)) if pictures else {}
+        files |= {orders.MESH: ("mesh", self.mesh), orders.SPLATS: ("splats", self.splats)}
+        keys = ("prompt", "negative_prompt", "preset", "refine", "seed", "faces", "texture_size", "size_mm", "name")
+        places = {key: tuple(value) if isinstance(value := getattr(self, key), list) else value for key in ("elevation", "azimuth")}
+        return Order(**{key: getattr(self, key) for key in keys}, **places), _decoded(files)
 
 
 class Generate(BaseModel):
@@ -71,7 +81,7 @@ class Generate(BaseModel):
         """The order and its uploads. Raises UserError."""
         extra: dict[str, Any] = self.model_extra or {}
         if views := [key for key in extra if key.startswith("image_") and extra[key]]:
-            raise UserError(f"{views[0]}: objects are made from one picture here; send it as image")
+            raise UserError(f"{views[0]}: one picture here, as image; POST /v1/jobs takes several, as pictures")
         if unknown := sorted(key for key in extra if key not in OTHERS and not key.startswith("image_")):
             raise UserError(f"{unknown[0]}: no such field; see /docs")
         if self.type not in TYPES:

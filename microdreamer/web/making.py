@@ -18,6 +18,8 @@ from microdreamer.core.machine import choose_device
 from microdreamer.core.overhearing import overheard
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance.base import Prior
+from microdreamer.images.cutout import CutOut
+from microdreamer.images.preparation import prepared_together
 from microdreamer.images.reading import read_image
 from microdreamer.images.writing import to_bytes
 from microdreamer.meshes.files import read_mesh, write_glb, write_obj
@@ -70,8 +72,8 @@ class Maker:
                 if order.size_mm is not None and result.mesh is not None:
                     model = stem if result.refined else f"{stem}_model"
                     write_stl(*for_printing(result.mesh, order.size_mm), f"{model}.stl")
-        own = {orders.PICTURE, orders.CUT_OUT, orders.MESH, orders.SPLATS, orders.STAGE_1_MESH, orders.STAGE_1_SPLATS}
-        made = (path for path in sorted(job.folder.iterdir()) if path.is_file() and not path.name.startswith(".") and path.name not in own)
+        found = (path for path in sorted(job.folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+        made = (path for path in found if path.name not in orders.INPUTS)
         return {path.name: path for path in made}
 
     def _mesh(self, job: Job, order: Order, splats: Path) -> None:
@@ -91,7 +93,7 @@ class Maker:
         folder = job.folder
         if (folder / orders.SPLATS).is_file():
             return
-        picture = _picture(folder)
+        pictures = _pictures(folder, order.recenter) or None
         paints = (folder / orders.MESH).is_file()
         config = order.config(self.config, paints)
         stage_1 = (folder / orders.STAGE_1_MESH).is_file()
@@ -102,22 +104,27 @@ class Maker:
                 gaussians = GaussianModel.load(folder / orders.STAGE_1_SPLATS, self.prior.device)
                 mesh = read_mesh(folder / orders.STAGE_1_MESH)
                 source = Result(config, gaussians, mesh, {"seconds": {}}, gaussians, gaussians.means.detach())
-            yield refine(source, picture, config=config, on_progress=Teller(job, 0.0, 0.9), **calls)
+            yield refine(source, pictures, config=config, on_progress=Teller(job, 0.0, 0.9), **calls)
             return
         share = ROUNDS * (REFINED if order.is_refined else 1.0)
-        result = reconstruct(picture, config=config, on_progress=Teller(job, 0.0, share), **calls)
+        result = reconstruct(pictures, config=config, on_progress=Teller(job, 0.0, share), **calls)
         yield result
         if order.is_refined:
             yield refine(result, on_progress=Teller(job, share + 0.05, 0.95), **calls)
 
 
-def _picture(folder: Path) -> Image.Image | torch.Tensor | None:
-    """The picture that was uploaded, to be cut out, or a cut-out that is to be taken as it is, as a tensor [4,S,S]."""
-    if (folder / orders.CUT_OUT).is_file():
-        with Image.open(folder / orders.CUT_OUT, formats=["PNG"]) as image:
-            rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-        return torch.from_numpy(rgba).permute(2, 0, 1).contiguous()
-    return read_image(folder / orders.PICTURE) if (folder / orders.PICTURE).is_file() else None
+def _pictures(folder: Path, recenter: bool) -> list[Image.Image] | list[torch.Tensor]:
+    """The pictures that were uploaded, to be cut out, or cut-outs that are to be taken as they are, as tensors [4,S,S]; several of those
+    are framed, equally high, with `recenter`."""
+    if paths := [path for name in orders.CUT_OUTS if (path := folder / name).is_file()]:
+        images = []
+        for path in paths:
+            with Image.open(path, formats=["PNG"]) as image:
+                images.append(image.convert("RGBA"))
+        if len(images) > 1:
+            images, _ = prepared_together([CutOut(image, False, None) for image in images], recenter)
+        return [torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1).contiguous() for image in images]
+    return [read_image(path) for name in orders.PICTURES if (path := folder / name).is_file()]
 
 
 class Teller:

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microdreamer.core.errors import UserError, user_errors
 from microdreamer.core.files import clean_name
@@ -17,7 +17,11 @@ from microdreamer.images.reading import read_image
 from microdreamer.meshes.formats.gltf_document import MAGIC, Document
 from microdreamer.meshes.printing import check_size
 from microdreamer.pipeline.config import SCHEMA, Config
+from microdreamer.pipeline.inputs import MOST_PICTURES, places_of
 from microdreamer.pipeline.pictures import MIN_SIDE
+
+if TYPE_CHECKING:
+    from microdreamer.guidance.base import Prior
 
 MIB = 1 << 20
 MAX_UPLOAD = 20 * MIB  # bytes of a picture or a mesh
@@ -38,6 +42,9 @@ TYPES = {
 
 # Files of a job's folder that it starts from.
 PICTURE, CUT_OUT, MESH, SPLATS, STAGE_1_MESH, STAGE_1_SPLATS = "picture", "cutout.png", "mesh.glb", "splats", "stage_1.glb", "stage_1.ply"
+PICTURES = (PICTURE, *(f"picture_{number}" for number in range(2, MOST_PICTURES + 1)))
+CUT_OUTS = (CUT_OUT, *(f"cutout_{number}.png" for number in range(2, MOST_PICTURES + 1)))
+INPUTS = frozenset({*PICTURES, *CUT_OUTS, MESH, SPLATS, STAGE_1_MESH, STAGE_1_SPLATS})
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "fast": ("half the rounds, no film", {"total_steps": 0.5, "video_frames": 0}),
@@ -61,16 +68,19 @@ decoding = threading.Lock()  # one picture at a time, whose pixels may take half
 class Order:
     """What is to be made: of a picture and/or a sentence an object, or, of a mesh, Gaussians or an earlier result, a refined mesh.
 
-    name: what the files are called. elevation: of the picture's camera in degrees, negative from above. faces, texture_size: None takes
-    the server's. textured: also write the bare shape where false. size_mm: also write STL of that size. refine: stage 2 after stage 1.
-    type: the file that stands for the result.
+    name: what the files are called. elevation: of the picture's camera in degrees, or of each picture's, negative from above.
+    azimuth: of each picture's, None where they are to be found. recenter: whether several cut-outs are framed, equally high.
+    faces, texture_size: None takes the server's. textured: also write the bare shape where false. size_mm: also write STL of that
+    size. refine: stage 2 after stage 1. type: the file that stands for the result.
     """
 
     prompt: str | None = None
     negative_prompt: str | None = None
     preset: str = "normal"
     seed: int = 0
-    elevation: float = 0.0
+    elevation: float | tuple[float, ...] = 0.0
+    azimuth: tuple[float, ...] | None = None
+    recenter: bool = True
     faces: int | None = None
     texture_size: int | None = None
     textured: bool = True
@@ -102,7 +112,14 @@ class Order:
 
     def config(self, base: Config, paints: bool = False) -> Config:
         """The configuration of a run. Raises UserError in the words of the command line for a value that is out of range."""
-        values = {"seed": self.seed, "elevation": self.elevation, "mesh_faces": self.faces, "texture_size": self.texture_size}
+        values = {
+            "seed": self.seed,
+            "elevation": _words(self.elevation),
+            "azimuth": _words(self.azimuth),
+            "mesh_faces": self.faces,
+            "texture_size": self.texture_size,
+        }
+        base = dataclasses.replace(base, elevation=0.0, azimuth=None)
         words = [f"{key}={value}" for key, value in values.items() if value is not None]
         try:
             config = SCHEMA.load(None, words, stored=dataclasses.asdict(base))
@@ -117,12 +134,23 @@ class Order:
         return dataclasses.replace(config, **changes, **own)
 
 
-def check(order: Order, files: Mapping[str, bytes], base: Config, accepts: frozenset[str]) -> None:
+def _words(numbers: float | tuple[float, ...] | None) -> str | None:
+    """As a key of the configuration takes them."""
+    if numbers is None:
+        return None
+    return str(list(numbers)) if isinstance(numbers, tuple) else str(numbers)
+
+
+def check(order: Order, files: Mapping[str, bytes], base: Config, prior: Prior) -> None:
     """Raise UserError, in one line, for what could be known to fail before its turn comes.
 
-    files: what is uploaded, by the names above. accepts: what the prior can be told, of "image" and "prompt".
+    files: what is uploaded, by the names above. prior: what it is to be made with.
     """
-    order.config(base)
+    config, accepts = order.config(base), prior.accepts
+    with user_errors():
+        places_of(config, sum(name in files for name in (*PICTURES, *CUT_OUTS)))
+        for sentence in filter(None, (config.prompt, config.negative_prompt) if SPLATS not in files and "prompt" in accepts else ()):
+            prior.check_sentence(sentence)
     if not (files or order.prompt):
         raise UserError("nothing to make: send a picture, a sentence, or both")
     if MESH in files and not (order.prompt or PICTURE in files or CUT_OUT in files):
@@ -143,7 +171,7 @@ def check_files(folder: Path, names: list[str]) -> None:
     with user_errors():
         for name in names:
             path = folder / name
-            if name in (PICTURE, CUT_OUT):
+            if name in PICTURES or name in CUT_OUTS:
                 check_picture(path)
             elif name == MESH:
                 check_mesh(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microdreamer.core.errors import UserError, one_line
+from microdreamer.pipeline.inputs import SIDES
 from microdreamer.web import orders
 from microdreamer.web.api import POLL_SECONDS, submit
 from microdreamer.web.cutting import MIDDLE, WAYS, cut
@@ -116,6 +117,10 @@ class Page:
                         elem_id="cut_out",
                     )
                     said = gr.HTML(elem_classes="told", elem_id="said")
+                    with gr.Accordion("More sides of the same object", open=False, elem_id="sides"):
+                        gr.Markdown("The picture above is its front. Left and right are yours, as it faces you.")
+                        with gr.Row():
+                            sides = [self._side(name) for name in SIDES.values()]
                     with gr.Accordion("Correct the cut-out", open=False):
                         way = gr.Radio(list(WAYS), value="automatic", label="How the object is found")
                         threshold = gr.Slider(0.05, 0.95, MIDDLE, step=0.05, label="Threshold: lower keeps more")
@@ -151,10 +156,16 @@ class Page:
                     refine = gr.Button("Refine this result", interactive=False, elem_id="refine")
                     earlier = gr.Dropdown([], label="Results of this visit", interactive=True, elem_id="history")
             outputs = [shown, refine, mesh, splats, views, film, files]
-            cutting = {"inputs": [picture, way, threshold, recenter], "outputs": [cut_out, said], "show_progress": "minimal"} | own
-            for change in (picture.change, way.change, threshold.release, recenter.change):
-                change(self.cut_out, concurrency_limit=CUTS_AT_ONCE, concurrency_id="cut", **cutting)
-            words = [cut_out, picture, prompt, negative, preset, elevation, seed, faces, texture, size]
+            for given, shown_cut, shown_said in [(picture, cut_out, said), *sides]:
+                cutting = {
+                    "inputs": [given, way, threshold, recenter],
+                    "outputs": [shown_cut, shown_said],
+                    "show_progress": "minimal",
+                } | own
+                for change in (given.change, way.change, threshold.release, recenter.change):
+                    change(self.cut_out, concurrency_limit=CUTS_AT_ONCE, concurrency_id="cut", **cutting)
+            words = [cut_out, picture, prompt, negative, preset, elevation, seed, faces, texture, size, recenter]
+            words += [part for given, shown_cut, _ in sides for part in (given, shown_cut)]
             watching = {"outputs": [told, job, make, cancel], "concurrency_limit": VISITORS, "concurrency_id": "watch"}
             watching |= {"show_progress": "hidden"} | own
             # Not by the generators that watch: a viewer that gets its file from one does not always show it.
@@ -171,6 +182,24 @@ class Page:
             gr.Timer(QUEUE_SECONDS).tick(self.queue_length, None, queue, queue=False, show_progress="hidden", **own)
         blocks.queue(api_open=False, max_size=VISITORS, default_concurrency_limit=8)
         return blocks
+
+    def _side(self, name: str) -> tuple[Any, Any, Any]:
+        """Where a picture of another side is given, its cut-out, and what is said of it."""
+        gr = self._gr
+        with gr.Column(min_width=140):
+            given = gr.File(label=name.capitalize(), file_types=["image"], file_count="single", height=120, elem_id=f"picture_{name}")
+            cut_out = gr.Image(
+                label=f"{name.capitalize()}, cut out",
+                image_mode="RGBA",
+                format="png",
+                type="filepath",
+                interactive=False,
+                height=140,
+                buttons=[],
+                elem_id=f"cut_out_{name}",
+            )
+            said = gr.HTML(elem_classes="told", elem_id=f"said_{name}")
+        return given, cut_out, said
 
     def queue_length(self) -> str:
         """How many wait."""
@@ -190,23 +219,28 @@ class Page:
 
     async def make(self, cut_out: str | None, picture: str | None, *words: Any) -> AsyncIterator[list[Any]]:
         """Queue what is shown and watch it."""
-        prompt, negative, preset, elevation, seed, faces, texture, size = words
+        prompt, negative, preset, elevation, seed, faces, texture, size, recenter, *sides = words
         try:
-            if picture and not cut_out:
-                raise UserError("there is no cut-out of this picture yet: wait for it, or choose another way of finding the object")
-            name = Path(picture).stem.removesuffix("_rgba") if picture else prompt or "object"
+            given = dict(zip((0.0, *SIDES), [(picture, cut_out), *zip(sides[::2], sides[1::2], strict=True)], strict=True))
+            if any(path and not shown for path, shown in given.values()):
+                raise UserError("there is no cut-out of a picture yet: wait for it, or choose another way of finding the object")
+            found = {azimuth: Path(shown) for azimuth, (path, shown) in given.items() if path}
+            first = next((path for path, _ in given.values() if path), None)
+            name = Path(first).stem.removesuffix("_rgba") if first else prompt or "object"
             order = Order(
                 prompt=prompt or None,
                 negative_prompt=negative or None,
                 preset=preset,
                 seed=int(seed or 0),
                 elevation=float(elevation or 0),
+                azimuth=tuple(found) if found else None,
+                recenter=bool(recenter),
                 faces=int(faces) if faces else None,
                 texture_size=int(texture) or None,
                 size_mm=size or None,
                 name=name,
             )
-            files = {orders.CUT_OUT: Path(cut_out).read_bytes()} if cut_out else {}
+            files = {name: path.read_bytes() for name, path in zip(orders.CUT_OUTS, found.values(), strict=False)}
             state = await asyncio.to_thread(submit, self.jobs, self.maker, order, files, OWNER)
         except (UserError, OSError) as error:
             yield self._updates(failure(one_line(error)), "")
@@ -237,8 +271,7 @@ class Page:
                 orders.STAGE_1_MESH: self.jobs.file(job, f"{order.name}_model.glb"),
                 orders.STAGE_1_SPLATS: self.jobs.file(job, f"{order.name}_model.ply"),
             }
-            if (given := self.jobs.folder / job / orders.CUT_OUT).is_file():
-                files[orders.CUT_OUT] = given
+            files |= {name: given for name in orders.CUT_OUTS if (given := self.jobs.folder / job / name).is_file()}
             state = await asyncio.to_thread(self.jobs.submit, order, files, OWNER)
         except (UserError, OSError) as error:
             yield self._updates(failure(one_line(error)), "")

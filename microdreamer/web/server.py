@@ -14,11 +14,12 @@ from types import FrameType
 from typing import NoReturn
 
 from microdreamer.core.command import Parser, exit_code
-from microdreamer.core.errors import UserError
+from microdreamer.core.errors import UserError, one_line
 from microdreamer.core.files import user_path
 from microdreamer.pipeline.config import Config, load_config
 
 SMALLER = "take a smaller --config, fewer --workers, or end other programs"
+SHARED = "is public: whoever has the address can try the password, and Gradio's servers see all that passes. It ends with this program."
 MISSING = "the packages of the extra are not installed: pip install 'microdreamer-optimized[web]'"
 
 
@@ -36,6 +37,11 @@ def parse(arguments: Sequence[str], program: str) -> tuple[argparse.Namespace, C
     parser.add_argument("--no-page", action="store_true", help="the HTTP API alone, without Gradio")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="what the page asks for")
     parser.add_argument("--token", help="what the HTTP API asks for, as `Authorization: Bearer TOKEN`")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="a public address through Gradio's servers, which see all that passes; takes --auth and --token",
+    )
     parser.add_argument("--workers", type=int, default=1, help="jobs at the same time (default: 1)")
     parser.add_argument("--queue", type=int, default=20, help="most jobs that wait (default: 20)")
     parser.add_argument("--results", type=user_path, help="folder of the jobs' files (default: one that is removed at the end)")
@@ -51,6 +57,8 @@ def parse(arguments: Sequence[str], program: str) -> tuple[argparse.Namespace, C
             raise UserError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(options, name)}")
     if options.auth is not None and not all(options.auth.partition(":")):
         raise UserError("--auth: expected USER:PASSWORD")
+    if options.share and not (options.token and (options.auth or options.no_page)):
+        raise UserError("--share: lets anybody on the internet in who has the address; pass --auth USER:PASSWORD and --token TOKEN with it")
     return options, load_config(options.config, words)
 
 
@@ -61,7 +69,7 @@ def main(arguments: Sequence[str], program: str = "app.py") -> int:
 
 def serve(options: argparse.Namespace, config: Config) -> int:
     """Load the prior, then serve; what runs at the end is cancelled. Raises UserError for what is not there."""
-    needed = ("fastapi", "uvicorn") if options.no_page else ("fastapi", "uvicorn", "gradio")
+    needed = ("fastapi", "uvicorn") if options.no_page and not options.share else ("fastapi", "uvicorn", "gradio")
     if any(importlib.util.find_spec(name) is None for name in needed):
         raise UserError(MISSING)
     import uvicorn
@@ -98,10 +106,26 @@ def serve(options: argparse.Namespace, config: Config) -> int:
             print("other machines can use this without a password: pass --auth and --token", file=sys.stderr, flush=True)
         signal.signal(signal.SIGTERM, _end)  # uvicorn sends the signal again once it has ended
         try:
+            if options.share:
+                print(f"{share(options.port)}   {SHARED}", file=sys.stderr, flush=True)
             uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
         finally:
             jobs.close()
     return 0
+
+
+def share(port: int) -> str:
+    """The public address of a tunnel to this machine's `port`. Raises UserError where there is none to be had."""
+    import secrets
+
+    from gradio.networking import setup_tunnel
+
+    try:
+        return setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:  # each of several clients has its own
+        raise UserError(
+            f"--share: no public address is to be had ({one_line(error)}); leave it out, or put a proxy of your own before"
+        ) from None
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

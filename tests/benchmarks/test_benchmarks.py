@@ -14,6 +14,7 @@ from fake_priors import OraclePrior, coloured_ellipsoid
 from PIL import Image
 
 from benchmarks import (
+    amortized,
     gaussian_raster,
     grid_sampling,
     hash_grid,
@@ -40,6 +41,7 @@ from benchmarks.timing import (
     write_json,
 )
 from microdreamer.core.machine import describe
+from microdreamer.evaluation import denoising_recall
 from microdreamer.kernels import extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields
@@ -404,3 +406,29 @@ def test_scripts_say_where_and_how_they_measured(monkeypatch, tmp_path, capsys, 
     measured = [value for row in document["rows"] for value in (row, *(part for part in row.values() if isinstance(part, dict)))]
     assert all(row["repeats"] >= 1 and row["least_ms"] <= row["median_ms"] <= row["most_ms"] for row in measured if "median_ms" in row)
     assert any("median_ms" in row for row in measured)
+
+
+# ---- Networks of sentences ----
+
+
+def amortized_bench(folder, *words):
+    options = amortized.parser().parse_args(["report", "--out", str(folder), "--device", "cpu", *words])
+    return amortized.Bench(options)
+
+
+def test_sir_is_measured_on_whole_blocks_of_seen_sentences(tmp_path):
+    whole, part = amortized_bench(tmp_path), amortized_bench(tmp_path, "--seen", "32")
+    assert whole.seen() == list(whole.library.train) and len(whole.seen()) == 64
+    (block, candidates), _ = denoising_recall.blocks_of(whole.library.train, amortized.CANDIDATES, 0)
+    assert part.seen() == block == candidates  # those that networks are compared among too
+    (again, among), *others = denoising_recall.blocks_of(part.seen(), amortized.CANDIDATES, 0)
+    assert set(again) == set(among) == set(block) and not others
+
+
+def test_the_report_says_how_many_sentences_sir_was_measured_on(tmp_path):
+    scores = {name: {"recall_at_1": 0.5, "mean_rank": 2.0} for name in ("denoising", "calibrated")}
+    write_json(tmp_path / "recall_sir.json", {"train": scores | {"sentences": 32}, "test": scores | {"sentences": 16}})
+    for index, seconds in enumerate((2.0, 4.0)):
+        write_json(tmp_path / f"sir_{index}.json", {"evaluations": 100, "seconds": seconds})
+    row = amortized.report_of(tmp_path).splitlines()[2]
+    assert row.startswith("| none | SIR, each sentence alone (32 and 16 of them) | 100 | 3.00 each | 0.500 | 0.500 | 2.0 |")

@@ -1,5 +1,6 @@
 """Names of files: clean ones from any text, paths as users type them."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microdreamer.core.files import MAX_NAME, clean_name, readable, sha256_of, try_writing, user_path
+from microdreamer.core.files import MAX_NAME, atomic_write, clean_name, readable, sha256_of, try_writing, user_path
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,30 @@ def test_a_trial_that_fails_names_what_was_to_be_written(tmp_path):
     with pytest.raises(OSError) as caught:
         try_writing(target)
     assert caught.value.filename == str(target) and "probe" not in str(caught.value)
+
+
+@pytest.mark.parametrize("write", ["atomic", "staged", "probe"])
+def test_a_full_disk_leaves_no_empty_folder(tmp_path, monkeypatch, write):
+    """Folders that were made for a file that could not be written go again; those that were there, or hold something, stay."""
+    from microdreamer.core.staging import staged
+
+    (tmp_path / "there").mkdir()
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def attempt(path):
+        if write == "atomic":
+            with atomic_write(path):
+                raise full
+        elif write == "staged":
+            with staged(path, (".json",)) as aside:
+                aside.with_name("part").touch()
+                raise full
+        else:
+            monkeypatch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(full))
+            try_writing(path)
+
+    for path in (tmp_path / "new" / "within" / "a", tmp_path / "there" / "a"):
+        with pytest.raises(OSError, match="No space left"):
+            attempt(path)
+        monkeypatch.undo()
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]

@@ -251,7 +251,7 @@ def test_a_trace_cut_short_is_noticed_and_removed(tmp_path):
     with largest_file(1500), pytest.raises(profiler.TraceError, match="could not be written whole; free space"), profiler.session("torch"):
         profiler.write_to(tmp_path / "trace")
         halved(torch.ones(4))
-    assert list((tmp_path / "trace").iterdir()) == []
+    assert not (tmp_path / "trace").exists()
     assert_nothing_is_open()
 
 

@@ -144,13 +144,25 @@ def test_an_empty_field_shows_the_background_and_has_no_gradient(device):
 def test_densities_that_are_no_numbers_leave_the_rest_alone():
     model, cameras = small_field().eval(), turntable(1, width=12, height=12)
     whole = model.geometry.density
-    broken = lambda points, used=None: torch.where(points[:, 0] > 0.1, float("nan"), whole(points))  # noqa: E731
+    broken = lambda points, *_: torch.where(points[:, 0] > 0.1, float("nan"), whole(points))  # noqa: E731
     model.geometry.density = broken
     model.refresh(0)
     seen = model.render(cameras)
     assert seen.image.isfinite().all() and 0.1 < seen.alpha.mean() < 0.9
     seen.image.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_what_is_looked_up_once_has_the_gradients_of_what_is_looked_up_twice():
+    found = []
+    for recompute in (False, True):  # which looks the visible samples up again
+        model = small_field(recompute=recompute)
+        model.refresh(0)
+        seen = model.render(turntable(2, width=12, height=12), draws=model.draw(2, 12, 12))
+        seen.image.square().sum().backward()
+        found.append([seen.image.detach(), *(parameter.grad for parameter in model.geometry.parameters())])
+    for once, twice in zip(*found, strict=True):
+        assert once.any() and relative_l2(once, twice) < 1e-6
 
 
 # ---- Parts of a render ----

@@ -10,7 +10,7 @@ from conftest import DEVICES, relative_l2
 
 from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
-from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec, hash_grid_encode, hash_grid_slope
+from microdreamer.kernels.hash_grid import HashGrid, HashGridSpec, hash_grid_encode, hash_grid_known, hash_grid_slope
 
 GOLDENS = ("small", "nerf_geometry", "nerf_background", "multiprompt_background_yaml", "multiprompt_background_default")
 SMALL = HashGridSpec(levels=4, features=2, log2_table_size=8, base_resolution=4, growth=1.6)  # one dense level, three hashed
@@ -331,6 +331,75 @@ def test_whole_step_captures_as_a_graph():
     torch.cuda.synchronize()
     assert torch.equal(captured_encoding, encoded)
     assert all(torch.equal(a, b) for a, b in zip(captured, eager, strict=True))
+
+
+def along_rays(count, samples=40):
+    """Points one after the other along lines, as renderers have them, so that neighbours share coarse cells."""
+    draw = torch.Generator().manual_seed(3)
+    start, end = torch.rand(2, count // samples, 1, 3, generator=draw)
+    return torch.lerp(start, end, torch.linspace(0, 1, samples)[:, None]).reshape(-1, 3).contiguous()
+
+
+MIXED = HashGridSpec(levels=4, features=2, log2_table_size=12, base_resolution=12, growth=3.5)  # 11 to 513 cells
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("used", [None, 0, 3333])
+def test_points_along_rays(used, half, device):
+    """Coarse cells that neighbours share, fine ones that they do not, and points that only fill the list up."""
+    need_compiled(device)
+    points = along_rays(4000).to(device)
+    _, params, weight = random_case(MIXED, count=4000, device=device)
+    used = None if used is None else torch.tensor(used, dtype=torch.int32, device=device)
+    points.requires_grad_()
+    results = []
+    for compiled in (True, False):
+        encoded = hash_grid_encode(points, params, MIXED, half=half, used=used, compiled=compiled)
+        assert encoded.dtype == (torch.bfloat16 if half else torch.float32)
+        results.append([encoded.float(), *torch.autograd.grad((encoded * weight.to(encoded.dtype)).sum(), [points, params])])
+    for found, expected in zip(*results, strict=True):
+        assert found.shape == expected.shape and relative_l2(found.detach(), expected.detach()) < (5e-3 if half else 1e-5)
+    if used is not None:
+        assert not results[0][0][int(used) :].any() and not results[0][1][int(used) :].any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_second_derivative_beside_points_that_fill_up(device):
+    need_compiled(device)
+    found = []
+    for dtype, compiled in ((torch.float32, True), (torch.float64, False)):
+        points, params, weight = random_case(count=50, device=device, dtype=dtype)
+        used = torch.tensor(30, dtype=torch.int32, device=device)
+        encoded = hash_grid_encode(points, params, SMALL, used=used, compiled=compiled)
+        (v_points,) = torch.autograd.grad((encoded * weight).sum(), points, create_graph=True)
+        found.append(torch.autograd.grad(v_points.square().sum(), [points, params]))
+    for one, other in zip(*found, strict=True):
+        assert relative_l2(one, other) < 1e-4
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_known_encoding_has_the_gradient_of_a_new_one(device):
+    points, params, weight = random_case(count=300, device=device)
+    new = hash_grid_encode(points, params, SMALL)
+    known = hash_grid_known(new.detach(), points, params, SMALL)
+    assert torch.equal(known, new)
+    expected, found = (torch.autograd.grad((encoded * weight).sum(), [points, params]) for encoded in (new, known))
+    for one, other in zip(found, expected, strict=True):
+        assert relative_l2(one, other) < 1e-6
+
+
+@pytest.mark.gpu
+def test_several_chunks_of_points_and_their_gradient():
+    need_compiled("cuda")
+    points = along_rays(300_000)
+    _, params, _ = random_case(MIXED, count=1)
+    found = [
+        torch.autograd.grad(hash_grid_encode(points.to(device), params.to(device), MIXED, compiled=True).sin().sum(), leaf)[0].cpu()
+        for device in ("cuda", "cpu")
+        for leaf in [params]
+    ]
+    assert relative_l2(*found) < 1e-5
 
 
 @pytest.mark.gpu

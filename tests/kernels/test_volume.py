@@ -8,7 +8,7 @@ from volume_scenes import BOTH, EACH, box_span, coefficients_for, need_compiled,
 
 from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
-from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays
+from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays, sample_points, sample_points_reference
 
 # ---- March ----
 
@@ -204,6 +204,7 @@ def test_visible_samples_by_hand(device, compiled):
         kept = keep_visible(samples, density, min_alpha=min_alpha, min_transmittance=0.049, compiled=compiled)
         assert kept.start.tolist() == [0.5, 1.0, 2.0, 3.0, 3.5] and kept.ray.tolist() == [0, 0, 0, 2, 2]
         assert kept.offsets.tolist() == [0, 3, 3, 5]
+        assert kept.source.tolist() == [1, 2, 4, 6, 7]
     darker = keep_visible(samples, density, min_alpha=0.01, min_transmittance=0.4, compiled=compiled)
     assert darker.start.tolist() == [0.5, 1.0, 3.0, 3.5]
 
@@ -220,6 +221,23 @@ def test_visible_samples_match_the_reference(device, padded):
     assert abs(int(found.total) - int(expected.total)) <= 2
     if int(found.total) == int(expected.total):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@EACH
+def test_points_of_samples_match_the_reference(device):
+    need_compiled(device)
+    origins, directions = rays_at_box(60, device)
+    samples, *_ = random_samples(60, device, capacity=5000)
+    found = sample_points(samples, origins, directions, compiled=True)
+    expected = sample_points_reference(samples, origins.double(), directions.double())
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(found[-1], origins[0])  # what fills the list up
+
+
+def test_points_of_samples_follow_their_rays():
+    samples, *_ = random_samples(10)
+    origins, directions = (tensor.double().requires_grad_() for tensor in rays_at_box(10, "cpu"))
+    assert torch.autograd.gradcheck(lambda *rays: sample_points(samples, *rays), (origins, directions))
 
 
 # ---- Repetition, registration, graphs, wrong arguments ----
@@ -266,6 +284,7 @@ def test_registration(device):
     for capacity in (None, 100):
         arguments = (samples.ray, samples.start, samples.length, samples.offsets, density.detach(), least, 1e-2, capacity)
         torch.library.opcheck(ops.keep_visible.default, arguments)
+    torch.library.opcheck(ops.sample_points.default, (samples.ray % 20, samples.start, samples.length, origins, directions))
     torch.library.opcheck(ops.composite_samples.default, (density, features, samples.start, samples.length, samples.offsets))
 
 

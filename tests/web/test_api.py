@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import threading
 import time
 import zipfile
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import trimesh
 from batch_bench import view_of
+from fake_priors import tiny_micro_prior
 from PIL import Image
 from splat_scenes import ball
 
@@ -248,6 +250,40 @@ def test_jobs_are_cancelled_and_previewed(slow, picture):
     assert ended(client, ids[2])["status"] == "done"
 
 
+def test_several_pictures_of_one_object(client, prior, jobs, caplog):
+    """Each with its camera; the result says where they stand. Without azimuths these are found, and told."""
+    caplog.set_level(logging.INFO, "microdreamer")  # as the server sets it
+    sides = [encoded(view_of(prior, azimuth)) for azimuth in (0.0, 270.0)]
+    body = {"pictures": sides, "azimuth": [0, 270], "elevation": [0, 0], "name": "egg", "preset": "best"}
+    sent = client.post("/v1/jobs", json=body)
+    assert sent.status_code == 202, sent.text
+    state = ended(client, sent.json()["id"])
+    assert state["status"] == "done" and {"egg_cameras.jpg", "egg_model.glb", "egg_refined.glb"} <= set(state["files"])
+    assert not any("picture" in name for name in state["files"])
+    record = client.get(state["files"]["egg.json"]).json()
+    assert record["cameras"] == [{"elevation": 0.0, "azimuth": 0.0}, {"elevation": 0.0, "azimuth": 270.0}]
+    found = ended(client, client.post("/v1/jobs", json={"pictures": sides}).json()["id"])
+    assert found["status"] == "done" and any("taken for the left side" in note for note in found["notes"])
+
+
+def test_words_are_checked_before_a_job_waits(jobs, maker, picture, monkeypatch):
+    """A sentence of which the micro prior (here one that knows a, blue, car and red) knows no word is refused at once."""
+    monkeypatch.setattr(maker.prior, "check_sentence", tiny_micro_prior().check_sentence)
+    with TestClient(create_api(jobs, maker), raise_server_exceptions=False) as client:
+        for path, body in (
+            ("/v1/jobs", {"prompt": "xyzzy"}),
+            ("/v1/jobs", {"prompt": "xyzzy", "picture": picture}),
+            ("/v1/jobs", {"prompt": "a car", "negative_prompt": "xyzzy"}),
+            ("/generate", {"text": "xyzzy"}),
+            ("/send", {"text": "xyzzy"}),
+        ):
+            response = client.post(path, json=body)
+            assert response.status_code == 400
+            assert line_of(response) == "prompt 'xyzzy': the micro prior knows none of these words (4 known)"
+        assert list(jobs.folder.iterdir()) == [] and jobs.waiting == 0
+        assert client.post("/v1/jobs", json={"prompt": "a red chair"}).status_code == 202
+
+
 def test_a_full_queue_is_429_and_nothing_is_lost(slow, picture):
     client, jobs, maker = slow
     answers = [client.post("/v1/jobs", json={"picture": picture}) for _ in range(8)]
@@ -278,6 +314,15 @@ BAD = [
     ("/v1/jobs", {"picture": "aGVsbG8="}, 400, "picture: not a picture this can read"),
     ("/v1/jobs", {"picture": "/etc/passwd"}, 400, "picture"),
     ("/v1/jobs", {"picture": ["a"]}, 400, "picture"),
+    ("/v1/jobs", {"pictures": []}, 400, "pictures"),
+    ("/v1/jobs", {"pictures": ["%%%"]}, 400, "pictures.0: expected base64"),
+    ("/v1/jobs", {"pictures": ["aGVsbG8="] * 9}, 400, "pictures"),
+    ("/v1/jobs", {"pictures": ["aGVsbG8="] * 2, "azimuth": [0, 90, 180]}, 400, "azimuth=0,90,180: expected 2 numbers, one for each"),
+    ("/v1/jobs", {"pictures": ["aGVsbG8="] * 2, "azimuth": [0, 360]}, 400, "pictures 1 and 2 are taken from the same place"),
+    ("/v1/jobs", {"pictures": ["aGVsbG8="] * 2, "azimuth": [0, 999]}, 400, "azimuth=[0.0, 999.0]: expected a number from -360 to 360"),
+    ("/v1/jobs", {"pictures": ["aGVsbG8="] * 2, "elevation": [0]}, 400, "elevation=0: expected 2 numbers"),
+    ("/v1/jobs", {"picture": "aGVsbG8=", "pictures": ["aGVsbG8="]}, 400, "picture and pictures: expected one of them"),
+    ("/v1/jobs", {"prompt": "an egg", "azimuth": [0, 90]}, 400, "azimuth=0,90: expected as many pictures"),
     ("/v1/jobs", {"mesh": "aGVsbG8=", "prompt": "an egg"}, 400, "mesh.glb: expected a mesh as binary glTF"),
     ("/v1/jobs", {"mesh": "aGVsbG8="}, 400, "nothing to refine the mesh by"),
     ("/v1/jobs", {"splats": "aGVsbG8="}, 400, "splats: expected Gaussians as PLY"),

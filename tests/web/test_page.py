@@ -143,6 +143,32 @@ def test_a_picture_becomes_a_mesh_that_is_shown_downloaded_and_refined(visit, se
 
 
 @needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_more_sides_of_one_object_go_into_it_and_into_its_refinement(visit, served, prior, picture, tmp_path, width):
+    """Front and left; each is cut out, the object is made of both with their cameras, and a picture shows these."""
+    view_of(prior, 270.0).save(tmp_path / "left.png")
+    page = visit(width)
+    page.locator("#sides button", has_text="More sides").click()
+    page.set_input_files("#picture_left input[type=file]", tmp_path / "left.png")
+    page.wait_for_selector("#cut_out_left img", timeout=SECONDS)
+    upload(page, picture)
+    cut_out_shown(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/sides_{width}.png", full_page=True)
+    page.click("#make")
+    told(page, "done in")
+    jobs = served[1]
+    state = jobs.states("page")[-1]
+    assert {"egg_cameras.jpg", "egg_model.glb"} <= set(state.files)
+    places = json.loads(jobs.file(state.id, "egg.json").read_text())["cameras"]
+    assert [place["azimuth"] for place in places] == [0.0, 270.0]
+    page.click("#refine")
+    page.wait_for_function("document.querySelector('#history input').value.includes('egg, refined')", timeout=SECONDS)
+    assert sorted(path.name for path in (jobs.folder / jobs.states("page")[-1].id).glob("cutout*")) == ["cutout.png", "cutout_2.png"]
+
+
+@needs_chromium
 def test_a_sentence_alone_by_the_keyboard_alone(visit):
     page = visit()
     for _ in range(40):

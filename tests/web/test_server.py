@@ -230,6 +230,10 @@ def reachable(port):
         (["--workers=0"], "--workers"),
         (["--auth=user"], "USER:PASSWORD"),
         (["--keep-gib=-1"], "--keep-gib"),
+        (["--share"], "--share: lets anybody on the internet in"),
+        (["--share", "--token=x"], "pass --auth USER:PASSWORD and --token TOKEN"),
+        (["--share", "--auth=a:b"], "pass --auth USER:PASSWORD and --token TOKEN"),
+        (["--share", "--no-page"], "--share"),
         (["--config=none.yaml"], "no such configuration file"),
         (["total_stesp=3"], "nearest valid key is 'total_steps'"),
         (["--colour"], "--colour"),
@@ -239,3 +243,33 @@ def test_wrong_words_are_one_line(words, message, capsys):
     assert server.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_a_share_is_warned_of_and_one_that_is_not_to_be_had_is_one_line(maker, monkeypatch, capsys):
+    """The tunnel's own client is stood in for: nothing leaves this machine."""
+    import types
+
+    import uvicorn
+
+    from microdreamer.web import making
+
+    asked, served = [], []
+
+    def set_up(*words):
+        asked.append(words)
+        if len(asked) > 1:
+            raise RuntimeError("no\nroute")
+        return "https://example.invalid"
+
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))
+    monkeypatch.setitem(sys.modules, "gradio.networking", types.SimpleNamespace(setup_tunnel=set_up))
+    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(making, "Maker", lambda config: maker)
+    monkeypatch.setattr(uvicorn, "run", lambda *words, **keys: served.append(keys["host"]))
+    words = ["--share", "--no-page", "--token=sesame", "--port=8123"]
+    assert server.main(words) == 0
+    said = capsys.readouterr().err
+    assert "https://example.invalid   is public: whoever has the address can try the password" in said and "see all that passes" in said
+    assert asked[0][:2] == ("127.0.0.1", 8123) and served == ["127.0.0.1"]
+    assert server.main(words) == 2 and served == ["127.0.0.1"]
+    assert "--share: no public address is to be had (no route)" in capsys.readouterr().err.splitlines()[-1]

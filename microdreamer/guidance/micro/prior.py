@@ -168,6 +168,9 @@ class MicroPrior(Prior):
         null = self._cache([], self._sentences.tokens([negative_prompt]), [], [])
         return MicroCondition({NULL: null, CONDITIONAL: conditional}, (len(pictures) > 0,))
 
+    def check_sentence(self, sentence: str) -> None:
+        self._sentences.check(sentence)
+
     def sentence_encoder(self) -> MicroSentenceEncoder:
         return self._sentences
 

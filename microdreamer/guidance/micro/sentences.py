@@ -60,14 +60,25 @@ class MicroSentenceEncoder(SentenceEncoder):
         return cls(tower.to(device).eval().requires_grad_(False), vocabulary, dtype)
 
     def _look_up(self, sentence: str) -> tuple[int, ...]:
+        tokens, told = self._read(sentence)
+        if told:
+            log.warning("prompt: %s", told)
+        return tokens
+
+    def _read(self, sentence: str) -> tuple[tuple[int, ...], str]:
+        """Its tokens, and what there is to say of words that are not known. Raises ValueError as `tokens`."""
         tokens, unknown = self.vocabulary.encode(sentence, self.length)
-        if unknown:
-            near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
-            hint = f"; near ones: {', '.join(near)}" if near else ""
-            if not any(tokens):
-                raise ValueError(f"prompt {sentence!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
-            log.warning("prompt: the micro prior does not know %s%s", ", ".join(unknown), hint)
-        return tuple(tokens)
+        if not unknown:
+            return tuple(tokens), ""
+        near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
+        hint = f"; near ones: {', '.join(near)}" if near else ""
+        if not any(tokens):
+            raise ValueError(f"prompt {sentence!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
+        return tuple(tokens), f"the micro prior does not know {', '.join(unknown)}{hint}"
+
+    def check(self, sentence: str) -> None:
+        """Raises ValueError for a sentence of which no word is known; says nothing."""
+        self._read(sentence)
 
     def understood(self, sentence: str | None) -> str | None:
         """The sentence with the nearest known words in place of unknown ones, where there are near ones; a line tells which."""

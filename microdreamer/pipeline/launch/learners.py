@@ -106,7 +106,7 @@ class FieldLearner(ModuleLearner):
         terms = {
             "sparsity": lambda: regularisers.sparsity(alpha),
             "opaque": lambda: regularisers.opaque(alpha),
-            "orient": lambda: regularisers.orient(detail.weights, cast(Tensor, detail.normals), detail.directions, alpha),
+            "orient": lambda: regularisers.orient(detail.weights, cast(Tensor, detail.normals), cast(Tensor, detail.directions), alpha),
             "z_variance": lambda: regularisers.z_variance(depth_variance(rendering), alpha),
         }
         return regularisation(self.regularised, weights, terms)

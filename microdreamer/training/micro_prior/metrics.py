@@ -1,29 +1,35 @@
 """How well the micro prior knows objects: its four views against the truth, each side apart, beside two trivial answers.
 
-python -m microdreamer.training.micro_prior.metrics --objects val.npz [--limit N] [--guidance S] [--out metrics.json]
+python -m microdreamer.training.micro_prior.metrics --objects val.npz [--limit N] [--guidance S] [--references 1 4] [--out metrics.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cam_utils import orbit_cameras
+from microdreamer.core.files import atomic_write
 from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.samplers import ddim_sample, normal
+from microdreamer.images.writing import write_sheet
 from microdreamer.metrics.pictures import psnr
+from microdreamer.shapes.geometry import PlacePainter, camera_depth, render_albedo
 from microdreamer.shapes.packed import PackedMeshes, load_packed
 from microdreamer.shapes.render import over_white, render_views
 
 SIDES = (0, 90, 180, 270)
 ELEVATION_UP = 15.0
+FURTHER = (120, 240, 180)  # where further pictures are taken from, in this order
 STEPS, ETA = 8, 1.0  # of the sampler
 FOREGROUND = 0.95  # a pixel with any channel below this is object
 
@@ -34,10 +40,53 @@ def silhouette_iou(estimate: Tensor, truth: Tensor) -> Tensor:
     return (a & b).sum(dim=(-2, -1)) / (a | b).sum(dim=(-2, -1)).clamp_min(1)
 
 
-def true_views(meshes: PackedMeshes, index: int, resolution: int, device: torch.device | str, up: float = ELEVATION_UP) -> Tensor:
-    """Pictures on white [4,3,R,R] of one object from the four SIDES, in [0,1]."""
-    cameras = orbit_cameras([-up] * len(SIDES), list(SIDES), width=resolution, height=resolution, device=device)
+def true_views(
+    meshes: PackedMeshes,
+    index: int,
+    resolution: int,
+    device: torch.device | str,
+    up: float = ELEVATION_UP,
+    sides: Sequence[float] = SIDES,
+) -> Tensor:
+    """Pictures on white [S,3,R,R] of one object from these sides, in [0,1]."""
+    cameras = orbit_cameras([-up] * len(sides), list(sides), width=resolution, height=resolution, device=device)
     return over_white(render_views(meshes, index, cameras))
+
+
+def _opaque(picture: Tensor) -> Tensor:
+    """RGBA [4,R,R] of a picture on white."""
+    return torch.cat([picture, torch.ones_like(picture[:1])])
+
+
+@torch.no_grad()
+def score_surfaces(prior: MicroPrior, meshes: PackedMeshes, indices: Sequence[int], seed: int = 0) -> dict[str, dict[str, float]]:
+    """How well surfaces are told, from pure noise (`first`) and of true views noised to the last level of sampling (`last`).
+
+    Of the four SIDES: mean error of depth where there is an object, in units of the scene; IoU of coverage; PSNR of albedo on white.
+    """
+    device, size = prior.device, prior.resolution
+    cameras = orbit_cameras([-ELEVATION_UP] * 4, list(SIDES), width=size, height=size, device=device)
+    pose, intrinsics = cameras.world_to_camera[:, :3].float().contiguous(), cameras.intrinsics.float()
+    painter, to_world = PlacePainter(meshes), torch.eye(3, 4, device=device).repeat(4, 1, 1)
+    rows: dict[str, list[tuple[float, float, float]]] = {"first": [], "last": []}
+    for index in indices:
+        view = torch.full((4,), index, device=device), to_world
+        places, seen = painter.render(*view, pose, intrinsics, size)
+        albedo = render_albedo(meshes, *view, None, pose, intrinsics, size)
+        truth = true_views(meshes, index, size, device)
+        condition = prior.condition(_opaque(truth[0]), elevation=-ELEVATION_UP)
+        noise = normal(prior.latent_shape(4), torch.Generator().manual_seed(seed + index), device)
+        last = prior.schedule.levels(STEPS)[0]
+        for name, t, latents in (("first", prior.schedule.levels(STEPS)[-1], noise), ("last", last, None)):
+            if latents is None:
+                latents = prior.schedule.add_noise(prior.encode(truth), noise, last)
+            _, told = prior.predict_surfaces(latents, t, cameras, condition)
+            error = (told.depth - camera_depth(places, pose)).abs()[seen].mean()
+            mask = told.coverage > 0.5
+            iou = (mask & seen).sum() / (mask | seen).sum().clamp_min(1)
+            rows[name].append((float(error), float(iou), float(psnr(told.albedo.clamp(0, 1), over_white(albedo)).mean())))
+    names = ("depth_error", "coverage_iou", "albedo_psnr")
+    return {name: dict(zip(names, torch.tensor(values).mean(dim=0).tolist(), strict=True)) for name, values in rows.items()}
 
 
 @torch.no_grad()
@@ -51,12 +100,13 @@ def score_objects(
     eta: float = ETA,
     prompts: bool = False,
     without_picture: bool = False,
+    references: int = 1,
     seed: int = 0,
 ) -> tuple[dict[str, dict[str, float]], Tensor]:
     """Mean PSNR and silhouette IoU per side of `sampled`, `one_step`, `copy` and `mirrored_copy` answers.
 
-    The input is the view at azimuth 0, 15 degrees above. Returns ({answer: {"psnr_0": dB, ..., "iou_270": ...}}, sampled and true
-    views [objects,2,4,3,R,R]).
+    The input is the view at azimuth 0, 15 degrees above, or `references` of them, the further ones from FURTHER. Returns
+    ({answer: {"psnr_0": dB, ..., "iou_270": ...}}, sampled and true views [objects,2,4,3,R,R]).
     """
     device = prior.device
     resolution = prior.resolution
@@ -66,9 +116,13 @@ def score_objects(
     pictures = []
     for index in indices:
         truth = true_views(meshes, index, resolution, device)
-        picture = torch.cat([truth[0], torch.ones_like(truth[0, :1])])
         prompt = meshes.captions[index][0] if prompts or without_picture else None
-        condition = prior.condition(None if without_picture else picture, prompt, elevation=-ELEVATION_UP)
+        condition = prior.condition(None if without_picture else _opaque(truth[0]), prompt, elevation=-ELEVATION_UP)
+        if references > 1:
+            turns = FURTHER[: references - 1]
+            further = true_views(meshes, index, resolution, device, sides=turns)
+            others = [(_opaque(view), -ELEVATION_UP, float(turn)) for view, turn in zip(further, turns, strict=True)]
+            condition = prior.condition(_opaque(truth[0]), prompt, elevation=-ELEVATION_UP, others=others)
         generator = torch.Generator().manual_seed(seed + index)
         noise = normal(prior.latent_shape(len(SIDES)), generator, device)
         latents = ddim_sample(prior, noise, cameras, condition, levels, guidance_scale, eta, generator)
@@ -107,8 +161,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first N objects only")
     parser.add_argument("--weights", type=Path, help="folder of the prior; default: the shipped one")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--references", type=int, nargs="+", default=[1], help="numbers of pictures that it is given")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--eta", type=float, default=ETA)
+    parser.add_argument("--sheet", type=Path, help="PNG with a row for each object: its four sampled views and the true ones")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # captions hold words that the prior does not know
@@ -116,12 +172,27 @@ def main() -> None:
     prior, meshes = MicroPrior.load(args.weights, device), load_packed(args.objects).to(device)
     indices = range(min(args.limit or len(meshes), len(meshes)))
     results = {"objects": len(indices), "steps": args.steps, "eta": args.eta, "input_elevation_up": ELEVATION_UP}
-    for guidance in args.guidance:
-        table, _ = score_objects(prior, meshes, indices, steps=args.steps, guidance_scale=guidance, eta=args.eta)
-        results[f"guidance {guidance:g}"] = table
-        print(f"{len(indices)} objects, guidance {guidance:g}\n{sides_line(table)}", flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+    def write() -> None:
+        """What is known so far: a run may be cut."""
+        if args.out:
+            with atomic_write(args.out) as temporary:
+                temporary.write_text(json.dumps(results, indent=1) + "\n")
+
+    for guidance, references in itertools.product(args.guidance, args.references):
+        options = {"steps": args.steps, "guidance_scale": guidance, "eta": args.eta, "references": references}
+        table, pictures = score_objects(prior, meshes, indices, **options)
+        name = f"guidance {guidance:g}" + (f", {references} pictures" if references > 1 else "")
+        results[name] = table
+        print(f"{len(indices)} objects, {name}\n{sides_line(table)}", flush=True)
+        if args.sheet and references == args.references[0] and guidance == args.guidance[0]:
+            small = F.interpolate(pictures.flatten(0, 2), scale_factor=0.5, mode="area")
+            write_sheet(args.sheet, list(small), columns=2 * len(SIDES))
+        write()
+    if prior.network.config.geometry:
+        results["surfaces"] = score_surfaces(prior, meshes, indices)
+        print(json.dumps(results["surfaces"]), flush=True)
+        write()
 
 
 if __name__ == "__main__":

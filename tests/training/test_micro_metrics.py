@@ -1,0 +1,73 @@
+"""What the prior's own scores mean: several pictures are handed on as told, and the truth scores perfectly."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cam_utils import RADIUS
+from microdreamer.guidance.micro.network import SLOTS, MultiViewNetwork, NetworkConfig, Surfaces
+from microdreamer.guidance.micro.prior import MicroPrior
+from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.shapes.packed import load_packed
+from microdreamer.training.micro_prior import metrics
+
+PACK = Path(__file__).parents[2] / "test_data" / "objects_small.npz"
+TINY = NetworkConfig(
+    resolution=32, channels=(16, 32, 64), depth=(1, 1, 1, 1, 1), head_width=16, condition_width=32, text_width=32, references=SLOTS,
+    relative_cameras=True, geometry=True,
+)  # fmt: skip
+
+
+@pytest.fixture
+def prior():
+    torch.manual_seed(0)
+    return MicroPrior(MultiViewNetwork(TINY), Vocabulary(["a"]))
+
+
+@pytest.fixture(scope="module")
+def meshes():
+    return load_packed([PACK])
+
+
+def test_true_surfaces_score_perfectly(prior, meshes, monkeypatch):
+    """Answers made from the object itself, by way of the rendered places, at both noise levels."""
+    seen_levels = []
+
+    def truth(latents, t, cameras, condition):
+        seen_levels.append((t, float((latents - latents.mean()).square().mean())))
+        pose, intrinsics = cameras.world_to_camera[:, :3].float().contiguous(), cameras.intrinsics.float()
+        view = torch.full((4,), 1), torch.eye(3, 4).repeat(4, 1, 1)
+        places, seen = metrics.PlacePainter(meshes).render(*view, pose, intrinsics, 32)
+        albedo = metrics.over_white(metrics.render_albedo(meshes, *view, None, pose, intrinsics, 32))
+        depth = torch.where(seen, metrics.camera_depth(places, pose), RADIUS + 9)  # beside the object nothing is asked
+        return latents, Surfaces(depth, seen.float(), albedo)
+
+    monkeypatch.setattr(prior, "predict_surfaces", truth)
+    for row in metrics.score_surfaces(prior, meshes, [1]).values():
+        assert row == {"depth_error": 0.0, "coverage_iou": 1.0, "albedo_psnr": 100.0}
+    (high, noise), (low, _) = seen_levels
+    assert high > low and noise == pytest.approx(1.0, abs=0.05)
+
+
+def test_further_pictures_are_told_with_their_azimuths(prior, meshes, monkeypatch):
+    given = []
+    own = prior.condition
+    monkeypatch.setattr(prior, "condition", lambda *args, **options: (given.append(options), own(*args, **options))[1])
+    table, pictures = metrics.score_objects(prior, meshes, [0], references=3, steps=2)
+    assert pictures.shape == (1, 2, 4, 3, 32, 32) and set(table) == {"sampled", "one_step", "copy", "mirrored_copy"}
+    others = given[-1]["others"]
+    assert [(elevation, azimuth) for _, elevation, azimuth in others] == [(-15.0, 120.0), (-15.0, 240.0)]
+    expected = metrics.true_views(meshes, 0, 32, "cpu", sides=(240,))[0]
+    assert torch.equal(others[1][0][:3], expected) and bool((others[1][0][3] == 1).all())
+
+
+def test_the_command_writes_what_it_prints(prior, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(metrics.MicroPrior, "load", lambda *_: prior)
+    words = ["metrics", "--objects", str(PACK), "--limit", "1", "--guidance", "1", "--references", "1", "2", "--steps", "2"]
+    monkeypatch.setattr("sys.argv", [*words, "--out", str(tmp_path / "m.json"), "--sheet", str(tmp_path / "m.png")])
+    metrics.main()
+    stored = json.loads((tmp_path / "m.json").read_text())
+    assert {"guidance 1", "guidance 1, 2 pictures", "surfaces"} < set(stored) and (tmp_path / "m.png").stat().st_size > 100
+    assert "2 pictures" in capsys.readouterr().out
