@@ -301,6 +301,13 @@ def test_surfaces_have_weights_of_their_own(bank_and_words):
     assert float(loss) == pytest.approx(float(parts.sum()))
 
 
+def test_a_network_that_tells_surfaces_needs_a_bank_that_has_them(bank_and_words):
+    bank = dataclasses.replace(bank_and_words[0], painter=None)
+    with pytest.raises(ValueError, match="places=True"):
+        train(MultiViewNetwork(TINY), bank, TrainingConfig(steps=1, compile=False, graph=False), lambda _: None)
+    assert len(draw_batch(bank_and_words[0], 1, 32).seen) == 1  # however small the batch, one sample tells its surfaces
+
+
 def test_a_run_stops_when_told_and_goes_on(bank_and_words, tmp_path, monkeypatch):
     bank, _ = bank_and_words
     monkeypatch.setattr("microdreamer.training.micro_prior.loop.REPORT_STEPS", 2)
