@@ -30,11 +30,15 @@ def conditioned(
 ) -> tuple[Prior, object]:
     """The prior to ask, and what it makes of the pictures and the sentence: the one place where pictures become a condition.
 
-    Without a picture (then `elevation` is that of the views), or with one at azimuth 0, that is `prior` and its own condition. Raises
-    ValueError for what it cannot take.
+    Without a picture (then `elevation` is that of the views), or with one at azimuth 0, that is `prior` and its own condition; also with
+    as many as it takes at once (`Prior.references`) if one of them is at azimuth 0. Raises ValueError for what it cannot take.
     """
     if not pictures:
         return prior, prior.condition(None, prompt, negative_prompt, elevation)
+    front = next((one for one in pictures if one.azimuth == 0), None)
+    if front is not None and 1 < len(pictures) <= prior.references:
+        others = [one for one in pictures if one is not front]
+        return prior, prior.condition(front.picture, prompt, negative_prompt, front.elevation, others=others)
     conditions = tuple(prior.condition(one.picture, prompt, negative_prompt, one.elevation) for one in pictures)
     if len(pictures) == 1 and pictures[0].azimuth == 0:
         return prior, conditions[0]

@@ -11,6 +11,8 @@ from microdreamer.guidance.micro.network import SLOTS, MultiViewNetwork, Network
 from microdreamer.guidance.micro.prior import MicroPrior, tan_half
 from microdreamer.guidance.micro.relative import Poses, RelativeGates, view_poses
 from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.guidance.several import conditioned
+from microdreamer.images.reference import PosedPicture
 
 PLAIN = NetworkConfig(resolution=32, channels=(16, 32, 64), depth=(1, 1, 3, 1, 1), head_width=16, condition_width=32, text_width=32)
 WHOLE = dataclasses.replace(PLAIN, references=SLOTS, relative_cameras=True, geometry=True)
@@ -154,6 +156,16 @@ def test_a_condition_of_several_pictures(prior):
         prior.condition(others=[(side, 0.0, 0.0)])
     with pytest.raises(ValueError, match=r"expected RGBA"):
         clean((side[:3], 0.0, 0.0))
+
+
+def test_a_prior_of_several_pictures_takes_them_at_once_where_one_is_its_front(prior):
+    side, front, odd = pictures(3)
+    asked, condition = conditioned(prior, [PosedPicture(side, -5.0, 90.0), PosedPicture(front, -10.0)], "a red box")
+    cameras, latents = turntable(4, width=32, height=32), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    expected = prior.condition(front, "a red box", elevation=-10.0, others=[(side, -5.0, 90.0)])
+    answers = [prior.predict_clean(latents, 600, cameras, one, 1.0) for one in (condition, expected)]
+    assert asked is prior and torch.equal(*answers)
+    assert conditioned(prior, [PosedPicture(side, 0.0, 90.0), PosedPicture(odd, 0.0, 200.0)])[0] is not prior
 
 
 def test_conditions_of_one_and_several_pictures_join(prior):

@@ -249,7 +249,7 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0) -> Bat
         torch.where(has_text[:, None], caption, 0),
     )
     if bank.painter:
-        told = round(count * TOLD)
+        told = max(1, round(count * TOLD))
         targets = sample[: told * VIEWS]
         pose = index[targets], shapes[targets]
         seen_by = cameras[:told].flatten(0, 1), intrinsics.repeat(told * VIEWS, 1)

@@ -95,6 +95,8 @@ class Step:
 
     def __init__(self, network: MultiViewNetwork, bank: Bank, optimiser: FlatOptimiser, config: TrainingConfig):
         device = bank.tokens.device
+        if network.config.geometry and bank.painter is None:
+            raise ValueError("the network tells surfaces: build the bank with places=True")
         self.network, self.bank, self.optimiser, self.config = network, bank, optimiser, config
         self.coarse = torch.zeros((), device=device)
         self.loss = torch.zeros(4 if network.config.geometry else 1, device=device)  # colours, depth, coverage, albedo

@@ -25,7 +25,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon takes this parameter: weights inside the network, not embeddings, modulation or the two ends."""
-    outside = ("text.words", "text.places", "places_", "modulate_", "noise_in", "camera_in", "stem", "head")
+    outside = ("text.words", "text.places", "places_", "modulate_", "noise_in", "camera_in", "stem", "head", "geometry_head")
     return parameter.ndim >= 2 and not name.startswith(outside)
 
 
