@@ -237,3 +237,13 @@ def test_what_is_cut_from_a_long_sentence_is_said_once(caplog):
         long, cut = encoder.encode([words, words]).tokens[0], encoder.encode([words[: 4 * encoder.length]]).tokens[0]
     assert torch.equal(long, cut)
     assert caplog.text.count(f"prompt: {encoder.length} words too many for the micro prior; the end is cut") == 1
+
+
+def test_a_sentence_is_checked_without_a_word(priors, caplog):
+    """Before it waits: words that are known, or near to one that is, pass; none of either is refused, as it would be later."""
+    prior = priors("micro")
+    for sentence in ("a wooden chair", "a crimson xyzzy chair", "xyzzy chair"):
+        prior.check_sentence(sentence)
+    with pytest.raises(ValueError, match="knows none of these words"):
+        prior.check_sentence("xyzzy plugh")
+    assert caplog.messages == []
