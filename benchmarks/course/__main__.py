@@ -7,7 +7,7 @@
     python -m benchmarks.course step        a step of the fit
     python -m benchmarks.course program     what is left of it in the whole program
 
-On the CPU all run on one thread and, except for whole programs, count the processor's time.
+On the CPU all run on one thread and count the processor's time.
 --device cpu or cuda (default: the GPU where there is one); --small for seconds and little to see; --out FILE.json keeps the figures.
 """
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.course.scene import figure
 from microdreamer.core.files import atomic_write
 
 
@@ -19,7 +20,7 @@ def draw_kernels(axis: Any, document: dict) -> None:
     names = [row["version"].replace("_", " ") for row in document["rows"]]
     values = [row["median_ms"] for row in document["rows"]]
     bars = axis.barh(names, values, color="tab:blue")
-    axis.bar_label(bars, [f"{value:.3g} ms" for value in values], padding=3)
+    axis.bar_label(bars, [f"{figure(value)} ms" for value in values], padding=3)
     axis.axvline(document["floor_ms"], color="black", linestyle="--", label=f"floor, {document['floor_ms']:.2g} ms")
     axis.set(xscale="log", xlim=(document["floor_ms"] / 2, max(values) * 8), xlabel="ms a call", title=document["scene"])
     axis.invert_yaxis()
@@ -30,7 +31,7 @@ def draw_step(axis: Any, document: dict) -> None:
     rows = document["rows"]
     values = [row["median_ms"] for row in rows]
     bars = axis.barh([row["what"] for row in rows], values, color="tab:orange")
-    axis.bar_label(bars, [f"{row['median_ms']:.3g} ms, {row['operations']} operations" for row in rows], padding=3)
+    axis.bar_label(bars, [f"{figure(row['median_ms'])} ms, {row['operations']} operations" for row in rows], padding=3)
     axis.set(
         xscale="log", xlim=(min(values) / 2, max(values) * 30), xlabel="ms", title=f"a step of the fit, {document['gaussians']} Gaussians"
     )
@@ -65,13 +66,13 @@ def draw(document: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(8, 3.2))
+    picture, axis = pyplot.subplots(figsize=(8, 3.2))
     DRAWN[document["chapter"]](axis, document)
-    figure.text(0.99, 0.01, f"{document['date']}, {document['device']}, commit {document['commit']}", ha="right", fontsize=7)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    picture.text(0.99, 0.01, f"{document['date']}, {document['device']}, commit {document['commit']}", ha="right", fontsize=7)
+    picture.tight_layout(rect=(0, 0.03, 1, 1))
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
+        picture.savefig(temporary, format="png", dpi=110)
+    pyplot.close(picture)
 
 
 def main() -> None:

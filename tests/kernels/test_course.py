@@ -103,7 +103,7 @@ def test_the_missing_bound_is_an_error_on_the_cpu():
 def test_the_missing_bound_stays_within_its_own_memory_on_a_gpu():
     assert off_by("wrong_bound", wide_set("cuda"), GRID) < 1e-5  # no test of values sees it: compute-sanitizer's memcheck does
     with pytest.raises(ValueError, match="would write into memory of others at this resolution; take 9"):
-        extract_fields(*wide_set("cuda"), 10, 5, 1.5, "wrong_bound")
+        extract_fields(*wide_set("cuda"), 7, 7, 1.5, "wrong_bound")  # 343 floats, three pieces of 128, and two blocks of 256
 
 
 # ---- What it stands beside ----

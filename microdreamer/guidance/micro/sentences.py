@@ -68,13 +68,16 @@ class MicroSentenceEncoder(SentenceEncoder):
     def _read(self, sentence: str) -> tuple[tuple[int, ...], str]:
         """Its tokens, and what there is to say of words that are not known. Raises ValueError as `tokens`."""
         tokens, unknown = self.vocabulary.encode(sentence, self.length)
+        over = len(words_of(sentence)) - len(unknown) - self.length
+        cut = f"{over} words too many for the micro prior; the end is cut: {sentence[-60:]!r}" if over > 0 else ""
         if not unknown:
-            return tuple(tokens), ""
+            return tuple(tokens), cut
         near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
         hint = f"; near ones: {', '.join(near)}" if near else ""
         if not any(tokens):
             raise ValueError(f"prompt {sentence!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
-        return tuple(tokens), f"the micro prior does not know {', '.join(unknown)}{hint}"
+        told = f"the micro prior does not know {', '.join(unknown)}{hint}"
+        return tuple(tokens), f"{told}; {cut}" if cut else told
 
     def check(self, sentence: str) -> None:
         """Raises ValueError for a sentence of which no word is known, or near to one that is; says nothing."""
