@@ -2,11 +2,11 @@
 
     python -m benchmarks.hash_grid [--device cuda] [--points 65536 1048576] [--grid geometry converter] [--out results.json]
 
-Points come either scattered (every gather in another cell) or in order along rays (neighbours share coarse cells), as a renderer
-sends them. Before anything is timed, encoding and gradients of a few points are compared with the plain-PyTorch twin. Times are
-medians of single calls after a warm-up (benchmarks/timing.py); the JSON has their spread, the table the widest (10th to 90th percentile
-of a column over its median). The floor counts points, encodings and each table once, at the speed of copying on this device; the
-gathers themselves come from the second cache (see csrc/cuda/hash_grid.cu).
+Points come either scattered (every gather in another cell) or in order along rays (neighbours share coarse cells), in steps of a 300th
+of the box, as the renderer of fields sends them. Before anything is timed, encoding and gradients of a few points are compared with
+the plain-PyTorch twin. Times are medians of single calls after a warm-up (benchmarks/timing.py); the JSON has their spread, the table
+the widest (10th to 90th percentile of a column over its median). The floor counts points, encodings and each table once, at the speed
+of copying on this device; the gathers themselves come from the second cache (see csrc/cuda/hash_grid.cu).
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ def scattered(count: int, draw: torch.Generator) -> Tensor:
 
 
 def along_rays(count: int, draw: torch.Generator, samples: int = 64) -> Tensor:
+    """Ray by ray, in steps as long as those of the fields: a 300th of the box."""
     rays = -(-count // samples)
-    start, end = torch.rand(2, rays, 1, 3, generator=draw)
-    return torch.lerp(start, end, torch.linspace(0, 1, samples)[:, None]).reshape(-1, 3)[:count].contiguous()
+    start, direction = 0.25 + 0.5 * torch.rand(rays, 1, 3, generator=draw), torch.randn(rays, 1, 3, generator=draw)
+    distance = torch.arange(samples)[:, None] / 300
+    return (start + distance * torch.nn.functional.normalize(direction, dim=-1)).reshape(-1, 3)[:count].contiguous()
 
 
 def check(points: Tensor, params: Tensor, spec: HashGridSpec) -> None:

@@ -39,7 +39,7 @@ def noise_model(count: int, device: str) -> GaussianModel:
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     means = 0.5 * directions * torch.rand(count, 1, generator=generator) ** (1 / 3)
-    model = GaussianModel.from_points(means.to(device), torch.rand(count, 3, generator=generator).to(device))
+    model = GaussianModel.from_points(means, torch.rand(count, 3, generator=generator), device=device)
     with torch.no_grad():
         model.log_scales.copy_(0.5 * torch.randn(count, 3, generator=generator) + np.log(0.01))
         model.quaternions.copy_(torch.randn(count, 4, generator=generator))
@@ -52,7 +52,7 @@ def object_model(count: int, device: str) -> GaussianModel:
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     radii = 0.4 + 0.08 * (8 * directions[:, :1]).sin() * (6 * directions[:, 1:2]).cos() - 0.15 * directions[:, 2:].square()
-    model = GaussianModel.from_points((radii * directions).to(device), (directions / 2 + 0.5).to(device))
+    model = GaussianModel.from_points(radii * directions, directions / 2 + 0.5, device=device)
     with torch.no_grad():
         model.log_scales.fill_(float(np.log(0.015)))
         model.opacity_logits.fill_(1.0)

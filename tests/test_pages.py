@@ -102,6 +102,7 @@ def test_english_is_of_today():
         if path.suffix not in kinds or path == Path(__file__).resolve() or not path.is_file() or "procedural" in path.parts:
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if word := ARCHAIC.search(line):
+            quoted = path.suffix == ".md" and line.startswith(">")  # a licence's words, say
+            if not quoted and (word := ARCHAIC.search(line)):
                 found.append(f"{name}:{number}: {word[0]}")
     assert found == []

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from cam_utils import Cameras, orbit_cameras
 from microdreamer.core.command import Parser, exit_code
@@ -35,6 +34,7 @@ from microdreamer.guidance import PRIORS, load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.images.reading import read_image
 from microdreamer.pipeline.launch.result_folder import PROMPTS, frames_of, read_prompts, read_record, rendered, text_of, write_json
+from microdreamer.pipeline.terminal import Steps
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +109,12 @@ def by_clip(clip: Clip, renders: Sequence[Renders]) -> tuple[dict[str, Any], dic
         told["corrected"] = [str(one.prompt) for one in renders]
     texts = {name: clip.embed_sentences(sentences) for name, sentences in told.items()}
     each: dict[str, dict[str, Any]] = {}
-    for index, one in enumerate(tqdm(renders, desc="CLIP", disable=None)):
+    steps = Steps("CLIP", len(renders))
+    for index, one in enumerate(renders):
         pictures = torch.cat([clip.embed_pictures(chunk) for chunk in _chunks(one.frames, clip.picture_size)])
         scores = {name: clip_scores(pictures, vectors, index) for name, vectors in texts.items()}
         each[one.folder] = {name: {"similarity": similarity, "recall_at_1": recall} for name, (similarity, recall) in scores.items()}
+        steps.step()
     count = len(renders)
     means = {
         name: {
@@ -162,16 +164,16 @@ def by_prior(
     levels = denoising_recall.levels_of(prior, settings.levels)
     blocks = denoising_recall.blocks_of(list(sentences), settings.candidates, settings.seed)
     answers: dict[str, denoising_recall.Answer] = {}
-    with tqdm(total=sum(len(candidates) for _, candidates in blocks), desc=f"{prior.name} prior", disable=None) as bar:
-        for asked, candidates in blocks:
-            conditions = denoising_recall.conditions_of(prior, [sentences[name] for name in candidates], settings.batch)
-            rows = []
-            for name in candidates:
-                pictures, cameras = _views(prior, frames[name], camera, settings.groups)
-                draws = torch.Generator().manual_seed(settings.seed)
-                rows.append(denoising_recall.candidate_losses(prior, pictures, cameras, conditions, levels, settings.draws, draws))
-                bar.update()
-            answers |= zip(asked, denoising_recall.answers_of(torch.stack(rows), len(asked)), strict=True)
+    steps = Steps(f"{prior.name} prior", sum(len(candidates) for _, candidates in blocks))
+    for asked, candidates in blocks:
+        conditions = denoising_recall.conditions_of(prior, [sentences[name] for name in candidates], settings.batch)
+        rows = []
+        for name in candidates:
+            pictures, cameras = _views(prior, frames[name], camera, settings.groups)
+            draws = torch.Generator().manual_seed(settings.seed)
+            rows.append(denoising_recall.candidate_losses(prior, pictures, cameras, conditions, levels, settings.draws, draws))
+            steps.step()
+        answers |= zip(asked, denoising_recall.answers_of(torch.stack(rows), len(asked)), strict=True)
     means = denoising_recall.summary_of(answers, len(blocks[0][1])) | {"levels": levels}
     return means, {name: _numbers(answers[name]) for name in sentences}
 

@@ -150,10 +150,9 @@ class ImplicitVolume(nn.Module):
         if not isinstance(kind, str):
             return kind
         height, size = self._blob
-        squared = points.square().sum(-1)
         if kind == "blob_magic3d":
-            return height * (1 - squared.clamp_min(SMALLEST_SQUARE).sqrt() / size)
-        return height * torch.exp(-squared / (2 * size**2))
+            return torch.rsub(torch.linalg.vector_norm(points, dim=-1), height, alpha=height / size)
+        return height * torch.exp(-points.square().sum(-1) / (2 * size**2))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by the names that learning rates go by."""
@@ -174,7 +173,7 @@ class ImplicitVolume(nn.Module):
         return (height if given[0] is None else given[0], size if given[1] is None else given[1])
 
     def _unit(self, points: Tensor) -> Tensor:
-        return (points + self.spec.radius) / (2 * self.spec.radius)
+        return torch.add(points.new_full((), 0.5), points, alpha=0.5 / self.spec.radius)
 
     def _encode(self, points: Tensor, used: Tensor | None = None, encoded: Tensor | None = None) -> Tensor:
         """`encode` for points in the grid's axes, or that with its gradient where it is there already."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from microdreamer.core import tensor_files
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 15 * 2**20
@@ -31,7 +32,7 @@ def save_sharded(state: dict[str, Tensor], folder: Path, shard_bytes: int = SHAR
     names = [f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))]
     index = {"weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard}}
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / (name + ".part"))
+        (folder / (name + ".part")).write_bytes(tensor_files.encoded(shard, {"format": "pt"}))
         os.replace(folder / (name + ".part"), folder / name)
     (folder / (INDEX + ".part")).write_text(json.dumps(index, indent=0) + "\n")
     os.replace(folder / (INDEX + ".part"), folder / INDEX)
@@ -41,7 +42,7 @@ def save_sharded(state: dict[str, Tensor], folder: Path, shard_bytes: int = SHAR
 def load_sharded(folder: Path) -> dict[str, Tensor]:
     """The state dict that `save_sharded` (or a hub's sharded safetensors) wrote.
 
-    Raises FileNotFoundError for a missing index or shard, ValueError for a truncated or foreign file; both name the file.
+    Raises FileNotFoundError for a missing index or shard, ValueError for a truncated, damaged or foreign file; both name the file.
     """
     index_path = folder / INDEX
     if not index_path.is_file():
@@ -57,9 +58,11 @@ def load_sharded(folder: Path) -> dict[str, Tensor]:
             raise FileNotFoundError(f"{path}: this part of the weights is missing; restore the folder")
         try:
             with safe_open(path, framework="pt") as file:
-                state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - a safe_open is no dict
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a safe_open is no dict
+                tensor_files.check(path, tensors, file.metadata() or {}, "restore the file")
         except SafetensorError as error:
             raise ValueError(f"{path}: truncated or not a safetensors file ({error}); restore the file") from error
+        state.update(tensors)
     missing = sorted(set(weight_map) - set(state))
     if missing:
         raise ValueError(f"{folder}: {missing[0]} is in the index but in no file; restore the folder")

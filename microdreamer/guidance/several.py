@@ -1,4 +1,5 @@
-"""Several pictures of one object with a prior that takes one: a condition for each, and each view led by the pictures nearest to it.
+"""Several pictures of one object with any prior: with one that takes one picture a condition for each, and each view led by the pictures
+nearest to it.
 
 A prior's own world has its picture at azimuth 0. For a picture elsewhere the cameras are turned by its azimuth, so that the prior sees
 them from where that picture is the front.
@@ -18,7 +19,7 @@ from microdreamer.guidance.base import Prior, classifier_free
 from microdreamer.images.reference import PosedPicture
 
 NEARNESS = 20.0  # degrees farther off by which a picture has 1/e of the say
-TAKEN_OVER = ("name", "resolution", "views", "azimuth_spacing", "shared_elevation", "schedule", "accepts", "device", "dtype")
+TAKEN_OVER = ("name", "resolution", "views", "azimuth_spacing", "shared_elevation", "references", "schedule", "accepts", "device", "dtype")
 
 
 def conditioned(
@@ -35,14 +36,17 @@ def conditioned(
     """
     if not pictures:
         return prior, prior.condition(None, prompt, negative_prompt, elevation)
-    front = next((one for one in pictures if one.azimuth == 0), None)
-    if front is not None and 1 < len(pictures) <= prior.references:
-        others = [one for one in pictures if one is not front]
-        return prior, prior.condition(front.picture, prompt, negative_prompt, front.elevation, others=others)
-    conditions = tuple(prior.condition(one.picture, prompt, negative_prompt, one.elevation) for one in pictures)
-    if len(pictures) == 1 and pictures[0].azimuth == 0:
+    front = next((one for one in pictures if one.azimuth == 0), pictures[0])
+    if 1 < len(pictures) <= prior.references:
+        others = [one._replace(azimuth=one.azimuth - front.azimuth) for one in pictures if one is not front]
+        conditions = (prior.condition(front.picture, prompt, negative_prompt, front.elevation, others=others),)
+        places = ((front.elevation, front.azimuth),)
+    else:
+        conditions = tuple(prior.condition(one.picture, prompt, negative_prompt, one.elevation) for one in pictures)
+        places = tuple((one.elevation, one.azimuth) for one in pictures)
+    if len(conditions) == 1 and places[0][1] == 0:
         return prior, conditions[0]
-    return NearestPictures(prior), PosedConditions(conditions, tuple((one.elevation, one.azimuth) for one in pictures))
+    return NearestPictures(prior), PosedConditions(conditions, places)
 
 
 class PosedConditions(NamedTuple):

@@ -7,6 +7,7 @@ centre at (2 i + 1) / n - 1; texels outside of the grid are zero, so that values
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +30,7 @@ def sample_grids(
     height and, of voxels, depth. All of one floating type on one device. A point that is not finite has features that are not numbers.
 
     Gradients reach points (they jump where cells of texels meet) and grids, and can be differentiated once more, in plain PyTorch;
-    asking for a third derivative raises RuntimeError (`compiled=False` has what PyTorch's `grid_sample` has).
+    asking for a third derivative raises RuntimeError (`compiled=False` has those that the PyTorch in place gives its `grid_sample`).
 
     `deterministic` gives the same gradients bit for bit on CUDA, in more time; None follows `torch.use_deterministic_algorithms`. On
     the CPU they always repeat. `compiled` chooses between the op, which is for float32, and `sample_grids_reference`; None takes the
@@ -85,16 +86,16 @@ def _save_for_gradient(ctx, inputs, output) -> None:
 
 
 def _differentiate_gradient(ctx, u_points, u_grids):
-    """The gradient of `sample_grids_bwd`, by the twin's first and second derivatives."""
+    """The gradient of `sample_grids_bwd`, by first and second derivatives of the sum over corners."""
     if torch.is_grad_enabled():
-        raise RuntimeError("sample_grids has no third derivative; pass compiled=False, whose plain PyTorch has what grid_sample has")
+        raise RuntimeError("sample_grids has no third derivative; take differences of the second")
     with torch.enable_grad():
         v_features, points, grids = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
         dims = grids.dim() - 3
         axes = [ctx.axes[first : first + dims] for first in range(0, len(ctx.axes), dims)]
         inputs = [tensor for tensor, wanted in ((points, ctx.for_points), (grids, ctx.for_grids)) if wanted]
         along = [tensor for tensor, wanted in ((u_points, ctx.for_points), (u_grids, ctx.for_grids)) if wanted]
-        first = torch.autograd.grad(sample_grids_reference(points, grids, axes), inputs, v_features, create_graph=True)
+        first = torch.autograd.grad(_over_corners(points, grids, axes), inputs, v_features, create_graph=True)
         found = torch.autograd.grad(first, [v_features, points, grids], along, materialize_grads=True)
     return *found, None, None, None, None
 
@@ -108,7 +109,33 @@ extension.register("sample_grids_bwd", fake=_fake_backward, gradient=Gradient(_d
 
 def sample_grids_reference(points: Tensor, grids: Tensor, axes: Sequence[Sequence[int]]) -> Tensor:
     """`sample_grids` in plain PyTorch, for any floating dtype: the definition that the op is compared with."""
-    places = torch.stack([points[..., list(of_grid)] for of_grid in axes], dim=1)  # [B,G,P,dims]
+    places = torch.stack([_along(points, of_grid) for of_grid in axes], dim=1)  # [B,G,P,dims]
     places = places.flatten(0, 1).unflatten(1, (-1, *[1] * (places.shape[-1] - 1)))
     features = grid_sample(grids.movedim(-1, 2).flatten(0, 1), places, align_corners=False)  # [B G,C,P,1,...]
     return features.flatten(2).unflatten(0, grids.shape[:2]).permute(0, 3, 1, 2).flatten(2)
+
+
+def _along(points: Tensor, of_grid: Sequence[int]) -> Tensor:
+    """The coordinates [B,P,dims] that run along a grid's width, height and depth."""
+    return torch.stack([points[..., axis] for axis in of_grid], dim=-1)
+
+
+def _over_corners(points: Tensor, grids: Tensor, axes: Sequence[Sequence[int]]) -> Tensor:
+    """The same in elementary operations, which have derivatives of every order; not every PyTorch gives its grid_sample a second one."""
+    sizes = grids.shape[2:-1][::-1]  # along width, height, depth
+    parts = []
+    for of_grid, grid in zip(axes, grids.flatten(2, -2).unbind(1), strict=True):  # [B,T,C]
+        positions = [((points[..., axis] + 1) * size - 1) / 2 for axis, size in zip(of_grid, sizes, strict=True)]
+        lower = [position.detach().floor() for position in positions]
+        corners = []
+        for corner in itertools.product((0, 1), repeat=len(of_grid)):
+            weight, texel, stride = torch.ones_like(points[..., 0]), 0, 1
+            for upper, position, low, size in zip(corner, positions, lower, sizes, strict=True):
+                place, share = low + upper, position - low
+                inside = (place >= 0) & (place < size)
+                weight = weight * (share if upper else 1 - share) * inside
+                texel = texel + stride * torch.where(inside, place, 0).long()
+                stride *= size
+            corners.append(weight[..., None] * grid.gather(1, texel[..., None].expand(-1, -1, grid.shape[-1])))
+        parts.append(torch.stack(corners).sum(0))
+    return torch.cat(parts, dim=-1)

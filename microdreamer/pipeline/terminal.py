@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 
 from tqdm import tqdm
 
 from microdreamer.pipeline.progress import Update
 
+LINES_EVERY = 15.0  # seconds between two lines, where there is no terminal
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far{postfix}"
 
 
@@ -43,3 +45,28 @@ class Bar:
         left = "" if update.seconds_left is None else f"{tqdm.format_interval(update.seconds_left)} left"
         self._bar.set_postfix_str(left + "".join(update.note.partition(",")[1:]), refresh=False)
         self._bar.update(max(update.fraction - self._bar.n, 0.0))
+
+
+class Steps:
+    """`name`: how many of `total` steps of a loop are done, on the standard error. Call `step` after each.
+
+    A bar on a terminal; elsewhere, as in a log, a line now and then, and one at the end.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self._began = self._told = time.monotonic()
+        self._bar = tqdm(total=total, desc=name) if sys.stderr.isatty() else None
+
+    def step(self) -> None:
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update()
+            if self.done == self.total:
+                self._bar.close()
+            return
+        now = time.monotonic()
+        if now - self._told >= LINES_EVERY or self.done == self.total:
+            self._told, spent = now, now - self._began
+            left = f", {tqdm.format_interval(spent / self.done * (self.total - self.done))} left" if self.done < self.total else ""
+            print(f"{self.name}: {self.done}/{self.total}, {tqdm.format_interval(spent)} so far{left}", file=sys.stderr, flush=True)

@@ -66,9 +66,13 @@ def read_checkpoint(path: str | Path) -> dict:
             f"{path}: no such checkpoint; expected the checkpoint.pt of a run (python -m microdreamer.voxel_diffusion train)"
         )
     try:
+        with zipfile.ZipFile(path) as archive:  # its parts have sums to check them by, which torch.load does not look at
+            damaged = archive.testzip()
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a checkpoint that can be read; it is damaged or of another program") from error
+    if damaged is not None:
+        raise ValueError(f"{path}: damaged: a byte of {damaged} changed on the disk or on its way; take a copy of it, or train anew")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this program's voxel diffusion")
     return state

@@ -39,6 +39,7 @@ CSS = """
 .told { min-height: 2.5rem } .told progress { width: 100%; height: 1rem } .told img { width: 100%; max-width: 256px; border-radius: 8px }
 .told .failed { border-left: 4px solid #c62828; padding: .4rem .8rem; background: #fdecea; color: #5f1412 }
 .told .notes { opacity: .75; font-size: .9em }
+.of_a_side { min-height: 0; overflow-wrap: anywhere }
 footer { display: none !important }
 """
 
@@ -186,19 +187,19 @@ class Page:
     def _side(self, name: str) -> tuple[Any, Any, Any]:
         """Where a picture of another side is given, its cut-out, and what is said of it."""
         gr = self._gr
-        with gr.Column(min_width=140):
+        with gr.Column(min_width=96):
             given = gr.File(label=name.capitalize(), file_types=["image"], file_count="single", height=120, elem_id=f"picture_{name}")
             cut_out = gr.Image(
-                label=f"{name.capitalize()}, cut out",
+                label="Cut out",
                 image_mode="RGBA",
                 format="png",
                 type="filepath",
                 interactive=False,
-                height=140,
+                height=112,
                 buttons=[],
                 elem_id=f"cut_out_{name}",
             )
-            said = gr.HTML(elem_classes="told", elem_id=f"said_{name}")
+            said = gr.HTML(elem_classes="told of_a_side", elem_id=f"said_{name}", padding=False)
         return given, cut_out, said
 
     def queue_length(self) -> str:

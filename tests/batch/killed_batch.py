@@ -1,6 +1,8 @@
 """Runs a batch that is killed (SIGKILL) at moments drawn from a seed and resumed, to its end; compares with one that was left alone.
 
-    PYTHONPATH=.:tests python tests/batch/killed_batch.py FOLDER [--kills 10] [--seed 0]
+    PYTHONPATH=.:tests python tests/batch/killed_batch.py FOLDER [--kills 10] [--seed 0] [--pictures FOLDER]
+
+Of four pictures, or of those in the folder named, by the small random network of tests/fake_priors.py; two bad ones are among them.
 
 After each kill every file of a result that is there is either whole or still hidden, and the report, where there is one, is whole.
 Prints, as JSON, how many kills fell within a run and how many files of the results are the same. Raises where a file is half.
@@ -12,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from batch_bench import config_for, oracle, results, write_bad_pictures, write_pictures
+from fake_priors import tiny_micro_prior
 
 from microdreamer.batch.pictures import items_of
 from microdreamer.batch.run import run
@@ -40,10 +44,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)  # so that a forked process can go on
-    draw, prior = random.Random(options.seed), oracle()
-    pictures = write_pictures(options.folder / "in", prior, ("a", "b", "c", "d"))
+    draw, prior, pictures = random.Random(options.seed), oracle(), options.folder / "in"
+    if options.pictures:
+        prior = tiny_micro_prior()
+        pictures.mkdir(parents=True)
+        for path in options.pictures.glob("*.png"):
+            shutil.copyfile(path, pictures / path.name)
+    else:
+        write_pictures(pictures, prior, ("a", "b", "c", "d"))
+    good = len(list(pictures.iterdir()))
     write_bad_pictures(pictures)
     whole_config = config_for(pictures, options.folder / "whole")
     begun = time.perf_counter()
@@ -67,15 +79,15 @@ def main() -> None:
         for name, data in (results(out) if out.is_dir() else {}).items():
             assert name.startswith(".") or data == whole[name], f"{name} is half"
         if (report := out / "report.json").is_file():
-            assert sum(json.loads(report.read_text())["counts"].values()) == 6
+            assert sum(json.loads(report.read_text())["counts"].values()) == good + 2
     report = run(items_of(config.input, config.outdir), config, prior)
-    assert report.count("done") == 4 and report.count("failed") == 2, report.summary
+    assert report.count("done") == good and report.count("failed") == 2, report.summary
     found = results(out)
     assert found.keys() == whole.keys(), (sorted(found), sorted(whole))
     left = [path.name for path in out.rglob(".*") if not path.name.endswith((".json", ".html", ".jpg"))]
     assert not left, left
     same = sum(found[name] == whole[name] for name in whole)
-    print(json.dumps({"killed": killed, "results": len(whole), "same": same}))
+    print(json.dumps({"pictures": good, "killed": killed, "results": len(whole), "same": same, "seconds alone": round(took, 1)}))
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def test_what_holds_for_all_pictures_is_told_before_any(copy, words, message, ca
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_batch_that_is_killed_again_and_again_ends_with_the_same_results(tmp_path, kills):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "tests/batch/killed_batch.py", str(tmp_path), "--kills", str(kills)]

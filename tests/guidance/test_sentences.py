@@ -228,3 +228,22 @@ def test_conditions_on_a_gpu_are_those_of_each_and_wait_for_nothing(tiny_checkpo
         torch.cuda.set_sync_debug_mode("default")
     for one, other in zip(tensors(together), tensors(alone), strict=True):
         assert relative_l2(one, other) < 1e-3
+
+
+def test_what_is_cut_from_a_long_sentence_is_said_once(caplog):
+    encoder = load_sentence_encoder("micro")
+    words = "red car " * encoder.length
+    with caplog.at_level("WARNING", logger="microdreamer"):
+        long, cut = encoder.encode([words, words]).tokens[0], encoder.encode([words[: 4 * encoder.length]]).tokens[0]
+    assert torch.equal(long, cut)
+    assert caplog.text.count(f"prompt: {encoder.length} words too many for the micro prior; the end is cut") == 1
+
+
+def test_a_sentence_is_checked_without_a_word(priors, caplog):
+    """Before it waits: words that are known, or near to one that is, pass; none of either is refused, as it would be later."""
+    prior = priors("micro")
+    for sentence in ("a wooden chair", "a crimson xyzzy chair", "xyzzy chair"):
+        prior.check_sentence(sentence)
+    with pytest.raises(ValueError, match="knows none of these words"):
+        prior.check_sentence("xyzzy plugh")
+    assert caplog.messages == []

@@ -83,6 +83,30 @@ def test_noise_is_that_of_the_nearest_picture_guided_by_the_null_one(scale, bran
     torch.testing.assert_close(noise[:, 0, 0, 0], torch.tensor(told), rtol=0, atol=1e-3)
 
 
+class Several(Remembering):
+    """Takes three pictures at once, and remembers them."""
+
+    references = 3
+
+    def condition(self, image=None, prompt=None, negative_prompt=None, elevation=0.0, others=()):
+        self.given = [(image, elevation, 0.0), *others]
+        return 1.0
+
+
+def test_a_prior_that_takes_several_is_given_them_at_once_with_their_places_from_the_first():
+    pictures = [PosedPicture(picture(number), -5.0 * number, 90.0 * number) for number in (1, 2, 3)]
+    prior = Several()
+    asked, condition = conditioned(prior, pictures)
+    assert isinstance(asked, NearestPictures) and condition.places == ((-5.0, 90.0),)  # the first is not in front: one world, turned
+    assert [(one[1], one[2]) for one in prior.given] == [(-5.0, 0.0), (-10.0, 90.0), (-15.0, 180.0)]
+    assert all(torch.equal(one[0], own.picture) for one, own in zip(prior.given, pictures, strict=True))
+    asked, condition = conditioned(prior, [one._replace(azimuth=one.azimuth - 90.0) for one in pictures])
+    assert asked is prior and condition == 1.0
+    four = [PosedPicture(picture(number), 0.0, 90.0 * number) for number in range(4)]  # one more than it takes: one by one
+    _, condition = conditioned(prior, four)
+    assert len(condition.conditions) == 4 and len(prior.given) == 1
+
+
 def test_cameras_that_change_are_turned_anew():
     prior = Remembering()
     asked, condition = conditioned(prior, [PosedPicture(picture(1), 0.0, 90.0)])

@@ -65,6 +65,7 @@ def test_further_pictures_are_told_with_their_azimuths(prior, meshes, monkeypatc
 
 def test_the_command_writes_what_it_prints(prior, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(metrics.MicroPrior, "load", lambda *_: prior)
+    monkeypatch.setattr(metrics.logging, "disable", lambda _: None)  # for the process: other tests read the log
     words = ["metrics", "--objects", str(PACK), "--limit", "1", "--guidance", "1", "--references", "1", "2", "--steps", "2"]
     monkeypatch.setattr("sys.argv", [*words, "--out", str(tmp_path / "m.json"), "--sheet", str(tmp_path / "m.png")])
     metrics.main()

@@ -47,6 +47,15 @@ def test_sharded_weights_round_trip(tmp_path):
     assert loaded.keys() == state.keys() and all(torch.equal(loaded[key], state[key]) for key in state)
 
 
+def test_a_changed_byte_of_sharded_weights_is_noticed(tmp_path):
+    first, second = save_sharded({f"layer{k}": torch.randn(100, 10) for k in range(2)}, tmp_path, shard_bytes=5000)
+    data = second.read_bytes()
+    second.write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+    with pytest.raises(ValueError, match=rf"{second.name}: damaged: .*; restore the file"):
+        load_sharded(tmp_path)
+    assert first.is_file()
+
+
 def test_foreign_weights_name_the_first_wrong_key():
     network = torch.nn.Linear(3, 2)
     with pytest.raises(ValueError, match="weight is missing"):
@@ -209,7 +218,11 @@ def test_resumed_training_equals_an_uninterrupted_one(bank_and_words, tmp_path):
         with pytest.raises(FileNotFoundError, match="no run to resume"):
             run(tmp_path / "nowhere", resume=True)
         file = tmp_path / "cut" / "training.safetensors"
-        file.write_bytes(file.read_bytes()[:1000])
+        data = file.read_bytes()
+        file.write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+        with pytest.raises(ValueError, match=r"damaged: .* start the run anew without --resume"):
+            run(tmp_path / "cut", resume=True)
+        file.write_bytes(data[:1000])
         with pytest.raises(ValueError, match="truncated"):
             run(tmp_path / "cut", resume=True)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import pytest
 import torch
@@ -428,6 +429,18 @@ def test_damaged_checkpoint(tmp_path, content):
         load_denoiser(tmp_path / "other.pt")
     with pytest.raises(FileNotFoundError, match=r"none\.pt"):
         load_denoiser(tmp_path / "none.pt")
+
+
+def test_a_changed_byte_of_a_tensor_is_noticed(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, make_trainer(), SCHEDULE)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda part: part.file_size)
+    place = largest.header_offset + 200 + largest.file_size // 2  # within its content: headers take less than 200 bytes
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    with pytest.raises(ValueError, match=r"c\.pt: damaged: a byte of .* changed .*; take a copy of it, or train anew"):
+        load_denoiser(path)
 
 
 def test_interrupted_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from batch_bench import WORDS, view_of
+from fake_priors import tiny_micro_prior
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -273,3 +274,19 @@ def test_a_share_is_warned_of_and_one_that_is_not_to_be_had_is_one_line(maker, m
     assert asked[0][:2] == ("127.0.0.1", 8123) and served == ["127.0.0.1"]
     assert server.main(words) == 2 and served == ["127.0.0.1"]
     assert "--share: no public address is to be had (no route)" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_soak_script_finds_what_is_lost(quick, monkeypatch):
+    """Against jobs that are done at once: all is well; where one fails or a bad request is taken, that is a fault."""
+    from argparse import Namespace
+
+    from scripts import soak_api
+
+    port, maker, _ = quick
+    options = Namespace(jobs=6, at_once=3, bad=16, upload_mb=0.1)
+    monkeypatch.setattr(maker.prior, "check_sentence", tiny_micro_prior().check_sentence)
+    found = soak_api.soak(port, os.getpid(), options)
+    assert found["done"] == found["meshes fetched"] == 6 and found["bad requests refused"] == 16 and found["faults"] == []
+    monkeypatch.setattr(soak_api, "BAD", ({"prompt": "a red car"},))
+    found = soak_api.soak(port, os.getpid(), Namespace(jobs=2, at_once=2, bad=1, upload_mb=0.1))
+    assert found["bad requests refused"] == 0 and len(found["faults"]) == 1 and "bad request 0: 202" in found["faults"][0]

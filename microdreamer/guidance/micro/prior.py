@@ -165,7 +165,7 @@ class MicroPrior(Prior):
         turns, elevations = [0.0] + [turn for _, _, turn in others], [elevation] + [own for _, own, _ in others]
         tokens = self._sentences.tokens([self._sentences.understood(prompt)])
         conditional = self._cache(pictures, tokens, turns, [-one for one in elevations])
-        null = self._cache([], self._sentences.tokens([negative_prompt]), [], [])
+        null = self._cache([], self._sentences.tokens([self._sentences.understood(negative_prompt)]), [], [])
         return MicroCondition({NULL: null, CONDITIONAL: conditional}, (len(pictures) > 0,))
 
     def check_sentence(self, sentence: str) -> None:

@@ -68,28 +68,37 @@ class MicroSentenceEncoder(SentenceEncoder):
     def _read(self, sentence: str) -> tuple[tuple[int, ...], str]:
         """Its tokens, and what there is to say of words that are not known. Raises ValueError as `tokens`."""
         tokens, unknown = self.vocabulary.encode(sentence, self.length)
+        over = len(words_of(sentence)) - len(unknown) - self.length
+        cut = f"{over} words too many for the micro prior; the end is cut: {sentence[-60:]!r}" if over > 0 else ""
         if not unknown:
-            return tuple(tokens), ""
+            return tuple(tokens), cut
         near = sorted({word for name in unknown for word in self.vocabulary.nearest(name)})
         hint = f"; near ones: {', '.join(near)}" if near else ""
         if not any(tokens):
             raise ValueError(f"prompt {sentence!r}: the micro prior knows none of these words ({len(self.vocabulary)} known){hint}")
-        return tuple(tokens), f"the micro prior does not know {', '.join(unknown)}{hint}"
+        told = f"the micro prior does not know {', '.join(unknown)}{hint}"
+        return tuple(tokens), f"{told}; {cut}" if cut else told
 
     def check(self, sentence: str) -> None:
-        """Raises ValueError for a sentence of which no word is known; says nothing."""
-        self._read(sentence)
+        """Raises ValueError for a sentence of which no word is known, or near to one that is; says nothing."""
+        self._read(self._with_near_words(sentence)[0])
 
     def understood(self, sentence: str | None) -> str | None:
         """The sentence with the nearest known words in place of unknown ones, where there are near ones; a line tells which."""
-        known, read = set(self.vocabulary.words), {}
-        for word in words_of(sentence or ""):
-            if word not in known and (near := WordVectors.shipped().nearest(word, self.vocabulary.words)):
-                read[word] = near
+        if not sentence:
+            return sentence
+        sentence, read = self._with_near_words(sentence)
         if read:
             log.warning("prompt: the micro prior reads %s", ", ".join(f"{word} as {near}" for word, near in read.items()))
-            sentence = " ".join(read.get(word, word) for word in words_of(sentence))
         return sentence
+
+    def _with_near_words(self, sentence: str) -> tuple[str, dict[str, str]]:
+        """The sentence so, and which words were read as which others."""
+        known, read = set(self.vocabulary.words), {}
+        for word in words_of(sentence):
+            if word not in known and (near := WordVectors.shipped().nearest(word, self.vocabulary.words)):
+                read[word] = near
+        return " ".join(read.get(word, word) for word in words_of(sentence)) if read else sentence, read
 
     def tokens(self, sentences: Sequence[str | None]) -> Tensor:
         """Word tokens [S,L]. Raises ValueError for a sentence of which no word is known; unknown words among others are logged."""

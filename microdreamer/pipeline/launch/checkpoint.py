@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as encoded
 from torch import Tensor
 
-from microdreamer.core.errors import UserError
+from microdreamer.core import tensor_files
+from microdreamer.core.errors import UserError, user_errors
 from microdreamer.core.files import atomic_write
 from microdreamer.core.paths import shipped_folder
 
 FORMAT = "microdreamer.launch.1"
+REMEDY = "take an earlier checkpoint, or copy it anew"  # where one is damaged
 _TENSOR = "tensor:"  # how a tensor's place is marked among the values
 
 
@@ -28,31 +29,37 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     plain = _split(state, "", tensors)
     with atomic_write(path) as temporary:
         # Not save_file, which makes files that no one else may read.
-        temporary.write_bytes(encoded(tensors, {"format": FORMAT, "state": json.dumps(plain)}))
+        temporary.write_bytes(tensor_files.encoded(tensors, {"format": FORMAT, "state": json.dumps(plain)}))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save` wrote. Raises UserError for a file that is missing, cut, or of another program."""
-    with _opened(path, device) as (file, plain):
+    """What `save` wrote, its tensors on `device`. Raises UserError for a file that is missing, cut, damaged, or of another program."""
+    with _opened(path) as (file, plain):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safe_open is no dict
-    return _join(plain, tensors)
+        with user_errors():
+            tensor_files.check(path, tensors, file.metadata(), REMEDY)
+    return _join(plain, {name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def load_numbers(path: Path) -> dict[str, Any]:
     """The same with marks in the tensors' places: what a file says of itself, without reading the rest of it."""
-    with _opened(path, "cpu") as (_, plain):
+    with _opened(path) as (_, plain):
         return plain
 
 
 @contextlib.contextmanager
-def _opened(path: Path, device: torch.device | str) -> Iterator[tuple[Any, Any]]:
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The file, and everything of it but its tensors."""
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise UserError(f"{path}: not a checkpoint of launch.py; its own are the files of a run's folder ckpt/")
-            yield file, json.loads(metadata["state"])
+            try:
+                plain = json.loads(metadata["state"])
+            except (KeyError, ValueError):
+                raise UserError(f"{path}: damaged: what it says of itself cannot be read; {REMEDY}") from None
+            yield file, plain
     except SafetensorError as error:
         raise UserError(f"{path}: cut off, or no checkpoint of launch.py ({' '.join(str(error).split())}); take an earlier one") from None
     except OSError as error:
@@ -75,7 +82,7 @@ def _in_half(value: Any) -> Any:
 def _split(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """`value` with a mark in the place of each tensor, which goes to `tensors`."""
     if isinstance(value, Tensor):
-        tensors[place] = value.detach().clone(memory_format=torch.contiguous_format)
+        tensors[place] = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
         return _TENSOR + place
     if isinstance(value, Mapping):
         return {str(key): _split(inner, f"{place}.{key}".lstrip("."), tensors) for key, inner in value.items()}

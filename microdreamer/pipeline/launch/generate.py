@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 SENTENCES_PER_PASS = 4  # the largest published grid of voxels takes 0.3 GB a sentence
 SUFFIXES = ("_views.png", ".mp4", ".obj", ".mtl", "_albedo.png", ".glb", ".ply", ".json")
+MAX_SENTENCE = 1000  # characters; text towers read far less, and say so
 NAME_LENGTH = 60  # of each of two sentences in the name of the film between them
 RENDERED = ("step", "frames", "size", "elevation", "camera_distance", "fovy")  # of a record: what renders of one folder share
 
@@ -119,7 +120,8 @@ def generate(
     """Film, sheet of views, textured mesh (GLB, OBJ), coloured mesh (PLY) and record of each sentence; returns their stems in `out`.
 
     Where a sentence's shape has no surface, the rest of it and of the others is written, and UserError says so at the end. Raises
-    UserError for sentences of no words, and Stopped between two assets, with their folder if there is one, where the caller stops it.
+    UserError for sentences of no words or too many, and Stopped between two assets, with their folder if there is one, where the caller
+    stops it.
     """
     names = {prompt: name for name, prompt in folder_names(_words(sentences)).items()}
     began = time.perf_counter()
@@ -158,6 +160,12 @@ def generate(
 def _words(sentences: Sequence[str]) -> Sequence[str]:
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise UserError('nothing to make: expected a sentence of at least one word, as in "a red car"')
+    for sentence in sentences:
+        if len(sentence) > MAX_SENTENCE:
+            raise UserError(
+                f"a sentence of {len(sentence)} characters ({sentence[:30]!r}...): expected at most {MAX_SENTENCE}; text towers read "
+                "the first 77 tokens, some 300 characters: say it in fewer words"
+            )
     return sentences
 
 

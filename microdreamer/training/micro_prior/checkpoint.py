@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from microdreamer.core import tensor_files
 from microdreamer.core.files import atomic_write
 from microdreamer.guidance.checkpoints import load_into, load_sharded
 from microdreamer.guidance.micro.network import MultiViewNetwork
@@ -52,14 +52,14 @@ def save_run(path: Path, optimiser: FlatOptimiser, progress: Progress, states: T
     tensors = {name: tensor.cpu() for name, tensor in optimiser.state().items()}
     stored = {"progress": json.dumps(dataclasses.asdict(progress)), "run": json.dumps(run)}
     with atomic_write(path) as temporary:
-        save_file({**tensors, "random": states}, temporary, stored)
+        temporary.write_bytes(tensor_files.encoded({**tensors, "random": states}, stored))
 
 
 def load_run(path: Path, optimiser: FlatOptimiser, device: torch.device, run: dict) -> Progress:
     """Put a saved run's state into `optimiser` and this rank's generator on `device`; returns how far it is.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is not whole, or that is of another run: other
-    settings, objects, words or number of GPUs.
+    Raises FileNotFoundError for a missing file, ValueError for one that is not whole, that is damaged, or that is of another run:
+    other settings, objects, words or number of GPUs.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no run to resume there; leave out --resume to start one")
@@ -71,6 +71,7 @@ def load_run(path: Path, optimiser: FlatOptimiser, device: torch.device, run: di
         raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from error
     if not stored or "run" not in stored or "random" not in tensors:
         raise ValueError(f"{path}: not a training run's state")
+    tensor_files.check(path, tensors, stored, "take a copy of it, or start the run anew without --resume")
     before = json.loads(stored["run"])
     for name in sorted(set(before) | set(run)):
         if before.get(name) != run.get(name):

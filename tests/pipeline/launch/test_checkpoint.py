@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, read without pickle, foreign ones refused in a line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,34 @@ def test_a_cut_file_is_refused_in_a_line(tmp_path):
         with pytest.raises(UserError, match="take an earlier one") as caught:
             checkpoint.load(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path):
+    """In the tensors, in what the file says of itself and in its table of contents; a lost digest alone loses nothing."""
+    path = tmp_path / "a.ckpt"
+    checkpoint.save(path, STATE)
+    data = path.read_bytes()
+    written = checkpoint.load(path)
+    told = 0
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            found = checkpoint.load(path)
+        except UserError as error:
+            told += 1
+            assert "a.ckpt" in str(error) and "\n" not in str(error)
+        else:
+            assert json.dumps(found, default=torch.Tensor.tolist) == json.dumps(written, default=torch.Tensor.tolist)
+    assert len(data) - told <= 20  # the digest's name, blanks that fill the table up
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 64]))
+    with pytest.raises(UserError, match=r"damaged: its content is not what was written .* take an earlier checkpoint, or copy it anew"):
+        checkpoint.load(path)
+
+
+def test_files_of_before_there_was_a_digest_load(tmp_path):
+    values = {"format": checkpoint.FORMAT, "state": json.dumps({"step": 1, "learner": {"model": {"a": "tensor:learner.model.a"}}})}
+    save_file({"learner.model.a": torch.ones(2)}, tmp_path / "old.ckpt", values)
+    assert torch.equal(checkpoint.load(tmp_path / "old.ckpt")["learner"]["model"]["a"], torch.ones(2))
 
 
 def test_foreign_files_are_refused(tmp_path):

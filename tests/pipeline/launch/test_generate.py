@@ -167,6 +167,19 @@ def test_sentences_without_words_are_refused_before_anything_is_loaded(sentences
     assert not list(tmp_path.iterdir())
 
 
+def test_sentences_of_pages_are_refused_before_anything_is_loaded(tmp_path):
+    long = "a red car " * 101
+    for make in (
+        lambda: generate(config_of(), ["a tree", long], tmp_path),
+        lambda: interpolate(config_of(), "a tree", long, tmp_path),
+    ):
+        with pytest.raises(
+            UserError, match=r"a sentence of 1010 characters \('a red car .*'\.\.\.\): expected at most 1000; .* fewer words"
+        ):
+            make()
+    assert not list(tmp_path.iterdir())
+
+
 def test_whoever_stops_it_finds_whole_assets_alone(tmp_path):
     asked = []
 
