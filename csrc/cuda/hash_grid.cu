@@ -101,37 +101,57 @@ __global__ void __launch_bounds__(kBlock) encode_kernel(Inputs in, T* encoding) 
 
 constexpr int kSides = 2, kFaces = 4;  // of a cell along x, and corners of a side
 
-// Two neighbouring threads share a point and a level, one for each side of the cell along x: what both load at a time lies side by
-// side, in one sector three times in four, where it is hashed too.
-template <int F, typename T>
+// Two neighbouring threads share a point and kLevels levels, one for each side of the cell along x: what both load at a time lies side
+// by side, in one sector three times in four, where it is hashed too. Each of them writes half of the levels.
+template <int F, int kLevels, typename T>
 __global__ void __launch_bounds__(kBlock) encode_sides_kernel(Inputs in, T* encoding, int64_t points_of_chunk) {
-  const int64_t blocks_of_level = points_of_chunk * kSides / kBlock, blocks_of_chunk = blocks_of_level * in.grid.count;
+  const int groups = (in.grid.count + kLevels - 1) / kLevels;
+  const int64_t blocks_of_group = points_of_chunk * kSides / kBlock, blocks_of_chunk = blocks_of_group * groups;
   const int64_t chunk = blockIdx.x / blocks_of_chunk;
-  const int within = static_cast<int>(blockIdx.x - chunk * blocks_of_chunk), l = within / static_cast<int>(blocks_of_level);
-  const int64_t thread = (within - l * blocks_of_level) * kBlock + threadIdx.x, point = chunk * points_of_chunk + thread / kSides;
+  const int within = static_cast<int>(blockIdx.x - chunk * blocks_of_chunk), group = within / static_cast<int>(blocks_of_group);
+  const int64_t thread = (within - group * blocks_of_group) * kBlock + threadIdx.x, point = chunk * points_of_chunk + thread / kSides;
   const int side = threadIdx.x % kSides;
-  const Level& level = in.grid.levels[l];
-  Entry<F> sum = {};
-  if (point < used_points(in)) {
-    const Cell cell = locate(level, in.points + 3 * point);
-    const Entry<F>* table = reinterpret_cast<const Entry<F>*>(in.params) + level.offset;
-    Entry<F> corners[kFaces];
+  const bool looks = point < used_points(in);
+  float place[3] = {0.f, 0.f, 0.f};
+  if (looks) {
+    for (int axis = 0; axis < 3; ++axis) place[axis] = in.points[3 * point + axis];
+  }
+  constexpr int kWritten = kLevels / kSides;
+  Entry<kWritten * F, T> rounded;
 #pragma unroll
-    for (int face = 0; face < kFaces; ++face) corners[face] = table[corner_entry(level, cell, 2 * face + side)];
+  for (int n = 0; n < kLevels; ++n) {
+    const int l = group * kLevels + n;
+    Entry<F> sum = {};
+    if (looks && l < in.grid.count) {
+      const Level& level = in.grid.levels[l];
+      const Cell cell = locate(level, place);
+      const Entry<F>* table = reinterpret_cast<const Entry<F>*>(in.params) + level.offset;
+      Entry<F> corners[kFaces];
 #pragma unroll
-    for (int face = 0; face < kFaces; ++face) {
-      const float weight = corner_weight(cell, 2 * face + side);
+      for (int face = 0; face < kFaces; ++face) corners[face] = table[corner_entry(level, cell, 2 * face + side)];
 #pragma unroll
-      for (int f = 0; f < F; ++f) sum.v[f] += weight * corners[face].v[f];
+      for (int face = 0; face < kFaces; ++face) {
+        const float weight = corner_weight(cell, 2 * face + side);
+#pragma unroll
+        for (int f = 0; f < F; ++f) sum.v[f] += weight * corners[face].v[f];
+      }
+    }
+#pragma unroll
+    for (int f = 0; f < F; ++f) {
+      sum.v[f] += __shfl_xor_sync(kAllLanes, sum.v[f], 1);
+      if (n / kWritten == side) from_float(sum.v[f], rounded.v[n % kWritten * F + f]);
     }
   }
-#pragma unroll
-  for (int f = 0; f < F; ++f) sum.v[f] += __shfl_xor_sync(kAllLanes, sum.v[f], 1);
-  if (side != 0 || point >= in.count) return;
-  Entry<F, T> rounded;
-#pragma unroll
-  for (int f = 0; f < F; ++f) from_float(sum.v[f], rounded.v[f]);
-  reinterpret_cast<Entry<F, T>*>(encoding)[point * in.grid.count + l] = rounded;
+  if (point >= in.count) return;
+  const int first = group * kLevels + side * kWritten;
+  T* const row = encoding + point * in.grid.count * F;
+  if (in.grid.count % kLevels == 0) {
+    reinterpret_cast<Entry<kWritten * F, T>*>(row)[first / kWritten] = rounded;
+    return;
+  }
+  for (int n = 0; n < kWritten && first + n < in.grid.count; ++n) {
+    for (int f = 0; f < F; ++f) row[(first + n) * F + f] = rounded.v[n * F + f];
+  }
 }
 
 // A thread per point: adds up the levels without atomics.
@@ -301,11 +321,17 @@ cudaError_t dispatch(int features, FloatType type, const Launch& launch) {
 
 cudaError_t encode_cuda(const Inputs& in, void* encoding, FloatType type, cudaStream_t stream) {
   if (in.count == 0) return cudaSuccess;
-  if (!std::getenv("MD_OLD_ENCODE")) {
+  const char* asked = std::getenv("MD_ENCODE");
+  const int together = asked ? std::atoi(asked) : 4;
+  if (together > 0) {
     const int64_t points = points_of_chunk(in), chunks = (in.count + points - 1) / points;
-    const unsigned count = static_cast<unsigned>(chunks * (points * kSides / kBlock) * in.grid.count);
+    const unsigned count = static_cast<unsigned>(chunks * (points * kSides / kBlock) * ((in.grid.count + together - 1) / together));
     return dispatch(in.grid.features, type, [&]<int F, typename T>(T*) {
-      encode_sides_kernel<F><<<count, kBlock, 0, stream>>>(in, static_cast<T*>(encoding), points);
+      if (together == 4) {
+        encode_sides_kernel<F, 4><<<count, kBlock, 0, stream>>>(in, static_cast<T*>(encoding), points);
+      } else {
+        encode_sides_kernel<F, 2><<<count, kBlock, 0, stream>>>(in, static_cast<T*>(encoding), points);
+      }
     });
   }
   return dispatch(in.grid.features, type, [&]<int F, typename T>(T*) {
@@ -326,11 +352,6 @@ cudaError_t params_gradient_cuda(const Inputs& in, const void* v_encoding, Float
                                  bool deterministic, void* workspace, cudaStream_t stream) {
   if (in.count == 0) return cudaSuccess;
   Targets to = gradient_sums::fast_targets(v_params);
-  if (!deterministic && std::getenv("MD_OLD_GRID")) {
-    return dispatch(in.grid.features, type, [&]<int F, typename T>(T*) {
-      params_gradient_kernel<F, Sum::kFast><<<blocks_of_all_levels(in), kBlock, 0, stream>>>(in, static_cast<const T*>(v_encoding), to);
-    });
-  }
   if (!deterministic) {
     const FastLayout layout = fast_layout(in);
     const int64_t count = (in.count + layout.chunk - 1) / layout.chunk * layout.blocks_of_chunk(in.grid.count);

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -24,7 +23,7 @@ from microdreamer.fields.backgrounds import with_replacements
 from microdreamer.fields.materials import NoMaterial, Shading, ShadingPolicy
 from microdreamer.fields.occupancy import OccupancyGrid
 from microdreamer.fields.sample_room import Room, scattered
-from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays
+from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays, take_rows
 
 REFRESH_EVERY = 16  # optimiser steps between updates of the grid
 SHRINK_EVERY = 512  # and after which lists of samples that are much too long become shorter
@@ -295,9 +294,9 @@ class VolumeModel(nn.Module):
         if room is not None:
             room.note(totals)
         points, used = samples.positions(cast.origins, cast.directions), None
-        if room is not None and not os.environ.get("MD_OLD_FIELD"):
+        if room is not None:
             used = samples.offsets[-1]
-        if room is not None and (look.needs_normals or os.environ.get("MD_OLD_FIELD")):
+        if room is not None and (look.needs_normals):
             points = torch.where(samples.length[:, None] > 0, points, scattered(len(points), self.settings.radius, points.device))
         along = lights = None
         if look.needs_normals or getattr(self.geometry, "sees_directions", True):
@@ -312,7 +311,7 @@ class VolumeModel(nn.Module):
     def _looks_up_once(self, look: _Look) -> bool:
         """Whether what the search for visible samples looks up is kept for their colours: it takes memory, which `recompute` is to save."""
         wanted = torch.is_grad_enabled() and not self.settings.recompute and not look.needs_normals
-        return wanted and hasattr(self.geometry, "encode") and not os.environ.get("MD_OLD_FIELD")
+        return wanted and hasattr(self.geometry, "encode")
 
     @torch.no_grad()
     def _visible(self, cast: _Rays, room: Room | None, keeps: bool = False) -> tuple[Samples, Tensor, Tensor | None]:
@@ -331,7 +330,7 @@ class VolumeModel(nn.Module):
             near=settings.near,
         )
         points, encoded = marched.positions(cast.origins, cast.directions), None
-        used = None if room is None or os.environ.get("MD_OLD_FIELD") else marched.offsets[-1]
+        used = None if room is None else marched.offsets[-1]
         if keeps:
             with self._autocast():
                 encoded = self.geometry.encode(points, used)
@@ -340,7 +339,7 @@ class VolumeModel(nn.Module):
             density = self._density(points, used)
         visible = keep_visible(marched, density, min_alpha=occupancy.threshold, min_transmittance=MIN_TRANSMITTANCE, capacity=lengths[1])
         totals = torch.stack([marched.total, visible.total])
-        return visible, totals, None if encoded is None else encoded.index_select(0, visible.source)
+        return visible, totals, None if encoded is None else take_rows(encoded, visible.source)
 
     @torch.no_grad()
     def _density(self, points: Tensor, used: Tensor | None = None) -> Tensor:
