@@ -31,7 +31,7 @@ def draw_step(axis: Any, document: dict) -> None:
     rows = document["rows"]
     values = [row["median_ms"] for row in rows]
     bars = axis.barh([row["what"] for row in rows], values, color="tab:orange")
-    axis.bar_label(bars, [f"{figure(row['median_ms'])} ms, {row['operations']} operations" for row in rows], padding=3)
+    axis.bar_label(bars, [f"{figure(row['median_ms'])} ms, operations: {row['operations']}" for row in rows], padding=3)
     axis.set(
         xscale="log", xlim=(min(values) / 2, max(values) * 30), xlabel="ms", title=f"a step of the fit, {document['gaussians']} Gaussians"
     )
@@ -51,9 +51,9 @@ def draw_program(axis: Any, document: dict) -> None:
             widths.append(max(parts[phase], 0))
         label = "mesh without it" if phase == "mesh" else phase
         axis.barh(list(document["runs"]), widths, left=starts, label=label)
-    axis.set(xlabel="s", title="the whole program, configs/micro.yaml")
+    axis.set(xlabel="s", title=document["program"])
     axis.invert_yaxis()
-    axis.legend(fontsize="small", ncols=2)
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 DRAWN: dict[str, Callable[[Any, dict], None]] = {"kernels": draw_kernels, "step": draw_step, "program": draw_program}

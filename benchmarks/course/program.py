@@ -100,7 +100,8 @@ def run(scene: Scene) -> dict:
     device = choose_device(scene.device)
     changes = SMALL if scene.small else ON_CPU if scene.device == "cpu" else []
     config = load_config(CONFIG, [f"device={scene.device}", f"input={PICTURE}", "video_frames=0", *changes])
-    print(f"main.py --config configs/micro.yaml {' '.join(changes)}: seconds by phase")
+    program = " ".join(["main.py --config configs/micro.yaml", *changes])
+    print(f"{program}: seconds by phase")
     if not scene.small:
         run_program(config, device, True, scene.num_blocks)  # libraries and graphs: no part of what is compared
     runs = {name: run_program(config, device, compiled, scene.num_blocks) for name, compiled in SWITCHES.items()}
@@ -130,4 +131,12 @@ def run(scene: Scene) -> dict:
 
     print(f"\nTheir {originals.REPORTED['A10G, kernel alone']:.0f} times, taken apart (their figures):")
     print(table(("what changed", "times"), originals.factors()))
-    return {"runs": runs, "share": share, "times": times, "expected": amdahl(share, times), "launcher": launcher, "blob_ms": blob}
+    return {
+        "program": program,
+        "runs": runs,
+        "share": share,
+        "times": times,
+        "expected": amdahl(share, times),
+        "launcher": launcher,
+        "blob_ms": blob,
+    }

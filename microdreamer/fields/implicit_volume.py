@@ -8,7 +8,6 @@ the grid): density = activation(network(encoding) + bias(position)), where the b
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -180,7 +179,7 @@ class ImplicitVolume(nn.Module):
         unit = self._unit(points)
         if encoded is not None:
             return self.encoding.known(encoded, unit, used=used)
-        half = torch.is_autocast_enabled(points.device.type) and not os.environ.get("MD_OLD_FIELD")
+        half = torch.is_autocast_enabled(points.device.type)
         return self.encoding(unit, half=half, used=used)
 
     def _density(self, points: Tensor, raw: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -295,9 +294,9 @@ class VolumeModel(nn.Module):
         if room is not None:
             room.note(totals)
         points, used = samples.positions(cast.origins, cast.directions), None
-        if room is not None and not os.environ.get("MD_OLD_FIELD"):
+        if room is not None:
             used = samples.offsets[-1]
-        if room is not None and (look.needs_normals or os.environ.get("MD_OLD_FIELD")):
+        if room is not None and look.needs_normals:
             points = torch.where(samples.length[:, None] > 0, points, scattered(len(points), self.settings.radius, points.device))
         along = lights = None
         if look.needs_normals or getattr(self.geometry, "sees_directions", True):
@@ -312,7 +311,7 @@ class VolumeModel(nn.Module):
     def _looks_up_once(self, look: _Look) -> bool:
         """Whether what the search for visible samples looks up is kept for their colours: it takes memory, which `recompute` is to save."""
         wanted = torch.is_grad_enabled() and not self.settings.recompute and not look.needs_normals
-        return wanted and hasattr(self.geometry, "encode") and not os.environ.get("MD_OLD_FIELD")
+        return wanted and hasattr(self.geometry, "encode")
 
     @torch.no_grad()
     def _visible(self, cast: _Rays, room: Room | None, keeps: bool = False) -> tuple[Samples, Tensor, Tensor | None]:
@@ -331,7 +330,7 @@ class VolumeModel(nn.Module):
             near=settings.near,
         )
         points, encoded = marched.positions(cast.origins, cast.directions), None
-        used = None if room is None or os.environ.get("MD_OLD_FIELD") else marched.offsets[-1]
+        used = None if room is None else marched.offsets[-1]
         if keeps:
             with self._autocast():
                 encoded = self.geometry.encode(points, used)

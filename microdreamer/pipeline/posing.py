@@ -1,11 +1,12 @@
 """Where the cameras of several pictures of one object stand: as told, or found by the prior.
 
-Azimuths that are not given are found by the prior: it draws the object's sides from the first
-picture, and each other picture is put where it resembles them most.
+Azimuths that are not given are found by the prior: it draws the object's sides from each picture, and these are put where pictures and
+drawings resemble one another most.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Sequence
@@ -27,8 +28,7 @@ from microdreamer.pipeline.pictures import Picture
 
 log = logging.getLogger(__name__)
 
-SAMPLING_STEPS, MASK_LEVEL = 10, 0.95  # of the views that they are compared with; a pixel darker than this shows the object
-APART = 1.0  # degrees between two cameras that count as different
+SAMPLING_STEPS = 10  # of the views that they are compared with
 
 
 def posed(
@@ -45,24 +45,34 @@ def posed(
 
 @torch.no_grad()
 def found_azimuths(config: Config, prior: Prior, pictures: Sequence[Tensor], elevations: Sequence[float]) -> list[float]:
-    """Azimuths of pictures [4,S,S], the first of which is at 0: the order of `SIDES` in which the others most resemble what the prior
-    draws there from the first. Raises ValueError for a prior that takes no pictures."""
-    angles = [0.0, *SIDES]
-    condition = prior.condition(pictures[0], config.prompt, config.negative_prompt, elevations[0])
-    size = prior.resolution
-    cameras = orbit_cameras(elevations[0], angles, config.radius, fov_y=config.fovy, width=size, height=size, device=prior.device)
-    generator = torch.Generator().manual_seed(config.seed)
-    levels = prior.schedule.levels(SAMPLING_STEPS)[::-1]
-    latents = ddim_sample(prior, prior.latent_shape(len(angles)), cameras, condition, levels, config.cfg, generator=generator)
-    drawn = prior.decode(latents).clamp(0, 1)
-    likeness = torch.stack([_likeness(drawn[1:], picture.to(prior.device)) for picture in pictures[1:]]).cpu()  # [R-1,sides]
+    """Azimuths of pictures [4,S,S], the first of which is at 0: the order of `SIDES` in which they resemble one another most.
+
+    Compared is both ways: each other picture with what the prior draws there from the first, and the first with what it draws from the
+    other. Raises ValueError for a prior that takes no pictures.
+    """
+
+    @functools.cache
+    def drawn(number: int, elevation: float) -> Tensor:
+        """What the prior draws of picture `number` at its own azimuth and the quarter turns from there, [4,3,R,R]."""
+        condition = prior.condition(pictures[number], config.prompt, config.negative_prompt, elevations[number])
+        look = {"fov_y": config.fovy, "width": prior.resolution, "height": prior.resolution, "device": prior.device}
+        cameras = orbit_cameras(elevation, [0.0, *SIDES], config.radius, **look)
+        levels, generator = prior.schedule.levels(SAMPLING_STEPS)[::-1], torch.Generator().manual_seed(config.seed)
+        latents = ddim_sample(prior, prior.latent_shape(len(cameras)), cameras, condition, levels, config.cfg, generator=generator)
+        return prior.decode(latents).clamp(0, 1)
+
+    likeness = torch.zeros(len(pictures), len(SIDES))
+    for number in range(1, len(pictures)):
+        there = _likeness(drawn(0, elevations[number])[1:], pictures[number].to(prior.device))
+        back = _likeness(drawn(number, elevations[0])[1:], pictures[0].to(prior.device)).flip(0)  # from a quarter to the right: to the left
+        likeness[number] = (there + back).cpu()
     orders = itertools.permutations(range(len(SIDES)), len(pictures) - 1)
-    best = max(orders, key=lambda order: sum(float(likeness[row, side]) for row, side in enumerate(order)))
+    best = max(orders, key=lambda order: sum(float(likeness[number, side]) for number, side in enumerate(order, 1)))
     return [0.0, *(list(SIDES)[side] for side in best)]
 
 
 def _likeness(drawn: Tensor, picture: Tensor) -> Tensor:
-    """How much each of the views [V,3,S,S] resembles the picture [4,P,P], in dB of colours on white."""
+    """How much each of some views [V,3,S,S] resembles the picture [4,P,P], in dB of colours on white."""
     white = F.interpolate(on_white(picture[None]), drawn.shape[-2:], mode="bilinear", antialias=True)
     return psnr(drawn, white.expand_as(drawn))
 

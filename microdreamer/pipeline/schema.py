@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +112,12 @@ def _are_numbers(value: Any, low: float, high: float) -> bool:
 # ---- Reading ----
 
 
+@functools.cache
+def _top_level(file: Path) -> frozenset[str]:
+    """The keys at the top of a configuration that ships. Every command asks for those of all; the loader in C takes a tenth of the time."""
+    return frozenset(yaml.load(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
 class Schema:
     """The keys of the dataclass `root`.
 
@@ -168,7 +175,7 @@ class Schema:
     def shipped(self) -> dict[str, Path]:
         """The configurations that ship and are for this schema, by the names that `--config` takes."""
         own = {name.partition(".")[0] for name in (*self.fields, *self.shortcuts)}
-        return {name: file for name, file in shipped_configurations().items() if own.issuperset(yaml.safe_load(file.read_text("utf-8")))}
+        return {name: file for name, file in shipped_configurations().items() if own.issuperset(_top_level(file))}
 
     def file_of(self, path: str | Path) -> Path:
         """The YAML file at `path` or, where there is none, the one that ships under that name: `micro`, `micro.yaml` or

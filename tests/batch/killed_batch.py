@@ -1,6 +1,6 @@
 """Runs a batch that is killed (SIGKILL) at moments drawn from a seed and resumed, to its end; compares with one that was left alone.
 
-    PYTHONPATH=.:tests python tests/batch/killed_batch.py FOLDER [--kills 10] [--seed 0] [--pictures FOLDER]
+    PYTHONPATH=.:tests python tests/batch/killed_batch.py FOLDER [--kills 10] [--seed 0] [--pictures FOLDER] [--longest SECONDS]
 
 Of four pictures, or of those in the folder named, by the small random network of tests/fake_priors.py; two bad ones are among them.
 
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--longest", type=float, help="seconds until a kill, at most (default: what a whole run takes)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # so that a forked process can go on
     draw, prior, pictures = random.Random(options.seed), oracle(), options.folder / "in"
@@ -66,7 +67,7 @@ def main() -> None:
     out, killed = options.folder / "out", 0
     while killed < options.kills:
         child = start(config, prior)
-        time.sleep(draw.uniform(0, took))
+        time.sleep(draw.uniform(0, options.longest or took))
         if os.waitpid(child, os.WNOHANG)[0] == 0:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)

@@ -8,7 +8,16 @@ import pytest
 import torch
 from conftest import DEVICES
 
-from microdreamer.core.cuda_graphs import WARM_UPS, GraphedFunction, GraphedGradient, GraphedHalves, GraphedStep, capture, warm_up
+from microdreamer.core.cuda_graphs import (
+    WARM_UPS,
+    GraphedFunction,
+    GraphedGradient,
+    GraphedHalves,
+    GraphedStep,
+    capture,
+    uncaptured,
+    warm_up,
+)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -141,6 +150,30 @@ def test_another_thread_may_use_the_device_during_a_capture():
     graph.replay()
     torch.testing.assert_close(output, x.sin())
     assert found == [1 << 24]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_within_uncaptured_every_call_is_the_function(device):
+    calls, x = [], torch.randn(3, device=device)
+
+    def double(a):
+        calls.append(1)
+        return 2 * a
+
+    wrapped = GraphedFunction(double), GraphedStep(double, torch.device(device)), GraphedGradient(double)
+    halves = GraphedHalves(lambda a: (a, double(a)), lambda held, v: (held * v).sum(), torch.device(device))
+    with uncaptured():
+        for round_ in range(WARM_UPS + 2):
+            for function in wrapped[:2]:
+                assert torch.equal(function(x), 2 * x)
+            out, token = wrapped[2].forward(x)
+            assert torch.equal(out, 2 * x) and torch.equal(wrapped[2].backward(x, x, token), 2 * x)
+            assert torch.equal(halves.begin(x), 2 * x)
+            torch.testing.assert_close(halves.end(x), (x * x).sum())
+            assert len(calls) == 5 * (round_ + 1)  # the gradient calls it twice
+    for _ in range(WARM_UPS + 2):
+        assert torch.equal(wrapped[0](x), 2 * x)
+    assert len(calls) == 5 * (WARM_UPS + 2) + (WARM_UPS + 2 if device == "cpu" else WARM_UPS + 1)
 
 
 def test_there_is_one_way_to_capture():

@@ -9,10 +9,10 @@ from microdreamer.fields.perceptron import Perceptron, ask_together
 from microdreamer.kernels import extension
 from microdreamer.kernels.perceptron import perceptron, perceptron_reference
 
-# On a GPU factors are rounded to 8 bits: a sum of products is off by some thousandths of its terms.
-TOLERANCE = {"cpu": 1e-5, "cuda": 1e-2}
+# Of the sums of the products' magnitudes, since a sum may cancel. On a GPU factors are rounded to 8 bits.
+TOLERANCE = {"cpu": 1e-5, "cuda": 5e-3}
 # rows, inputs, hidden units, outputs: the field's two networks and its density, odd ones, and more than one slab of hidden units
-SIZES = [(1000, 32, 128, 4), (53, 32, 64, 1), (1, 16, 20, 3), (300, 48, 200, 8), (15, 32, 1, 1)]
+SIZES = [(1000, 32, 128, 4), (53, 32, 64, 1), (1, 16, 20, 3), (300, 48, 200, 8), (15, 32, 5, 1)]
 
 
 def need_compiled(device):
@@ -43,11 +43,13 @@ def test_op_matches_float64(size, half, device):
     x, *rest = random_case(*size, device=device)
     x = x.detach().to(torch.bfloat16 if half else torch.float32).requires_grad_()
     found = results(x, *rest, compiled=True)
-    expected = results(*random_case(*size, device=device, dtype=torch.float64), compiled=False)
+    exact = random_case(*size, device=device, dtype=torch.float64)
+    expected = results(*exact, compiled=False)
+    magnitudes = results(*(tensor.detach().abs().requires_grad_() for tensor in exact), compiled=False)
     assert [tensor.dtype for tensor in found] == [torch.float32, x.dtype, torch.float32, torch.float32]
-    for one, other in zip(found, expected, strict=True):
+    for one, other, magnitude in zip(found, expected, magnitudes, strict=True):
         assert one.shape == other.shape
-        assert relative_l2(one.detach().double(), other.detach()) < (1e-2 if half else TOLERANCE[device])
+        assert (one.double() - other).norm() < (5e-3 if half else TOLERANCE[device]) * magnitude.norm()
 
 
 def test_gradcheck_of_the_reference():
@@ -124,6 +126,9 @@ def test_networks_asked_together_say_what_each_says(device):
     networks = [Perceptron((32, 64, outputs), torch.Generator().manual_seed(outputs)).to(device) for outputs in (1, 3)]
     features = random_case(100, 32, 1, 1, device=device)[0]
     parameters = [parameter for network in networks for parameter in network.parameters()]
+    with torch.no_grad():  # what is rounded already is not near zero on one side and at it on the other
+        for parameter in parameters:
+            parameter.copy_(parameter.bfloat16())
 
     def outcome(ask):
         answers = ask()
@@ -134,7 +139,7 @@ def test_networks_asked_together_say_what_each_says(device):
     with torch.autocast(device, torch.bfloat16):
         together = outcome(lambda: ask_together(networks, features))
     for one, other in zip(together, apart, strict=True):
-        assert one.shape == other.shape and relative_l2(one.float(), other) < 2e-2
+        assert one.shape == other.shape and relative_l2(one.float().detach(), other.detach()) < 2e-2
 
 
 def test_wrong_input_is_told():

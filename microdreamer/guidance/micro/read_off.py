@@ -14,7 +14,7 @@ COVERED = 0.5  # least coverage of a pixel that shows a surface
 def points_of(colours: Tensor, surfaces: Surfaces, cameras: Cameras) -> tuple[Tensor, Tensor]:
     """Where covered pixels lie in the world [P,3], and their colours [P,3] in [0,1].
 
-    colours [V,3,R,R], be it the views or their albedo, and `surfaces`, as `MicroPrior.predict_surfaces` tells them of `cameras`.
+    colours [V,3,R,R], of the views or of their albedo, and `surfaces`, as `MicroPrior.predict_surfaces` tells them of `cameras`.
     """
     size = colours.shape[-1]
     view, row, column = (surfaces.coverage[:, 0] > COVERED).nonzero(as_tuple=True)
