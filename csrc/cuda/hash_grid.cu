@@ -96,8 +96,6 @@ __global__ void __launch_bounds__(kBlock) encode_kernel(Inputs in, T* encoding) 
   out = rounded;
 }
 
-constexpr int kSides = 2, kFaces = 4;  // of a cell along x, and corners of a side
-
 // A thread per point: adds up the levels without atomics.
 template <int F, typename T>
 __global__ void __launch_bounds__(kBlock) points_gradient_kernel(Inputs in, const T* v_encoding, float* v_points) {
@@ -152,8 +150,9 @@ __global__ void __launch_bounds__(kBlock) params_gradient_kernel(Inputs in, cons
 // list share their cell: a thread adds those up itself. And two threads share a point, one for each side of its cell along x: what they
 // add lies side by side in the table and goes out in one request, three times in four also where it is hashed.
 
-constexpr int kRun = 16;          // neighbours in the list that a thread takes on a coarse level
-constexpr float kCoarse = 160.f;  // cells along the unit interval; rays of the fields take steps of a 300th
+constexpr int kSides = 2, kFaces = 4;  // of a cell along x, and corners of a side
+constexpr int kRun = 16;               // neighbours in the list that a thread takes on a coarse level
+constexpr float kCoarse = 160.f;       // cells along the unit interval; rays of the fields take steps of a 300th
 
 // Adds what the points [point, end), of which several may share a cell, say to the corners of their cells on one side.
 template <int F, int kLength, typename T>

@@ -23,7 +23,7 @@ from microdreamer.fields.backgrounds import with_replacements
 from microdreamer.fields.materials import NoMaterial, Shading, ShadingPolicy
 from microdreamer.fields.occupancy import OccupancyGrid
 from microdreamer.fields.sample_room import Room, scattered
-from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays, take_rows
+from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays
 
 REFRESH_EVERY = 16  # optimiser steps between updates of the grid
 SHRINK_EVERY = 512  # and after which lists of samples that are much too long become shorter
@@ -296,7 +296,7 @@ class VolumeModel(nn.Module):
         points, used = samples.positions(cast.origins, cast.directions), None
         if room is not None:
             used = samples.offsets[-1]
-        if room is not None and (look.needs_normals):
+        if room is not None and look.needs_normals:
             points = torch.where(samples.length[:, None] > 0, points, scattered(len(points), self.settings.radius, points.device))
         along = lights = None
         if look.needs_normals or getattr(self.geometry, "sees_directions", True):
@@ -339,7 +339,7 @@ class VolumeModel(nn.Module):
             density = self._density(points, used)
         visible = keep_visible(marched, density, min_alpha=occupancy.threshold, min_transmittance=MIN_TRANSMITTANCE, capacity=lengths[1])
         totals = torch.stack([marched.total, visible.total])
-        return visible, totals, None if encoded is None else take_rows(encoded, visible.source)
+        return visible, totals, None if encoded is None else encoded.index_select(0, visible.source)
 
     @torch.no_grad()
     def _density(self, points: Tensor, used: Tensor | None = None) -> Tensor:

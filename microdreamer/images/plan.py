@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from microdreamer.images.reference import PosedPicture, on_white
 from microdreamer.images.writing import to_bytes
 
-SIZE, ORBIT, THUMBNAIL, MIDDLE = 720, 236, 128, 200  # px: the plan, its circle, the pictures and the object in the middle
+SIZE, ORBIT, THUMBNAIL, MIDDLE = 720, 236, 128, 180  # px: the plan, its circle, the pictures and the object in the middle
 QUARTERS = {0: "front", 90: "right", 180: "back", 270: "left"}
 GREY, BLUE = (150, 150, 150), (30, 90, 180)
 
@@ -26,7 +26,7 @@ def draw_plan(pictures: Sequence[PosedPicture], above: torch.Tensor | None = Non
         canvas.paste(middle, (round(centre - MIDDLE / 2), round(centre - MIDDLE / 2)))
     draw.ellipse([centre - ORBIT, centre - ORBIT, centre + ORBIT, centre + ORBIT], outline=GREY, width=2)
     for azimuth, name in QUARTERS.items():
-        _write(draw, _place(azimuth, 0.62 * ORBIT), f"{azimuth}° {name}", GREY)
+        _write(draw, _place(azimuth, 0.58 * ORBIT), f"{azimuth}°\n{name}", GREY)
     for number, one in enumerate(pictures, 1):
         x, y = _place(one.azimuth, ORBIT)
         draw.line([(x, y), _place(one.azimuth, 0.86 * ORBIT)], fill=BLUE, width=3)  # which way it looks
@@ -46,4 +46,4 @@ def _place(azimuth: float, distance: float) -> tuple[float, float]:
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], words: str, colour: tuple[int, int, int]) -> None:
-    draw.text(place, words, fill=colour, anchor="mm", font=ImageFont.load_default(18))
+    draw.text(place, words, fill=colour, anchor="mm", font=ImageFont.load_default(18), align="center")

@@ -120,8 +120,7 @@ class Page:
                     said = gr.HTML(elem_classes="told", elem_id="said")
                     with gr.Accordion("More sides of the same object", open=False, elem_id="sides"):
                         gr.Markdown("The picture above is its front. Left and right are yours, as it faces you.")
-                        with gr.Row():
-                            sides = [self._side(name) for name in SIDES.values()]
+                        sides = [self._side(name) for name in SIDES.values()]
                     with gr.Accordion("Correct the cut-out", open=False):
                         way = gr.Radio(list(WAYS), value="automatic", label="How the object is found")
                         threshold = gr.Slider(0.05, 0.95, MIDDLE, step=0.05, label="Threshold: lower keeps more")
@@ -187,19 +186,22 @@ class Page:
     def _side(self, name: str) -> tuple[Any, Any, Any]:
         """Where a picture of another side is given, its cut-out, and what is said of it."""
         gr = self._gr
-        with gr.Column(min_width=96):
-            given = gr.File(label=name.capitalize(), file_types=["image"], file_count="single", height=120, elem_id=f"picture_{name}")
+        with gr.Row():
+            given = gr.File(
+                label=name.capitalize(), file_types=["image"], file_count="single", height=120, min_width=140, elem_id=f"picture_{name}"
+            )
             cut_out = gr.Image(
                 label="Cut out",
                 image_mode="RGBA",
                 format="png",
                 type="filepath",
                 interactive=False,
-                height=112,
+                height=120,
+                min_width=140,
                 buttons=[],
                 elem_id=f"cut_out_{name}",
             )
-            said = gr.HTML(elem_classes="told of_a_side", elem_id=f"said_{name}", padding=False)
+        said = gr.HTML(elem_classes="told of_a_side", elem_id=f"said_{name}", padding=False)
         return given, cut_out, said
 
     def queue_length(self) -> str:
