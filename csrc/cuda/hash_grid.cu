@@ -8,6 +8,7 @@
 #include "hash_grid.h"
 
 #include "float_vectors.h"
+#include "warps.h"
 #include "gradient_sums.h"
 
 namespace md::hash_grid {
