@@ -19,7 +19,7 @@ if errorlevel 1 (
 )
 "%PYTHON%" -c "import setuptools" >nul 2>&1
 if errorlevel 1 (
-  echo install_extensions: setuptools is not installed; run: "%PYTHON%" -m pip install setuptools wheel ninja 1>&2
+  echo install_extensions: setuptools is not installed; run: "%PYTHON%" -m pip install "setuptools>=77" wheel ninja 1>&2
   exit /b 1
 )
 

@@ -284,7 +284,7 @@ def foreign(kind, tmp_path):
     [
         ("missing", "no such file; a run writes its checkpoints to its folder ckpt/"),
         ("folder", "no checkpoint in"),
-        ("threestudio", "no checkpoint of launch.py"),
+        ("threestudio", "holds no network of"),
         ("text", "no checkpoint of launch.py"),
         ("cut", "take an earlier one"),
         ("neurons", "was trained with system.geometry.n_neurons=8, now 16"),
