@@ -9,8 +9,8 @@ from microdreamer.fields.perceptron import Perceptron, ask_together
 from microdreamer.kernels import extension
 from microdreamer.kernels.perceptron import perceptron, perceptron_reference
 
-# Of the sums of the products' magnitudes, since a sum may cancel. On a GPU factors are rounded to 8 bits.
-TOLERANCE = {"cpu": 1e-5, "cuda": 5e-3}
+# On a GPU factors are rounded to 8 bits: a sum of products is off by some thousandths of its terms.
+TOLERANCE = {"cpu": 1e-5, "cuda": 1e-2}
 # rows, inputs, hidden units, outputs: the field's two networks and its density, odd ones, and more than one slab of hidden units
 SIZES = [(1000, 32, 128, 4), (53, 32, 64, 1), (1, 16, 20, 3), (300, 48, 200, 8), (15, 32, 5, 1)]
 
@@ -43,13 +43,11 @@ def test_op_matches_float64(size, half, device):
     x, *rest = random_case(*size, device=device)
     x = x.detach().to(torch.bfloat16 if half else torch.float32).requires_grad_()
     found = results(x, *rest, compiled=True)
-    exact = random_case(*size, device=device, dtype=torch.float64)
-    expected = results(*exact, compiled=False)
-    magnitudes = results(*(tensor.detach().abs().requires_grad_() for tensor in exact), compiled=False)
+    expected = results(*random_case(*size, device=device, dtype=torch.float64), compiled=False)
     assert [tensor.dtype for tensor in found] == [torch.float32, x.dtype, torch.float32, torch.float32]
-    for one, other, magnitude in zip(found, expected, magnitudes, strict=True):
+    for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
-        assert (one.double() - other).norm() < (5e-3 if half else TOLERANCE[device]) * magnitude.norm()
+        assert relative_l2(one.detach().double(), other.detach()) < (1e-2 if half else TOLERANCE[device])
 
 
 def test_gradcheck_of_the_reference():
