@@ -12,7 +12,7 @@ ENV PATH=/opt/microdreamer/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
 # hadolint ignore=DL3013
-RUN pip install setuptools wheel ninja && pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
+RUN pip install "setuptools>=77" wheel ninja && pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
 # EXTRAS: those of pyproject.toml, with commas between.
 ARG EXTRAS=web
 WORKDIR /source

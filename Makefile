@@ -56,7 +56,7 @@ $(READY): $(SOURCES)
 		{ echo "$(PYTHON) lacks the venv module: install it (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@test -x $(VENV)/bin/python || { echo "creating $(VENV)"; "$(PYTHON)" -m venv $(VENV); }
 	@echo "installing PyTorch and the build tools"
-	@$(PIP) install setuptools wheel ninja $(if $(TORCH),"$(TORCH)")
+	@$(PIP) install "setuptools>=77" wheel ninja $(if $(TORCH),"$(TORCH)")
 	@echo "installing the dependencies and building the kernels (minutes the first time)"
 	@$(PIP) install --no-build-isolation -e ".[dev]"
 	@$(VENV)/bin/python -m microdreamer.kernels.extension || true

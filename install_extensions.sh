@@ -17,7 +17,7 @@ fi
 command -v "$python" > /dev/null || fail "$python was not found; install Python 3.10 or newer or set PYTHON"
 command -v "${CXX:-c++}" > /dev/null || fail "no C++ compiler (${CXX:-c++}) was found; install g++ 10 or newer, or set CXX"
 "$python" -c 'import torch' 2> /dev/null || fail "PyTorch is not installed for $python; install it first (docs/install.md)"
-"$python" -c 'import setuptools' 2> /dev/null || fail "setuptools is not installed for $python; run: $python -m pip install setuptools wheel ninja"
+"$python" -c 'import setuptools' 2> /dev/null || fail "setuptools is not installed for $python; run: $python -m pip install 'setuptools>=77' wheel ninja"
 
 cd "$here"
 "$python" setup.py --quiet build_ext --inplace

@@ -118,7 +118,7 @@ class Page:
                         elem_id="cut_out",
                     )
                     said = gr.HTML(elem_classes="told", elem_id="said")
-                    with gr.Accordion("More sides of the same object", open=False, elem_id="sides"):
+                    with gr.Accordion("Other sides of the same object", open=False, elem_id="sides"):
                         gr.Markdown("The picture above is its front. Left and right are yours, as it faces you.")
                         sides = [self._side(name) for name in SIDES.values()]
                     with gr.Accordion("Correct the cut-out", open=False):

@@ -148,7 +148,7 @@ def test_more_sides_of_one_object_go_into_it_and_into_its_refinement(visit, serv
     """Front and left; each is cut out, the object is made of both with their cameras, and a picture shows these."""
     view_of(prior, 270.0).save(tmp_path / "left.png")
     page = visit(width)
-    page.locator("#sides button", has_text="More sides").click()
+    page.locator("#sides button", has_text="Other sides").click()
     page.set_input_files("#picture_left input[type=file]", tmp_path / "left.png")
     page.wait_for_selector("#cut_out_left img", timeout=SECONDS)
     upload(page, picture)
