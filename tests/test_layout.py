@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "microdreamer"
 # From the ground up. A module imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 FLOORS = (
+    ("core.errors",),
     (
         "kernels",
-        "core.errors",
         "core.files",
         "core.staging",
         "core.command",

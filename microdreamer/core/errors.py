@@ -16,6 +16,10 @@ class UserError(ValueError):
     """Something the user can mend; the message is one line that says what was expected, what came and what to do."""
 
 
+class KernelsError(UserError, RuntimeError):
+    """The compiled kernels are not what they should be; the message says how to build them."""
+
+
 class Stopped(Exception):
     """Whoever called asked to stop; raised between two steps, where everything is whole."""
 

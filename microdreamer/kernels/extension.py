@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from microdreamer.core.errors import KernelsError
+
 log = logging.getLogger(__name__)
 
 BUILD_HINT = "build it with `pip install --no-build-isolation -e .` (or `./install_extensions.sh`)"
@@ -44,7 +46,7 @@ def _load_once() -> bool:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        raise RuntimeError(f"{path.name} does not load ({error}); {BUILD_HINT}") from error
+        raise KernelsError(f"{path.name} does not load ({error}); {BUILD_HINT}") from error
     return True
 
 
@@ -52,7 +54,7 @@ def load() -> bool:
     """Load the built extension once; registers `torch.ops.microdreamer.*`. Returns False if it was never built.
 
     Which of its files is a matter of the processor, and of ATEN_CPU_CAPABILITY, by which PyTorch chooses among its own kernels.
-    Raises RuntimeError if the file is there but does not load (built for another PyTorch, for instance).
+    Raises KernelsError if the file is there but does not load (built for another PyTorch, for instance).
     """
     with _lock:
         loaded = _load_once()
@@ -69,9 +71,14 @@ class Gradient(NamedTuple):
 
 
 def register(op: str, fake: Callable[..., Any], gradient: Gradient | None = None) -> None:
-    """Attach to microdreamer::`op` its shapes for torch.compile (`fake`) and its gradient, now or once the library is loaded."""
+    """Attach to microdreamer::`op` its shapes for torch.compile (`fake`) and its gradient, now or once the library is loaded.
+
+    Raises KernelsError then if the library has no such op: it was built from older sources.
+    """
 
     def attach() -> None:
+        if not hasattr(torch.ops.microdreamer, op):
+            raise KernelsError(f"the built kernels are older than these sources, they lack {op}; {BUILD_HINT}")
         torch.library.register_fake(f"microdreamer::{op}", fake)
         if gradient is not None:
             torch.library.register_autograd(f"microdreamer::{op}", gradient.backward, setup_context=gradient.save)
@@ -133,7 +140,7 @@ def use_compiled(device: torch.device | str, switch: str | None = None, asked: b
     """Compiled kernel or plain PyTorch for tensors on `device`?
 
     `asked` is the caller's `compiled` argument: True demands the kernel, False the twin, None takes the kernel where there is one.
-    `switch` names an environment variable that asks in its stead, read at every call: `1`, `0` or unset. Raises RuntimeError where the
+    `switch` names an environment variable that asks in its stead, read at every call: `1`, `0` or unset. Raises KernelsError where the
     kernel is demanded and not there, ValueError for another value of the variable.
     """
     demand = "compiled=True"
@@ -148,7 +155,7 @@ def use_compiled(device: torch.device | str, switch: str | None = None, asked: b
         return True
     kind = torch.device(device).type
     if asked:
-        raise RuntimeError(f"{demand} but there is no compiled {kind} kernel; {BUILD_HINT}")
+        raise KernelsError(f"{demand} but there is no compiled {kind} kernel; {BUILD_HINT}")
     _say_once(f"no compiled {kind} kernels: running the plain-PyTorch versions, which are slower; {BUILD_HINT}")
     return False
 

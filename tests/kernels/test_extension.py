@@ -151,3 +151,10 @@ print(results)
 @needs_kernels
 def test_loading_from_several_threads_at_once():
     assert run_python(LOADING_AT_ONCE) == str([8.0] * 8)
+
+
+@needs_kernels
+def test_a_library_older_than_the_sources_is_told():
+    with pytest.raises(RuntimeError, match="older than these sources, they lack flatten_the_earth; build it with"):
+        extension.register("flatten_the_earth", fake=lambda x: x)
+    assert extension.load()  # what came with the library still works
