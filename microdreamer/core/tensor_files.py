@@ -28,7 +28,7 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
         found.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     for name in sorted(set(metadata) - {DIGEST}):
         found.update(f"{name}\0{metadata[name]}\0".encode())
     return found.hexdigest()

@@ -46,7 +46,7 @@ def as_pictures(sources: Sequence[Picture], elevations: Sequence[float], recente
     if len(sources) <= 1:
         return [as_picture(source, recenter, say) for source in sources]
     done: dict[int, Tensor] = {index: _checked(source) for index, source in enumerate(sources) if isinstance(source, Tensor)}
-    opened = {index: _named(source, index) for index, source in enumerate(sources) if index not in done}
+    opened = {index: _named(source, index) for index, source in enumerate(sources) if not isinstance(source, Tensor)}
     while left := [index for index in opened if index not in done]:
         group = [index for index in left if abs(elevations[index] - elevations[left[0]]) <= SAME_ELEVATION]
         if len(group) == 1:
@@ -78,7 +78,7 @@ class _Opened(NamedTuple):
     notes: list[str]
 
 
-def _named(source: Picture, index: int) -> _Opened:
+def _named(source: str | Path | Image.Image | np.ndarray, index: int) -> _Opened:
     if isinstance(source, (str, Path)):
         path, notes = user_path(source), []
         return _Opened(read_image(path, notes.append), str(path), notes)

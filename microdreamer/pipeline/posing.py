@@ -12,8 +12,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from cam_utils import orbit_cameras
@@ -35,8 +37,8 @@ def posed(
     config: Config, prior: Prior, pictures: Sequence[Tensor], names: Sequence[str], places: Sequence[tuple[float, float | None]]
 ) -> list[PosedPicture]:
     """The pictures [4,S,S] with their cameras; azimuths that are None are found by the prior, which is told to the log."""
-    azimuths = [azimuth for _, azimuth in places]
-    if None in azimuths:
+    azimuths = [azimuth for _, azimuth in places if azimuth is not None]
+    if len(azimuths) < len(places):
         azimuths = found_azimuths(config, prior, pictures, [elevation for elevation, _ in places])
         for name, azimuth in list(zip(names, azimuths, strict=True))[1:]:
             log.info("%s: taken for the %s side (azimuth %g); if it is not, pass azimuth=0,...", name, SIDES[azimuth], azimuth)
@@ -80,8 +82,8 @@ def _likeness(drawn: Tensor, picture: Tensor) -> Tensor:
 def sources_of(config: Config, picture: Picture | Sequence[Picture] | None) -> list[Picture]:
     """The pictures that a run is given, by its call or by its configuration; none where there is only a sentence."""
     if picture is None:
-        return split_input(config.input) if config.input else []
-    return list(picture) if isinstance(picture, (list, tuple)) else [picture]
+        return [*split_input(config.input)] if config.input else []
+    return [picture] if isinstance(picture, str | Path | Image.Image | np.ndarray | Tensor) else [*picture]
 
 
 def names_of(sources: Sequence[Picture]) -> list[str]:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from microdreamer.core.errors import UserError, memory_error, one_line
 from microdreamer.core.paths import shipped_folder
 from microdreamer.fields import published
+from microdreamer.generators.backgrounds import PromptBackground, SharedBackground
 from microdreamer.generators.published import GEOMETRY, load_system
 from microdreamer.generators.text_to_shape import TextToShape
 from microdreamer.pipeline.launch.config import LaunchConfig, load_launch_config
@@ -81,8 +82,8 @@ def load_model(config: LaunchConfig, path: Path, device: torch.device) -> tuple[
         raise UserError(f"{path}: holds a network {system.kind}, not system.geometry.type={wanted.geometry.type}; leave --config out")
     try:
         model = make_model(config, text_width(system), torch.Generator().manual_seed(config.seed), axes="threestudio")
-        background: Any = model.background
-        if not isinstance(background, nn.Module) or not hasattr(background, "load_published"):
+        background = model.background
+        if not isinstance(background, (PromptBackground, SharedBackground)):
             raise ValueError(f"system.background.type={wanted.background.type}: published networks have environment or prompt")
         sharpness = load_system(system.state, model.geometry, background)
     except (ValueError, KeyError, IndexError) as error:
