@@ -18,7 +18,10 @@ ARG EXTRAS=web
 WORKDIR /source
 COPY . .
 # hadolint ignore=DL3013
-RUN USE_CUDA=0 pip install --no-build-isolation ".[$EXTRAS]" && python -m microdreamer.kernels.extension
+RUN USE_CUDA=0 pip install --no-build-isolation ".[$EXTRAS]"
+# Of the package as it was installed, not of the sources beside it: fails where it has no kernels.
+WORKDIR /
+RUN python -m microdreamer.kernels.extension
 
 FROM python:${PYTHON}
 RUN useradd --create-home --uid 1000 maker && install -d -o maker /results
