@@ -16,10 +16,10 @@ from torch import Tensor
 from cam_utils import Cameras, orbit_direction
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import Prior, classifier_free
+from microdreamer.guidance.wrapped import WrappedPrior
 from microdreamer.images.reference import PosedPicture
 
 NEARNESS = 20.0  # degrees farther off by which a picture has 1/e of the say
-TAKEN_OVER = ("name", "resolution", "views", "azimuth_spacing", "shared_elevation", "references", "schedule", "accepts", "device", "dtype")
 
 
 def conditioned(
@@ -56,41 +56,21 @@ class PosedConditions(NamedTuple):
     places: tuple[tuple[float, float], ...]
 
 
-class NearestPictures(Prior):
+class NearestPictures(WrappedPrior):
     """A prior that is led by several pictures: its conditional noise in each view is that of the pictures' conditions, by `nearness`.
 
-    A guided call is one branch for each picture and the null one. One run's own; the prior beneath may serve others meanwhile.
+    A guided call is one branch for each picture and the null one.
     """
 
     def __init__(self, prior: Prior) -> None:
-        super().__init__()
-        self.prior = prior
-        for name in TAKEN_OVER:
-            setattr(self, name, getattr(prior, name))
+        super().__init__(prior)
         self._last: tuple[Cameras | None, tuple[Cameras, ...], Tensor | None] = (None, (), None)  # what `_seen_from` made of which cameras
-
-    @property
-    def evaluations(self) -> int:
-        return self.prior.evaluations
-
-    @evaluations.setter
-    def evaluations(self, count: int) -> None:
-        self.prior.evaluations = count
 
     def condition(
         self, image: Tensor | None = None, prompt: str | None = None, negative_prompt: str | None = None, elevation: float = 0.0
     ) -> object:
         """Of one picture, for the prior beneath; see `conditioned` for several."""
         return self.prior.condition(image, prompt, negative_prompt, elevation)
-
-    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.prior.encode(images, generator)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.prior.decode(latents)
-
-    def latent_shape(self, views: int) -> tuple[int, ...]:
-        return self.prior.latent_shape(views)
 
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: PosedConditions, guidance_scale: float | None) -> Tensor:
         if guidance_scale is None:
