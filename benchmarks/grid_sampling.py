@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import bytes_per_millisecond, time_calls, write_json
+from benchmarks.timing import bytes_per_millisecond, stop_where_they_differ, time_calls, write_json
 from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.generators.conv3d import VOXEL_AXES
 from microdreamer.generators.triplane_transformer import PLANE_AXES
@@ -56,10 +56,7 @@ def check(points: Tensor, grids: Tensor, axes: tuple[tuple[int, ...], ...]) -> N
     for compiled in (True, False):
         features = sample_grids(points, grids, axes, compiled=compiled)
         results.append([features, *torch.autograd.grad(features.square().sum(), [points, grids])])
-    for got, want in zip(*results, strict=True):
-        error = float((got - want).detach().norm() / want.detach().norm())
-        if not error < TOLERANCE:
-            raise SystemExit(f"op and plain PyTorch differ by {error:.1e}: not timed")
+    stop_where_they_differ(*results, TOLERANCE)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import bytes_per_millisecond, time_calls, write_json
+from benchmarks.timing import bytes_per_millisecond, stop_where_they_differ, time_calls, write_json
 from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
 from microdreamer.kernels.hash_grid import HashGridSpec, hash_grid_encode
@@ -50,10 +50,7 @@ def check(points: Tensor, params: Tensor, spec: HashGridSpec) -> None:
     for compiled in (True, False):
         encoded = hash_grid_encode(points, params, spec, compiled=compiled)
         results.append([encoded, *torch.autograd.grad(encoded.square().sum(), [points, params])])
-    for got, want in zip(*results, strict=True):
-        error = float((got - want).detach().norm() / want.detach().norm())
-        if not error < TOLERANCE:
-            raise SystemExit(f"op and plain PyTorch differ by {error:.1e}: not timed")
+    stop_where_they_differ(*results, TOLERANCE)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,14 @@ def bytes_per_millisecond(device: torch.device | str) -> float:
     source = torch.zeros(1 << (28 if torch.device(device).type == "cuda" else 25), device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=5).median
+
+
+def stop_where_they_differ(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], tolerance: float) -> None:
+    """An op's results against its twin's, by the relative L2 norm of the difference: what is wrong is not timed."""
+    for got, want in zip(found, expected, strict=True):
+        error = float((got - want).detach().norm() / want.detach().norm())
+        if not error < tolerance:
+            raise SystemExit(f"op and plain PyTorch differ by {error:.1e}: not timed")
 
 
 def write_json(path: Path | None, document: dict[str, Any]) -> None:

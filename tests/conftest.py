@@ -70,3 +70,19 @@ def relative_l2(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """|actual - expected| / |expected|, in float64."""
     actual, expected = actual.double().cpu(), expected.double().cpu()
     return float((actual - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def assert_gradients_repeat(gradients: Callable[[], tuple[torch.Tensor, ...]]) -> None:
+    """That gradients are the same bits again, on one thread too, where deterministic ones are asked for, and close to the fast ones."""
+    threads = torch.get_num_threads()
+    torch.use_deterministic_algorithms(True)
+    try:
+        first = gradients()
+        torch.set_num_threads(1)
+        second = gradients()
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for exact, fast in zip(first, gradients(), strict=True):
+        assert relative_l2(fast, exact) < 1e-5

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 OWNER = "page"
 CUTS_AT_ONCE, VISITORS = 1, 100  # cut-outs that are made, and jobs that are watched, at the same time
+CUT_OUT: dict[str, Any] = {
+    "image_mode": "RGBA",
+    "format": "png",
+    "type": "filepath",
+    "interactive": False,
+    "buttons": [],
+}  # shown, not taken
 QUEUE_SECONDS = 5.0  # between two looks at the queue's length
 TITLE = "MicroDreamer: a picture, a sentence or both to a 3D object"
 CSS = """
@@ -109,13 +116,9 @@ class Page:
                     )
                     cut_out = gr.Image(
                         label="What will be made",
-                        image_mode="RGBA",
-                        format="png",
-                        type="filepath",
-                        interactive=False,
                         height=256,
-                        buttons=[],
                         elem_id="cut_out",
+                        **CUT_OUT,
                     )
                     said = gr.HTML(elem_classes="told", elem_id="said")
                     with gr.Accordion("Other sides of the same object", open=False, elem_id="sides"):
@@ -192,14 +195,10 @@ class Page:
             )
             cut_out = gr.Image(
                 label="Cut out",
-                image_mode="RGBA",
-                format="png",
-                type="filepath",
-                interactive=False,
                 height=120,
                 min_width=140,
-                buttons=[],
                 elem_id=f"cut_out_{name}",
+                **CUT_OUT,
             )
         said = gr.HTML(elem_classes="told of_a_side", elem_id=f"said_{name}", padding=False)
         return given, cut_out, said

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import DEVICES, relative_l2
+from conftest import DEVICES, assert_gradients_repeat, relative_l2
 
 from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
@@ -160,18 +160,7 @@ def test_deterministic_repeats_bit_for_bit(case, device):
     def gradients():
         return torch.autograd.grad((sample_grids(points, grids, axes, compiled=True) * weight).sum(), [points, grids])
 
-    threads = torch.get_num_threads()
-    torch.use_deterministic_algorithms(True)
-    try:
-        first = gradients()
-        torch.set_num_threads(1)
-        second = gradients()
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    for exact, fast in zip(first, gradients(), strict=True):
-        assert relative_l2(fast, exact) < 1e-5
+    assert_gradients_repeat(gradients)
 
 
 @on_all_devices
