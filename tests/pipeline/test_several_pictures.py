@@ -17,6 +17,7 @@ from microdreamer.pipeline import commands
 from microdreamer.pipeline.config import load_config
 from microdreamer.pipeline.inputs import MOST_PICTURES, places_of, split_input
 from microdreamer.pipeline.pictures import as_pictures
+from microdreamer.pipeline.posing import found_azimuths
 from microdreamer.pipeline.results import result_stem
 
 SMALL = {
@@ -230,3 +231,27 @@ def test_configurations_are_not_changed(prior, files):
     before = dataclasses.asdict(config)
     microdreamer.reconstruct([str(files["front"]), str(files["right"])], config=config, prior=prior)
     assert dataclasses.asdict(config) == before
+
+
+class KnowsTheOther(OraclePrior):
+    """Draws nothing from the first picture, and the object's sides from any other one, each seen from the azimuth that it was taken at."""
+
+    def __init__(self, truth, azimuths):
+        super().__init__(truth, 32)
+        self.azimuths = azimuths
+
+    def condition(self, image=None, prompt=None, negative_prompt=None, elevation=0.0):
+        return next(azimuth for picture, azimuth in self.azimuths if picture is image)
+
+    def predict_noise(self, latents, t, cameras, condition, guidance_scale):
+        if condition == 0:
+            alpha = self.schedule.alpha(t)
+            return (latents - alpha**0.5) / (1 - alpha) ** 0.5  # white
+        return super().predict_noise(latents, t, cameras.turned(-condition), condition, guidance_scale)
+
+
+@pytest.mark.parametrize("side", ["right", "back", "left"])
+def test_what_is_drawn_from_another_picture_finds_its_azimuth(prior, files, side):
+    pictures = as_pictures([files["front"], files[side]], [0.0, 0.0])
+    asked = KnowsTheOther(prior.truth, list(zip(pictures, (0.0, SIDES[side]), strict=True)))
+    assert found_azimuths(load_config("micro", []), asked, pictures, [0.0, 0.0]) == [0.0, SIDES[side]]
