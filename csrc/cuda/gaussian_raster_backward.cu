@@ -1,5 +1,5 @@
 // Gaussian rasteriser on CUDA: the gradients, of splats by blocks of tiles, then of Gaussians.
-#include "fixed_point.h"
+#include "fixed_point_sums.h"
 #include "gaussian_tiles.h"
 
 namespace md::raster {

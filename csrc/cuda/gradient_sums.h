@@ -1,7 +1,7 @@
 // How the gradients of many points come together in the entries of one table.
 //
 // Fast: floating-point additions, in any order. Deterministic: a first pass finds the largest contribution to each value, a second adds
-// whole multiples of a small part of it; neither minds the order.
+// whole multiples of a small part of it (fixed_point.h); neither minds the order.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +9,11 @@
 
 #include <cuda_runtime.h>
 
+#include "fixed_point.h"
+
 namespace md::gradient_sums {
 
 enum class Sum { kFast, kLargest, kFixed };
-
-constexpr int kFixedPointBits = 40;  // of the largest contribution, where their number leaves room
 
 struct Targets {
   float* fast;
@@ -34,11 +34,6 @@ inline cudaError_t repeating_targets(float* sums, int64_t values, int64_t contri
   to->fixed = static_cast<unsigned long long*>(workspace);
   to->largest = reinterpret_cast<uint32_t*>(to->fixed + values);
   return cudaMemsetAsync(workspace, 0, workspace_bytes(values), stream);
-}
-
-__device__ __forceinline__ double fixed_point_scale(uint32_t largest, int bits) {
-  const int exponent = static_cast<int>(largest >> 23) - 127;
-  return ldexp(1.0, bits - 1 - exponent);
 }
 
 // Adds F neighbouring floats, aligned to as many; from sm_90 on two or four of them in one instruction.
@@ -79,11 +74,9 @@ __device__ __forceinline__ void contribute(const Targets& to, int64_t first, con
   }
 }
 
-// After both passes: the sums as floats. A gradient that is not finite stays so.
+// After both passes: the sums as floats.
 __device__ __forceinline__ float fixed_to_float(const Targets& from, int64_t i) {
-  const float most = __uint_as_float(from.largest[i]);
-  const double sum = static_cast<double>(static_cast<long long>(from.fixed[i]));
-  return !isfinite(most) ? most : most == 0.f ? 0.f : static_cast<float>(sum / fixed_point_scale(from.largest[i], from.bits));
+  return md::fixed_to_float(from.largest[i], from.fixed[i], from.bits);
 }
 
 }  // namespace md::gradient_sums

@@ -2,7 +2,7 @@
 // show one face are summed within a warp first; the deterministic mode adds in fixed point.
 #pragma once
 
-#include "fixed_point.h"
+#include "fixed_point_sums.h"
 #include "mesh_raster.h"
 #include "warps.h"
 

@@ -19,7 +19,6 @@ def split_input(text: str, folder: str | Path = "") -> list[str]:
 
     A comma that belongs to a file's name is known by that file being there; where nothing is, every comma separates.
     """
-
     folder = Path(folder)
 
     def exists(name: str) -> bool:
