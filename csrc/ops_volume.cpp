@@ -7,6 +7,7 @@
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/DeviceGuard.h>
@@ -184,6 +185,26 @@ at::Tensor sample_points(const at::Tensor& ray, const at::Tensor& start, const a
   return points;
 }
 
+at::Tensor take_rows(const at::Tensor& table, const at::Tensor& source) {
+  const at::Device device = table.device();
+  check_tensor(table, "table", table.scalar_type(), device);
+  check_shape(table, "table", {-1, -1});
+  check_tensor(source, "source", at::kInt, device);
+  check_shape(source, "source", {-1});
+  [[maybe_unused]] const int64_t row_bytes = table.size(1) * table.element_size();
+#ifdef MD_WITH_CUDA
+  constexpr int64_t kPiece = 16;
+  if (device.is_cuda() && row_bytes % kPiece == 0 && reinterpret_cast<uintptr_t>(table.const_data_ptr()) % kPiece == 0) {
+    const c10::DeviceGuard guard(device);
+    const at::Tensor out = at::empty({source.size(0), table.size(1)}, table.options());
+    C10_CUDA_CHECK(take_rows_cuda(table.const_data_ptr(), source.const_data_ptr<int>(), out.mutable_data_ptr(), source.size(0),
+                                  row_bytes / kPiece, c10::cuda::getCurrentCUDAStream()));
+    return out;
+  }
+#endif
+  return at::index_select(table, 0, source);
+}
+
 Composition checked_composition(const at::Tensor& density, const at::Tensor& features, const at::Tensor& start, const at::Tensor& length,
                                 const at::Tensor& offsets) {
   const at::Device device = density.device();
@@ -259,6 +280,7 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
       "keep_visible(Tensor ray, Tensor start, Tensor length, Tensor offsets, Tensor density, Tensor min_alpha, float min_transmittance, "
       "int? capacity) -> (Tensor ray, Tensor start, Tensor length, Tensor offsets, Tensor total, Tensor source)");
   m.def("sample_points(Tensor ray, Tensor start, Tensor length, Tensor origins, Tensor directions) -> Tensor");
+  m.def("take_rows(Tensor table, Tensor source) -> Tensor");
   m.def(
       "composite_samples(Tensor density, Tensor features, Tensor start, Tensor length, Tensor offsets) -> (Tensor sums, Tensor alpha, "
       "Tensor depth, Tensor weights)");
@@ -272,6 +294,7 @@ TORCH_LIBRARY_IMPL(microdreamer, CPU, m) {
   m.impl("march_rays", &march);
   m.impl("keep_visible", &keep_visible);
   m.impl("sample_points", &sample_points);
+  m.impl("take_rows", &take_rows);
   m.impl("composite_samples", &composite);
   m.impl("composite_samples_bwd", &composite_backward);
 }
@@ -281,6 +304,7 @@ TORCH_LIBRARY_IMPL(microdreamer, CUDA, m) {
   m.impl("march_rays", &march);
   m.impl("keep_visible", &keep_visible);
   m.impl("sample_points", &sample_points);
+  m.impl("take_rows", &take_rows);
   m.impl("composite_samples", &composite);
   m.impl("composite_samples_bwd", &composite_backward);
 }

@@ -93,6 +93,8 @@ cudaError_t write_pieces_cuda(const March& in, const int* prefix, const SampleLi
 cudaError_t count_visible_cuda(const Visibility& in, uint8_t* keep, int* counts, cudaStream_t stream);
 cudaError_t write_visible_cuda(const Visibility& in, const uint8_t* keep, const int* prefix, const SampleLists& out, cudaStream_t stream);
 cudaError_t sample_points_cuda(const Places& in, cudaStream_t stream);
+// out [K, row] from table [., row] of 16-byte pieces: the rows that source [K] names.
+cudaError_t take_rows_cuda(const void* table, const int* source, void* out, int64_t rows, int64_t pieces, cudaStream_t stream);
 cudaError_t composite_cuda(const Composition& in, const Sums& out, cudaStream_t stream);
 cudaError_t composite_backward_cuda(const Composition& in, const float* weights, const SumGradients& v, const SampleGradients& out,
                                     cudaStream_t stream);

@@ -133,6 +133,12 @@ __global__ void __launch_bounds__(kBlock) sample_points_kernel(Places in) {
   locate_middle(in.origins + ray, in.directions + ray, in.samples.start[i], in.samples.length[i], in.points + 3 * i);
 }
 
+// A thread for each 16 bytes, so that neighbours read what lies side by side.
+__global__ void __launch_bounds__(kBlock) take_rows_kernel(const uint4* table, const int* source, uint4* out, int64_t count, int pieces) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i < count) out[i] = table[static_cast<int64_t>(source[i / pieces]) * pieces + i % pieces];
+}
+
 __global__ void __launch_bounds__(kBlock) composite_kernel(Composition in, Sums out) {
   const Packed& samples = in.samples;
   const int64_t ray = ray_of_warp();
@@ -239,6 +245,14 @@ cudaError_t write_visible_cuda(const Visibility& in, const uint8_t* keep, const 
 cudaError_t sample_points_cuda(const Places& in, cudaStream_t stream) {
   if (in.samples.capacity == 0) return cudaSuccess;
   sample_points_kernel<<<blocks_for(in.samples.capacity, kBlock), kBlock, 0, stream>>>(in);
+  return cudaGetLastError();
+}
+
+cudaError_t take_rows_cuda(const void* table, const int* source, void* out, int64_t rows, int64_t pieces, cudaStream_t stream) {
+  const int64_t count = rows * pieces;
+  if (count == 0) return cudaSuccess;
+  take_rows_kernel<<<blocks_for(count, kBlock), kBlock, 0, stream>>>(static_cast<const uint4*>(table), source, static_cast<uint4*>(out),
+                                                                     count, static_cast<int>(pieces));
   return cudaGetLastError();
 }
 

@@ -23,7 +23,7 @@ from microdreamer.fields.backgrounds import with_replacements
 from microdreamer.fields.materials import NoMaterial, Shading, ShadingPolicy
 from microdreamer.fields.occupancy import OccupancyGrid
 from microdreamer.fields.sample_room import Room, scattered
-from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays
+from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays, take_rows
 
 REFRESH_EVERY = 16  # optimiser steps between updates of the grid
 SHRINK_EVERY = 512  # and after which lists of samples that are much too long become shorter
@@ -339,7 +339,7 @@ class VolumeModel(nn.Module):
             density = self._density(points, used)
         visible = keep_visible(marched, density, min_alpha=occupancy.threshold, min_transmittance=MIN_TRANSMITTANCE, capacity=lengths[1])
         totals = torch.stack([marched.total, visible.total])
-        return visible, totals, None if encoded is None else encoded.index_select(0, visible.source)
+        return visible, totals, None if encoded is None else take_rows(encoded, visible.source)
 
     @torch.no_grad()
     def _density(self, points: Tensor, used: Tensor | None = None) -> Tensor:

@@ -128,6 +128,14 @@ def sample_points(samples: Samples, origins: Tensor, directions: Tensor, *, comp
     return torch.ops.microdreamer.sample_points(samples.ray, samples.start, samples.length, *rays)
 
 
+def take_rows(table: Tensor, source: Tensor, *, compiled: bool | None = None) -> Tensor:
+    """The rows [K,C] of `table` [M,C] that source [K] int32 names, as `Samples.source` does. Not differentiable; `compiled` as in
+    `march_rays`."""
+    if not extension.use_compiled(table.device, asked=compiled):
+        return take_rows_reference(table, source)
+    return torch.ops.microdreamer.take_rows(table.detach().contiguous(), source.contiguous())
+
+
 def composite(density: Tensor, features: Tensor, samples: Samples, *, compiled: bool | None = None) -> Composite:
     """Add up the samples of each ray.
 
@@ -222,6 +230,7 @@ def _no_second_derivative(ctx, *_):
 extension.register("march_rays", fake=_fake_march)
 extension.register("keep_visible", fake=_fake_keep)
 extension.register("sample_points", fake=_fake_points)
+extension.register("take_rows", fake=lambda table, source: table.new_empty(source.shape[0], table.shape[1]))
 extension.register("composite_samples", fake=_fake_composite, gradient=Gradient(_backward, _save))
 extension.register("composite_samples_bwd", fake=_fake_composite_backward, gradient=Gradient(_no_second_derivative))
 
@@ -328,6 +337,11 @@ def keep_visible_reference(
 def sample_points_reference(samples: Samples, origins: Tensor, directions: Tensor) -> Tensor:
     """`sample_points` in plain PyTorch, for any floating dtype: the definition that the op is compared with."""
     return torch.addcmul(origins.index_select(0, samples.ray), directions.index_select(0, samples.ray), samples.middle[:, None])
+
+
+def take_rows_reference(table: Tensor, source: Tensor) -> Tensor:
+    """`take_rows` in plain PyTorch: the definition that the op is compared with."""
+    return table.detach().index_select(0, source)
 
 
 def composite_reference(density: Tensor, features: Tensor, samples: Samples) -> Composite:

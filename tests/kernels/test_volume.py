@@ -8,7 +8,16 @@ from volume_scenes import BOTH, EACH, box_span, coefficients_for, need_compiled,
 
 from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.kernels import extension
-from microdreamer.kernels.volume import Samples, composite, keep_visible, march_rays, sample_points, sample_points_reference
+from microdreamer.kernels.volume import (
+    Samples,
+    composite,
+    keep_visible,
+    march_rays,
+    sample_points,
+    sample_points_reference,
+    take_rows,
+    take_rows_reference,
+)
 
 # ---- March ----
 
@@ -238,6 +247,19 @@ def test_points_of_samples_follow_their_rays():
     samples, *_ = random_samples(10)
     origins, directions = (tensor.double().requires_grad_() for tensor in rays_at_box(10, "cpu"))
     assert torch.autograd.gradcheck(lambda *rays: sample_points(samples, *rays), (origins, directions))
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 5, 32, 48])  # of which some fill whole pieces of 16 bytes
+def test_rows_are_taken(width, dtype, device):
+    need_compiled(device)
+    table = torch.randn(300, width, device=device).to(dtype)
+    source = torch.randint(300, (1000,), device=device, dtype=torch.int32)
+    for chosen in (source, source[:0]):
+        assert torch.equal(take_rows(table, chosen, compiled=True), take_rows_reference(table, chosen))
+        assert torch.equal(take_rows(table[3:], chosen % 297, compiled=True), table[3:][chosen.long() % 297])
+    torch.library.opcheck(torch.ops.microdreamer.take_rows.default, (table, source))
 
 
 # ---- Repetition, registration, graphs, wrong arguments ----
