@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
         depth += weight * s.depth;
         transmittance = after;
       },
-      [&] { return done; });
+      [&] { return done; }, [] {});
   if (!inside) return;
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;

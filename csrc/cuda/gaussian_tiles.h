@@ -136,9 +136,10 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
 
 // Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
 // shared.splats[i], Gaussian shared.ids[i]. is_done(): this thread needs no more; when all of the block agree the walk ends.
-template <int kPixels, class Visit, class Done>
+// before_next(): called by the whole warp before other splats take the place of those in `shared`, and before the end.
+template <int kPixels, class Visit, class Done, class BeforeNext>
 __device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
-                     Visit visit, Done is_done) {
+                     Visit visit, Done is_done, BeforeNext before_next) {
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
@@ -170,6 +171,7 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
         }
         for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) { visit(group + __ffs(votes) - 1); }
       }
+      before_next();
       if (__syncthreads_and(is_done())) return;
     }
   }
