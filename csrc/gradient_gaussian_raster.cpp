@@ -1,18 +1,11 @@
-// Gaussian rasteriser: its gradient, as autograd asks for it. The Python of torch.library.register_autograd takes a host longer
-// than launching all kernels of a picture and its gradient.
-#include <optional>
+// Op rasterize_gaussians: its gradient for autograd.
 #include <tuple>
 
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
+#include "gradients.h"
 
 namespace md::raster {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-using MaybeTensor = std::optional<at::Tensor>;
 using Rendered = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using Render = Rendered(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const MaybeTensor&, const MaybeTensor&,
@@ -23,14 +16,6 @@ using Differentiate = Gradients(const MaybeTensor&, const MaybeTensor&, const Ma
                                 const MaybeTensor&, const MaybeTensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, int64_t,
                                 int64_t, double, bool);
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-MaybeTensor if_defined(const at::Tensor& tensor) { return tensor.defined() ? MaybeTensor(tensor) : std::nullopt; }
-at::Tensor or_undefined(const MaybeTensor& tensor) { return tensor.value_or(at::Tensor()); }
-
 class Rasterize : public torch::autograd::Function<Rasterize> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations,
@@ -38,7 +23,7 @@ class Rasterize : public torch::autograd::Function<Rasterize> {
                                const MaybeTensor& means2d_offset, const at::Tensor& world_to_camera, const at::Tensor& intrinsics,
                                const at::Tensor& background, int64_t width, int64_t height, double scale_modifier, bool deterministic) {
     at::AutoDispatchBelowADInplaceOrView below;
-    static const auto render = find<Render>("microdreamer::rasterize_gaussians");
+    static const auto render = find_op<Render>("microdreamer::rasterize_gaussians");
     const auto [image, alpha, depth, radii, splats, order, marks] =
         render.call(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width, height,
                     scale_modifier, deterministic);
@@ -59,9 +44,9 @@ class Rasterize : public torch::autograd::Function<Rasterize> {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor *state = &saved[0], *given = &saved[7];  // as in save_for_backward
     MaybeTensor v_images[3];
-    for (int i = 0; i < 3; ++i) v_images[i] = v[i].defined() ? MaybeTensor(v[i].contiguous()) : std::nullopt;
+    for (int i = 0; i < 3; ++i) v_images[i] = contiguous_if_defined(v[i]);
     const auto [width, height] = ctx->saved_data["size"].to<std::tuple<int64_t, int64_t>>();
-    static const auto differentiate = find<Differentiate>("microdreamer::rasterize_gaussians_bwd");
+    static const auto differentiate = find_op<Differentiate>("microdreamer::rasterize_gaussians_bwd");
     at::Tensor v_appearance, v_offset;
     std::tie(grads[0], grads[1], grads[2], grads[3], v_appearance, v_offset) = differentiate.call(
         v_images[0], v_images[1], v_images[2], state[0], state[1], state[2], state[3], state[4], state[5], state[6], given[0], given[1],
@@ -76,19 +61,13 @@ class Rasterize : public torch::autograd::Function<Rasterize> {
   }
 };
 
-bool wants_gradient(const at::Tensor& tensor) { return tensor.requires_grad(); }
-bool wants_gradient(const MaybeTensor& tensor) { return tensor && tensor->requires_grad(); }
-
-Rendered rasterize(const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities,
-                   const MaybeTensor& colors, const MaybeTensor& sh, const MaybeTensor& means2d_offset, const at::Tensor& world_to_camera,
-                   const at::Tensor& intrinsics, const at::Tensor& background, int64_t width, int64_t height, double scale_modifier,
-                   bool deterministic) {
-  const bool differentiated = at::GradMode::is_enabled() && (wants_gradient(means) || wants_gradient(scales) || wants_gradient(rotations) ||
-                                                             wants_gradient(opacities) || wants_gradient(colors) || wants_gradient(sh) ||
-                                                             wants_gradient(means2d_offset) || wants_gradient(background));
-  if (!differentiated) {
+Rendered rasterize_differentiably(const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations,
+                                  const at::Tensor& opacities, const MaybeTensor& colors, const MaybeTensor& sh,
+                                  const MaybeTensor& means2d_offset, const at::Tensor& world_to_camera, const at::Tensor& intrinsics,
+                                  const at::Tensor& background, int64_t width, int64_t height, double scale_modifier, bool deterministic) {
+  if (!is_differentiated(means, scales, rotations, opacities, colors, sh, means2d_offset, background)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    static const auto render = find<Render>("microdreamer::rasterize_gaussians");
+    static const auto render = find_op<Render>("microdreamer::rasterize_gaussians");
     return render.call(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
                        height, scale_modifier, deterministic);
   }
@@ -99,6 +78,6 @@ Rendered rasterize(const at::Tensor& means, const at::Tensor& scales, const at::
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(microdreamer, Autograd, m) { m.impl("rasterize_gaussians", &rasterize); }
+TORCH_LIBRARY_IMPL(microdreamer, Autograd, m) { m.impl("rasterize_gaussians", &rasterize_differentiably); }
 
 }  // namespace md::raster

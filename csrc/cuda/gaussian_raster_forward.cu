@@ -28,8 +28,12 @@ int sorted_bits(int views) {
   return bits;
 }
 
+bool has_short_keys(const Inputs& in) { return sorted_bits(in.views) <= 32; }
+
+// Of `Key`, an unsigned type of sorted_bits() at least.
+template <class Key>
 struct SortParts {
-  uint64_t *keys, *keys_sorted;
+  Key *keys, *keys_sorted;
   int* indices;
   void* sort;
   size_t sort_bytes, total;
@@ -37,8 +41,8 @@ struct SortParts {
   SortParts(const Inputs& in, void* base) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
-    keys = parts.take<uint64_t>(count);
-    keys_sorted = parts.take<uint64_t>(count);
+    keys = parts.take<Key>(count);
+    keys_sorted = parts.take<Key>(count);
     indices = parts.take<int>(count);
     sort_bytes = 0;
     cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
@@ -58,11 +62,12 @@ __device__ uint32_t depth_bits(const Inputs& in, int view, int n) {
   return min(__float_as_uint(fmaxf(z, kNear)) - __float_as_uint(kNear), (1u << kDepthBits) - 1);
 }
 
-__global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, uint64_t* keys, int* indices) {
+template <class Key>
+__global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, Key* keys, int* indices) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= static_cast<int64_t>(in.views) * in.gaussians) return;
   const int view = static_cast<int>(i / in.gaussians), n = static_cast<int>(i % in.gaussians);
-  keys[i] = static_cast<uint64_t>(view) << kDepthBits | depth_bits(in, view, n);
+  keys[i] = static_cast<Key>(view) << kDepthBits | depth_bits(in, view, n);
   indices[i] = n;
 }
 
@@ -225,7 +230,18 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
 
 }  // namespace
 
-size_t forward_workspace_bytes(const Inputs& in) { return ranks_by_counting(in) ? 0 : SortParts(in, nullptr).total; }
+template <class Key>
+cudaError_t sort_by_depth(const Inputs& in, const State& state, void* workspace, cudaStream_t stream) {
+  const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
+  SortParts<Key> parts(in, workspace);
+  depth_keys<Key><<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
+  return cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices, state.order,
+                                         static_cast<int>(count), 0, sorted_bits(in.views), stream);
+}
+
+size_t forward_workspace_bytes(const Inputs& in) {
+  return ranks_by_counting(in) ? 0 : has_short_keys(in) ? SortParts<uint32_t>(in, nullptr).total : SortParts<uint64_t>(in, nullptr).total;
+}
 
 cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
   if (in.views == 0) return cudaSuccess;
@@ -237,10 +253,8 @@ cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& ima
       const unsigned ranking = in.views * blocks(in.gaussians, kRanked);
       rank_by_counting<<<ranking, kRanked * kSlices, 0, stream>>>(in, state, words);
     } else {
-      SortParts parts(in, workspace);
-      depth_keys<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
-      const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
-                                                                 state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
+      const cudaError_t sorted = has_short_keys(in) ? sort_by_depth<uint32_t>(in, state, workspace, stream)
+                                                    : sort_by_depth<uint64_t>(in, state, workspace, stream);
       if (sorted != cudaSuccess) return sorted;
       cudaMemsetAsync(state.marks, 0, words * sizeof(uint32_t), stream);
     }
