@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kBlock) draw_faces(Picture in, unsigned long l
   for (unsigned rest = __ballot_sync(kAllLanes, !kept); rest != 0; rest &= rest - 1) {
     const unsigned left_over = static_cast<unsigned>(first) + __ffs(rest) - 1;
     if (!load_corners(in, picture, left_over, corners) || !bounding_box(corners, in.width, in.height, box)) continue;
-    const TileTest test(corners, canvas.scale_x, canvas.scale_y);
+    const TileTest test(corners, canvas.scale_x, canvas.scale_y, kTileX, kTileY);
     for (int unit = 0; unit < units_of(box); ++unit) draw_unit(canvas, corners, test, box, left_over, unit, lane);
   }
 }
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kBlock) draw_queue(Picture in, unsigned long l
     Corner corners[3];
     load_corners(in, picture, face, corners);
     const Canvas canvas(in, picture, keys);
-    const TileTest test(corners, canvas.scale_x, canvas.scale_y);
+    const TileTest test(corners, canvas.scale_x, canvas.scale_y, kTileX, kTileY);
     for (; unit < last && unit < end; ++unit) { draw_unit(canvas, corners, test, box, face, static_cast<int>(unit - begin), lane); }
   }
 }
