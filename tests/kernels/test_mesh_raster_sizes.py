@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import DEVICES
-from mesh_scenes import BOTH, need_compiled, scattered_triangles
+from mesh_scenes import need_compiled, scattered_triangles
 
 from microdreamer.kernels.mesh_raster import rasterize
 
@@ -23,23 +23,28 @@ def test_faces_of_every_size_match_the_reference_in_float64(device, seed):
     assert float(((rast_db[same] - expected_db[same]).abs() / scale).max()) < 1e-3
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@BOTH
-@pytest.mark.parametrize("middle", [(100, 60), (131.5, 77.5), (4, 3)])
-def test_a_fan_about_any_point_covers_every_pixel_once(middle, compiled, device):
-    # Triangles about a pixel's centre (or a corner between four), out to far beyond the screen: each crosses many tiles, its edges run
-    # through the centres of pixels, and drawn one at a time they leave no pixel out and share none.
-    need_compiled(device, compiled)
-    height, width = 130, 210
+def fan(middle, height, width):
+    """Positions [17,4] and faces [16,3] of triangles about a pixel's centre (or elsewhere), out to far beyond the screen."""
     spokes = torch.arange(16) * torch.pi / 8
     x = torch.cat([torch.zeros(1), 1000 * spokes.cos()]) + middle[0] + 0.5
     y = torch.cat([torch.zeros(1), 1000 * spokes.sin()]) + middle[1] + 0.5
     pos = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1, 0 * x, 1 + 0 * x], -1) * torch.linspace(0.5, 2, 17)[:, None]
     rim = torch.arange(16)
-    tri = torch.stack([torch.zeros(16).long(), 1 + rim, 1 + (rim + 1) % 16], -1).int()
-    ranges = torch.stack([rim, torch.ones(16).long()], -1).int()
-    rast, _ = rasterize(pos.to(device), tri.to(device), height, width, ranges.to(device), compiled=compiled)
-    assert torch.equal((rast[..., 3] > 0).sum(0).cpu(), torch.ones(height, width).long())
+    return pos, torch.stack([torch.zeros(16).long(), 1 + rim, 1 + (rim + 1) % 16], -1).int()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("compiled", "middles"), [(True, 64), (False, 2)], ids=["compiled", "reference"])
+def test_a_fan_about_any_point_covers_every_pixel_once(compiled, middles, device):
+    # Each triangle crosses many tiles, and its edges run through the centres of pixels, of some tiles only the outermost ones. Drawn
+    # one at a time they leave no pixel out and share none.
+    need_compiled(device, compiled)
+    height, width = 130, 210
+    ranges = torch.tensor([[face, 1] for face in range(16)], dtype=torch.int32, device=device)
+    for i in range(middles):
+        pos, tri = fan((80 + i, 40 + i % 21 + 0.5 * (i % 2)), height, width)
+        rast, _ = rasterize(pos.to(device), tri.to(device), height, width, ranges, compiled=compiled)
+        assert torch.equal((rast[..., 3] > 0).sum(0).cpu(), torch.ones(height, width).long()), i
 
 
 @pytest.mark.parametrize("device", DEVICES)
