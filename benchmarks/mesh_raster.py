@@ -6,8 +6,8 @@
 A bumpy sphere seen from a circle of cameras, of each number of faces in turn. Each op is timed alone, its inputs made beforehand, and
 then the whole chain rasterize, interpolate (texture coordinates with derivatives), texture, antialias. On a GPU the calls are replayed
 from CUDA graphs, so the host's work is not counted. The floor counts every element of what an op reads and writes once; `GB/s` is the
-rate at which the op would have moved just those. Before anything is timed, small scenes of large and of small faces are compared with the plain-PyTorch
-version.
+rate at which the op would have moved just those. Before anything is timed, small scenes of large and of small faces are compared with
+the plain-PyTorch version.
 """
 
 import argparse
