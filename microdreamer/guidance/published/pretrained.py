@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from microdreamer.core.unfilled import unfilled
 from microdreamer.guidance.checkpoints import check_shapes
 from microdreamer.guidance.published import autoencoder, unet
 from microdreamer.guidance.published.autoencoder import Autoencoder, AutoencoderConfig
@@ -80,7 +81,7 @@ def build(config: dict, expected: str, origin: Path) -> nn.Module:
     if found != expected:
         raise ValueError(f"{origin}: describes a {found}, expected a {expected}; name a checkpoint of this prior")
     try:
-        with torch.device("meta"):
+        with unfilled():
             return BUILDERS[found](config)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{origin}: not a configuration of {found} ({error})") from error
