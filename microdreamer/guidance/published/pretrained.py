@@ -13,13 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from microdreamer.core.file_to_device import read_tensors_to
 from microdreamer.core.unfilled import unfilled
 from microdreamer.guidance.checkpoints import check_shapes
 from microdreamer.guidance.published import autoencoder, unet
 from microdreamer.guidance.published.autoencoder import Autoencoder, AutoencoderConfig
 from microdreamer.guidance.published.clip import Clip, ClipText, ClipTextConfig, ClipVision, ClipVisionConfig, ClipVisionProjection
 from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig
-from microdreamer.guidance.published.presets import part_weights
+from microdreamer.guidance.published.presets import part_weights, weight_files
 from microdreamer.guidance.published.settings import settings_from
 from microdreamer.guidance.published.unet import UNet, UNetConfig
 
@@ -87,20 +88,6 @@ def build(config: dict, expected: str, origin: Path) -> nn.Module:
         raise ValueError(f"{origin}: not a configuration of {found} ({error})") from error
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The file itself, or the shards that an index names. Raises FileNotFoundError or ValueError naming the file."""
-    if path.suffix != ".json":
-        return [path]
-    try:
-        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path}: not an index of weights ({error!r}); fetch the file again") from error
-    for name in names:
-        if not (path.parent / name).is_file():
-            raise FileNotFoundError(f"{path.parent / name}: this part of the weights is missing; fetch it again")
-    return [path.parent / name for name in names]
-
-
 def read_tensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor], tuple[int, ...]]]:
     """(key, how to read the tensor, shape) of everything in a file of weights; a pickle is read as tensors, never run.
 
@@ -156,10 +143,15 @@ def load_weights(module: nn.Module, folder: Path, device: torch.device | str, dt
     check_shapes(wanted, found, path, type(module).__name__)
     state = {}
     for file in files:
-        for key, read, _ in read_tensors(file):
-            if not key.endswith(LEFT_OVER):
-                state[name_in(wanted, key)] = read().to(device=device, dtype=dtype)
+        state.update({name_in(wanted, key): tensor for key, tensor in _tensors_on(file, device, dtype) if not key.endswith(LEFT_OVER)})
     return _assign(module, state)
+
+
+def _tensors_on(file: Path, device: torch.device | str, dtype: torch.dtype) -> Iterable[tuple[str, Tensor]]:
+    """Everything in a file that `read_tensors` accepts. For the CPU pages of the file are good enough."""
+    if torch.device(device).type == "cuda" and file.suffix == ".safetensors":
+        return read_tensors_to(file, device, dtype).items()
+    return ((key, read().to(device=device, dtype=dtype)) for key, read, _ in read_tensors(file))
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], origin: Path, device: torch.device | str) -> nn.Module:
