@@ -154,8 +154,8 @@ class TextEncoder(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         width = config.text_width
-        self.words = nn.Parameter(torch.randn(config.vocabulary, width) * 0.5)
-        self.places = nn.Parameter(torch.randn(config.text_tokens, width) * 0.1)
+        self.words = nn.Parameter(nn.init.normal_(torch.empty(config.vocabulary, width), std=0.5))
+        self.places = nn.Parameter(nn.init.normal_(torch.empty(config.text_tokens, width), std=0.1))
         self.heads = width // config.head_width
         self.qkv = nn.ModuleList(linear(width, 3 * width, bias=False) for _ in range(config.text_depth))
         self.out = nn.ModuleList(linear(width, width, zero=True, bias=False) for _ in range(config.text_depth))
@@ -221,8 +221,8 @@ class MultiViewNetwork(nn.Module):
         self.modulate_coarse = Modulation(width, coarse, TransformerBlock.PARTS, deep)
 
         side = config.resolution // PATCH
-        self.places_middle = nn.Parameter(torch.randn((side // 2) ** 2, middle) * 0.1)
-        self.places_coarse = nn.Parameter(torch.randn((side // 4) ** 2, coarse) * 0.1)
+        self.places_middle = nn.Parameter(nn.init.normal_(torch.empty((side // 2) ** 2, middle), std=0.1))
+        self.places_coarse = nn.Parameter(nn.init.normal_(torch.empty((side // 4) ** 2, coarse), std=0.1))
 
         if config.geometry:
             self.geometry_from_middle = linear(middle, 4 * fine)

@@ -15,8 +15,9 @@ from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
 from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
+from microdreamer.core.unfilled import unfilled
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
-from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.guidance.checkpoints import complete, load_sharded
 from microdreamer.guidance.micro.attention import Attention
 from microdreamer.guidance.micro.network import (
     PATCH,
@@ -109,9 +110,9 @@ class MicroPrior(Prior):
         """
         dtype = choose_dtype(torch.device(device), precision)
         folder, config, vocabulary = read_folder(path)
-        network = MultiViewNetwork(config)
-        load_into(network, load_sharded(folder), folder)
-        return cls(network.to(device), vocabulary, dtype)
+        with unfilled():
+            network = MultiViewNetwork(config)
+        return cls(complete(network, load_sharded(folder), folder, device), vocabulary, dtype)
 
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, 3, self.resolution, self.resolution
