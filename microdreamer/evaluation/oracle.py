@@ -51,6 +51,6 @@ class TruePrior(WrappedPrior):
         index = torch.full((len(cameras),), self.index, device=self.device)
         pose = index, torch.eye(3, 4, device=self.device).repeat(len(cameras), 1, 1)
         lens = seen_by.world_to_camera[:, :3].float().contiguous(), seen_by.intrinsics.float()
-        places, _ = self._painter.render(*pose, *lens, self.resolution)
+        places, seen = self._painter.render(*pose, *lens, self.resolution)
         albedo = over_white(render_albedo(self.meshes, *pose, None, *lens, self.resolution))
-        return over_white(shown), Surfaces(camera_depth(places, lens[0]), shown[:, 3:], albedo)
+        return over_white(shown), Surfaces(camera_depth(places, lens[0]), shown[:, 3:] * seen, albedo)

@@ -16,14 +16,15 @@ from microdreamer.core import profiler
 from microdreamer.core.errors import UserError
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance.base import Prior
-from microdreamer.guidance.micro.read_off import read_off, thinned
+from microdreamer.guidance.micro.read_off import read_off, thinned, without_strays
 from microdreamer.pipeline.config import Config
 
 log = logging.getLogger(__name__)
 
 OnPreview = Callable[[GaussianModel], None]  # called once, before the rounds, with Gaussians of its own
 
-OPACITY = 0.8  # of its Gaussians: what is read off is a surface
+OPACITY = 0.9  # of its Gaussians: what is read off is a surface
+WIDTH = 0.5  # of the distance between neighbours: wider ones would stand out beyond the outline
 STEPS = 1  # of the sampler that the views it is read off come from
 FEWEST = 50  # points that make a shape
 TO_BE_ABLE = "pass prior_path=FOLDER of a micro prior that was trained with --geometry"
@@ -58,7 +59,9 @@ def first_guess(config: Config, prior: Prior, condition: object) -> GaussianMode
     points, colours = read_off(prior, condition, config.eye_level, levels, torch.Generator().manual_seed(config.seed))
     if len(points) < FEWEST:
         raise UserError(f"the prior's first guess has {len(points)} points, too few for an object; try another seed, prompt or picture")
-    points, colours = thinned(points, colours, config.num_pts)
+    points, colours = without_strays(*thinned(points, colours, config.num_pts))
     # What fills as much of the picture from where the run's cameras stand, with their field of view.
     scale = config.radius * math.tan(math.radians(config.fovy / 2)) / (RADIUS * math.tan(math.radians(FOV_Y / 2)))
-    return GaussianModel.from_points(points * scale, colours, config.sh_degree, prior.device, OPACITY)
+    guess = GaussianModel.from_points(points * scale, colours, config.sh_degree, prior.device, OPACITY)
+    guess.log_scales.add_(math.log(WIDTH))
+    return guess

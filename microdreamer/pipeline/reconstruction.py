@@ -29,6 +29,7 @@ from microdreamer.pipeline.asset import make_mesh
 from microdreamer.pipeline.config import Config, as_config
 from microdreamer.pipeline.first_guess import OnPreview, check_surfaces, first_guess, starts_from_prior
 from microdreamer.pipeline.inputs import places_of
+from microdreamer.pipeline.material import check_material, without_light
 from microdreamer.pipeline.pictures import Picture, as_pictures, caption_beside
 from microdreamer.pipeline.posing import names_of, posed, sources_of
 from microdreamer.pipeline.progress import OnProgress, Progress, ShouldStop, Watch
@@ -224,6 +225,7 @@ def reconstruct(
             check_switches(config, device)
             prior = prior or prior_for(config, device)
             inputs = posed(config, prior, pictures, names_of(sources), places)
+            check_material(config, prior)
             job = prepare(config, prior, inputs, previewed := config.preview or on_preview is not None)
     if on_preview is not None:
         with watch.phase("preview"):
@@ -245,6 +247,8 @@ def reconstruct(
     with user_errors(), watch.phase("mesh"):
         try:
             mesh = make_mesh(config, job.model, texture_views(job))
+            if config.material == "albedo":
+                mesh = without_light(mesh, job.prior, job.condition, job.generator)
         except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
             no_mesh = str(error)
     record = make_record(

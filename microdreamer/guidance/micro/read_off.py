@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, unproject
@@ -14,6 +15,7 @@ from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.samplers import normal
 
 COVERED = 0.5  # least coverage of a pixel that shows a surface
+NEIGHBOURS, STRAY = 6, 2.5  # a point whose so-manyth neighbour is so many times as far as is usual belongs to nothing
 HALVINGS = 24  # of the range in which the size of a grid's cells is looked for
 
 
@@ -47,6 +49,14 @@ def points_of(colours: Tensor, surfaces: Surfaces, cameras: Cameras) -> tuple[Te
         seen_by, view, centres.to(seen_by.intrinsics.dtype), surfaces.depth[view, 0, row, column].to(seen_by.intrinsics.dtype)
     )
     return points, colours[view, :, row, column].clamp(0, 1)
+
+
+def without_strays(points: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+    """The points [P,3] with colours [P,3] that have others around them: pixels at an outline lie between what is on its two sides."""
+    distances, _ = cKDTree(points.cpu().numpy()).query(points.cpu().numpy(), k=min(NEIGHBOURS + 1, len(points)))
+    apart = torch.from_numpy(distances[:, -1]).to(points.device)
+    near = apart <= STRAY * apart.median()
+    return points[near], colours[near]
 
 
 def thinned(points: Tensor, colours: Tensor, count: int) -> tuple[Tensor, Tensor]:
