@@ -8,13 +8,16 @@ from collections.abc import Sequence
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
-from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, unproject
+from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project_for_sampling, unproject
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.samplers import normal
 
 COVERED = 0.5  # least coverage of a pixel that shows a surface
+MIXED = 0.75  # coverage down to which a colour is told from the white behind it
+CARVED = 0.2  # coverage below which another view sees nothing there
 NEIGHBOURS, STRAY = 6, 2.5  # a point whose so-manyth neighbour is so many times as far as is usual belongs to nothing
 HALVINGS = 24  # of the range in which the size of a grid's cells is looked for
 
@@ -37,7 +40,7 @@ def read_off(prior: Prior, condition: object, elevation: float, levels: Sequence
 
 
 def points_of(colours: Tensor, surfaces: Surfaces, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Where covered pixels lie in the world [P,3], and their colours [P,3] in [0,1].
+    """Where covered pixels lie in the world [P,3], and their colours [P,3] in [0,1], without the white behind those at an outline.
 
     colours [V,3,R,R], of the views or of their albedo, and `surfaces`, as `Prior.predict_surfaces` tells them of `cameras`.
     """
@@ -48,7 +51,17 @@ def points_of(colours: Tensor, surfaces: Surfaces, cameras: Cameras) -> tuple[Te
     points = unproject(
         seen_by, view, centres.to(seen_by.intrinsics.dtype), surfaces.depth[view, 0, row, column].to(seen_by.intrinsics.dtype)
     )
-    return points, colours[view, :, row, column].clamp(0, 1)
+    share = surfaces.coverage[view, :, row, column].clamp(MIXED, 1)
+    own = ((colours[view, :, row, column] - (1 - share)) / share).clamp(0, 1)
+    kept = seen_by_all(points, surfaces.coverage, seen_by)
+    return points[kept], own[kept]
+
+
+def seen_by_all(points: Tensor, coverage: Tensor, cameras: Cameras) -> Tensor:
+    """Which of points [P,3] lie where every view [V,1,R,R] sees something, [P] bool: none may stand out beyond an outline."""
+    places, _ = project_for_sampling(cameras, points)
+    seen = grid_sample(coverage, places[:, :, None].to(coverage.dtype), align_corners=False, padding_mode="border")[:, 0, :, 0]
+    return (seen > CARVED).all(dim=0)
 
 
 def without_strays(points: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
