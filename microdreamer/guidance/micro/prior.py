@@ -243,8 +243,8 @@ class MicroPrior(Prior):
         if not self.tells_surfaces:
             raise ValueError("these weights of the micro prior tell colours alone, not surfaces")
         clean, surfaces = self._clean([Branch(latents, t, CONDITIONAL)], cameras, condition, geometry=True)
-        depth, coverage, albedo = (getattr(surfaces, name).flatten(0, 1) for name in ("depth", "coverage", "albedo"))
-        return self.decode(clean.flatten(0, 1)), Surfaces(depth + RADIUS, coverage * 0.5 + 0.5, albedo * 0.5 + 0.5)
+        told = surfaces.in_scene()
+        return self.decode(clean.flatten(0, 1)), Surfaces(*(part.flatten(0, 1) for part in (told.depth, told.coverage, told.albedo)))
 
     @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:
