@@ -1,4 +1,4 @@
-"""Chapter 3: gaussian_3d_coeff as an op, and four mistakes in extract_fields with the check that finds each."""
+"""Chapter 3: gaussian_3d_coeff as an op and step by step, and four mistakes in extract_fields with the check that finds each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks.course import weights
 from benchmarks.course.scene import Scene, table
 from benchmarks.extract_fields import object_like_gaussians
 from microdreamer.kernels import course
@@ -76,7 +77,8 @@ def show_op(device: str) -> dict:
 
 def run(scene: Scene) -> dict:
     op = show_op(scene.device)
-    print(f"\nA right step and four wrong ones, {GRID[0]}^3 points, 300 Gaussians")
+    steps = weights.run(scene)
+    print(f"\nextract_fields, a right step and four wrong ones: {GRID[0]}^3 points, 300 Gaussians")
     rows = []
     for variant in (RIGHT, *MISTAKES):
         row = {"variant": variant} | {name: verdict(check, variant, scene.device) for name, check in CHECKS.items()}
@@ -84,4 +86,4 @@ def run(scene: Scene) -> dict:
         print("\n".join([variant, *(f"  {name:8} {row[name][:150]}" for name in CHECKS)]), flush=True)
     caught = [(row["variant"], *("passes" if row[name] == "passes" else "finds it" for name in CHECKS)) for row in rows]
     print("\n" + table(("step", *CHECKS), caught))
-    return {"op": op, "rows": rows}
+    return {"op": op, "weights": steps, "rows": rows}

@@ -15,16 +15,25 @@ from benchmarks.course.scene import figure
 from microdreamer.core.files import atomic_write
 
 
-def draw_kernels(axis: Any, document: dict) -> None:
+def draw_versions(axis: Any, rows: list[dict], floor_ms: float, title: str) -> None:
     """Milliseconds of each version, and the floor."""
-    names = [row["version"].replace("_", " ") for row in document["rows"]]
-    values = [row["median_ms"] for row in document["rows"]]
-    bars = axis.barh(names, values, color="tab:blue")
+    values = [row["median_ms"] for row in rows]
+    bars = axis.barh([row["version"].replace("_", " ") for row in rows], values, color="tab:blue")
     axis.bar_label(bars, [f"{figure(value)} ms" for value in values], padding=3)
-    axis.axvline(document["floor_ms"], color="black", linestyle="--", label=f"floor, {document['floor_ms']:.2g} ms")
-    axis.set(xscale="log", xlim=(document["floor_ms"] / 2, max(values) * 8), xlabel="ms a call", title=document["scene"])
+    axis.axvline(floor_ms, color="black", linestyle="--", label=f"floor, {floor_ms:.2g} ms")
+    axis.set(xscale="log", xlim=(floor_ms / 2, max(values) * 8), xlabel="ms a call", title=title)
     axis.invert_yaxis()
     axis.legend(loc="lower right")
+
+
+def draw_op(axis: Any, document: dict) -> None:
+    weights = document["weights"]
+    title = f"gaussian_3d_coeff of {weights['count']} pairs, {'cpu' if on_cpu(document) else 'cuda'}"
+    draw_versions(axis, weights["rows"], max(weights["floor_ms"].values()), title)
+
+
+def draw_kernels(axis: Any, document: dict) -> None:
+    draw_versions(axis, document["rows"], document["floor_ms"], document["scene"])
 
 
 def draw_step(axis: Any, document: dict) -> None:
@@ -56,7 +65,11 @@ def draw_program(axis: Any, document: dict) -> None:
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-DRAWN: dict[str, Callable[[Any, dict], None]] = {"kernels": draw_kernels, "step": draw_step, "program": draw_program}
+def on_cpu(document: dict) -> bool:
+    return "threads" in document["device"]
+
+
+DRAWN: dict[str, Callable[[Any, dict], None]] = {"op": draw_op, "kernels": draw_kernels, "step": draw_step, "program": draw_program}
 
 
 def draw(document: dict, path: Path) -> None:
@@ -84,7 +97,7 @@ def main() -> None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.get("chapter") not in DRAWN:
             parser.error(f"{path}: expected figures of {', '.join(DRAWN)}")
-        target = options.folder / f"course_{document['chapter']}_{'cpu' if 'threads' in document['device'] else 'gpu'}.png"
+        target = options.folder / f"course_{document['chapter']}_{'cpu' if on_cpu(document) else 'gpu'}.png"
         draw(document, target)
         print(target)
 

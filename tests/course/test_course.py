@@ -57,6 +57,19 @@ def test_floor_is_below_what_is_measured(ran, device):
 
 @needs_kernels
 @pytest.mark.parametrize("device", DEVICES)
+def test_every_step_of_the_weights_has_its_share_of_the_floor(ran, device):
+    found = ran("op", device)["weights"]
+    assert [row["version"] for row in found["rows"]] == [PLAIN, *course.WEIGHT_STEPS, "library"]
+    for row in found["rows"]:
+        least = max(found["floor_ms"].values())
+        assert row["floor_percent"] == pytest.approx(100 * least / row["kernels_ms"]) and row["difference"] < 1e-4
+    covered = {row["variant"]: row for row in found["coverage"]}
+    assert all(set(covered[step].values()) == {step, "passes"} for step in course.WEIGHT_STEPS)
+    assert covered["wrong_launch"]["1024 pairs"] == "passes" and "232 of 1000" in covered["wrong_launch"]["1000 pairs"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
 def test_every_mistake_is_found_by_a_check(ran, device):
     found = ran("op", device)
     rows = {row["variant"]: row for row in found["rows"]}
