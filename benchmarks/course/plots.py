@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.course.scene import figure
+from benchmarks.course.program import GRID
+from benchmarks.course.scene import figure, kind_of
 from microdreamer.core.files import atomic_write
 
 
@@ -28,7 +29,7 @@ def draw_versions(axis: Any, rows: list[dict], floor_ms: float, title: str) -> N
 
 def draw_op(axis: Any, document: dict) -> None:
     weights = document["weights"]
-    title = f"gaussian_3d_coeff of {weights['count']} pairs, {'cpu' if on_cpu(document) else 'cuda'}"
+    title = f"gaussian_3d_coeff of {weights['count']} pairs, {kind_of(document)}"
     draw_versions(axis, weights["rows"], max(weights["floor_ms"].values()), title)
 
 
@@ -49,13 +50,12 @@ def draw_step(axis: Any, document: dict) -> None:
 
 def draw_program(axis: Any, document: dict) -> None:
     """Seconds by phase, stacked, of the program before and after."""
-    grid = "density grid, in mesh"
-    phases = [phase for phase in next(iter(document["runs"].values())) if phase not in ("total", grid)]
-    for number, phase in enumerate([grid, *phases]):
+    phases = [phase for phase in next(iter(document["runs"].values())) if phase not in ("total", GRID)]
+    for number, phase in enumerate([GRID, *phases]):
         starts, widths = [], []
         for run in document["runs"].values():
-            parts = {name: run[name] - (run[grid] if name == "mesh" else 0) for name in phases} | {grid: run[grid]}
-            order = [grid, *phases]
+            parts = {name: run[name] - (run[GRID] if name == "mesh" else 0) for name in phases} | {GRID: run[GRID]}
+            order = [GRID, *phases]
             starts.append(sum(parts[name] for name in order[:number]))
             widths.append(max(parts[phase], 0))
         label = "mesh without it" if phase == "mesh" else phase
@@ -63,10 +63,6 @@ def draw_program(axis: Any, document: dict) -> None:
     axis.set(xlabel="s", title=document["program"])
     axis.invert_yaxis()
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def on_cpu(document: dict) -> bool:
-    return "threads" in document["device"]
 
 
 DRAWN: dict[str, Callable[[Any, dict], None]] = {"op": draw_op, "kernels": draw_kernels, "step": draw_step, "program": draw_program}
@@ -97,7 +93,7 @@ def main() -> None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.get("chapter") not in DRAWN:
             parser.error(f"{path}: expected figures of {', '.join(DRAWN)}")
-        target = options.folder / f"course_{document['chapter']}_{'cpu' if on_cpu(document) else 'gpu'}.png"
+        target = options.folder / f"course_{document['chapter']}_{'cpu' if kind_of(document) == 'cpu' else 'gpu'}.png"
         draw(document, target)
         print(target)
 

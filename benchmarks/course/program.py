@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from unittest import mock
@@ -27,6 +28,8 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "micro.yaml"
 SMALL = ["total_steps=1", "denoise_steps=1", "init_steps=2", "num_pts=300", "cfg=1", "eta=1", "texture_size=64", "mesh_resolution=32"]
 ON_CPU = ["total_steps=3", "mesh_resolution=64"]  # where the plain version of the whole takes a quarter of an hour
 SWITCHES = {"plain PyTorch": False, "kernels": True}
+GRID = "density grid, in mesh"  # beside the phases, in what a run is told by
+DASHED = "--input=photo_rgba.png"  # as the course project's launcher passed it
 
 
 class FieldClock:
@@ -57,7 +60,7 @@ def run_program(config: Config, device: torch.device, compiled: bool, most_block
     with tempfile.TemporaryDirectory() as folder, switches(compiled, compiled), counted, clock_of(device):
         seconds, _ = run_once("stage 1", dataclasses.replace(config, outdir=folder, save_path=NAME), prior, device)
     found = {phase: spent for (_, phase), spent in seconds.items() if phase != "prior + fit"}
-    return found | {"density grid, in mesh": clock.seconds}
+    return found | {GRID: clock.seconds}
 
 
 def amdahl(share: float, times: float) -> float:
@@ -67,7 +70,7 @@ def amdahl(share: float, times: float) -> float:
 
 def swallowed() -> str:
     """Words with dashes, merged as the original's launcher did: they are keys of their own, and `input` stays empty."""
-    merged = OmegaConf.merge({"input": ""}, OmegaConf.from_dotlist(["--input=photo_rgba.png"]))
+    merged = OmegaConf.merge({"input": ""}, OmegaConf.from_dotlist([DASHED]))
     return f"input={merged.input!r}, and a key {next(key for key in merged if str(key).startswith('--'))!r} that nobody reads"
 
 
@@ -100,43 +103,37 @@ def run(scene: Scene) -> dict:
     device = choose_device(scene.device)
     changes = SMALL if scene.small else ON_CPU if scene.device == "cpu" else []
     config = load_config(CONFIG, [f"device={scene.device}", f"input={PICTURE}", "video_frames=0", *changes])
-    program = " ".join(["main.py --config configs/micro.yaml", *changes])
-    print(f"{program}: seconds by phase")
     if not scene.small:
         run_program(config, device, True, scene.num_blocks)  # libraries and graphs: no part of what is compared
     runs = {name: run_program(config, device, compiled, scene.num_blocks) for name, compiled in SWITCHES.items()}
     before, after = runs.values()
-    print(
-        table(
-            ("phase", *runs, "times"), [(phase, before[phase], after[phase], before[phase] / max(after[phase], 1e-9)) for phase in before]
-        )
-    )
-    share = before["density grid, in mesh"] / before["total"]
-    times = before["density grid, in mesh"] / after["density grid, in mesh"]
-    print(f"\nThe grid is {100 * share:.1f} % of the plain program and becomes {figure(times)} times as fast:")
-    print(
-        f"the program should become {figure(amdahl(share, times))} times as fast, {figure(amdahl(share, float('inf')))} at the very most,"
-    )
-    print(f"and it became {figure(before['total'] / after['total'])} times as fast.")
-
-    print("\nThe launcher: --input=photo_rgba.png")
-    launcher = {"merged without a look": swallowed(), "this project's": answer_to("--input=photo_rgba.png")}
-    print("\n".join(f"  {name}: {said}" for name, said in launcher.items()))
-    blob = blob_and_object(scene)
-    print(
-        "  so its grid was an untrained blob's: "
-        + ", ".join(f"{name} {figure(ms)} ms" for name, ms in blob.items())
-        + " in plain PyTorch here"
-    )
-
-    print(f"\nTheir {originals.REPORTED['A10G, kernel alone']:.0f} times, taken apart (their figures):")
-    print(table(("what changed", "times"), originals.factors()))
+    share = before[GRID] / before["total"]
+    times = before[GRID] / after[GRID]
     return {
-        "program": program,
+        "program": " ".join(["main.py --config configs/micro.yaml", *changes]),
         "runs": runs,
         "share": share,
         "times": times,
         "expected": amdahl(share, times),
-        "launcher": launcher,
-        "blob_ms": blob,
+        "launcher": {"merged without a look": swallowed(), "this project's": answer_to(DASHED)},
+        "blob_ms": blob_and_object(scene),
     }
+
+
+def tell(document: dict) -> Iterator[str]:
+    runs, share, times = document["runs"], document["share"], document["times"]
+    before, after = runs.values()
+    yield f"{document['program']}: seconds by phase"
+    yield table(
+        ("phase", *runs, "times"), [(phase, before[phase], after[phase], before[phase] / max(after[phase], 1e-9)) for phase in before]
+    )
+    yield f"\nThe grid is {100 * share:.1f} % of the plain program and becomes {figure(times)} times as fast:"
+    most = amdahl(share, float("inf"))
+    yield f"the program should become {figure(document['expected'])} times as fast, {figure(most)} at the very most,"
+    yield f"and it became {figure(before['total'] / after['total'])} times as fast."
+    yield f"\nThe launcher: {DASHED}"
+    yield from (f"  {name}: {said}" for name, said in document["launcher"].items())
+    blob = ", ".join(f"{name} {figure(ms)} ms" for name, ms in document["blob_ms"].items())
+    yield f"  so its grid was an untrained blob's: {blob} in plain PyTorch here"
+    yield f"\nTheir {originals.REPORTED['A10G, kernel alone']:.0f} times, taken apart (their figures):"
+    yield table(("what changed", "times"), originals.factors())

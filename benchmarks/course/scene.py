@@ -133,6 +133,11 @@ def operations(call: Callable[[], object]) -> int:
     return counter.count
 
 
+def kind_of(document: dict) -> str:
+    """Of the device that a chapter's figures are from: cpu or cuda. Told by its name, in which a CPU has its threads."""
+    return "cpu" if "threads" in document["device"] else "cuda"
+
+
 def table(columns: tuple[str, ...], rows: list[tuple]) -> str:
     """Columns as wide as their longest cell: the first is left-aligned, the others are figures."""
     cells = [columns, *(tuple(cell if isinstance(cell, str) else figure(cell) for cell in row) for row in rows)]

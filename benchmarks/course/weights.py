@@ -97,9 +97,8 @@ def floor_ms(count: int, device: str) -> dict[str, float]:
 
 
 def run(scene: Scene) -> dict:
-    """The table of the steps, and what the coverage check says of a launch that is too short."""
+    """The figures of the steps, and what the coverage check says of them and of a launch that is too short."""
     count = count_of(scene)
-    print(f"\ngaussian_3d_coeff of {count} pairs, {scene.device}")
     xyzs, covs = pairs(count, scene.device)
     flat = flat_pairs(FEW, scene.device)
     floors = floor_ms(count, scene.device)
@@ -115,19 +114,25 @@ def run(scene: Scene) -> dict:
         rows[-1]["flat_difference"] = difference_from_twin(call(*flat), *flat)
         rows[-1]["times_plain"] = rows[0]["median_ms"] / timing.median
         rows[-1]["floor_percent"] = 100 * max(floors.values()) / timing.median
-    columns = ("version", "call, ms", "kernels, ms", "times plain", "% of the floor", "difference", "of flat ones")
-    keys = ("median_ms", "kernels_ms", "times_plain", "floor_percent")
-    cells = [
-        (row["version"], *(row[key] for key in keys), *(f"{row[key]:.0e}" for key in ("difference", "flat_difference"))) for row in rows
-    ]
-    print(table(columns, cells))
-    told = ", ".join(f"{name} {value:.3g} ms" for name, value in floors.items())
-    print(f"\nThe floor: {told}. 100 % would be a call that takes no longer. Differences are from float64.")
-
-    print("\nIs every weight written, and the twin's?")
     covered = [
         {"variant": variant} | {f"{few} pairs": coverage(variant, few, scene.device) for few in COUNTS}
         for variant in (*WEIGHT_STEPS, *WEIGHT_MISTAKES)
     ]
-    print(table(tuple(covered[0]), [tuple(row.values()) for row in covered]))
     return {"count": count, "floor_ms": floors, "rows": rows, "coverage": covered}
+
+
+def tell(found: dict, kind: str) -> Iterator[str]:
+    yield f"\ngaussian_3d_coeff of {found['count']} pairs, {kind}"
+    columns = ("version", "call, ms", "kernels, ms", "times plain", "% of the floor", "difference", "of flat ones")
+    keys = ("median_ms", "kernels_ms", "times_plain", "floor_percent")
+    yield table(
+        columns,
+        [
+            (row["version"], *(row[key] for key in keys), *(f"{row[key]:.0e}" for key in ("difference", "flat_difference")))
+            for row in found["rows"]
+        ],
+    )
+    floors = ", ".join(f"{name} {value:.3g} ms" for name, value in found["floor_ms"].items())
+    yield f"\nThe floor: {floors}. 100 % would be a call that takes no longer. Differences are from float64."
+    yield "\nIs every weight written, and the twin's?"
+    yield table(tuple(found["coverage"][0]), [tuple(row.values()) for row in found["coverage"]])

@@ -8,11 +8,11 @@ import pytest
 from conftest import DEVICES
 from PIL import Image
 
-from benchmarks.course import originals, plots
+from benchmarks.course import originals, pages, plots
 from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
 from benchmarks.course.program import amdahl
-from benchmarks.course.scene import PLAIN, Scene, operations
+from benchmarks.course.scene import PLAIN, Scene, kind_of, operations
 from microdreamer.kernels import course, extension
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +157,22 @@ def test_plots_are_drawn(ran, tmp_path, monkeypatch):
 
 
 # ---- The pages ----
+
+
+@pytest.mark.parametrize("mark", pages.evidence())
+def test_pages_show_what_the_evidence_holds(mark):
+    document = pages.evidence()[mark]
+    assert mark == f"{'cpu' if kind_of(document) == 'cpu' else 'gpu'} {document['chapter']}" and not document["small"]
+    assert re.fullmatch("[0-9a-f]{12}", document["commit"])
+    text = (COURSE / f"{CHAPTERS.index(document['chapter']) + 1}_{document['chapter']}.md").read_text(encoding="utf-8")
+    assert pages.with_output(text, mark, pages.shown(document)) == text
+
+
+def test_output_goes_to_its_mark():
+    page = "a\n<!-- cpu op -->\nOn the CPU:\n\n    old\n\n    older\n\n<!-- gpu op -->\nOn the GPU:\n\n    other\n\nb\n"
+    assert pages.with_output(page, "cpu op", "    new\n") == page.replace("    old\n\n    older\n", "    new\n")
+    with pytest.raises(ValueError, match="no output at <!-- cpu step -->"):
+        pages.with_output(page, "cpu step", "    new\n")
 
 
 def test_there_is_a_page_for_every_chapter_with_its_command_a_question_and_an_answer():
