@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from microdreamer.pipeline.config import SCHEMA
 
@@ -73,6 +74,15 @@ def test_configurations_that_are_named_ship(page):
     named = set(re.findall(r"--config[ =]([\w./\\-]+)", page.read_text(encoding="utf-8")))
     names = {name.replace("\\", "/").removeprefix("configs/").removesuffix(".yaml") for name in named if not MADE_UP.search(name)}
     assert names - {"..."} <= {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in PEOPLES], ids=ids)
+def test_ops_that_are_named_exist(page):
+    """Of this project by their schema, of PyTorch by looking: an output of an earlier version names ops that have gone."""
+    own = {name for path in (ROOT / "csrc").rglob("*.cpp") for name in re.findall(r'm\.def\(\s*"(\w+)\(', path.read_text(encoding="utf-8"))}
+    assert {"extract_fields", "gaussian_3d_coeff", "rasterize_gaussians_bwd"} <= own
+    named = set(re.findall(r"\b(microdreamer|aten)(?:::|\.ops\.)(\w+)", page.read_text(encoding="utf-8")))
+    assert [name for kind, name in sorted(named) if not (name in own if kind == "microdreamer" else hasattr(torch.ops.aten, name))] == []
 
 
 def test_every_benchmark_is_listed_and_there():

@@ -1,5 +1,6 @@
 """The course runs: every chapter's command on a small case, its pages' questions and figures, and its plots."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -168,6 +169,45 @@ def test_pages_show_what_the_evidence_holds(mark):
     assert pages.with_output(text, mark, pages.shown(document)) == text
 
 
+NCU = {  # page: the evidence, the kernel of each row, and what each column is in and of
+    "4_kernels.md": (
+        "ncu.csv",
+        {
+            "brute_force": "brute_force_kernel",
+            "prepared": ":prepared_kernel",
+            "shared": "staged_kernel<0",
+            "culled": "staged_kernel<1",
+            "library: marks": "mark_tiles_kernel",
+            "library: sums": "accumulate_kernel",
+        },
+        {
+            "ms": (1e6, "gpu__time_duration.sum"),
+            "instructions of warps, millions": (1e6, "smsp__inst_executed.sum"),
+            "from memory, MB": (1e6, "dram__bytes.sum"),
+            "from the L2 cache, MB": (1e6, "lts__t_bytes.sum"),
+            "busy, %": (1, "sm__throughput.avg.pct_of_peak_sustained_elapsed"),
+            "warps there, %": (1, "sm__warps_active.avg.pct_of_peak_sustained_active"),
+            "registers": (1, "launch__registers_per_thread"),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NCU)
+def test_tables_of_counts_are_what_nsight_compute_counted(name):
+    evidence, kernels, columns = NCU[name]
+    with (COURSE / "evidence" / evidence).open(encoding="utf-8") as file:
+        counted = [(row["Kernel Name"], row["Metric Name"], float(row["Metric Value"].replace(",", ""))) for row in csv.DictReader(file)]
+    text = (COURSE / name).read_text(encoding="utf-8").partition("<!-- ncu -->")[2]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.search(r"(\|.*\n)+", text)[0].splitlines()]
+    assert table[0] == ["kernel", *columns] and [row[0] for row in table[2:]] == list(kernels)
+    for row in table[2:]:
+        for cell, (unit, metric) in zip(row[1:], columns.values(), strict=True):
+            (value,) = {value for kernel, counting, value in counted if kernels[row[0]] in kernel and counting == metric}
+            digits = len(cell.partition(".")[2])
+            assert abs(float(cell) - value / unit) <= 0.5001 * 10**-digits, (row[0], metric, cell, value)
+
+
 def test_output_goes_to_its_mark():
     page = "a\n<!-- cpu op -->\nOn the CPU:\n\n    old\n\n    older\n\n<!-- gpu op -->\nOn the GPU:\n\n    other\n\nb\n"
     assert pages.with_output(page, "cpu op", "    new\n") == page.replace("    old\n\n    older\n", "    new\n")
@@ -185,13 +225,12 @@ def test_there_is_a_page_for_every_chapter_with_its_command_a_question_and_an_an
 
 
 def test_ranges_that_the_pages_name_exist():
-    """In `module.function` of the package, with the decorator that makes it a range."""
+    """In text and in outputs: `module.function` of the package, with the decorator that makes it a range."""
+    rooms = "|".join(path.name for path in (ROOT / "microdreamer").iterdir() if path.is_dir())
     named = set()
     for page in [*PAGES, ROOT / "docs" / "profiling.md"]:
-        named |= set(
-            re.findall(r"`((?:gaussians|meshes|distillation|guidance|pipeline)\.[a-z_]\w*(?:\.\w+)+)`", page.read_text(encoding="utf-8"))
-        )
-    assert "gaussians.extraction.extract_fields" in named
+        named |= set(re.findall(rf"(?<![\w./])((?:{rooms})\.[a-z_]\w*(?:\.\w+)+)", page.read_text(encoding="utf-8")))
+    assert {"gaussians.extraction.extract_fields", "gaussians.model.GaussianModel.render", "meshes.cleaning.simplify"} <= named
     for name in named:
         parts = name.split(".")
         module = next(
