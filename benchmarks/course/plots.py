@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.course.program import GRID
 from benchmarks.course.scene import figure, kind_of
 from microdreamer.core.files import atomic_write
 
@@ -50,16 +49,16 @@ def draw_step(axis: Any, document: dict) -> None:
 
 def draw_program(axis: Any, document: dict) -> None:
     """Seconds by phase, stacked, of the program before and after."""
-    phases = [phase for phase in next(iter(document["runs"].values())) if phase not in ("total", GRID)]
-    for number, phase in enumerate([GRID, *phases]):
-        starts, widths = [], []
-        for run in document["runs"].values():
-            parts = {name: run[name] - (run[GRID] if name == "mesh" else 0) for name in phases} | {GRID: run[GRID]}
-            order = [GRID, *phases]
-            starts.append(sum(parts[name] for name in order[:number]))
-            widths.append(max(parts[phase], 0))
-        label = "mesh without it" if phase == "mesh" else phase
-        axis.barh(list(document["runs"]), widths, left=starts, label=label)
+    switched = list(document["parts"])
+    runs = {name: dict(run) for name, run in document["runs"].items()}
+    for run in runs.values():
+        run["mesh"] = max(run["mesh"] - sum(run[part] for part in switched), 0)
+        del run["total"]
+    order = [*switched, *(phase for phase in next(iter(runs.values())) if phase not in switched)]
+    for number, phase in enumerate(order):
+        starts = [sum(run[name] for name in order[:number]) for run in runs.values()]
+        label = "mesh without these" if phase == "mesh" else phase
+        axis.barh(list(runs), [run[phase] for run in runs.values()], left=starts, label=label)
     axis.set(xlabel="s", title=document["program"])
     axis.invert_yaxis()
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -3,16 +3,18 @@
 import csv
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import DEVICES
 from PIL import Image
 
 from benchmarks.course import originals, pages, plots
 from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
-from benchmarks.course.program import amdahl
+from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
 from benchmarks.course.scene import PLAIN, Scene, kind_of, operations
 from microdreamer.kernels import course, extension
 
@@ -104,8 +106,10 @@ def test_the_program_is_told_by_phase(ran, device):
     found = ran("program", device)
     before, after = found["runs"].values()
     assert {"prior", "fit", "mesh", "total"} <= set(before) == set(after)
-    assert before["mesh"] >= before["density grid, in mesh"] > after["density grid, in mesh"] > 0
-    assert found["share"] == pytest.approx(before["density grid, in mesh"] / before["total"])
+    assert list(found["parts"]) == [GRID, OTHERS] and before["mesh"] >= before[GRID] + before[OTHERS]
+    assert before[GRID] > after[GRID] > 0 and before[OTHERS] > after[OTHERS] > 0
+    for part, told in found["parts"].items():
+        assert told == pytest.approx({"share": before[part] / before["total"], "times": before[part] / after[part]})
     assert "input=''" in found["launcher"]["merged without a look"] and found["launcher"]["this project's"] == "input='photo_rgba.png'"
 
 
@@ -113,13 +117,33 @@ def test_the_program_is_told_by_phase(ran, device):
 
 
 def test_amdahls_law():
-    assert amdahl(0.5, float("inf")) == 2 and amdahl(1.0, 1650) == pytest.approx(1650) and amdahl(0.0, 1650) == 1
-    assert amdahl(0.5, 2) == pytest.approx(4 / 3)
+    assert amdahl((0.5, float("inf"))) == 2 and amdahl((1.0, 1650)) == pytest.approx(1650) and amdahl((0.0, 1650)) == 1
+    assert amdahl((0.5, 2)) == pytest.approx(4 / 3) and amdahl((0.5, 2), (0.25, 4)) == pytest.approx(16 / 9)
+
+
+def test_all_that_the_switches_change_is_counted():
+    """By the sources: functions that ask for a switch, and where the mesh phase has them from."""
+    switched = {
+        (path.stem, function)
+        for path in (ROOT / "microdreamer" / "kernels").glob("*.py")
+        for function in re.findall(r"^def (\w+)\((?:(?!^def ).)*use_compiled\([^)]*\"USE_CUDA", path.read_text(), re.MULTILINE | re.DOTALL)
+    }
+    counted = {("gaussian_field", "extract_fields")} | {
+        (getattr(module, name).__module__.rpartition(".")[2], name) for module, name in SWITCHED
+    }
+    assert switched == counted
+
+
+def test_a_call_within_a_counted_call_is_the_outer_ones():
+    clock = SwitchedClock(torch.device("cpu"), 16)
+    inner = clock.timed(OTHERS, lambda: time.sleep(0.01))
+    clock.timed(GRID, inner)()
+    assert clock.seconds[GRID] >= 0.01 and clock.seconds[OTHERS] == 0
+    inner()
+    assert clock.seconds[OTHERS] >= 0.01
 
 
 def test_operations_are_counted():
-    import torch
-
     x = torch.zeros(3)
     assert operations(lambda: x + 1) == 1 and operations(lambda: [x.add_(1) for _ in range(5)]) == 5 and operations(lambda: None) == 0
 
