@@ -32,16 +32,21 @@ def solid_model(scene: Scene) -> GaussianModel:
     return model
 
 
+def mesh_phase(model: GaussianModel, resolution: int, num_blocks: int) -> None:
+    """What the program does for a mesh before it is unwrapped, in its ranges."""
+    fewer_blocks = functools.partial(extraction.extract_fields, num_blocks=num_blocks)
+    with mock.patch.object(extraction, "extract_fields", fewer_blocks), profiler.phase("mesh"):
+        extract_mesh(model, resolution=resolution)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
 def trace(model: GaussianModel, resolution: int, num_blocks: int) -> list[Row]:
     """What a trace of the mesh phase adds up to; the profiler's own session, as `profiling.mode=torch` opens it."""
-    fewer_blocks = functools.partial(extraction.extract_fields, num_blocks=num_blocks)
-    with mock.patch.object(extraction, "extract_fields", fewer_blocks), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         with profiler.session("torch", "function"):
             profiler.write_to(Path(folder))
-            with profiler.phase("mesh"):
-                extract_mesh(model, resolution=resolution)
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
+            mesh_phase(model, resolution, num_blocks)
         (written,) = Path(folder).glob("*.json.gz")
         return rows(json.loads(gzip.decompress(written.read_bytes()))["traceEvents"])
 
