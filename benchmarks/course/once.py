@@ -5,8 +5,9 @@
     compute-sanitizer --tool racecheck python -m benchmarks.course.once wrong_barrier
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer python -m benchmarks.course.once wrong_bound
 
-mesh.plain and mesh.kernels are what chapter 1 profiles, in NVTX ranges. Steps compute chapter 4's grid, mistakes the small one of chapter 3; "weights." before a name means chapter 3's own steps. Without
-PYTORCH_NO_CUDA_MEMORY_CACHING PyTorch hands out pieces of large blocks, and a write beyond a tensor's end stays within one.
+mesh.plain and mesh.kernels are what chapter 1 profiles, in NVTX ranges. Steps compute chapter 4's grid, mistakes the small one of
+chapter 3; "weights." before a name means chapter 3's own steps. Without PYTORCH_NO_CUDA_MEMORY_CACHING PyTorch hands out pieces of large
+blocks, and a write beyond a tensor's end stays within one.
 """
 
 from __future__ import annotations
