@@ -11,7 +11,7 @@ and libraries are loaded. The second stage refines what the first has written, a
 done its work; `rest` is what the programs do between the phases. Every run must have done the same work (rounds, optimiser steps,
 evaluations of the prior), or the script ends without a table. Random weights draw noise; its time is real.
 
-There is no floor: what a run cannot do without is told phase by phase in docs/benchmarks.md.
+There is no floor: what a run cannot do without is told phase by phase in docs/benchmarks_runs.md.
 """
 
 from __future__ import annotations
