@@ -14,11 +14,11 @@ machine when the script starts; on a CPU, bytes that a cache can hold are copied
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,24 +49,37 @@ def on(cpu: Measure, cuda: Measure) -> Measure:
     return lambda bench: (cuda if bench.on_gpu else cpu)(bench)
 
 
-def part(module: object, *sizes: object) -> Measure:
-    return functools.partial(_headline, module, sizes)
-
-
-def _headline(module, sizes: tuple, bench: Bench) -> Iterator[Row]:
-    return module.headline(bench, *sizes)
-
-
 PARTS: dict[str, Measure] = {
-    "field": on(part(extract_fields, (2000,), 64), part(extract_fields, (5000, 20_000, 100_000), 128)),
-    "gaussians": on(part(gaussian_raster, (5000,), 4, 128), part(gaussian_raster, (5000, 21_500), 7, 256)),
-    "fit": on(part(fit_step, (5000,), 4, 128), part(fit_step, (5000, 21_500), 7, 256)),
-    "mesh": on(part(mesh_raster, (2000, 50_000), 4, 256, 1024), part(mesh_raster, (2000, 50_000), 8, 512, 1024)),
-    "mesh_fit": on(part(mesh_fit, 50_000, 4, 256, 1024), part(mesh_fit, 50_000, 8, 512, 1024)),
-    "hash_grid": on(part(hash_grid, 1 << 16, "geometry"), part(hash_grid, 1 << 20, "geometry")),
-    "neural_field": on(part(volume, "micro", 4, 32, 256), part(volume, "published", 8, 64, 512)),
-    "prior": part(micro_prior),
-    "unwrap": part(uv_unwrap, 50_000, 1024),
+    "field": on(
+        partial(extract_fields.headline, counts=(2000,), resolution=64),
+        partial(extract_fields.headline, counts=(5000, 20_000, 100_000), resolution=128),
+    ),
+    "gaussians": on(
+        partial(gaussian_raster.headline, counts=(5000,), views=4, size=128),
+        partial(gaussian_raster.headline, counts=(5000, 21_500), views=7, size=256),
+    ),
+    "fit": on(
+        partial(fit_step.headline, counts=(5000,), views=4, size=128),
+        partial(fit_step.headline, counts=(5000, 21_500), views=7, size=256),
+    ),
+    "mesh": on(
+        partial(mesh_raster.headline, face_counts=(2000, 50_000), views=4, size=256, texels=1024),
+        partial(mesh_raster.headline, face_counts=(2000, 50_000), views=8, size=512, texels=1024),
+    ),
+    "mesh_fit": on(
+        partial(mesh_fit.headline, faces=50_000, views=4, size=256, texels=1024),
+        partial(mesh_fit.headline, faces=50_000, views=8, size=512, texels=1024),
+    ),
+    "hash_grid": on(
+        partial(hash_grid.headline, count=1 << 16, grid="geometry"),
+        partial(hash_grid.headline, count=1 << 20, grid="geometry"),
+    ),
+    "neural_field": on(
+        partial(volume.headline, grid="micro", views=4, size=32, samples=256),
+        partial(volume.headline, grid="published", views=8, size=64, samples=512),
+    ),
+    "prior": micro_prior.headline,
+    "unwrap": partial(uv_unwrap.headline, faces=50_000, resolution=1024),
     "run": stages.headline_cold,
     "warm_run": stages.headline_warm,
 }
@@ -137,7 +150,7 @@ def measure(table: Table, name: str, bench: Bench) -> None:
 
 def run(options: argparse.Namespace) -> int:
     deadline = time.monotonic() + options.seconds
-    document: dict[str, object] = {"machines": {}, "speeds": {}}
+    document: dict[str, dict[str, dict]] = {"machines": {}, "speeds": {}}
     table = Table()
     ended = 0
     extension.keep_freed_memory()  # as the commands do

@@ -103,8 +103,10 @@ class Bench:
     def timed(self, name: str, timing: Timing, **work: float) -> Row:
         """A row of durations that are known already."""
         floors = self.speeds.floors(**work)
-        kind = max(floors, key=floors.__getitem__, default=None)
-        return Row(name, self.device, timing, floors.get(kind), kind)
+        if not floors:
+            return Row(name, self.device, timing)
+        kind = max(floors, key=floors.__getitem__)
+        return Row(name, self.device, timing, floors[kind], kind)
 
 
 @functools.cache

@@ -142,6 +142,8 @@ def line(row: dict) -> str:
 
 def headline_cold(bench: Bench, words: Sequence[str] = ()) -> Iterator[Row]:
     """The demo as a process of its own: all of it, and what goes by before the first round."""
+    if bench.on_gpu:
+        torch.cuda.empty_cache()  # what earlier parts took and nobody uses
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "main.py"), *DEMO, f"outdir={folder}", f"save_path={NAME}", f"device={bench.device}", *words]
         started = time.perf_counter()
