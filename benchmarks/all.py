@@ -14,6 +14,7 @@ machine when the script starts; on a CPU, bytes that a cache can hold are copied
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +87,7 @@ PARTS: dict[str, Measure] = {
 ON_ONE_DEVICE = {"unwrap", "run", "warm_run"}  # the CPU's beside a GPU: the same, or what nobody waits for
 NEEDS_NO_KERNELS = {"run", "warm_run", "prior"}
 PACKAGES = {"mcubes": "PyMCubes"}  # where a module is not called as what is installed
+BUSY = 0.5  # load of each processor before the first row
 SECONDS_OF_A_ROW = 0.006  # as a share of all seconds
 COLUMNS = ("what", "device", "median", "10 % to 90 %", "floor", "floor / median")
 
@@ -128,7 +130,7 @@ def percent(share: float | None) -> str:
 def line(row: Row) -> str:
     timing = row.timing
     spread = figures(timing.p10, timing.p90) if len(timing.durations) > 1 else "one call"
-    floor = "-" if row.floor_ms is None else f"{figures(row.floor_ms)}, {row.floor_of.replace('_', ' ')}"
+    floor = f"{figures(row.floor_ms)}, {row.floor_of.replace('_', ' ')}" if row.floor_ms and row.floor_of else "-"
     return f"| {row.name} | {row.device} | {figures(timing.median)} | {spread} | {floor} | {percent(row.share)} |"
 
 
@@ -148,11 +150,23 @@ def measure(table: Table, name: str, bench: Bench) -> None:
         table.miss(name, bench.device, told[0], wrong=True)
 
 
+def load_line() -> str | None:
+    """That others use the processors, where they do: times and floors are then not those of this machine alone."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load < BUSY * processors:
+        return None
+    return f"Other programs use this machine (load {load:.1f}, {processors} processors): on a quiet one times are shorter."
+
+
 def run(options: argparse.Namespace) -> int:
     deadline = time.monotonic() + options.seconds
     document: dict[str, dict[str, dict]] = {"machines": {}, "speeds": {}}
     table = Table()
     ended = 0
+    if told := load_line():
+        print(told, flush=True)
     extension.keep_freed_memory()  # as the commands do
     try:
         for device in options.device:

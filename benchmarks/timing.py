@@ -136,7 +136,7 @@ def bytes_per_millisecond(device: torch.device | str, clock: Callable[[], float]
     numbers = 1 << (28 if torch.device(device).type == "cuda" else 25) if total is None else total // 8
     source = torch.zeros(numbers, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=5, clock=clock).least
+    return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=10, clock=clock).least
 
 
 def exponentials_per_millisecond(device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> float | None:
@@ -164,7 +164,7 @@ def products_per_millisecond(device: torch.device | str, dtype: torch.dtype = to
     """Multiplications, each with its addition, of a matrix product that is large enough to be at its best."""
     side = 8192 if torch.device(device).type == "cuda" else 1024
     left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-    return side**3 / time_calls(lambda: left @ right, device, repeats=5).least
+    return side**3 / time_calls(lambda: left @ right, device, repeats=10).least
 
 
 def stop_where_they_differ(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], tolerance: float) -> None:

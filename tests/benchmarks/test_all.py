@@ -207,6 +207,14 @@ def test_ctrl_c_keeps_what_is_there(monkeypatch, tmp_path, capsys):
     assert [each["name"] for each in json.loads((tmp_path / "all.json").read_text())["rows"]] == ["first"]
 
 
+def test_a_busy_machine_is_told(monkeypatch):
+    monkeypatch.setattr(headline.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(headline.os, "getloadavg", lambda: (1.9, 9.0, 9.0), raising=False)
+    assert headline.load_line() is None
+    monkeypatch.setattr(headline.os, "getloadavg", lambda: (8.04, 0.0, 0.0), raising=False)
+    assert headline.load_line().startswith("Other programs use this machine (load 8.0, 4 processors)")
+
+
 def test_parts_that_the_seconds_are_too_few_for_are_told(monkeypatch, capsys):
     times = iter([0.0, 0.0, 11.0])
     of(monkeypatch, one=lambda bench: iter([row("one")]), two=lambda bench: pytest.fail("begun"))
