@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks.course.scene import Scene, copied_bytes_per_ms, figure, kind_of, operations, table, time_here
+from benchmarks.course.scene import Scene, figure, kind_of, operations, table, time_here
 from benchmarks.fit_step import check, least_bytes, steps
 from benchmarks.timing import Timing, bytes_per_millisecond
 from microdreamer.gaussians.model import GaussianModel
@@ -90,8 +91,7 @@ def run(scene: Scene) -> dict:
         rows.append({"what": kind, "operations": 1 if "graph" in kind else operations(step), **timing.as_row()})
     for name, (timing, count_of) in adams(count, scene.device, repeats).items():
         rows.append({"what": name, "operations": count_of, **timing.as_row()})
-    bytes_per_ms = bytes_per_millisecond("cuda") if scene.device == "cuda" else copied_bytes_per_ms()
-    floor = least_bytes(count, views, size) / bytes_per_ms
+    floor = least_bytes(count, views, size) / bytes_per_millisecond(scene.device, time.process_time)
     return {"gaussians": count, "views": views, "size": size, "agreement": agreement, "floor_ms": floor, "rows": rows}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks.course.scene import LIBRARY, PLAIN, Scene, copied_bytes_per_ms, exponentials_per_ms, table, time_here
+from benchmarks.course.scene import LIBRARY, PLAIN, Scene, table, time_here
 from benchmarks.extract_fields import device_floor_ms, object_like_gaussians
 from benchmarks.timing import busy_milliseconds
 from microdreamer.kernels import course
@@ -101,9 +102,7 @@ def count_of(scene: Scene) -> int:
 
 def floor_ms(count: int, device: str) -> dict[str, float]:
     """Milliseconds below which `count` weights cannot be had here."""
-    if device == "cuda":
-        return device_floor_ms({"bytes": BYTES_OF_A_PAIR * count, "exponentials": count}, device)
-    return {"memory": BYTES_OF_A_PAIR * count / copied_bytes_per_ms(), "exponentials": count / exponentials_per_ms()}
+    return device_floor_ms({"bytes": BYTES_OF_A_PAIR * count, "exponentials": count}, device, clock=time.process_time)
 
 
 def run(scene: Scene) -> dict:
