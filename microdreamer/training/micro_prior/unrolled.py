@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from microdreamer.guidance.micro.network import Surfaces
-from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR
+from microdreamer.guidance.micro.prior import END, LOG_SNR_SHIFT, MIN_LOG_SNR
 from microdreamer.guidance.micro.read_off import gaussians_of
 from microdreamer.kernels.gaussian_raster import rasterize_gaussians
 from microdreamer.training.micro_prior.batches import Batch, FreeViews
@@ -33,7 +33,7 @@ def sampling_levels(count: int, steps: int, device: torch.device | str) -> Tenso
 
     They are even in the cosine schedule's time, as those of sampling are. A single step is that at pure noise.
     """
-    first, last = (2 / math.pi * math.atan(math.exp((LOG_SNR_SHIFT - end) / 2)) for end in (MIN_LOG_SNR, MAX_LOG_SNR))
+    first, last = (2 / math.pi * math.atan(math.exp((LOG_SNR_SHIFT - end) / 2)) for end in (MIN_LOG_SNR, END))
     reached = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
     time = first + (last - first) * reached * torch.linspace(0, 1, steps, device=device)[:, None]
     return -2 * torch.log(torch.tan(0.5 * math.pi * time)) + LOG_SNR_SHIFT
