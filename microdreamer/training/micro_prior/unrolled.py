@@ -73,17 +73,18 @@ def free_errors(clean: Tensor, surfaces: Surfaces, free: FreeViews) -> Tensor:
     scene = surfaces.in_scene()
     told = Surfaces(scene.depth[:count], scene.coverage[:count], scene.albedo[:count])
     gaussians = gaussians_of(clean[:count] * 0.5 + 0.5, told, free.view_cameras, free.intrinsics)
+    each = [dict(zip(gaussians, parts, strict=True)) for parts in zip(*(part.unbind() for part in gaussians.values()), strict=True)]
     drawn = [
         rasterize_gaussians(
-            **{name: part[sample] for name, part in gaussians.items()},
-            world_to_camera=free.cameras[sample],
+            **own,
+            world_to_camera=cameras,
             intrinsics=(SUPERSAMPLE * free.intrinsics).expand(free.cameras.shape[1], -1),
             width=size,
             height=size,
             background=torch.ones_like(free.intrinsics[:3]),
             compiled=None if clean.dtype == torch.float32 else False,  # the op is of float32 alone
         )
-        for sample in range(count)
+        for own, cameras in zip(each, free.cameras, strict=True)
     ]
     image, alpha = (torch.stack([getattr(one, name) for one in drawn]).flatten(0, 1) for name in ("image", "alpha"))
     error = F.avg_pool2d(image, SUPERSAMPLE) * 2 - 1 - free.pictures.flatten(0, 1)
