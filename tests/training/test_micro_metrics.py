@@ -56,7 +56,7 @@ def test_true_surfaces_score_perfectly(prior, meshes, monkeypatch):
 
 
 def test_what_is_told_of_surfaces_is_scored_per_side_beside_the_pictures(prior, meshes, monkeypatch):
-    """The sampled answer tells the truth but for one side; the one step's depth is 0.1 too far."""
+    """The sampled answer tells the truth except on one side; the one step's depth is 0.1 too far."""
     levels = []
 
     def told(latents, t, cameras, condition):
