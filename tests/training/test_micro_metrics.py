@@ -76,9 +76,23 @@ def test_what_is_told_of_surfaces_is_scored_per_side_beside_the_pictures(prior, 
     assert [sampled[f"albedo_psnr_{side}"] for side in metrics.SIDES] == pytest.approx([100, 20, 100, 100], abs=1e-3)
     assert [sampled[f"depth_error_{side}"] for side in metrics.SIDES] == [0] * 4
     assert [first[f"depth_error_{side}"] for side in metrics.SIDES] == pytest.approx([0.1] * 4, abs=1e-5)
-    assert "coverage_iou_0" not in table["copy"]
+    assert "coverage_iou_0" not in table["copy"] and "free_psnr" not in table["copy"]
+    assert 0 < sampled["free_psnr"] < 100 and 0 < sampled["free_iou"] < 1
     line = metrics.sides_line(table).splitlines()
     assert "by coverage: sides IoU 0.500, back IoU 1.000" in line[0] and "coverage" not in line[2]
+
+
+def test_what_is_read_off_the_truth_looks_like_it_from_free_cameras(meshes):
+    """32 pixels: IoU 0.9 and 18 dB; half a unit too far, or as another object, it does not."""
+    cameras = metrics.orbit_cameras([-15.0] * 4, list(metrics.SIDES), width=32, height=32)
+    surfaces = metrics.TrueSurfaces(meshes, cameras)
+    views, told = metrics.true_views(meshes, 0, 32, "cpu"), true_surfaces(meshes, 0, cameras)
+    told = Surfaces(torch.where(told.coverage > 0, told.depth, RADIUS), told.coverage, told.albedo)
+    quality, iou = surfaces.free_scores(views, told, 0).tolist()
+    assert quality > 18 and iou > 0.9
+    for worse, index in ((Surfaces(told.depth + 0.5, told.coverage, told.albedo), 0), (told, 1)):
+        found = surfaces.free_scores(views, worse, index).tolist()
+        assert found[0] < quality - 3 and found[1] < iou - 0.1
 
 
 def test_sampled_views_are_where_the_whole_sampler_ends(prior, meshes):

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 
 from cam_utils import RADIUS, orbit_cameras
 from microdreamer.guidance.micro.network import SLOTS, MultiViewNetwork, NetworkConfig, Surfaces
+from microdreamer.guidance.micro.pixel_gaussians import draw, gaussians_of
 from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR
-from microdreamer.guidance.micro.read_off import gaussians_of, points_of
+from microdreamer.guidance.micro.read_off import points_of
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
-from microdreamer.kernels.gaussian_raster import rasterize_gaussians
 from microdreamer.metrics.pictures import mask_iou, psnr
 from microdreamer.shapes.geometry import PlacePainter, camera_depth
 from microdreamer.shapes.packed import load_packed
@@ -129,12 +129,8 @@ def test_true_surfaces_read_off_look_like_the_object_from_free_cameras():
         depth = torch.where(seen, camera_depth(places, pose), RADIUS)
         told = Surfaces(depth[None], (views[:, 3:] * seen)[None], torch.ones(1, 4, 3, size, size))
         gaussians = gaussians_of(over_white(views)[None], told, cameras.world_to_camera[None], intrinsics[0])
-        large = free.resized(2 * size, 2 * size)
-        drawn = rasterize_gaussians(
-            **{name: part[0] for name, part in gaussians.items()}, world_to_camera=large.world_to_camera, intrinsics=large.intrinsics,
-            width=large.width, height=large.height, background=torch.ones(3),
-        )  # fmt: skip
-        image, alpha = (F.avg_pool2d(part, 2) for part in (drawn.image, drawn.alpha))
+        own = {name: part[0] for name, part in gaussians.items()}
+        image, alpha = draw(own, free.world_to_camera, free.intrinsics[0], size)
         assert float(psnr(image, over_white(truth)).min()) > 22
         assert float(mask_iou(alpha, truth[:, 3:]).min()) > 0.9
         assert float(psnr(torch.ones_like(image), over_white(truth)).max()) < 15
