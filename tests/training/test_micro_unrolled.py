@@ -256,6 +256,8 @@ def test_the_share_at_the_end_of_the_run_is_unrolled(bank, monkeypatch):
         reports = run(bank, unrolled_share=share, unrolled_steps=3)
         assert steps == [3] * expected
         assert ["free_psnr" in report for report in reports] == [False] * (6 - expected) + [True] * expected
+    (report,) = run(bank, steps=1, unrolled_share=1.0, unrolled_weight=0.0)  # own samples alone
+    assert report["free_colours"] == 0 and "free_psnr" not in report
 
 
 def test_reports_average_free_errors_over_unrolled_steps_alone(bank, monkeypatch):
@@ -279,6 +281,7 @@ def test_plain_steps_are_not_changed_by_the_unrolled_ones_to_come(bank, monkeypa
     [
         ({"unrolled_share": 1.5}, True, "unrolled_share=1.5: expected 0 .* to 1"),
         ({"unrolled_share": 0.1}, False, "use --geometry"),
+        ({"unrolled_share": 0.1, "unrolled_weight": -1.0}, True, "unrolled_weight=-1.0: expected 0"),
         ({"unrolled_share": 0.1, "unrolled_steps": 0}, True, "unrolled_steps=0: expected 1 or more"),
         ({"unrolled_share": 0.1, "unrolled_objects": 17, "batch": 32}, True, "expected 1 to 16 with batch=32"),
         ({"unrolled_share": 0.1, "unrolled_objects": 16, "batch": 32, "several_share": 0.6}, True, "expected 1 to 13"),
