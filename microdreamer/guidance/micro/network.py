@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cam_utils import orbit_axes
+from cam_utils import RADIUS, orbit_axes
 from microdreamer.guidance.micro.attention import Attention, Layout, attend, linear
 from microdreamer.guidance.micro.relative import Poses
 
@@ -72,6 +72,10 @@ class Surfaces:
     def of(cls, values: Tensor) -> Surfaces:
         """Of values [B,V,GEOMETRY,R,R]."""
         return cls(*values.split((1, 1, 3), dim=2))
+
+    def in_scene(self) -> Surfaces:
+        """The same in units of the scene: depth from the camera, coverage and albedo in about [0,1]."""
+        return Surfaces(self.depth + RADIUS, self.coverage * 0.5 + 0.5, self.albedo * 0.5 + 0.5)
 
 
 class Conv3x3(nn.Module):
