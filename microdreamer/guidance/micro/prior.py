@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
+from microdreamer.core.ahead import in_background
+from microdreamer.core.machine import load_libraries
 from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
 from microdreamer.core.unfilled import unfilled
@@ -111,10 +113,13 @@ class MicroPrior(Prior):
         Raises FileNotFoundError or ValueError in one line for a folder that is not a whole, matching checkpoint.
         """
         dtype = choose_dtype(torch.device(device), precision)
+        libraries = in_background(lambda: load_libraries(device, dtype))
         folder, config, vocabulary = read_folder(path)
         with unfilled():
             network = MultiViewNetwork(config)
-        return cls(complete(network, load_sharded(folder), folder, device), vocabulary, dtype)
+        prior = cls(complete(network, load_sharded(folder), folder, device), vocabulary, dtype)
+        libraries.join()
+        return prior
 
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, 3, self.resolution, self.resolution
