@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microdreamer.core.ahead import in_background, open_gpu, read_files
 from microdreamer.core.command import Interrupt, exit_code
 from microdreamer.core.errors import Stopped, UserError
 from microdreamer.core.files import clean_name
@@ -119,8 +120,18 @@ def config_line(config: Config) -> str:
     return f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}"
 
 
+def begin(config: Config) -> None:
+    """Begin, in the background, what the run will wait for after it has imported PyTorch: the GPU's context and the weights."""
+    from microdreamer.guidance.published.presets import PRESETS, weights_of
+
+    in_background(lambda: open_gpu(config.device))
+    if config.prior in PRESETS:
+        in_background(lambda: read_files(weights_of(config.prior, config.prior_path)))
+
+
 def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
     """What `run` returns, with the ranges or the trace that `config.profiling` asks for."""
+    begin(config)
     from microdreamer.core import profiler
     from microdreamer.kernels.extension import keep_freed_memory
 

@@ -15,8 +15,9 @@ from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
 from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
+from microdreamer.core.unfilled import unfilled
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
-from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.guidance.checkpoints import complete, load_sharded
 from microdreamer.guidance.micro.attention import Attention
 from microdreamer.guidance.micro.network import (
     PATCH,
@@ -111,9 +112,9 @@ class MicroPrior(Prior):
         """
         dtype = choose_dtype(torch.device(device), precision)
         folder, config, vocabulary = read_folder(path)
-        network = MultiViewNetwork(config)
-        load_into(network, load_sharded(folder), folder)
-        return cls(network.to(device), vocabulary, dtype)
+        with unfilled():
+            network = MultiViewNetwork(config)
+        return cls(complete(network, load_sharded(folder), folder, device), vocabulary, dtype)
 
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, 3, self.resolution, self.resolution
@@ -242,8 +243,8 @@ class MicroPrior(Prior):
         if not self.tells_surfaces:
             raise ValueError("these weights of the micro prior tell colours alone, not surfaces")
         clean, surfaces = self._clean([Branch(latents, t, CONDITIONAL)], cameras, condition, geometry=True)
-        depth, coverage, albedo = (getattr(surfaces, name).flatten(0, 1) for name in ("depth", "coverage", "albedo"))
-        return self.decode(clean.flatten(0, 1)), Surfaces(depth + RADIUS, coverage * 0.5 + 0.5, albedo * 0.5 + 0.5)
+        told = surfaces.in_scene()
+        return self.decode(clean.flatten(0, 1)), Surfaces(*(part.flatten(0, 1) for part in (told.depth, told.coverage, told.albedo)))
 
     @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:
