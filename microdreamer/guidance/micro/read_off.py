@@ -16,11 +16,8 @@ from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.samplers import normal
 
 COVERED = 0.5  # least coverage of a pixel that shows a surface
-WHOLE, EDGE, EDGE_POWER = (
-    0.95,
-    5,
-    16,
-)  # from which coverage on a pixel tells of itself; others ask so many pixels a side, the most covered most
+WHOLE = 0.95  # coverage from which on a pixel tells of itself; others
+EDGE, EDGE_POWER = 5, 16  # ask so many pixels a side around them, of which the most covered ones have the most say
 CARVED = 0.2  # coverage below which another view sees nothing there
 NEIGHBOURS, STRAY = 6, 2.5  # a point whose so-manyth neighbour is so many times as far as is usual belongs to nothing
 HALVINGS = 24  # of the range in which the size of a grid's cells is looked for
