@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import avg_pool2d, grid_sample
 
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project_for_sampling, unproject
 from microdreamer.guidance.base import Prior
@@ -16,7 +16,8 @@ from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.samplers import normal
 
 COVERED = 0.5  # least coverage of a pixel that shows a surface
-MIXED = 0.75  # coverage down to which a colour is told from the white behind it
+WHOLE = 0.95  # coverage from which on a pixel tells of itself; others
+EDGE, EDGE_POWER = 5, 16  # ask so many pixels a side around them, of which the most covered ones have the most say
 CARVED = 0.2  # coverage below which another view sees nothing there
 NEIGHBOURS, STRAY = 6, 2.5  # a point whose so-manyth neighbour is so many times as far as is usual belongs to nothing
 HALVINGS = 24  # of the range in which the size of a grid's cells is looked for
@@ -40,21 +41,22 @@ def read_off(prior: Prior, condition: object, elevation: float, levels: Sequence
 
 
 def points_of(colours: Tensor, surfaces: Surfaces, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Where covered pixels lie in the world [P,3], and their colours [P,3] in [0,1], without the white behind those at an outline.
+    """Where covered pixels lie in the world [P,3], and their colours [P,3] in [0,1]; those at an outline as their neighbours within it.
 
     colours [V,3,R,R], of the views or of their albedo, and `surfaces`, as `Prior.predict_surfaces` tells them of `cameras`.
     """
     size = colours.shape[-1]
-    view, row, column = (surfaces.coverage[:, 0] > COVERED).nonzero(as_tuple=True)
+    covered = surfaces.coverage.clamp(0, 1)
+    told = torch.cat([colours - (1 - covered), surfaces.depth * covered], dim=1)  # without the white behind, as much as there is of each
+    weight = covered**EDGE_POWER
+    around, share = (avg_pool2d(layer * weight, EDGE, 1, EDGE // 2) for layer in (told, covered))
+    told = torch.where(covered > WHOLE, told / covered.clamp_min(COVERED), around / share.clamp_min(1e-9))
+    view, row, column = (covered[:, 0] > COVERED).nonzero(as_tuple=True)
     centres = torch.stack([column, row], dim=1) + 0.5
-    seen_by = cameras.resized(size, size)
-    points = unproject(
-        seen_by, view, centres.to(seen_by.intrinsics.dtype), surfaces.depth[view, 0, row, column].to(seen_by.intrinsics.dtype)
-    )
-    share = surfaces.coverage[view, :, row, column].clamp(MIXED, 1)
-    own = ((colours[view, :, row, column] - (1 - share)) / share).clamp(0, 1)
+    seen_by, values = cameras.resized(size, size), told[view, :, row, column]
+    points = unproject(seen_by, view, centres.to(seen_by.intrinsics.dtype), values[:, 3].to(seen_by.intrinsics.dtype))
     kept = seen_by_all(points, surfaces.coverage, seen_by)
-    return points[kept], own[kept]
+    return points[kept], values[kept, :3].clamp(0, 1)
 
 
 def seen_by_all(points: Tensor, coverage: Tensor, cameras: Cameras) -> Tensor:
