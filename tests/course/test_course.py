@@ -16,6 +16,7 @@ from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
 from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
 from benchmarks.course.scene import PLAIN, Scene, kind_of, operations
+from benchmarks.switches import headline
 from microdreamer.kernels import course, extension
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,6 +231,11 @@ def test_tables_of_counts_are_what_nsight_compute_counted(name):
             (value,) = {value for kernel, counting, value in counted if kernels[row[0]] in kernel and counting == metric}
             digits = len(cell.partition(".")[2])
             assert abs(float(cell) - value / unit) <= 0.5001 * 10**-digits, (row[0], metric, cell, value)
+
+
+def test_the_headline_table_is_of_its_evidence():
+    document = json.loads((COURSE / "evidence" / "headline.json").read_text(encoding="utf-8"))
+    assert headline(document["rows"], 5000) in (COURSE / "6_program.md").read_text(encoding="utf-8")
 
 
 def test_output_goes_to_its_mark():
