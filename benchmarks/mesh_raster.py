@@ -1,11 +1,13 @@
 """The mesh rasteriser: milliseconds of each op, forward and with its backward, beside the bytes that it cannot do without.
 
     python -m benchmarks.mesh_raster [--device cuda] [--views 8] [--size 512] [--faces 50000] [--out results.json]
+    python -m benchmarks.mesh_raster --faces 100 500 2000 10000 50000 500000 2000000    # from large faces to small ones
 
-A bumpy sphere seen from a circle of cameras. Each op is timed alone, its inputs made beforehand, and then the whole chain
-rasterize, interpolate (texture coordinates with derivatives), texture, antialias. On a GPU the calls are replayed from CUDA graphs, so
-the host's work is not counted. The floor counts every element of what an op reads and writes once; `GB/s` is the rate at which
-the op would have moved just those. Before anything is timed, a small scene is compared with the plain-PyTorch version.
+A bumpy sphere seen from a circle of cameras, of each number of faces in turn. Each op is timed alone, its inputs made beforehand, and
+then the whole chain rasterize, interpolate (texture coordinates with derivatives), texture, antialias. On a GPU the calls are replayed
+from CUDA graphs, so the host's work is not counted. The floor counts every element of what an op reads and writes once; `GB/s` is the
+rate at which the op would have moved just those. Before anything is timed, small scenes of large and of small faces are compared with
+the plain-PyTorch version.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--faces", type=int, default=50_000, help="about how many")
+    parser.add_argument("--faces", type=int, nargs="+", default=[50_000], help="about how many; several are timed in turn")
     parser.add_argument("--texture", type=int, default=1024, help="texels a side")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -64,16 +66,17 @@ def clip_positions(vertices: Tensor, views: int, distance: float = 2.6, focal: f
 
 def check(device: str) -> None:
     """Stop if the ops and the plain-PyTorch version disagree."""
-    vertices, tri, uv = bumpy_sphere(600)
-    pos, tri, uv = clip_positions(vertices, 2).to(device), tri.to(device), uv[None].to(device)
-    pictures = []
-    for compiled in (True, False):
-        rast, rast_db = rasterize(pos, tri, 64, 64, compiled=compiled)
-        out, _ = interpolate(uv, rast, tri, rast_db, compiled=compiled)
-        pictures.append(antialias(out, rast, pos, tri, compiled=compiled))
-    different = float(((pictures[0] - pictures[1]).abs() > 1e-3).float().mean())
-    if different > 1e-3:
-        raise SystemExit(f"{different:.1e} of the values differ from plain PyTorch's: not timed")
+    for faces, size in ((600, 64), (100, 157)):
+        vertices, tri, uv = bumpy_sphere(faces)
+        pos, tri, uv = clip_positions(vertices, 2).to(device), tri.to(device), uv[None].to(device)
+        pictures = []
+        for compiled in (True, False):
+            rast, rast_db = rasterize(pos, tri, size, size, compiled=compiled)
+            out, _ = interpolate(uv, rast, tri, rast_db, compiled=compiled)
+            pictures.append(antialias(out, rast, pos, tri, compiled=compiled))
+        different = float(((pictures[0] - pictures[1]).abs() > 1e-3).float().mean())
+        if different > 1e-3:
+            raise SystemExit(f"{different:.1e} of the values differ from plain PyTorch's: not timed")
 
 
 def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -187,16 +190,11 @@ def headline(bench: Bench, face_counts: Sequence[int], views: int, size: int, te
                 yield bench.row(name, captured(call) if bench.on_gpu else call, bytes=least)
 
 
-def main() -> None:
-    options = arguments()
-    device, size = options.device, options.size
-    if not extension.available(device):
-        raise SystemExit(f"no compiled {device} kernels; {extension.BUILD_HINT}")
-    check(device)
-    cases, setting = cases_of(options.faces, options.views, size, options.texture, device)
-    found = provenance(device)
-    print(describe(found))
-    views = f"{options.views} views of {size}x{size}, {setting['covered']:.0%} of the pixels covered"
+def measure(options: argparse.Namespace, faces: int) -> dict:
+    """Time every op on a sphere of about `faces` faces; prints a table and returns what it was measured on, and its rows."""
+    device = options.device
+    cases, setting = cases_of(faces, options.views, options.size, options.texture, device)
+    views = f"{options.views} views of {options.size}x{options.size}, {setting['covered']:.0%} of the pixels covered"
     print(f"{views}, {setting['faces']} faces, {setting['vertices']} vertices; {options.repeats} repeats")
     print(f"{'':32} {'median ms':>10} {'p10':>8} {'p90':>8} {'floor MB':>9} {'GB/s':>7}")
     rows = []
@@ -206,7 +204,27 @@ def main() -> None:
             rows.append({"op": case.name, "pass": passes, **timing.as_row(), "floor_bytes": least})
             rate = f"{least / 1e6:9.1f} {least / timing.median / 1e6:7.1f}"
             print(f"{case.name + ', ' + passes:32} {timing.median:10.3f} {timing.p10:8.3f} {timing.p90:8.3f} {rate}", flush=True)
-    write_json(options.out, found | setting | {"rows": rows})
+    return setting | {"rows": rows}
+
+
+def print_summary(scenes: list[dict]) -> None:
+    """Milliseconds of every op by the number of faces."""
+    print(f"\n{'median ms by faces':32}" + "".join(f"{scene['faces']:>10}" for scene in scenes))
+    for rows in zip(*(scene["rows"] for scene in scenes), strict=True):
+        print(f"{rows[0]['op'] + ', ' + rows[0]['pass']:32}" + "".join(f"{row['median_ms']:10.3f}" for row in rows))
+
+
+def main() -> None:
+    options = arguments()
+    if not extension.available(options.device):
+        raise SystemExit(f"no compiled {options.device} kernels; {extension.BUILD_HINT}")
+    check(options.device)
+    found = provenance(options.device)
+    print(describe(found))
+    scenes = [measure(options, faces) for faces in options.faces]
+    if len(scenes) > 1:
+        print_summary(scenes)
+    write_json(options.out, found | {"scenes": scenes})
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def main() -> None:
         device = choose_device(config.device)
     except UserError as error:
         parser.error(str(error))
-    header = provenance(device, "diffusers", "transformers")
+    header = provenance(device)
     print(describe(header), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         runs, records = measure(dataclasses.replace(config, outdir=folder, save_path=NAME), device, options.warm, options.stages)
