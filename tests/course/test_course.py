@@ -242,7 +242,8 @@ def agrees(cell, value):
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
 def test_the_first_page_is_of_the_evidence(kind):
     found = pages.evidence()
-    kernels, step = found[f"{kind} kernels"], found[f"{kind} step"]
+    kernels, step, op = found[f"{kind} kernels"], found[f"{kind} step"], found[f"{kind} op"]["weights"]
+    weights = {row["version"]: row["median_ms"] for row in op["rows"]}
     grid = {row["version"]: row["median_ms"] for row in kernels["rows"]}
     steps = {row["what"]: row["median_ms"] for row in step["rows"] if "view" in row["what"]}
     fastest = min(steps.values())
@@ -251,6 +252,8 @@ def test_the_first_page_is_of_the_evidence(kind):
         "the same as the obvious kernel": (grid["brute_force"], grid["library"], kernels["floor_ms"]),
         "a step of the fit, view by view": (steps["view by view"], fastest, step["floor_ms"]),
     }
+    many = "20 million" if kind == "gpu" else "a million"
+    expected[f"{many} weights of a Gaussian, in plain PyTorch"] = (weights[PLAIN], weights["library"], max(op["floor_ms"].values()))
     text = (COURSE / "README.md").read_text(encoding="utf-8").partition(f"On a {kind.upper()} (")[2].partition("\n\nOn a")[0]
     rows = {cells[0]: cells[1:] for line in re.findall(r"^\| (.*) \|$", text, re.MULTILINE) if (cells := line.split(" | "))}
     for name, (before, now, floor) in expected.items():
