@@ -254,6 +254,10 @@ def test_the_first_page_is_of_the_evidence(kind):
     }
     many = "20 million" if kind == "gpu" else "a million"
     expected[f"{many} weights of a Gaussian, in plain PyTorch"] = (weights[PLAIN], weights["library"], max(op["floor_ms"].values()))
+    if f"{kind} program" in found:
+        before, after = found[f"{kind} program"]["runs"].values()
+        program = "`main.py`, picture to mesh" + " (`total_steps=3 mesh_resolution=64`)" * (kind == "cpu")
+        expected[program] = (before["total"], after["total"], after["total"] - after[GRID])
     text = (COURSE / "README.md").read_text(encoding="utf-8").partition(f"On a {kind.upper()} (")[2].partition("\n\nOn a")[0]
     rows = {cells[0]: cells[1:] for line in re.findall(r"^\| (.*) \|$", text, re.MULTILINE) if (cells := line.split(" | "))}
     for name, (before, now, floor) in expected.items():
