@@ -43,7 +43,7 @@ struct InputGradients {
   float* rotations;
   float* opacities;
   float* appearance;      // like colors or sh
-  float* means2d_offset;  // [V,N,2]
+  float* means2d_offset;  // [V,N,2], or null
 };
 
 // A Gaussian as one view sees it. Positions are in pixels, with pixel centres at whole numbers.
@@ -493,8 +493,10 @@ MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const 
       splat_gradient(in, camera, n, v, sum, v_offset);
       color_gradient<K>(in, camera, n, v, v_appearance, sum.mean);
     }
-    out.means2d_offset[2 * seen] = v_offset[0];
-    out.means2d_offset[2 * seen + 1] = v_offset[1];
+    if (out.means2d_offset) {
+      out.means2d_offset[2 * seen] = v_offset[0];
+      out.means2d_offset[2 * seen + 1] = v_offset[1];
+    }
   }
   const int64_t i = n;
   for (int axis = 0; axis < 3; ++axis) {

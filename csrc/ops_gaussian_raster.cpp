@@ -1,5 +1,4 @@
 // Gaussian rasteriser: schemas, checks, allocation, dispatch. The Python face is microdreamer/kernels/gaussian_raster.py.
-#include <bit>
 #include <limits>
 #include <optional>
 #include <tuple>
@@ -30,10 +29,7 @@ void check_floats(const OptionalTensor& tensor, const char* name, at::IntArrayRe
 // For tensors of the CPU: those of a GPU could not be looked at without waiting for it.
 void check_finite(const OptionalTensor& tensor, const char* name) {
   if (!tensor) return;
-  constexpr uint32_t kExponent = 0x7f800000u;  // all ones in infinities and NaNs
-  const float* values = tensor->const_data_ptr<float>();
-  int64_t bad = 0;
-  for (int64_t i = 0; i < tensor->numel(); ++i) bad += (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent;
+  const int64_t bad = count_not_finite(*tensor);
   TORCH_CHECK_VALUE(bad == 0, name, ": expected finite values, got ", bad, " NaN or infinite of ", tensor->numel(),
                     "; remove or repair them");
 }
@@ -176,7 +172,7 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
 
   const at::Tensor v_means = at::empty_like(means), v_scales = at::empty_like(scales), v_rotations = at::empty_like(rotations);
   const at::Tensor v_opacities = at::empty_like(opacities), v_appearance = at::empty_like(colors ? *colors : *sh);
-  const at::Tensor v_offset = at::empty({views, count, 2}, means.options());
+  const at::Tensor v_offset = means2d_offset ? at::empty_like(*means2d_offset) : at::empty({0}, means.options());
   const State state{reinterpret_cast<Splat*>(const_cast<float*>(splats.const_data_ptr<float>())),
                     const_cast<int*>(radii.const_data_ptr<int>()), const_cast<int*>(order.const_data_ptr<int>()),
                     reinterpret_cast<uint32_t*>(const_cast<int*>(marks.const_data_ptr<int>()))};
@@ -185,7 +181,7 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
   const ImageGradients v_images{pointer(v_image), pointer(v_alpha), pointer(v_depth)};
   const InputGradients out{v_means.mutable_data_ptr<float>(),      v_scales.mutable_data_ptr<float>(),
                            v_rotations.mutable_data_ptr<float>(),  v_opacities.mutable_data_ptr<float>(),
-                           v_appearance.mutable_data_ptr<float>(), v_offset.mutable_data_ptr<float>()};
+                           v_appearance.mutable_data_ptr<float>(), means2d_offset ? v_offset.mutable_data_ptr<float>() : nullptr};
   if (means.is_cpu()) {
     backward_cpu(in, state, images, v_images, out);
   }
@@ -205,8 +201,8 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def("rasterize_gaussians_sizes(int gaussians, int views, int width, int height, bool cuda) -> (int splat_floats, int cells, int words)",
         &state_sizes);
-  // After the pictures and radii comes the state that the backward pass reads: splats [V,N,splat_floats], order [V,N] and marks
-  // [V,cells,words] (on the CPU a cell is a Gaussian).
+  // Its gradient for autograd is in gradient_gaussian_raster.cpp. After the pictures and radii comes the state that the backward pass
+  // reads: splats [V,N,splat_floats], order [V,N] and marks [V,cells,words] (on the CPU a cell is a Gaussian).
   m.def(
       "rasterize_gaussians(Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
       "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor background, int width, int height, "

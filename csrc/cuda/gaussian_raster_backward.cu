@@ -5,7 +5,10 @@
 namespace md::raster {
 namespace {
 
-constexpr int kBackwardPixels = 2;  // pixels a thread: two share one reduction over the warp
+constexpr int kBackwardPixels = 2;           // pixels a thread
+constexpr int kTogether = 8;                 // splats whose gradients a warp sums at a time
+constexpr int kSharing = kWarp / kTogether;  // lanes that share the sums of a splat
+constexpr int kResident = 7;                 // blocks of tiles that a processor has memory for
 
 struct BackwardParts {
   SplatGradient* v_splats;   // [V,N]
@@ -22,26 +25,6 @@ struct BackwardParts {
     total = parts.used();
   }
 };
-
-// Sums each of ten values over the warp in 12 shuffles: at every step half of the lanes keep one part of the values and
-// half the other. Value `component` ends in this lane and its neighbour; false where a lane is left without one.
-__device__ bool sum_over_warp(const float v[kGradients], int lane, float& sum, int& component) {
-  const bool b16 = lane & 16, b8 = lane & 8, b4 = lane & 4, b2 = lane & 2;
-  float five[5];
-  for (int i = 0; i < 5; ++i) five[i] = (b16 ? v[i + 5] : v[i]) + __shfl_xor_sync(kAllLanes, b16 ? v[i] : v[i + 5], 16);
-  const float five_more[6] = {five[0], five[1], five[2], five[3], five[4], 0.f};
-  float three[3];
-  for (int i = 0; i < 3; ++i) {
-    three[i] = (b8 ? five_more[i + 3] : five_more[i]) + __shfl_xor_sync(kAllLanes, b8 ? five_more[i] : five_more[i + 3], 8);
-  }
-  float two[2];
-  two[0] = (b4 ? three[2] : three[0]) + __shfl_xor_sync(kAllLanes, b4 ? three[0] : three[2], 4);
-  two[1] = (b4 ? 0.f : three[1]) + __shfl_xor_sync(kAllLanes, b4 ? three[1] : 0.f, 4);
-  sum = (b2 ? two[1] : two[0]) + __shfl_xor_sync(kAllLanes, b2 ? two[0] : two[1], 2);
-  sum += __shfl_xor_sync(kAllLanes, sum, 1);
-  component = 5 * b16 + 3 * b8 + 2 * b4 + b2;
-  return b8 ? !b4 : !(b4 && b2);
-}
 
 // How contributions of many warps come together. kFast: floating-point atomics, in any order. Deterministic: a first pass
 // finds the largest contribution to each value, a second adds whole multiples of 2^-40 of it; neither minds the order.
@@ -75,13 +58,84 @@ __device__ void gradients_from_moments(const Splat& s, float v[kGradients]) {
   v[5] *= power_of_two(-s.opacity);
 }
 
+// What the pixels of a warp make of its last few splats, until their gradients are summed. A pixel has to take splats one after the
+// other, and a lane is two pixels there; the sums over pixels do not mind the order, and there four lanes are a splat. So the lanes
+// change places by way of this sheet, and no sum has to go through the whole warp.
+struct Sheet {
+  float4 of_lane[kTogether][kWarp + 1];  // (weight, v_power) of both pixels; one more, so that rows begin in different banks
+  float4 v[kWarp][kBackwardPixels];      // gradients of the pixels' red, green, blue and depth
+};
+
+// Where lane `sharing` of a splat has its sixteen pixels within the warp's box of 8x8: at (x + 2 i, y + r) for i and r below 4.
+struct Share {
+  int x, y;
+  __device__ explicit Share(int sharing) : x(sharing / kBackwardPixels), y(4 * (sharing % kBackwardPixels)) {}
+};
+
+// Sums up the first `count` rows of a sheet; this lane's splat is `s`, Gaussian `id` of the view that begins at `first`.
+template <Sum kSum>
+__device__ void add_up(const Sheet& sheet, int count, const Splat& s, int64_t id, const Place<kBackwardPixels>& place,
+                       const SumTargets& to) {
+  const int row = place.lane % kTogether, sharing = place.lane / kTogether;
+  const Share share(sharing);
+  const float2* pairs = reinterpret_cast<const float2*>(sheet.of_lane[row]) + sharing;
+  const float4* v = &sheet.v[0][0] + sharing;
+  float dx[4], m = 0.f, mx = 0.f, my = 0.f, mxx = 0.f, mxy = 0.f, myy = 0.f, red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) dx[i] = s.x - static_cast<float>(place.box_x + share.x + 2 * i);
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    float row_m = 0.f, row_mx = 0.f;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = pairs[kSharing * (4 * r + i)];
+      const float4 v_pixel = v[kSharing * (4 * r + i)];
+      red += pair.x * v_pixel.x;
+      green += pair.x * v_pixel.y;
+      blue += pair.x * v_pixel.z;
+      depth += pair.x * v_pixel.w;
+      const float along_x = pair.y * dx[i];
+      row_m += pair.y;
+      row_mx += along_x;
+      mxx += along_x * dx[i];
+    }
+    const float dy = s.y - static_cast<float>(place.box_y + share.y + r), along_y = row_m * dy;
+    m += row_m;
+    mx += row_mx;
+    my += along_y;
+    mxy += row_mx * dy;
+    myy += along_y * dy;
+  }
+  float values[kGradients] = {mx, my, mxx, mxy, myy, m, depth, red, green, blue};
+  gradients_from_moments(s, values);
+  // Of the lanes that share a splat one half keeps five values, and of these one keeps the first three.
+  const bool later = sharing & 2, last = sharing & 1;
+  float five[6], three[3];
+#pragma unroll
+  for (int i = 0; i < 5; ++i) {
+    five[i] = (later ? values[i + 5] : values[i]) + __shfl_xor_sync(kAllLanes, later ? values[i] : values[i + 5], 2 * kTogether);
+  }
+  five[5] = 0.f;
+#pragma unroll
+  for (int i = 0; i < 3; ++i)
+    three[i] = (last ? five[i + 3] : five[i]) + __shfl_xor_sync(kAllLanes, last ? five[i] : five[i + 3], kTogether);
+  if (row >= count) return;
+  const int64_t at = id * kGradients + 5 * later + 3 * last;
+  contribute<kSum>(to, at, three[0]);
+  contribute<kSum>(to, at + 1, three[1]);
+  if (!last) contribute<kSum>(to, at + 2, three[2]);
+}
+
 // Front to back again, with the transmittances of the forward pass; see blend_tile_backward in csrc/cpu.
 template <Sum kSum>
-__global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
+__global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads, kResident)
     blend_backward_kernel(Inputs in, State state, Grid grid, Images images, ImageGradients v, SumTargets to) {
   constexpr int P = kBackwardPixels;
+  static_assert(P == 2 && kTogether == 8, "add_up() knows where the pixels of a lane are");
   __shared__ TileShared<P> shared;
+  __shared__ Sheet sheets[TileShape<P>::kWarps];
   const Place<P> place(grid);
+  Sheet& sheet = sheets[place.warp];
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   // A finished pixel, and one outside the picture, has transmittance 0.
   float transmittance[P], behind[P], v_red[P], v_green[P], v_blue[P], v_depth[P], v_alpha[P];
@@ -102,8 +156,18 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
     if (v.depth) behind[p] += (v_depth[p] = v.depth[single]) * images.depth[single];
     if (v.alpha) behind[p] += (v_alpha[p] = v.alpha[single]) * images.alpha[single];
   }
+#pragma unroll
+  for (int p = 0; p < P; ++p) sheet.v[place.lane][p] = make_float4(v_red[p], v_green[p], v_blue[p], v_depth[p]);
   const float x = static_cast<float>(place.x);
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
+  int listed = 0, mine = 0;  // rows of the sheet, and which splat this lane will sum
+  const auto add_up_listed = [&] {
+    if (listed == 0) return;
+    __syncwarp();
+    add_up<kSum>(sheet, listed, shared.splats[mine], first + shared.ids[mine], place, to);
+    __syncwarp();
+    listed = 0;
+  };
   walk<P>(
       in, state, grid, place, shared,
       [&](int i) {
@@ -125,39 +189,27 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads)
         }
         if (!__any_sync(kAllLanes, any_blends)) return;
         // All lanes go on together; where a pixel does not blend the splat its part is 0.
-        float red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
-        float m = 0.f, my = 0.f, myy = 0.f;  // moments of the gradient of the power
+        float weight[P], v_power[P];
 #pragma unroll
         for (int p = 0; p < P; ++p) {
-          const float weight = blends[p] ? before[p] * alpha[p] : 0.f;
+          weight[p] = blends[p] ? before[p] * alpha[p] : 0.f;
           const float all = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
           const float gain = blends[p] ? all : 0.f;
-          behind[p] -= weight * gain;
+          behind[p] -= weight[p] * gain;
           const float v_alpha_of_splat = before[p] * gain - __fdividef(behind[p], 1.f - alpha[p]);
-          const float v_power = blends[p] ? v_alpha_of_splat * uncapped[p] : 0.f;  // the cap passes the gradient
-          red += weight * v_red[p];
-          green += weight * v_green[p];
-          blue += weight * v_blue[p];
-          depth += weight * v_depth[p];
-          const float dy = s.y - static_cast<float>(place.y + 4 * p), along_y = v_power * dy;
-          m += v_power;
-          my += along_y;
-          myy += along_y * dy;
+          v_power[p] = blends[p] ? v_alpha_of_splat * uncapped[p] : 0.f;  // the cap passes the gradient
         }
-        const float mx = m * dx;  // the thread's pixels lie in one column
-        float values[kGradients] = {mx, my, mx * dx, my * dx, myy, m, depth, red, green, blue};
-        gradients_from_moments(s, values);
-        float sum;
-        int component;
-        const bool holds = sum_over_warp(values, place.lane, sum, component);
-        if (holds && place.lane % 2 == 0) contribute<kSum>(to, (first + shared.ids[i]) * kGradients + component, sum);
+        sheet.of_lane[listed][place.lane] = make_float4(weight[0], v_power[0], weight[1], v_power[1]);
+        if (place.lane % kTogether == listed) mine = i;
+        if (++listed == kTogether) add_up_listed();
       },
       [&] {
         bool done = true;
 #pragma unroll
         for (int p = 0; p < P; ++p) done = done && !(transmittance[p] > 0.f);
         return done;
-      });
+      },
+      add_up_listed);
 }
 
 template <int K>

@@ -2,7 +2,8 @@
 //
 // The Gaussians of all views are sorted once by (view, depth), and their splats lie in that order. For every cell of the
 // picture (a tile, or a square of tiles where there are very many Gaussians) one bit per depth rank says whether that
-// Gaussian can be seen in it. Blocks of tiles read these bits: gaussian_tiles.h.
+// Gaussian can be seen in it. Blocks of tiles read these bits: gaussian_tiles.h. Few Gaussians are sorted by one launch,
+// which counts for each how many are nearer: a radix sort is eight launches, each of which takes its time however little it does.
 #include <cub/device/device_radix_sort.cuh>
 
 #include "gaussian_tiles.h"
@@ -15,23 +16,33 @@ constexpr int kForwardPixels = 1;  // pixels a thread
 // 3 bits for the view the radix sort needs four passes of eight bits.
 constexpr int kDepthBits = 29;
 
+constexpr int kRanked = 64;                       // Gaussians that a block ranks by counting
+constexpr int kSlices = 8;                        // threads that share what one of them is compared with
+constexpr int64_t kMostPairs = int64_t{1} << 28;  // to compare; with more a radix sort is faster
+
+bool ranks_by_counting(const Inputs& in) { return static_cast<int64_t>(in.views) * in.gaussians * in.gaussians <= kMostPairs; }
+
 int sorted_bits(int views) {
   int bits = kDepthBits;
   while ((int64_t{1} << (bits - kDepthBits)) < views) ++bits;
   return bits;
 }
 
-struct ForwardParts {
-  uint64_t *keys, *keys_sorted;
+bool has_short_keys(const Inputs& in) { return sorted_bits(in.views) <= 32; }
+
+// Of `Key`, an unsigned type of sorted_bits() at least.
+template <class Key>
+struct SortParts {
+  Key *keys, *keys_sorted;
   int* indices;
   void* sort;
   size_t sort_bytes, total;
 
-  ForwardParts(const Inputs& in, void* base) {
+  SortParts(const Inputs& in, void* base) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
-    keys = parts.take<uint64_t>(count);
-    keys_sorted = parts.take<uint64_t>(count);
+    keys = parts.take<Key>(count);
+    keys_sorted = parts.take<Key>(count);
     indices = parts.take<int>(count);
     sort_bytes = 0;
     cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
@@ -43,17 +54,68 @@ struct ForwardParts {
 
 // ---- Before the pixels ----
 
-__global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, uint64_t* keys, int* indices) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
-  if (i >= static_cast<int64_t>(in.views) * in.gaussians) return;
-  const int view = static_cast<int>(i / in.gaussians), n = static_cast<int>(i % in.gaussians);
+// The view z of Gaussian n, as bits that sort alike. What is nearer than kNear, or not a number, comes first and will be culled.
+__device__ uint32_t depth_bits(const Inputs& in, int view, int n) {
   const float* row = in.world_to_camera + 16 * static_cast<int64_t>(view) + 8;
   const float* mean = in.means + 3 * static_cast<int64_t>(n);
   const float z = row[0] * mean[0] + row[1] * mean[1] + row[2] * mean[2] + row[3];
-  // What is nearer, or not a number, comes first and will be culled.
-  const uint32_t depth = __float_as_uint(fmaxf(z, kNear)) - __float_as_uint(kNear);
-  keys[i] = static_cast<uint64_t>(view) << kDepthBits | min(depth, (1u << kDepthBits) - 1);
+  return min(__float_as_uint(fmaxf(z, kNear)) - __float_as_uint(kNear), (1u << kDepthBits) - 1);
+}
+
+template <class Key>
+__global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, Key* keys, int* indices) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= static_cast<int64_t>(in.views) * in.gaussians) return;
+  const int view = static_cast<int>(i / in.gaussians), n = static_cast<int>(i % in.gaussians);
+  keys[i] = static_cast<Key>(view) << kDepthBits | depth_bits(in, view, n);
   indices[i] = n;
+}
+
+// Writes the order of each view, and clears the marks on the way. A block ranks kRanked Gaussians of a view: a thread for each of
+// them and each slice of the others. Of two at one depth the first comes first.
+__global__ void __launch_bounds__(kRanked* kSlices) rank_by_counting(Inputs in, State state, int64_t words) {
+  constexpr int kChunk = kRanked * kSlices;
+  constexpr uint32_t kFarthest = 0x7fffffffu;
+  __shared__ uint4 chunk[kChunk / 4];
+  __shared__ int nearer[kSlices][kRanked];
+  const int blocks_per_view = (in.gaussians + kRanked - 1) / kRanked;
+  const int view = blockIdx.x / blocks_per_view, block = blockIdx.x % blocks_per_view;
+  const int own = threadIdx.x % kRanked, slice = threadIdx.x / kRanked, n = block * kRanked + own;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kChunk + threadIdx.x; i < words; i += static_cast<int64_t>(gridDim.x) * kChunk) {
+    state.marks[i] = 0;
+  }
+  const uint32_t bits = n < in.gaussians ? depth_bits(in, view, n) : 0u;
+  uint32_t count = 0;
+  for (int begin = 0; begin < in.gaussians; begin += kChunk) {
+    const int other = begin + threadIdx.x;
+    reinterpret_cast<uint32_t*>(chunk)[threadIdx.x] = other < in.gaussians ? depth_bits(in, view, other) : kFarthest;
+    __syncthreads();
+    const int compared = begin / kRanked + slice;  // the block whose Gaussians this slice is
+    const uint4* others = chunk + slice * (kRanked / 4);
+    if (compared != block) {
+      // One at the same depth is nearer if it is of an earlier block. A difference below zero has the highest bit.
+      const uint32_t limit = bits + (compared < block);
+#pragma unroll
+      for (int i = 0; i < kRanked / 4; ++i) {
+        const uint4 four = others[i];
+        count += (four.x - limit) >> 31;
+        count += (four.y - limit) >> 31;
+        count += (four.z - limit) >> 31;
+        count += (four.w - limit) >> 31;
+      }
+    } else {
+      const uint32_t* singles = reinterpret_cast<const uint32_t*>(others);
+      for (int i = 0; i < kRanked; ++i) count += singles[i] < bits + (i < own);
+    }
+    __syncthreads();
+  }
+  nearer[slice][own] = static_cast<int>(count);
+  __syncthreads();
+  if (slice > 0 || n >= in.gaussians) return;
+  int rank = 0;
+#pragma unroll
+  for (int i = 0; i < kSlices; ++i) rank += nearer[i][own];
+  state.order[static_cast<int64_t>(view) * in.gaussians + rank] = n;
 }
 
 // A splat as tiles blend it: conic and reach in units that make the falloff a power of two, and log2 of the opacity, so
@@ -153,7 +215,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
         depth += weight * s.depth;
         transmittance = after;
       },
-      [&] { return done; });
+      [&] { return done; }, [] {});
   if (!inside) return;
   const int64_t plane = static_cast<int64_t>(in.width) * in.height;
   const int64_t at = static_cast<int64_t>(place.y) * in.width + place.x;
@@ -168,21 +230,35 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
 
 }  // namespace
 
-size_t forward_workspace_bytes(const Inputs& in) { return ForwardParts(in, nullptr).total; }
+template <class Key>
+cudaError_t sort_by_depth(const Inputs& in, const State& state, void* workspace, cudaStream_t stream) {
+  const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
+  SortParts<Key> parts(in, workspace);
+  depth_keys<Key><<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
+  return cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices, state.order,
+                                         static_cast<int>(count), 0, sorted_bits(in.views), stream);
+}
+
+size_t forward_workspace_bytes(const Inputs& in) {
+  return ranks_by_counting(in) ? 0 : has_short_keys(in) ? SortParts<uint32_t>(in, nullptr).total : SortParts<uint64_t>(in, nullptr).total;
+}
 
 cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
   if (in.views == 0) return cudaSuccess;
   const Grid grid = make_grid(in);
-  ForwardParts parts(in, workspace);
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
   if (count > 0) {
-    depth_keys<<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
-    const cudaError_t sorted = cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices,
-                                                               state.order, static_cast<int>(count), 0, sorted_bits(in.views), stream);
-    if (sorted != cudaSuccess) return sorted;
-    const int64_t words = static_cast<int64_t>(in.views) * grid.row_words;
-    cudaMemsetAsync(state.marks, 0, words * grid.cells * sizeof(uint32_t), stream);
-    project_and_mark<<<blocks(words * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
+    const int64_t columns = static_cast<int64_t>(in.views) * grid.row_words, words = columns * grid.cells;
+    if (ranks_by_counting(in)) {
+      const unsigned ranking = in.views * blocks(in.gaussians, kRanked);
+      rank_by_counting<<<ranking, kRanked * kSlices, 0, stream>>>(in, state, words);
+    } else {
+      const cudaError_t sorted = has_short_keys(in) ? sort_by_depth<uint32_t>(in, state, workspace, stream)
+                                                    : sort_by_depth<uint64_t>(in, state, workspace, stream);
+      if (sorted != cudaSuccess) return sorted;
+      cudaMemsetAsync(state.marks, 0, words * sizeof(uint32_t), stream);
+    }
+    project_and_mark<<<blocks(columns * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
   }
   blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
   return cudaGetLastError();

@@ -1,6 +1,6 @@
 // What both passes of the Gaussian rasteriser share on CUDA: the layout of the work, and the walk of a tile's block over its splats.
 //
-// A block per tile reads its cell's bits in order, a word a thread, and blends what they name. Each warp owns 8 pixels across and a few
+// A block per tile reads its cell's bits in order and blends what they name. Each warp owns 8 pixels across and a few
 // down, and passes over splats that do not reach those.
 #pragma once
 
@@ -11,6 +11,7 @@ namespace md::raster {
 
 constexpr int kBlock = 256;                         // threads of the kernels that go over Gaussians
 constexpr int kListed = 1024;                       // ranks that a tile's block lists at a time
+constexpr int kWords = 4;                           // of bits that a thread reads at a time; rows are a multiple of 8
 constexpr float kHalfLog2E = 0.72134752044448170f;  // exp(-q / 2) = 2^(-kHalfLog2E q)
 constexpr float kMinLevel = -7.9943534368588579f;   // log2(kMinAlpha)
 
@@ -68,7 +69,7 @@ struct TileShared {
   int ids[Shape::kThreads];
   int list[kListed];
   int totals[2][Shape::kWarps], cut;  // of gather()
-  static_assert(kListed >= Shape::kThreads + kWarp, "gather() must get on by a word at least");
+  static_assert(kListed >= Shape::kThreads + kWords * kWarp, "gather() must get on by a thread's words at least");
 };
 
 // Where a thread stands: the tile, its warp's box of pixels, and its own pixels (x, y), (x, y + 4), ...
@@ -93,16 +94,26 @@ struct Place {
   }
 };
 
-// Fills list[0, total) with ranks from the words at `at`, in order, until a batch is full or the words are used up.
+// Fills list[0, total) with ranks from the words at `at`, in order, until a batch is full or the words are used up. A thread looks at
+// four words at a time: most are empty where there are many Gaussians, and each turn waits for memory.
 // All threads of the block call it and get the same total; a barrier must pass before the list is read.
 template <int kPixels>
 __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int row_words, int& at, int lane, int warp) {
   using Shape = TileShape<kPixels>;
   int total = 0;
   for (int turn = 0; at < row_words && total < Shape::kThreads; turn ^= 1) {
-    const int index = at + threadIdx.x;
-    uint32_t mine = index < row_words ? words[index] : 0u;
-    const int count = __popc(mine);
+    const int index = at + kWords * static_cast<int>(threadIdx.x);
+    uint32_t mine[kWords] = {};
+    if (index < row_words) {
+      const uint4 four = *reinterpret_cast<const uint4*>(words + index);
+      mine[0] = four.x;
+      mine[1] = four.y;
+      mine[2] = four.z;
+      mine[3] = four.w;
+    }
+    int count = 0;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) count += __popc(mine[i]);
     int up_to = count;
     for (int step = 1; step < kWarp; step *= 2) {
       const int other = __shfl_up_sync(kAllLanes, up_to, step);
@@ -119,16 +130,19 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
     const bool fits = place + count <= kListed;
     if (end <= kListed) {
       total = end;
-      at += Shape::kThreads;
+      at += kWords * Shape::kThreads;
     } else {  // the words from the first that does not fit wait for the next call
       const int fitting = __syncthreads_count(fits);
       if (threadIdx.x == fitting) shared.cut = place;
       __syncthreads();
       total = shared.cut;
-      at += fitting;
+      at += kWords * fitting;
     }
-    if (fits) {
-      for (; mine; mine &= mine - 1) shared.list[place++] = index * kWarp + __ffs(mine) - 1;
+    if (fits && count > 0) {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        for (; mine[i]; mine[i] &= mine[i] - 1) shared.list[place++] = (index + i) * kWarp + __ffs(mine[i]) - 1;
+      }
     }
   }
   return total;
@@ -136,9 +150,10 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
 
 // Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
 // shared.splats[i], Gaussian shared.ids[i]. is_done(): this thread needs no more; when all of the block agree the walk ends.
-template <int kPixels, class Visit, class Done>
+// before_next(): called by the whole warp before other splats take the place of those in `shared`, and before the end.
+template <int kPixels, class Visit, class Done, class BeforeNext>
 __device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
-                     Visit visit, Done is_done) {
+                     Visit visit, Done is_done, BeforeNext before_next) {
   using Shape = TileShape<kPixels>;
   const int64_t first = static_cast<int64_t>(place.view) * in.gaussians;
   const int cell = (place.tile_y >> grid.shift) * grid.cells_across + (place.tile_x >> grid.shift);
@@ -170,6 +185,7 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
         }
         for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) { visit(group + __ffs(votes) - 1); }
       }
+      before_next();
       if (__syncthreads_and(is_done())) return;
     }
   }

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from microdreamer.kernels import extension
-from microdreamer.kernels.extension import Gradient
 
 
 def activate_gaussians(log_scales: Tensor, quaternions: Tensor, opacity_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,7 +98,7 @@ def record_gradients_reference(radii: Tensor, v_means2d: Tensor, gradient_sum: T
     gradient_hits += shown.sum(0)
 
 
-# ---- The ops: shapes for torch.compile, and autograd ----
+# ---- The ops: shapes for torch.compile; their gradients are csrc/gradient_gaussian_fit.cpp ----
 
 
 def _fake_activate_backward(quaternions, scales, opacities, *_):
@@ -110,31 +109,8 @@ def _fake_loss_backward(v_loss, image, alpha, *_):
     return torch.empty_like(image), image.new_empty(0) if alpha is None else torch.empty_like(alpha)
 
 
-def _save_activations(ctx, inputs, output) -> None:
-    scales, _, opacities = output
-    ctx.save_for_backward(inputs[1], scales, opacities)
-
-
-def _activate_backward(ctx, *v_active):
-    return torch.ops.microdreamer.activate_gaussians_bwd(*ctx.saved_tensors, *(v.contiguous() for v in v_active))
-
-
-def _save_loss(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.weights = inputs[5:]
-
-
-def _loss_backward(ctx, v_loss):
-    v_image, v_alpha = torch.ops.microdreamer.reconstruction_loss_bwd(v_loss, *ctx.saved_tensors, *ctx.weights)
-    return v_image, None if ctx.saved_tensors[1] is None else v_alpha, *[None] * 6
-
-
-extension.register(
-    "activate_gaussians",
-    fake=lambda *raw: tuple(torch.empty_like(tensor) for tensor in raw),
-    gradient=Gradient(_activate_backward, _save_activations),
-)
+extension.register("activate_gaussians", fake=lambda *raw: tuple(torch.empty_like(tensor) for tensor in raw))
 extension.register("activate_gaussians_bwd", fake=_fake_activate_backward)
 extension.register("record_gradients", fake=lambda *_: None)
-extension.register("reconstruction_loss", fake=lambda image, *_: image.new_empty(()), gradient=Gradient(_loss_backward, _save_loss))
+extension.register("reconstruction_loss", fake=lambda image, *_: image.new_empty(()))
 extension.register("reconstruction_loss_bwd", fake=_fake_loss_backward)

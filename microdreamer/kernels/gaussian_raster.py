@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from microdreamer.kernels import extension
-from microdreamer.kernels.extension import Gradient
 from microdreamer.kernels.spherical_harmonics import degree_from_coefficients, sh_to_color
 
 NEAR = 0.2  # view z below which a mean is culled
@@ -94,21 +93,19 @@ def rasterize_gaussians(
         opacities = opacities[:, 0]
     if background.dim() == 1:
         background = background.expand(views, -1)
-    _check_shapes(
+    _check_tensors(
         count,
         views,
-        {
-            "means": (means, ("N", 3)),
-            "scales": (scales, ("N", 3)),
-            "rotations": (rotations, ("N", 4)),
-            "opacities": (opacities, ("N",)),
-            "colors": (colors, ("N", 3)),
-            "sh": (sh, ("N", "K", 3)),
-            "world_to_camera": (world_to_camera, ("V", 4, 4)),
-            "intrinsics": (intrinsics, ("V", 4)),
-            "background": (background, ("V", 3)),
-            "means2d_offset": (means2d_offset, ("V", "N", 2)),
-        },
+        means=(means, (count, 3)),
+        scales=(scales, (count, 3)),
+        rotations=(rotations, (count, 4)),
+        opacities=(opacities, (count,)),
+        colors=(colors, (count, 3)),
+        sh=(sh, (count, -1, 3)),
+        world_to_camera=(world_to_camera, (views, 4, 4)),
+        intrinsics=(intrinsics, (views, 4)),
+        background=(background, (views, 3)),
+        means2d_offset=(means2d_offset, (views, count, 2)),
     )
     if width < 1 or height < 1:
         raise ValueError(f"picture size {width}x{height}: expected at least 1x1")
@@ -147,22 +144,23 @@ def check_finite(**tensors: Tensor | None) -> None:
             raise ValueError(f"{name}: expected finite values, got {bad} NaN or infinite of {tensor.numel()}; remove or repair them")
 
 
-def _check_shapes(count: int, views: int, expected: dict[str, tuple[Tensor | None, tuple]]) -> None:
-    sizes = {"N": count, "V": views}
+def _check_tensors(count: int, views: int, **expected: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """The shapes of the tensors that are there (-1: any length), and that all are of one kind. Called at every render: it must be quick."""
     means = expected["means"][0]
+    assert means is not None
+    dtype, device = means.dtype, means.device
     for name, (tensor, shape) in expected.items():
         if tensor is None:
             continue
-        wanted = [sizes.get(size, size) for size in shape]
-        fits = tensor.dim() == len(wanted) and all(want in ("K", got) for want, got in zip(wanted, tensor.shape, strict=True))
-        if not fits:
-            text = ",".join(str(size) for size in shape)
-            raise ValueError(f"{name}: expected shape [{text}] with N={count}, V={views}, got {list(tensor.shape)}")
-        if tensor.dtype != means.dtype or tensor.device != means.device:
-            raise ValueError(f"{name}: expected {means.dtype} on {means.device} like means, got {tensor.dtype} on {tensor.device}")
+        found = tensor.shape
+        if found != shape and not (len(found) == len(shape) and all(want in (-1, got) for want, got in zip(shape, found, strict=True))):
+            text = ",".join("K" if size == -1 else str(size) for size in shape)
+            raise ValueError(f"{name}: expected shape [{text}] for {count} Gaussians and {views} views, got {list(found)}")
+        if tensor.dtype != dtype or tensor.device != device:
+            raise ValueError(f"{name}: expected {dtype} on {device} like means, got {tensor.dtype} on {tensor.device}")
 
 
-# ---- The op: shapes for torch.compile, and autograd ----
+# ---- The op: shapes for torch.compile ----
 
 
 def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views, intrinsics, background, width, height, *_):
@@ -180,40 +178,14 @@ def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views
 
 
 def _fake_backward(
-    v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, marks, means, scales, rotations, opacities, colors, sh, *_
+    v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, marks, means, scales, rotations, opacities, colors, sh, offset, *_
 ):
     appearance = colors if sh is None else sh
     like = [torch.empty_like(tensor) for tensor in (means, scales, rotations, opacities, appearance)]
-    return (*like, means.new_empty((*radii.shape, 2)))
+    return (*like, means.new_empty(0) if offset is None else torch.empty_like(offset))
 
 
-def _save(ctx, inputs, output) -> None:
-    tensors, ctx.settings = inputs[:10], inputs[10:]
-    image, alpha, depth, radii, splats, order, marks = output
-    ctx.mark_non_differentiable(radii, splats, order, marks)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(image, alpha, depth, radii, splats, order, marks, *tensors)
-
-
-def _backward(ctx, v_image, v_alpha, v_depth, *_):
-    image, alpha, depth, radii, splats, order, marks, *tensors = ctx.saved_tensors
-    names = ("means", "scales", "rotations", "opacities", "colors", "sh", "offset", "views", "intrinsics", "background")
-    given = dict(zip(names, tensors, strict=True))
-    grads = dict.fromkeys(names)
-    if any(v is not None for v in (v_image, v_alpha, v_depth)):
-        v_image, v_alpha, v_depth = (None if v is None else v.contiguous() for v in (v_image, v_alpha, v_depth))
-        results = torch.ops.microdreamer.rasterize_gaussians_bwd(
-            v_image, v_alpha, v_depth, image, alpha, depth, radii, splats, order, marks, *tensors, *ctx.settings
-        )
-        grads["means"], grads["scales"], grads["rotations"], grads["opacities"], v_appearance, v_offset = results
-        grads["colors" if given["sh"] is None else "sh"] = v_appearance
-        grads["offset"] = None if given["offset"] is None else v_offset
-        if v_image is not None and ctx.needs_input_grad[9]:
-            grads["background"] = (v_image * (1 - alpha)).sum((2, 3))
-    return (*grads.values(), None, None, None, None)
-
-
-extension.register("rasterize_gaussians", fake=_fake_forward, gradient=Gradient(_backward, _save))
+extension.register("rasterize_gaussians", fake=_fake_forward)  # its gradient is csrc/gradient_gaussian_raster.cpp
 extension.register("rasterize_gaussians_bwd", fake=_fake_backward)
 
 

@@ -356,6 +356,60 @@ def test_order_of_the_input_does_not_matter(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("count", [100, 1400, 12_000])  # the last are sorted in another way on CUDA
+def test_of_two_at_one_depth_the_first_comes_first(device, count):
+    need_compiled(device)
+    scene = random_scene(count, device, views=1 if count == 12_000 else 3)
+    half = count // 2
+    with torch.no_grad():
+        scene["means"][half:] = scene["means"][:half]
+        scene["scales"].mul_(10 / count ** (1 / 3) * 0.1)
+        scene["opacities"].fill_(0.9)
+    rendering = rasterize_gaussians(**scene, compiled=True)
+    single = {name: scene[name].detach() for name in (*LEAVES, "colors")}
+    pairs = {name: torch.stack([value[:half], value[half:]], 1).flatten(0, 1) for name, value in single.items()}
+    offsets = {"means2d_offset": None}
+    side_by_side = rasterize_gaussians(**{**scene, **pairs, **offsets}, compiled=True)
+    assert torch.equal(rendering.image, side_by_side.image)
+    swapped = {name: torch.stack([value[half:], value[:half]], 1).flatten(0, 1) for name, value in single.items()}
+    assert not torch.equal(rendering.image, rasterize_gaussians(**{**scene, **swapped, **offsets}, compiled=True).image)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("given", ["image", "alpha", "depth"])
+def test_gradient_of_one_output_alone(device, given):
+    """Outputs that nothing depends on send no gradient back, and nothing asks for those of inputs that need none."""
+    need_compiled(device)
+    scene = random_scene(60, device)
+    weight = torch.randn(2, {"image": 3}.get(given, 1), 23, 40, generator=torch.Generator().manual_seed(4))
+    found, expected = [], []
+    for results, case, compiled in ((found, scene, True), (expected, in_double(scene), False)):
+        for names in (("means",), ("scales", "opacities"), ("background", "means2d_offset"), ("colors", "rotations")):
+            alone = {key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in case.items()}
+            alone |= {name: alone[name].clone().requires_grad_() for name in names}
+            if "means2d_offset" not in names:
+                alone["means2d_offset"] = None
+            output = getattr(rasterize_gaussians(**alone, compiled=compiled), given)
+            leaves = [alone[name] for name in names]
+            if output.requires_grad:
+                grads = torch.autograd.grad((output * weight.to(output)).sum(), leaves, allow_unused=True)
+                results += [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
+            else:
+                results += [torch.zeros_like(leaf) for leaf in leaves]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.cpu().double(), b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-12)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_of_gradients_are_refused(device):
+    need_compiled(device)
+    scene = random_scene(10, device)
+    (v_means,) = torch.autograd.grad(rasterize_gaussians(**scene, compiled=True).image.square().sum(), scene["means"], create_graph=True)
+    with pytest.raises(RuntimeError):
+        v_means.square().sum().backward()
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("degree", [None, 2])
 def test_registration(device, degree):
     need_compiled(device)

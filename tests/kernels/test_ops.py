@@ -1,10 +1,19 @@
 """How many kernels there are, on which devices, and which of them have a twin in plain PyTorch: as the sources say, and the README."""
 
+import importlib
 import re
 from pathlib import Path
 
+import pytest
+import torch
+
+from microdreamer.kernels import extension
+
 ROOT = Path(__file__).resolve().parents[2]
-CPU_ONLY = {"place_masks", "is_closed_manifold", "simplify_closed_mesh"}  # packing and collapse, which go step by step
+CPU_ONLY = {
+    *("place_masks", "is_closed_manifold", "simplify_closed_mesh"),  # packing and collapse, which go step by step
+    *("modulated_norm", "gated_add", "squared_relu", "normed_heads"),  # on a GPU a small network is captured as a whole
+}
 WITHOUT_TWIN = {"mesh_simplify.py"}  # the package fast_simplification takes its place
 TWINS = {"adam.py": r"super\(\)\.step\(\)"}  # PyTorch's own; elsewhere it is called *_reference
 
@@ -37,6 +46,17 @@ def test_every_module_of_kernels_has_its_twins():
         if called and path.name not in WITHOUT_TWIN:
             assert re.search(TWINS.get(path.name, r"def \w+_reference\b"), text), f"{path.name}: no twin"
     assert set(homes) == forward
+
+
+@pytest.mark.skipif(not extension.load(), reason="the extension is not built")
+def test_a_derivative_of_a_backward_pass_is_there_or_refused():
+    """Else PyTorch takes the gradient for a constant and only warns."""
+    for path in (ROOT / "microdreamer" / "kernels").glob("*.py"):
+        importlib.import_module(f"microdreamer.kernels.{path.stem}")
+    extension.load()
+    backward = sorted(name for name in ops()[0] if name.endswith("_bwd"))
+    found = {name: torch._C._dispatch_has_kernel_for_dispatch_key(f"microdreamer::{name}", "Autograd") for name in backward}
+    assert backward and all(found.values()), found
 
 
 def test_the_readme_counts_them():
