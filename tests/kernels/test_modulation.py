@@ -16,7 +16,7 @@ def draw(*shape, dtype=torch.float32, scale=1.0):
 
 
 def assert_rounded(actual, exact):
-    """`actual` is what `exact` (double) becomes in its type, but for the last rounding of float32 on the way."""
+    """`actual` is what `exact` (double) becomes in its type, apart from the last rounding of float32 on the way."""
     step = BF16_STEP if actual.dtype == torch.bfloat16 else 2e-6
     assert actual.shape == exact.shape
     assert ((actual.double() - exact).abs() <= step * exact.abs() + 3e-6).all()
