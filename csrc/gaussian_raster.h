@@ -11,9 +11,9 @@ namespace md::raster {
 
 // What the forward pass leaves for the backward pass.
 struct State {
-  Splat* splats;    // [V,N], zero where culled; on CUDA in the order that `order` tells
-  int* radii;       // [V,N], 0 where culled
-  int* order;       // [V,N] the Gaussians of each view by view z, nearest first; on the CPU the visible ones alone, then -1
+  Splat* splats;  // [V,N], zero where culled; on CUDA in the order that `order` tells
+  int* radii;     // [V,N], 0 where culled
+  int* order;     // [V,N] the Gaussians of each view by view z, nearest first; on the CPU the visible ones alone, then -1
   // On CUDA, see MarksLayout: which depth ranks each cell of the picture sees. On the CPU [V,N,2], where has_tiles_met: which tiles
   // each Gaussian meets.
   uint32_t* marks;

@@ -68,7 +68,8 @@ at::Tensor gated_add(const at::Tensor& x, const at::Tensor& h, const MaybeTensor
   Rows rows = check_rows(x);
   check_values(h, "h");
   check_shape(h, "h", x.sizes());
-  TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat || h.scalar_type() == at::kBFloat16, "h: expected bfloat16 like x, got ", h.scalar_type());
+  TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat || h.scalar_type() == at::kBFloat16, "h: expected bfloat16 like x, got ",
+                    h.scalar_type());
   const float* own = check_modulation(gate, "gate", x, rows);
   at::Tensor out = at::empty_like(x);
   dispatch(x, [&](auto given) {

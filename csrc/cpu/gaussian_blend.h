@@ -5,7 +5,7 @@
 
 namespace md::raster {
 
-constexpr int kAhead = 8;                        // splats fetched before their turn: lists visit them in no order of memory
+constexpr int kAhead = 8;  // splats fetched before their turn: lists visit them in no order of memory
 
 inline void fetch_ahead(const Splat& splat) {
 #if defined(__GNUC__)

@@ -18,7 +18,7 @@ namespace md::raster {
 namespace {
 
 constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;  // of depths that are sorted
-constexpr size_t kHitsAtOnce = size_t{1} << 22;  // of the backward pass: 160 MiB
+constexpr size_t kHitsAtOnce = size_t{1} << 22;            // of the backward pass: 160 MiB
 
 const Blending& blending() {
   static const Blending& chosen = [&]() -> const Blending& {
@@ -160,8 +160,8 @@ std::vector<Camera> load_cameras(const Inputs& in) {
 
 // Gradients of the splats of some views: those of a Gaussian's hits, which lie one after the other.
 struct HitGradients {
-  std::vector<TileLists> lists;           // of all views
-  std::vector<size_t> start;              // of a view's slots in v_slots
+  std::vector<TileLists> lists;  // of all views
+  std::vector<size_t> start;     // of a view's slots in v_slots
   std::unique_ptr<SplatGradient[]> v_slots;
 
   SplatGradient sum(int view, int64_t n) const {
@@ -242,7 +242,7 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
       all.start[last_view] = hits;
       hits += all.lists[last_view].splat.size();
     }
-    all.v_slots = std::make_unique_for_overwrite<SplatGradient[]>(hits);
+    all.v_slots.reset(new SplatGradient[hits]);  // not zeroed: every slot is written
     share_out((last_view - first_view) * tiles, [&](int64_t i) {
       const int view = static_cast<int>(first_view + i / tiles), tile = static_cast<int>(i % tiles);
       const TileLists& list = all.lists[view];

@@ -1,5 +1,5 @@
-// Eight floats at a time: the compiler's vector types where it has them (GCC, Clang), an array elsewhere. Sixteen where the includer has told
-// the compiler that there is AVX-512, and defines MD_SIXTEEN_LANES; the namespace keeps the two apart.
+// Eight floats at a time: the compiler's vector types where it has them (GCC, Clang), an array elsewhere. Sixteen where the includer has
+// told the compiler that there is AVX-512, and defines MD_SIXTEEN_LANES; the namespace keeps the two apart.
 #pragma once
 
 #include <bit>
