@@ -5,15 +5,22 @@ Nothing here fails or tells: whoever asks for the thing itself finds out what is
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+AT_EXIT = 10.0  # seconds that the end of a program waits for work in the background, as where a GPU's driver does not answer
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
 
 def in_background(work: Callable[[], object]) -> threading.Thread:
-    """A thread that does `work` and keeps what that raises to itself."""
+    """A thread that does `work` and keeps what that raises to itself; a program does not end before it."""
 
     def quietly() -> None:
         with contextlib.suppress(Exception):
@@ -21,7 +28,17 @@ def in_background(work: Callable[[], object]) -> threading.Thread:
 
     thread = threading.Thread(target=quietly, daemon=True)
     thread.start()
+    _threads.add(thread)
     return thread
+
+
+@atexit.register
+def _finish() -> None:
+    """Wait for what still runs: a thread that is in PyTorch when Python goes would abort the process, whatever its exit code was to be."""
+    end = time.monotonic() + AT_EXIT
+    with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C
+        for thread in list(_threads):
+            thread.join(max(end - time.monotonic(), 0))
 
 
 def open_gpu(device: str) -> None:
@@ -35,6 +52,7 @@ def open_gpu(device: str) -> None:
     import ctypes
 
     driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # which the driver reads as it starts; older ones load all kernels at once else
     handle, context = ctypes.c_int(), ctypes.c_void_p()
     if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(handle), int(number or 0)) == 0:
         driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle)

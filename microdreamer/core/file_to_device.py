@@ -6,7 +6,7 @@ What safetensors itself gives is pages of the file that a copy to a GPU first br
 from __future__ import annotations
 
 import json
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,11 +42,15 @@ def read_tensors_to(path: Path, device: torch.device | str, dtype: torch.dtype) 
     with ThreadPoolExecutor(READERS) as readers:
         for group in _groups(_layout(path)):
             made = {name: (at, torch.empty(shape, dtype=kind, device=device)) for name, kind, shape, at in group}
-            pieces = iter(_pieces([(at, tensor.reshape(-1).view(torch.uint8)) for at, tensor in made.values()]))
-            turns, ready = threading.Lock(), torch.cuda.current_stream(device) if device.type == "cuda" else None
-            for reader in [readers.submit(_read, path, pieces, turns, device, ready) for _ in range(READERS)]:
-                reader.result()
+            pieces = deque(_pieces([(at, tensor.reshape(-1).view(torch.uint8)) for at, tensor in made.values()]))
+            ready = torch.cuda.current_stream(device) if device.type == "cuda" else None
+            try:
+                for reader in [readers.submit(_read, path, pieces, device, ready) for _ in range(READERS)]:
+                    reader.result()
+            finally:
+                pieces.clear()  # where a reader failed, or after Ctrl-C, the others stop too
             found.update({name: tensor.to(dtype) for name, (_, tensor) in made.items()})
+            del made  # before the next group takes its memory
     return found
 
 
@@ -90,7 +94,7 @@ def _pieces(tensors: Sequence[tuple[int, Tensor]]) -> list[Piece]:
     return pieces
 
 
-def _read(path: Path, pieces: Iterator[Piece], turns: threading.Lock, device: torch.device, ready: torch.cuda.Stream | None) -> None:
+def _read(path: Path, pieces: deque[Piece], device: torch.device, ready: torch.cuda.Stream | None) -> None:
     """One reader's share: whichever piece is next, until there is none. `ready`: the stream on which the tensors were made."""
     stream = torch.cuda.Stream(device) if ready is not None else None
     with torch.cuda.stream(stream), open(path, "rb", buffering=0) as file:
@@ -99,23 +103,28 @@ def _read(path: Path, pieces: Iterator[Piece], turns: threading.Lock, device: to
         buffers = [torch.empty(PIECE, dtype=torch.uint8, pin_memory=stream is not None) for _ in range(2)]
         sent = [torch.cuda.Event() if stream is not None else None for _ in buffers]
         turn = 0
-        while True:
-            with turns:
-                piece = next(pieces, None)
-            if piece is None:
-                break
-            start, end = piece[0][0], piece[-1][0] + len(piece[-1][1])
-            if sent[turn] is not None:
-                sent[turn].synchronize()
-            file.seek(start)
-            _fill(memoryview(buffers[turn].numpy())[: end - start], file.readinto, path)
-            for at, part in piece:
-                part.copy_(buffers[turn][at - start : at - start + len(part)], non_blocking=True)
-            if sent[turn] is not None:
-                sent[turn].record(stream)
-            turn = 1 - turn
-        if stream is not None:
-            stream.synchronize()
+        try:
+            while (piece := _next(pieces)) is not None:
+                start, end = piece[0][0], piece[-1][0] + len(piece[-1][1])
+                if sent[turn] is not None:
+                    sent[turn].synchronize()
+                file.seek(start)
+                _fill(memoryview(buffers[turn].numpy())[: end - start], file.readinto, path)
+                for at, part in piece:
+                    part.copy_(buffers[turn][at - start : at - start + len(part)], non_blocking=True)
+                if sent[turn] is not None:
+                    sent[turn].record(stream)
+                turn = 1 - turn
+        finally:
+            if stream is not None:
+                stream.synchronize()  # after an error too: the memory that the copies write to is given back then
+
+
+def _next(pieces: deque[Piece]) -> Piece | None:
+    try:
+        return pieces.popleft()
+    except IndexError:
+        return None
 
 
 def _fill(memory: memoryview, read_into: object, path: Path) -> None:

@@ -1,11 +1,15 @@
 """What is begun in the background changes nothing and never fails; a run asks for it before PyTorch is there."""
 
+import ctypes
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
+from microdreamer.core import ahead
 from microdreamer.core.ahead import in_background, open_gpu, read_files
 from microdreamer.core.machine import load_libraries
 from microdreamer.guidance.published.presets import PRESETS, weights_of
@@ -41,9 +45,68 @@ print(begun)
     assert done.stdout == "[False, False]\n", done.stderr
 
 
-def test_the_driver_is_left_alone_for_the_cpu(monkeypatch):
-    import ctypes
+def test_a_program_that_ends_early_waits_for_work_in_pytorch():
+    """A thread that came back from PyTorch into a Python that is gone would abort the process, whatever its exit code."""
+    code = """
+import sys, threading
+import torch
+from microdreamer.core.ahead import in_background
+begun, x = threading.Event(), torch.randn(300, 300)
+def work():
+    for _ in range(200):
+        begun.set()
+        x @ x
+    print("done", flush=True)
+in_background(work)
+begun.wait()
+sys.exit(2)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "done\n", "")
 
+
+def test_the_end_of_a_program_does_not_wait_for_ever(monkeypatch):
+    never = threading.Event()
+    monkeypatch.setattr(ahead, "AT_EXIT", 0.05)
+    thread = in_background(never.wait)
+    ahead._finish()
+    assert thread.is_alive()
+    never.set()
+    thread.join()
+
+
+class Driver:
+    """CUDA's driver as `open_gpu` calls it, with so many devices."""
+
+    def __init__(self, devices: int) -> None:
+        self.devices, self.opened, self.loading = devices, [], None
+
+    def cuInit(self, _flags: int) -> int:
+        self.loading = os.environ.get("CUDA_MODULE_LOADING")
+        return 0 if self.devices else 100
+
+    def cuDeviceGet(self, handle: object, number: int) -> int:
+        handle._obj.value = number
+        return 0 if number < self.devices else 101
+
+    def cuDevicePrimaryCtxRetain(self, _context: object, handle: object) -> int:
+        self.opened.append(handle.value)
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "opened"), [("auto", 2, [0]), ("cuda", 1, [0]), ("cuda:1", 2, [1]), ("cuda:1", 1, []), ("auto", 0, [])]
+)
+def test_the_context_that_is_opened_is_the_device_s(monkeypatch, device, devices, opened):
+    driver = Driver(devices)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "")  # restored afterwards
+    monkeypatch.delenv("CUDA_MODULE_LOADING")
+    open_gpu(device)
+    assert driver.opened == opened and driver.loading == "LAZY"
+
+
+def test_the_driver_is_left_alone_for_the_cpu(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("the driver was loaded"))
     open_gpu("cpu")
     load_libraries("cpu", torch.float32)

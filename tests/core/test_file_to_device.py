@@ -1,9 +1,13 @@
 """Tensors of a file on a device: the same bits as the library reads, however they are cut into pieces; damaged files are told."""
 
+import threading
+import time
+
 import pytest
 import torch
 from conftest import DEVICES
 from safetensors.torch import load_file, save_file
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from microdreamer.core import file_to_device
 from microdreamer.core.file_to_device import read_tensors_to
@@ -46,3 +50,35 @@ def test_types_that_nothing_computes_in_are_told(tmp_path):
     save_file({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "b.safetensors")
     with pytest.raises(ValueError, match="a is stored as F8_E4M3; expected one of F64, F32"):
         read_tensors_to(tmp_path / "b.safetensors", "cpu", torch.float32)
+
+
+def test_readers_stop_where_one_of_them_fails(path, monkeypatch):
+    calls, first = [], threading.Event()
+
+    def fill(*_: object) -> None:
+        calls.append(1)
+        if not first.is_set():
+            first.set()
+            raise OSError("a disk that broke")
+        time.sleep(0.1)
+
+    monkeypatch.setattr(file_to_device, "PIECE", 64)  # 13 000 pieces of the file
+    monkeypatch.setattr(file_to_device, "_fill", fill)
+    running = threading.active_count()
+    with pytest.raises(OSError, match="broke"):
+        read_tensors_to(path, "cpu", torch.float32)
+    assert len(calls) < 100 and threading.active_count() == running
+
+
+def test_one_group_at_a_time_is_in_memory_in_the_file_s_type(path, monkeypatch):
+    made, cut = [], file_to_device._pieces
+
+    def pieces(tensors):
+        assert all(earlier.expired() for earlier in made)
+        made.extend(StorageWeakRef(tensor.untyped_storage()) for _, tensor in tensors)
+        return cut(tensors)
+
+    monkeypatch.setattr(file_to_device, "GROUP", 1)
+    monkeypatch.setattr(file_to_device, "_pieces", pieces)
+    read_tensors_to(path, "cpu", torch.float64)
+    assert len(made) > 2
