@@ -151,6 +151,18 @@ def test_networks_equal_the_libraries(name):
         assert_equal(torch.tensor(golden), torch.tensor(kept(theirs)), ELSEWHERE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", CASES)
+def test_networks_equal_the_libraries_in_half_precision(name, dtype):
+    """What they compute in float32 in between is, too: rounding elsewhere would make a difference of about the type's own."""
+    case = CASES[name]
+    inputs = [tensor.to(dtype) if tensor.is_floating_point() and tensor.ndim > 1 else tensor for tensor in case.inputs()]  # not levels
+    found, expected = case.ours(case.module().to(dtype), *inputs), case.theirs(case.reference().to(dtype), *inputs)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype == dtype
+        assert_equal(ours.float(), theirs.float(), torch.finfo(dtype).eps / 2)
+
+
 def write_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """A tokenizer that joins some bytes."""
     write_tokenizer(folder)
