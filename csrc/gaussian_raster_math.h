@@ -469,9 +469,17 @@ MD_HOST_DEVICE void color_gradient(const Inputs& in, const Camera& camera, int n
   }
 }
 
-// All gradients of Gaussian n over the views, in their order, from v_splats [V,N] and radii [V,N].
-template <int K>
-MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const SplatGradient* v_splats, int n, const InputGradients& out) {
+// Where `gaussian_gradient` takes cameras and the gradients of splats from: here, cameras loaded anew and an array [V,N].
+struct FromMemory {
+  const Inputs& in;
+  const SplatGradient* v_splats;
+  MD_HOST_DEVICE Camera camera(int view) const { return load_camera(in, view); }
+  MD_HOST_DEVICE SplatGradient gradient(int view, int n) const { return v_splats[static_cast<int64_t>(view) * in.gaussians + n]; }
+};
+
+// All gradients of Gaussian n over the views, in their order, from radii [V,N] and what `source` gives, see FromMemory.
+template <int K, class Source>
+MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const Source& source, int n, const InputGradients& out) {
   GaussianGradient sum{};
   constexpr int kChannels = K == 0 ? 3 : 3 * K;
   float v_appearance[kChannels];
@@ -480,8 +488,8 @@ MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const 
     const int64_t seen = static_cast<int64_t>(view) * in.gaussians + n;
     float v_offset[2] = {0.f, 0.f};
     if (radii[seen] > 0) {
-      const SplatGradient v = v_splats[seen];
-      const Camera camera = load_camera(in, view);
+      const SplatGradient v = source.gradient(view, n);
+      const Camera& camera = source.camera(view);
       splat_gradient(in, camera, n, v, sum, v_offset);
       color_gradient<K>(in, camera, n, v, v_appearance, sum.mean);
     }

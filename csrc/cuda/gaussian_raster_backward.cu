@@ -216,7 +216,7 @@ template <int K>
 __global__ void __launch_bounds__(64)
     gaussian_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
   const int n = blockIdx.x * 64 + threadIdx.x;
-  if (n < in.gaussians) gaussian_gradient<K>(in, radii, v_splats, n, out);
+  if (n < in.gaussians) gaussian_gradient<K>(in, radii, FromMemory{in, v_splats}, n, out);
 }
 
 template <Sum kSum>

@@ -1,17 +1,20 @@
 """The shipped prior: what it must know, how it is conditioned, and that damaged weights are refused."""
 
+import dataclasses
 import json
 import math
 import shutil
 
 import pytest
 import torch
+from conftest import relative_l2
 
 from cam_utils import orbit_cameras, orbit_poses, turntable
 from microdreamer.core.paths import shipped_folder
 from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig, camera_features, fold, pixel_rays, unfold
-from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR, MicroPrior, choose_dtype, tan_half
+from microdreamer.guidance.micro.prior import END, END_WITH_SKIP, LOG_SNR_SHIFT, MIN_LOG_SNR, MicroPrior, choose_dtype, tan_half
 from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.kernels import extension, modulation
 from microdreamer.shapes.packed import load_packed
 from microdreamer.training.micro_prior.metrics import score_objects
 
@@ -65,6 +68,29 @@ def test_cached_reference_equals_the_joint_pass():
     assert float((joint - network(views, log_snr, rays, camera, picture, *place, tokens.flip(-1))).abs().max()) > 1e-4  # and the caption
 
 
+@pytest.mark.parametrize("more", [{}, {"relative_cameras": True, "geometry": True}], ids=["plain", "relative"])
+@pytest.mark.parametrize("bfloat16", [False, True])
+@torch.no_grad()
+def test_the_cpus_kernels_give_what_plain_pytorch_gives(more, bfloat16, monkeypatch):
+    """What every pass of a sampler runs: the reference on its own, then its targets, with what the network tells of surfaces."""
+    if not extension.load():
+        pytest.skip("the extension is not built")
+    network = random_network(dataclasses.replace(TINY, **more))
+    views, log_snr, picture, rays, camera, reference_camera, tokens = network_inputs()
+
+    def told() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            cache = network.encode_reference(picture[:, None], rays[:, :1], reference_camera[:, None], tokens)
+            clean = network.denoise(views, log_snr, rays, camera, cache, geometry=bool(more))
+        return [clean[0], clean[1].depth, clean[1].coverage, clean[1].albedo] if more else [clean]
+
+    ours = told()
+    monkeypatch.setattr(modulation, "_compiled", lambda x: False)
+    for one, other in zip(ours, told(), strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert not torch.equal(one, other) and relative_l2(one, other) < (0.02 if bfloat16 else 1e-5)
+
+
 def test_order_of_views_does_not_matter():
     network = random_network()
     views, log_snr, picture, rays, camera, reference_camera, tokens = network_inputs()
@@ -93,8 +119,14 @@ def test_rays_are_those_of_the_cameras():
 
 def test_schedule_covers_where_shape_is_decided(prior):
     assert prior.schedule.log_snr(999) == pytest.approx(MIN_LOG_SNR, abs=1e-6)
-    assert prior.schedule.log_snr(0) == pytest.approx(MAX_LOG_SNR, abs=1e-6)
+    assert prior.schedule.log_snr(0) == pytest.approx(END_WITH_SKIP, abs=1e-6)
     assert LOG_SNR_SHIFT == -4.0
+
+
+def test_a_network_without_a_skip_samples_on_to_less_noise():
+    for skip, end in ((True, END_WITH_SKIP), (False, END)):
+        network = MultiViewNetwork(dataclasses.replace(TINY, skip=skip))
+        assert MicroPrior(network, Vocabulary(["a"])).schedule.log_snr(0) == pytest.approx(end, abs=1e-6)
 
 
 def test_branches_are_counted_and_never_wasted(prior, picture):
