@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def _read(path: Path, pieces: deque[Piece], device: torch.device, ready: torch.c
     """One reader's share: whichever piece is next, until there is none. `ready`: the stream on which the tensors were made."""
     stream = torch.cuda.Stream(device) if ready is not None else None
     with torch.cuda.stream(stream), open(path, "rb", buffering=0) as file:
-        if stream is not None:
+        if stream is not None and ready is not None:
             stream.wait_stream(ready)
         buffers = [torch.empty(PIECE, dtype=torch.uint8, pin_memory=stream is not None) for _ in range(2)]
         sent = [torch.cuda.Event() if stream is not None else None for _ in buffers]
@@ -106,14 +106,15 @@ def _read(path: Path, pieces: deque[Piece], device: torch.device, ready: torch.c
         try:
             while (piece := _next(pieces)) is not None:
                 start, end = piece[0][0], piece[-1][0] + len(piece[-1][1])
-                if sent[turn] is not None:
-                    sent[turn].synchronize()
+                event = sent[turn]
+                if event is not None:
+                    event.synchronize()
                 file.seek(start)
-                _fill(memoryview(buffers[turn].numpy())[: end - start], file.readinto, path)
+                _fill(buffers[turn].numpy().data[: end - start], file.readinto, path)
                 for at, part in piece:
                     part.copy_(buffers[turn][at - start : at - start + len(part)], non_blocking=True)
-                if sent[turn] is not None:
-                    sent[turn].record(stream)
+                if event is not None:
+                    event.record(stream)
                 turn = 1 - turn
         finally:
             if stream is not None:
@@ -127,7 +128,7 @@ def _next(pieces: deque[Piece]) -> Piece | None:
         return None
 
 
-def _fill(memory: memoryview, read_into: object, path: Path) -> None:
+def _fill(memory: memoryview, read_into: Callable[[memoryview], int | None], path: Path) -> None:
     done = 0
     while done < len(memory):
         count = read_into(memory[done:])

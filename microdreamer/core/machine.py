@@ -52,7 +52,7 @@ def load_libraries(device: torch.device | str, dtype: torch.dtype) -> None:
         tokens = x.flatten(2).transpose(1, 2)
         F.conv2d(x, x.new_zeros(64, 64, 3, 3).to(memory_format=torch.channels_last), padding=1)
         F.linear(tokens, x.new_zeros(64, 64), x.new_zeros(64))
-        F.scaled_dot_product_attention(*(tokens[:, None] for _ in range(3)))
+        F.scaled_dot_product_attention(tokens[:, None], tokens[:, None], tokens[:, None])
 
 
 def device_name(device: torch.device) -> str:

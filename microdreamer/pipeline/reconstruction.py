@@ -118,7 +118,7 @@ def prepare(config: Config, prior: Prior, pictures: Sequence[PosedPicture], gues
     glance = first_guess(config, prior, condition) if guess or from_prior else None
     if config.load:
         model = GaussianModel.load(user_path(config.load), prior.device)
-    elif from_prior:
+    elif from_prior and glance is not None:
         model = copy.deepcopy(glance)
     else:
         model = GaussianModel.initial_ball(config.num_pts, sh_degree=config.sh_degree, generator=generator, device=prior.device)
@@ -227,7 +227,7 @@ def reconstruct(
             inputs = posed(config, prior, pictures, names_of(sources), places)
             check_material(config, prior)
             job = prepare(config, prior, inputs, previewed := config.preview or on_preview is not None)
-    if on_preview is not None:
+    if on_preview is not None and job.guess is not None:
         with watch.phase("preview"):
             on_preview(copy.deepcopy(job.guess))
         watch.check()
