@@ -151,6 +151,7 @@ def test_networks_equal_the_libraries(name):
         assert_equal(torch.tensor(golden), torch.tensor(kept(theirs)), ELSEWHERE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", CASES)
 def test_networks_equal_the_libraries_in_half_precision(name, dtype):
