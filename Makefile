@@ -20,8 +20,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/* csrc/course/*)
 ROOMS := $(patsubst microdreamer/%/__init__.py,microdreamer.%,$(wildcard microdreamer/*/__init__.py))
-# pip would compile every file of Python that it installs, which takes longer than all the rest of installing; Python compiles those that are used.
-INSTALL := $(VENV)/bin/python -m pip -qq --disable-pip-version-check install --no-compile
+# pip compiles what it installs: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, a folder of others), every start would do it again.
+INSTALL := $(VENV)/bin/python -m pip -qq --disable-pip-version-check install
 BUILD_LOG := build/kernels.log
 
 .PHONY: demo test wheel docs generator voxels setup clean

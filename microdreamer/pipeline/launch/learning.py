@@ -62,11 +62,11 @@ def regularisation(names: Sequence[str], weights: Tensor, terms: Mapping[str, Ca
     return torch.stack([weights[REGULARISERS.index(name)] * terms[name]() for name in names]).sum()
 
 
-class _Adam(Uncompiled, torch.optim.Adam):
+class Adam(Uncompiled, torch.optim.Adam):
     """PyTorch's; what only generates makes one and takes no step."""
 
 
-class _AdamW(Uncompiled, torch.optim.AdamW):
+class AdamW(Uncompiled, torch.optim.AdamW):
     """PyTorch's."""
 
 
@@ -77,8 +77,8 @@ def make_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerConfig, 
         return Adan(groups, betas=(*betas, settings.beta3), eps=settings.eps, weight_decay=settings.weight_decay)
     captured = device.type == "cuda"
     if settings.type == "adam":
-        return _Adam(groups, betas=betas, eps=settings.eps, fused=True, capturable=captured)
-    return _AdamW(groups, betas=betas, eps=settings.eps, weight_decay=settings.weight_decay, fused=True, capturable=captured)
+        return Adam(groups, betas=betas, eps=settings.eps, fused=True, capturable=captured)
+    return AdamW(groups, betas=betas, eps=settings.eps, weight_decay=settings.weight_decay, fused=True, capturable=captured)
 
 
 class ModuleLearner:
