@@ -95,6 +95,9 @@ def test_the_glb_of_a_run_is_lit_and_its_pictures_are_not_changed(prior, tmp_pat
         assert "extensions" in materials["shaded"] and "extensions" not in materials["albedo"]
     for name in ("a_model.ply", "a_views.png"):
         assert (tmp_path / "albedo" / name).read_bytes() == (tmp_path / "shaded" / name).read_bytes()
+    for name in ("a.json", "a_refined.json"):
+        asked = {which: json.loads((tmp_path / which / name).read_text())["prior_evaluations"] for which in ("shaded", "albedo")}
+        assert asked["albedo"] == asked["shaded"] + 1  # what light is taken out by was asked of the prior too
 
 
 def material_of(path):
