@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microdreamer.guidance.published.multiview_unet import KeysValues, MultiViewUNet, ResBlock, Upsample, ViewBlock, ViewTransformer
+from microdreamer.guidance.published.layers import KeysValues, Upsample
+from microdreamer.guidance.published.multiview_unet import MultiViewUNet, ResBlock, ViewBlock, ViewTransformer
 from microdreamer.guidance.published.unet import ResidualBlock, Transformer, TransformerBlock
 from microdreamer.kernels.group_norm import group_moments, group_norm, group_normalise
 from microdreamer.kernels.tokens import add_bias, add_layer_norm, gated_gelu, layer_norm
