@@ -220,6 +220,12 @@ class UNet(nn.Module):
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(base, config.out_channels, 3, padding=1)
 
+    @property
+    def blocks(self) -> list[TransformerBlock]:
+        """Transformer blocks in the order in which they run."""
+        parts = self.down_blocks, self.mid_block, self.up_blocks
+        return [module for part in parts for module in part.modules() if isinstance(module, TransformerBlock)]
+
     def forward(self, x: Tensor, t: Tensor, told: Tensor) -> Tensor:
         embedding = self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
         x = self.conv_in(x)
