@@ -79,7 +79,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     rows = [(picture, None) for picture in pictures] or [(None, sentence) for sentence in args.sentences or SENTENCES]
-    guidance = args.guidance or (PICTURE_GUIDANCE if pictures else SENTENCE_GUIDANCE)
+    guidance = (PICTURE_GUIDANCE if pictures else SENTENCE_GUIDANCE) if args.guidance is None else args.guidance
     elevation = (0.0 if pictures else -15.0) if args.elevation is None else args.elevation
     block = len(SIDES) * args.size
     left = args.size if pictures else 2 * args.size

@@ -234,23 +234,6 @@ def _(bench, key):
     assert counts == {"fixed": 7 + 4 * 3, "linear": 5 + 2 + 4 + 6 + 8, "linear_down": 5 + 10 + 8 + 6 + 4}
 
 
-@row("fit_parts")
-def _(bench):
-    """Views that are rendered for one optimiser step."""
-    render, seen = GaussianModel.render, {}
-    for parts in (1, 2):
-
-        def watched(model, cameras, *given, parts=parts, **more):
-            if torch.is_grad_enabled():
-                seen.setdefault(parts, set()).add(len(cameras))
-            return render(model, cameras, *given, **more)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(GaussianModel, "render", watched)
-            bench.first("batch_size_min=8", "batch_size_max=8", f"fit_parts={parts}")
-    assert seen == {1: {8}, 2: {4}}
-
-
 @row("lambda_sd", "ref_loss", "ref_mask_loss")
 def _(bench, key):
     """With no weight nothing moves; the mask moves no colour, the picture and the prior's views do."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ def read_tensors_to(path: Path, device: torch.device | str, dtype: torch.dtype) 
     device, found = torch.device(device), {}
     with ThreadPoolExecutor(READERS) as readers:
         for group in _groups(_layout(path)):
-            made = {name: (at, torch.empty(shape, dtype=kind, device=device)) for name, kind, shape, at in group}
-            pieces = deque(_pieces([(at, tensor.reshape(-1).view(torch.uint8)) for at, tensor in made.values()]))
+            made = {entry.name: torch.empty(entry.shape, dtype=entry.dtype, device=device) for entry in group}
+            pieces = deque(_pieces([(entry.at, made[entry.name].reshape(-1).view(torch.uint8)) for entry in group]))
             ready = torch.cuda.current_stream(device) if device.type == "cuda" else None
             work = [readers.submit(_read, path, pieces, device, ready) for _ in range(READERS)]
             try:
@@ -51,16 +52,22 @@ def read_tensors_to(path: Path, device: torch.device | str, dtype: torch.dtype) 
                 pieces.clear()  # where a reader failed, or after Ctrl-C, the others stop too
             for reader in work:
                 reader.result()
-            found.update({name: tensor.to(dtype) for name, (_, tensor) in made.items()})
+            found.update({name: tensor.to(dtype) for name, tensor in made.items()})
             del made  # before the next group takes its memory
     return found
 
 
-Entry = tuple[str, torch.dtype, tuple[int, ...], int]  # name, type, shape, place in the file
+class Entry(NamedTuple):
+    """A tensor of the file, and where its bytes begin."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    at: int
 
 
 def _layout(path: Path) -> list[Entry]:
-    """In the order of the file."""
+    """The tensors of a file, in its order. Raises ValueError for one of another type than TYPES."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -68,15 +75,15 @@ def _layout(path: Path) -> list[Entry]:
     for name, entry in header.items():
         if entry["dtype"] not in TYPES:
             raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; expected one of {', '.join(TYPES)}")
-    entries = [(name, TYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0]) for name, e in header.items()]
-    return sorted(entries, key=lambda entry: entry[3])
+    entries = [Entry(name, TYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0]) for name, e in header.items()]
+    return sorted(entries, key=lambda entry: entry.at)
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
     """Neighbours of up to GROUP bytes, or one that is larger."""
     group: list[Entry] = []
     for entry in entries:
-        if group and entry[3] - group[0][3] >= GROUP:
+        if group and entry.at - group[0].at >= GROUP:
             yield group
             group = []
         group.append(entry)

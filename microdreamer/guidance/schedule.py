@@ -15,6 +15,16 @@ from torch import Tensor
 SPACINGS = ("leading", "trailing")
 
 
+def cosine_log_snr(s: Tensor, shift: float) -> Tensor:
+    """Log signal-to-noise ratio at times s in (0, 1), in which it falls: see `NoiseSchedule.shifted_cosine`."""
+    return -2 * torch.log(torch.tan(0.5 * math.pi * s)) + shift
+
+
+def cosine_time(log_snr: float, shift: float) -> float:
+    """The time s in (0, 1) at which `cosine_log_snr` is `log_snr`."""
+    return 2 / math.pi * math.atan(math.exp((shift - log_snr) / 2))
+
+
 @dataclasses.dataclass(frozen=True)
 class NoiseSchedule:
     """Cumulative alphas of T levels, falling in t, and how a sampler of N steps picks its levels among them.
@@ -56,10 +66,9 @@ class NoiseSchedule:
         that small pictures need less of and large ones more: Hoogeboom et al. 2023, simple diffusion, section 2.2.)
         Sampling starts at the last level, which holds next to no signal, and ends at the clean sample.
         """
-        ends = [2 / math.pi * math.atan(math.exp((log_snr_shift - end) / 2)) for end in (max_log_snr, min_log_snr)]
+        ends = [cosine_time(end, log_snr_shift) for end in (max_log_snr, min_log_snr)]
         s = torch.linspace(*ends, timesteps, dtype=torch.float64)
-        log_snr = -2 * torch.log(torch.tan(math.pi * s / 2)) + log_snr_shift
-        return cls(torch.sigmoid(log_snr), 1.0, "trailing")
+        return cls(torch.sigmoid(cosine_log_snr(s, log_snr_shift)), 1.0, "trailing")
 
     @property
     def timesteps(self) -> int:

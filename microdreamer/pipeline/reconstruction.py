@@ -61,8 +61,7 @@ class Job:
     reference: Reference | None  # these as more views
     rounds: list[Round]
     generator: torch.Generator
-    guess: GaussianModel | None = None  # what the prior tells at a glance, where it was asked for
-    evaluations: int = 0  # of the prior, that this took
+    guess: GaussianModel | None = None  # what the prior tells at a glance, where that is wanted beside the rounds
 
 
 def with_inputs(config: Config, picture: Picture | Sequence[Picture] | None, prompt: str | None) -> Config:
@@ -104,7 +103,7 @@ def prepare(config: Config, prior: Prior, pictures: Sequence[PosedPicture], gues
     """
     if guess:
         check_surfaces(prior, "preview")
-    from_prior, evaluations = starts_from_prior(config, prior), prior.evaluations
+    from_prior = starts_from_prior(config, prior)
     generator = torch.Generator().manual_seed(config.seed)
     prior, condition = condition_prior(config, prior, pictures)
     size = config.ref_size or prior.resolution
@@ -122,8 +121,7 @@ def prepare(config: Config, prior: Prior, pictures: Sequence[PosedPicture], gues
         model = copy.deepcopy(glance)
     else:
         model = GaussianModel.initial_ball(config.num_pts, sh_degree=config.sh_degree, generator=generator, device=prior.device)
-    evaluations = prior.evaluations - evaluations
-    return Job(config, prior, condition, model, views, pictures, reference, rounds, generator, glance, evaluations)
+    return Job(config, prior, condition, model, views, pictures, reference, rounds, generator, glance if guess else None)
 
 
 def places_in(pictures: Sequence[PosedPicture]) -> tuple[Tensor, Tensor] | None:
@@ -152,7 +150,7 @@ def run_rounds(job: Job, progress: Progress) -> None:
         return step in grow_at
 
     weights = {"weight": config.lambda_sd, "ref_loss": config.ref_loss, "ref_mask_loss": config.ref_mask_loss}
-    fitter = sir.Fitter(model, job.reference, background, learn, **weights, parts=config.fit_parts)
+    fitter = sir.Fitter(model, job.reference, background, learn, **weights)
     for turn in job.rounds:
         progress.start_round(turn)
         cameras = sir.draw_cameras(prior, job.views, generator, from_front=turn.starts_from_noise)
@@ -226,7 +224,8 @@ def reconstruct(
             prior = prior or prior_for(config, device)
             inputs = posed(config, prior, pictures, names_of(sources), places)
             check_material(config, prior)
-            job = prepare(config, prior, inputs, previewed := config.preview or on_preview is not None)
+            asked_before = prior.evaluations  # by earlier runs, and for the pictures' cameras
+            job = prepare(config, prior, inputs, guess=config.preview or on_preview is not None)
     if on_preview is not None and job.guess is not None:
         with watch.phase("preview"):
             on_preview(copy.deepcopy(job.guess))
@@ -258,7 +257,7 @@ def reconstruct(
         complete=complete,
         rounds=progress.rounds_done,
         optimiser_steps=progress.fit_steps,
-        prior_evaluations=job.evaluations + progress.evaluations,
+        prior_evaluations=prior.evaluations - asked_before,
         prior_precision=str(job.prior.dtype).removeprefix("torch."),
         gaussians=len(job.model),
         cameras=[{"elevation": one.elevation, "azimuth": one.azimuth} for one in inputs],
@@ -266,5 +265,4 @@ def reconstruct(
         no_mesh=no_mesh,
     )
     points = job.model.means.detach()
-    guess = job.guess if previewed else None
-    return Result(config, job.model, mesh, record, job.model, points, complete, no_mesh, inputs=inputs, guess=guess)
+    return Result(config, job.model, mesh, record, job.model, points, complete, no_mesh, inputs=inputs, guess=job.guess)

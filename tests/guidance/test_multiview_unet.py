@@ -9,7 +9,8 @@ from conftest import DEVICES
 from safetensors.torch import load_file
 
 from microdreamer.guidance.published.inference import ChannelsLastGroupNorm, for_inference
-from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig, timestep_embedding
+from microdreamer.guidance.published.layers import timestep_embedding
+from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig
 
 
 def golden(parity, name):

@@ -189,6 +189,18 @@ def test_the_form_for_inference_gives_the_same(tiny_checkpoint, winograd, name):
     assert_close(changed.decode(plain.encode(pictures)), plain.decode(plain.encode(pictures)), 1e-5)
 
 
+def test_the_form_for_inference_gives_the_same_where_attention_begins_in_the_middle():
+    """What a single token adds is made for all blocks by the one that runs first."""
+    config = {"block_out_channels": [32, 64], "cross_attention_dim": 16, "layers_per_block": 1, "attention_head_dim": 4}
+    config |= {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]}
+    network = UNet(settings_from(UNetConfig, config)).eval().requires_grad_(False)
+    inputs = [(torch.randn(2, 4, 8, 8), torch.tensor([1.0, 400]), torch.randn(2, 1, 16)) for _ in range(2)]
+    expected = [network(*given) for given in inputs]
+    for_inference(network, winograd=False)
+    for given, plain in zip(inputs, expected, strict=True):
+        assert_close(network(*given), plain, 1e-5)
+
+
 def test_the_form_for_inference_of_many_views_gives_the_same(tiny_checkpoint, winograd):
     plain, changed = (load_prior("mvdream", str(tiny_checkpoint("mvdream"))) for _ in range(2))
     for_inference(changed.network, winograd)

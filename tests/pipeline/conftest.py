@@ -1,4 +1,4 @@
-"""What the tests of the second stage share: an object, its picture and Gaussians, a prior that knows it, and what stage 1 leaves."""
+"""What several modules share: an object, its picture and Gaussians, priors that know it, and what stage 1 leaves."""
 
 import os
 
@@ -9,6 +9,7 @@ from PIL import Image
 from second_stage import FIRST, SMALL
 
 from cam_utils import orbit_cameras
+from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.pipeline import commands, reconstruction
 
 
@@ -38,6 +39,15 @@ def ply(truth, tmp_path_factory):
 def prior(monkeypatch, truth):
     prior = OraclePrior(truth, 32)
     monkeypatch.setattr(reconstruction, "load_prior", lambda *_: prior)
+    return prior
+
+
+@pytest.fixture
+def surface_prior(monkeypatch):
+    """Knows an object of its own and tells surfaces, in place of the micro prior wherever that is loaded."""
+    prior = OraclePrior(coloured_ellipsoid(), 32)
+    prior.tells_surfaces = True
+    monkeypatch.setattr(MicroPrior, "load", lambda *_: prior)
     return prior
 
 

@@ -24,14 +24,6 @@ WORDS = ("--quiet", *FIRST, *SMALL, "prompt=an egg", "save_path=a")
 PREVIEW = {"a_preview.png", "a_preview.ply"}
 
 
-@pytest.fixture
-def prior(monkeypatch):
-    prior = OraclePrior(coloured_ellipsoid(), 32)
-    prior.tells_surfaces = True
-    monkeypatch.setattr(MicroPrior, "load", lambda *_: prior)
-    return prior
-
-
 def make(folder, *words):
     return commands.make([*WORDS, f"outdir={folder}", *words])
 
@@ -44,21 +36,21 @@ def names(folder):
 
 
 @pytest.mark.parametrize("words", [(), ("radius=4", "fovy=35"), ("elevation=-30",)])
-def test_the_guess_looks_like_the_object_from_where_the_runs_cameras_stand(prior, words):
+def test_the_guess_looks_like_the_object_from_where_the_runs_cameras_stand(surface_prior, words):
     """The prior sees every camera as its own; what fills a third of its pictures fills a third of the run's."""
     config = load_config(None, [*words, "num_pts=1500"])
-    guess = first_guess(config, prior, None)
+    guess = first_guess(config, surface_prior, None)
     assert 600 < len(guess) <= 750
     own = orbit_cameras(config.eye_level, [0.0, 60.0, 180.0], width=64, height=64)
     runs = orbit_cameras(config.eye_level, [0.0, 60.0, 180.0], config.radius, fov_y=config.fovy, width=64, height=64)
     with torch.no_grad():
-        shown, seen = prior.truth.render(own), guess.render(runs)
+        shown, seen = surface_prior.truth.render(own), guess.render(runs)
     inside, guessed = shown.alpha > 0.5, seen.alpha > 0.5
     assert float((inside & guessed).sum() / (inside | guessed).sum()) > 0.8
     assert float((shown.image - seen.image).abs().mean()) < 0.04
 
 
-def test_a_start_from_the_prior_is_near_the_object_before_any_round_and_is_counted(prior, tmp_path):
+def test_a_start_from_the_prior_is_near_the_object_before_any_round_and_is_counted(surface_prior, tmp_path):
     short = ("total_steps=1", "denoise_steps=1", "init_steps=1", "position_lr_init=0", "position_lr_final=0")
     assert make(tmp_path, "start=prior", *short) == 0
     model = GaussianModel.load(tmp_path / "a_model.ply")
@@ -66,7 +58,7 @@ def test_a_start_from_the_prior_is_near_the_object_before_any_round_and_is_count
     assert make(tmp_path / "ball", "start=ball", *short) == 0
     from_ball = GaussianModel.load(tmp_path / "ball" / "a_model.ply")
     assert share_inside(from_ball) > 0.2 and len(from_ball) > 500
-    results_of = [microdreamer.reconstruct(prompt="an egg", prior=prior, config=small(start=start)) for start in ("ball", "prior")]
+    results_of = [microdreamer.reconstruct(prompt="an egg", prior=surface_prior, config=small(start=start)) for start in ("ball", "prior")]
     counts = [result.record["prior_evaluations"] for result in results_of]
     assert counts[1] == counts[0] + 1
 
@@ -93,24 +85,24 @@ def test_weights_without_surfaces_are_one_line(monkeypatch, tmp_path, capsys, as
     assert not (tmp_path / "out").exists() and not blind.evaluations
 
 
-def test_auto_starts_from_the_prior_only_where_it_can(prior, tmp_path):
+def test_auto_starts_from_the_prior_only_where_it_can(surface_prior, tmp_path):
     for tells, same in ((True, "prior"), (False, "ball")):
-        prior.tells_surfaces = True
+        surface_prior.tells_surfaces = True
         assert make(tmp_path / same, f"start={same}") == 0
-        prior.tells_surfaces = tells
+        surface_prior.tells_surfaces = tells
         assert make(tmp_path / "auto", "start=auto") == 0
         assert (tmp_path / "auto" / "a_model.ply").read_bytes() == (tmp_path / same / "a_model.ply").read_bytes()
 
 
-def test_two_things_to_start_from_are_refused(prior, tmp_path, capsys):
-    prior.truth.save(tmp_path / "egg.ply")
+def test_two_things_to_start_from_are_refused(surface_prior, tmp_path, capsys):
+    surface_prior.truth.save(tmp_path / "egg.ply")
     assert make(tmp_path / "out", f"load={tmp_path / 'egg.ply'}", "start=prior") == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out").exists()
     assert make(tmp_path / "out", f"load={tmp_path / 'egg.ply'}", "start=auto") == 0
 
 
-def test_a_prior_that_sees_nothing_is_one_line(prior, tmp_path, capsys):
-    prior.truth.opacity_logits.data.fill_(-8.0)
+def test_a_prior_that_sees_nothing_is_one_line(surface_prior, tmp_path, capsys):
+    surface_prior.truth.opacity_logits.data.fill_(-8.0)
     assert make(tmp_path / "out", "start=prior") == 2
     assert "too few for an object" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -128,7 +120,7 @@ def test_a_small_network_with_surfaces_runs_through(monkeypatch, tmp_path):
 # ---- The preview ----
 
 
-def test_a_preview_is_part_of_the_result_and_changes_nothing_else(prior, tmp_path):
+def test_a_preview_is_part_of_the_result_and_changes_nothing_else(surface_prior, tmp_path):
     assert make(tmp_path / "plain") == 0 and make(tmp_path / "shown", "--preview") == 0
     plain, shown = names(tmp_path / "plain"), names(tmp_path / "shown")
     assert shown - plain == PREVIEW and plain < shown
@@ -140,23 +132,23 @@ def test_a_preview_is_part_of_the_result_and_changes_nothing_else(prior, tmp_pat
     assert names(tmp_path / "shown") == plain
 
 
-def test_the_preview_is_there_before_the_rounds(prior, tmp_path, monkeypatch):
+def test_the_preview_is_there_before_the_rounds(surface_prior, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(commands, "config_line", lambda config: "")
-    predict = prior.predict_noise
+    predict = surface_prior.predict_noise
 
     def look(*given):
         found.append(names(tmp_path))
         return predict(*given)
 
-    monkeypatch.setattr(prior, "predict_noise", look)
+    monkeypatch.setattr(surface_prior, "predict_noise", look)
     assert make(tmp_path, "preview=true", "start=prior") == 0
     assert found[0] == PREVIEW
 
 
-def test_the_library_hands_the_guess_over_and_keeps_it(prior, tmp_path):
+def test_the_library_hands_the_guess_over_and_keeps_it(surface_prior, tmp_path):
     given = []
-    result = microdreamer.reconstruct(prompt="an egg", prior=prior, config=small(start="prior"), on_preview=given.append)
+    result = microdreamer.reconstruct(prompt="an egg", prior=surface_prior, config=small(start="prior"), on_preview=given.append)
     (guess,) = given
     assert all(torch.equal(getattr(guess, name), getattr(result.guess, name)) for name in PARAMETERS)
     guess.means.data.zero_()  # one's own
@@ -165,13 +157,13 @@ def test_the_library_hands_the_guess_over_and_keeps_it(prior, tmp_path):
     again = GaussianModel.load(f"{stem}_preview.ply")
     assert torch.equal(again.means, result.guess.means)
     assert set(result.record) and "b_preview.ply" in (tmp_path / "b.json").read_text()
-    assert microdreamer.reconstruct(prompt="an egg", prior=prior, config=small(start="prior")).guess is None
+    assert microdreamer.reconstruct(prompt="an egg", prior=surface_prior, config=small(start="prior")).guess is None
 
 
-def test_each_picture_of_a_batch_has_its_preview(prior, tmp_path):
+def test_each_picture_of_a_batch_has_its_preview(surface_prior, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    shown = prior.truth.render(orbit_cameras(0, 0, width=48, height=48), torch.zeros(3))
+    shown = surface_prior.truth.render(orbit_cameras(0, 0, width=48, height=48), torch.zeros(3))
     rgba = torch.cat([shown.image / shown.alpha.clamp_min(1e-3), shown.alpha], dim=1)[0].clamp(0, 1)
     for name in ("one", "two"):
         Image.fromarray((rgba * 255).byte().permute(1, 2, 0).numpy()).save(pictures / f"{name}_rgba.png")
@@ -180,7 +172,7 @@ def test_each_picture_of_a_batch_has_its_preview(prior, tmp_path):
     assert {f"{name}_preview.{kind}" for name in ("one", "two") for kind in ("ply", "png")} <= names(tmp_path / "out")
 
 
-def test_a_full_disk_leaves_the_earlier_result_and_no_half_preview(prior, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_result_and_no_half_preview(surface_prior, tmp_path, capsys, monkeypatch):
     assert make(tmp_path) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     write = results.write_sheet
@@ -200,7 +192,7 @@ def test_a_full_disk_leaves_the_earlier_result_and_no_half_preview(prior, tmp_pa
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_while_the_preview_is_written(prior, tmp_path, capsys, monkeypatch, times):
+def test_ctrl_c_while_the_preview_is_written(surface_prior, tmp_path, capsys, monkeypatch, times):
     """Once: it becomes whole, and the run stops. Twice: nothing of it is left."""
     write = results.write_sheet
 

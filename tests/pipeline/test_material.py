@@ -15,7 +15,6 @@ import microdreamer
 from cam_utils import orbit_cameras
 from microdreamer import UserError
 from microdreamer.guidance.micro.network import Surfaces
-from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.images.reference import Reference
 from microdreamer.meshes.baking import bake, texels_of, unwrapped, with_gain
 from microdreamer.meshes.mesh import Mesh
@@ -31,14 +30,6 @@ def ball():
     shape = trimesh.creation.icosphere(3, 0.6)
     mesh = Mesh(shape.vertices, shape.faces, np.full((len(shape.vertices), 3), [0.6, 0.4, 0.2]))
     return bake(unwrapped(mesh, SIZE), SIZE)
-
-
-@pytest.fixture
-def prior(monkeypatch):
-    prior = OraclePrior(coloured_ellipsoid(), 32)
-    prior.tells_surfaces = True
-    monkeypatch.setattr(MicroPrior, "load", lambda *_: prior)
-    return prior
 
 
 class LampPrior(OraclePrior):
@@ -114,7 +105,7 @@ def test_what_is_told_is_averaged_over_neighbouring_pixels(ball):
     assert float(gain.std()) < 0.02 and float(gain.mean()) == pytest.approx(0.8, abs=0.02)
 
 
-def test_the_glb_of_a_run_is_lit_and_its_pictures_are_not_changed(prior, tmp_path):
+def test_the_glb_of_a_run_is_lit_and_its_pictures_are_not_changed(surface_prior, tmp_path):
     for name in ("shaded", "albedo"):
         words = ["--quiet", *FIRST, *SMALL, "prompt=an egg", "save_path=a", f"outdir={tmp_path / name}", f"material={name}"]
         assert commands.make(words) == 0
@@ -124,6 +115,9 @@ def test_the_glb_of_a_run_is_lit_and_its_pictures_are_not_changed(prior, tmp_pat
         assert "extensions" in materials["shaded"] and "extensions" not in materials["albedo"]
     for name in ("a_model.ply", "a_views.png"):
         assert (tmp_path / "albedo" / name).read_bytes() == (tmp_path / "shaded" / name).read_bytes()
+    for name in ("a.json", "a_refined.json"):
+        asked = {which: json.loads((tmp_path / which / name).read_text())["prior_evaluations"] for which in ("shaded", "albedo")}
+        assert asked["albedo"] == asked["shaded"] + 1  # what light is taken out by was asked of the prior too
 
 
 def material_of(path):
@@ -132,17 +126,19 @@ def material_of(path):
 
 
 @pytest.mark.parametrize("moves", [True, False])
-def test_stage_2_starts_from_colours_in_their_light_again(prior, moves):
+def test_stage_2_starts_from_colours_in_their_light_again(surface_prior, moves):
     """Light is taken out once: of a mesh that stage 1 has made so, the texture is painted anew first."""
     settings = {"total_steps": 1, "denoise_steps": 2, "init_steps": 4, "video_frames": 0, "mesh_resolution": 32, "texture_size": 64}
     settings |= {"refine_size": 32, "refine_steps": 1, "geometry_steps": 1, "iters_refine": 0, "train_geo": moves, "material": "albedo"}
     refined = {}
     for name in ("shaded", "albedo"):
-        result = microdreamer.reconstruct(prompt="an egg", prior=prior, config=settings | {"material": name})
+        result = microdreamer.reconstruct(prompt="an egg", prior=surface_prior, config=settings | {"material": name})
         again = dataclasses.replace(result.config, material="albedo")
-        refined[name] = microdreamer.refine(result, config=again, prior=prior).mesh.texture
+        refined[name] = microdreamer.refine(result, config=again, prior=surface_prior).mesh.texture
     np.testing.assert_allclose(refined["albedo"], refined["shaded"], atol=1e-5)
-    bright = microdreamer.refine(result, config=dataclasses.replace(again, material="shaded", train_geo=True), prior=prior).mesh.texture
+    bright = microdreamer.refine(
+        result, config=dataclasses.replace(again, material="shaded", train_geo=True), prior=surface_prior
+    ).mesh.texture
     inside = bright.min(axis=2) < 0.95
     assert np.median(refined["albedo"][inside] / bright[inside].clip(0.05)) == pytest.approx(DIM, abs=0.05)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.functional import avg_pool2d, grid_sample
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project_for_sampling, unproject
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.micro.network import Surfaces
-from microdreamer.guidance.samplers import normal
+from microdreamer.guidance.samplers import ddim_sample, normal
 
 COVERED = 0.5  # least coverage of a pixel that shows a surface
 WHOLE = 0.95  # coverage from which on a pixel tells of itself; others
@@ -33,9 +32,8 @@ def read_off(prior: Prior, condition: object, elevation: float, levels: Sequence
     azimuth = 360 / prior.views * torch.arange(prior.views, dtype=torch.float64)
     cameras = orbit_cameras(elevation, azimuth, RADIUS, fov_y=FOV_Y, **size, device=prior.device)
     latents = normal(prior.latent_shape(prior.views), generator, prior.device)
-    for t, t_next in itertools.pairwise(levels):
-        noise = prior.predict_noise(latents, t, cameras, condition, 1.0)
-        latents = prior.schedule.step(latents, noise, t, t_next)
+    if len(levels) > 1:
+        latents = ddim_sample(prior, latents, cameras, condition, levels[:-1], 1.0, end=levels[-1])
     colours, surfaces = prior.predict_surfaces(latents, levels[-1], cameras, condition)
     return points_of(colours, surfaces, cameras)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microdreamer.guidance.published.multiview_unet import Upsample
+from microdreamer.guidance.published.layers import Upsample
 from microdreamer.guidance.published.unet import ResidualBlock
 
 EPS = 1e-6  # of every norm

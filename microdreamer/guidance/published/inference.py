@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microdreamer.guidance.published.multiview_unet import KeysValues, MultiViewUNet, ResBlock, Upsample, ViewBlock, ViewTransformer
-from microdreamer.guidance.published.unet import ResidualBlock, Transformer, TransformerBlock
+from microdreamer.guidance.published.layers import KeysValues, Upsample
+from microdreamer.guidance.published.multiview_unet import MultiViewUNet, ResBlock, ViewBlock, ViewTransformer
+from microdreamer.guidance.published.unet import ResidualBlock, Transformer, TransformerBlock, UNet
 from microdreamer.kernels.group_norm import group_moments, group_norm, group_normalise
 from microdreamer.kernels.tokens import add_bias, add_layer_norm, gated_gelu, layer_norm
 from microdreamer.kernels.winograd import Norm, transform_weights, winograd_input, winograd_output
@@ -254,7 +255,7 @@ def _quicken_single(network: nn.Module) -> None:
         block.norm1.silu = block.norm2.silu = True
         knowing = (offsets, timed.index(block)) if block.time_emb_proj is not None else (None, 0)
         block.forward = functools.partial(_single_block, block, *knowing)
-    blocks = [module for module in network.modules() if isinstance(module, TransformerBlock)]
+    blocks = network.blocks if isinstance(network, UNet) else []
     shared = _token_offsets([block.attn2 for block in blocks]) if blocks else None
     transformers = [module for module in network.modules() if isinstance(module, Transformer)]
     for transformer in transformers:

@@ -13,7 +13,8 @@ from cam_utils import Cameras
 from microdreamer.core.rows import join_rows, map_tensors, per_row
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch
 from microdreamer.guidance.published.latent import LatentPrior, Parts
-from microdreamer.guidance.published.multiview_unet import Context, KeysValues, MultiViewUNet
+from microdreamer.guidance.published.layers import KeysValues
+from microdreamer.guidance.published.multiview_unet import Context, MultiViewUNet
 from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 from microdreamer.guidance.published.text import TextEncoder

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microdreamer.guidance.published.multiview_unet import Attention, FeedForward, Upsample, timestep_embedding
+from microdreamer.guidance.published.layers import Attention, FeedForward, Upsample, downsampling, timestep_embedding
 
 WITH_ATTENTION = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
 WITHOUT_ATTENTION = ("DownBlock2D", "UpBlock2D")
@@ -157,15 +157,6 @@ def _as_picture(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).reshape(like.shape).contiguous()
 
 
-class Downsample(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
 class Level(nn.Module):
     """What happens at one size of the picture: residual blocks, each with a transformer after it where there are `attentions`."""
 
@@ -209,7 +200,7 @@ class UNet(nn.Module):
             level, width = Level(blocks, transformers(kind, wider, heads, count)), wider
             skips += [width] * count
             if index < last:
-                level.downsamplers = nn.ModuleList([Downsample(width)])
+                level.downsamplers = nn.ModuleList([downsampling(width, "conv")])
                 skips.append(width)
             self.down_blocks.append(level)
         deepest = width
@@ -228,6 +219,12 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, base, eps=config.norm_eps)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(base, config.out_channels, 3, padding=1)
+
+    @property
+    def blocks(self) -> list[TransformerBlock]:
+        """Transformer blocks in the order in which they run."""
+        parts = self.down_blocks, self.mid_block, self.up_blocks
+        return [module for part in parts for module in part.modules() if isinstance(module, TransformerBlock)]
 
     def forward(self, x: Tensor, t: Tensor, told: Tensor) -> Tensor:
         embedding = self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))

@@ -23,8 +23,9 @@ from torch import Tensor
 from microdreamer.core.cuda_graphs import capture, warm_up
 from microdreamer.guidance.checkpoints import save_sharded
 from microdreamer.guidance.micro.network import MultiViewNetwork
-from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MIN_LOG_SNR
+from microdreamer.guidance.micro.prior import CLEANEST, LOG_SNR_SHIFT, MIN_LOG_SNR
 from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.guidance.schedule import cosine_log_snr, cosine_time
 from microdreamer.training.micro_prior.bank import Bank
 from microdreamer.training.micro_prior.batches import Batch, draw_batch, told_samples
 from microdreamer.training.micro_prior.checkpoint import Progress, load_run, random_states, save_run
@@ -60,7 +61,6 @@ class TrainingConfig:
     seed: int = 0
 
 
-MAX_LOG_SNR = 8.0  # of the noise that is trained on
 CHECKPOINT_MINUTES = 4.0  # between two checkpoints
 REPORT_STEPS = 200  # steps between two reports, and the earliest between two checkpoints
 
@@ -69,9 +69,9 @@ def draw_log_snr(count: int, coarse: Tensor) -> Tensor:
     """[count] log signal-to-noise ratios in random order; `coarse` (a device scalar, 0 or 1) keeps them below -3."""
     order = torch.rand(count, device=coarse.device).argsort()  # the last samples of a batch have more pictures, the first ones surfaces
     t = (order + torch.rand(count, device=coarse.device)) / count
-    cut = 2 / math.pi * math.atan(math.exp(0.5 * (LOG_SNR_SHIFT + 3)))  # the t at which log-SNR is -3
+    cut = cosine_time(-3.0, LOG_SNR_SHIFT)
     t = t * (1 - cut * coarse) + cut * coarse
-    return (-2 * torch.log(torch.tan(0.5 * math.pi * t.clamp(1e-4, 1 - 1e-4))) + LOG_SNR_SHIFT).clamp(MIN_LOG_SNR, MAX_LOG_SNR)
+    return cosine_log_snr(t.clamp(1e-4, 1 - 1e-4), LOG_SNR_SHIFT).clamp(MIN_LOG_SNR, CLEANEST)
 
 
 def denoising_loss(

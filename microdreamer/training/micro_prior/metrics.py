@@ -145,7 +145,7 @@ def score_objects(
     cameras = orbit_cameras([-ELEVATION_UP] * 4, list(SIDES), width=resolution, height=resolution, device=device)
     levels = prior.schedule.levels(steps)[::-1]
     rows: dict[str, list[Tensor]] = {name: [] for name in ("sampled", "one_step", "copy", "mirrored_copy")}
-    surfaces = TrueSurfaces(meshes, cameras) if prior.network.config.geometry else None
+    surfaces = TrueSurfaces(meshes, cameras) if prior.tells_surfaces else None
     free: dict[str, list[Tensor]] = {"sampled": [], "one_step": []}
     pictures = []
     for index in indices:
@@ -237,7 +237,7 @@ def main() -> None:
             small = F.interpolate(pictures.flatten(0, 2), scale_factor=0.5, mode="area")
             write_sheet(args.sheet, list(small), columns=2 * len(SIDES))
         write()
-    if prior.network.config.geometry:
+    if prior.tells_surfaces:
         results["surfaces"] = score_surfaces(prior, meshes, indices)
         print(json.dumps(results["surfaces"]), flush=True)
         write()

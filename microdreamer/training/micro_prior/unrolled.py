@@ -9,7 +9,6 @@ later steps would move it; and this way the step is the one call of the network 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.micro.pixel_gaussians import draw, gaussians_of
 from microdreamer.guidance.micro.prior import END, LOG_SNR_SHIFT, MIN_LOG_SNR
+from microdreamer.guidance.schedule import cosine_log_snr, cosine_time
 from microdreamer.training.micro_prior.batches import Batch, FreeViews
 
 PARTS = ("free_colours", "free_edges", "free_coverage")  # of the error at free cameras
@@ -30,10 +30,10 @@ def sampling_levels(count: int, steps: int, device: torch.device | str) -> Tenso
 
     They are even in the cosine schedule's time, as those of sampling are. A single step is that at pure noise.
     """
-    first, last = (2 / math.pi * math.atan(math.exp((LOG_SNR_SHIFT - end) / 2)) for end in (MIN_LOG_SNR, END))
+    first, last = (cosine_time(end, LOG_SNR_SHIFT) for end in (MIN_LOG_SNR, END))
     reached = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
     time = first + (last - first) * reached * torch.linspace(0, 1, steps, device=device)[:, None]
-    return -2 * torch.log(torch.tan(0.5 * math.pi * time)) + LOG_SNR_SHIFT
+    return cosine_log_snr(time, LOG_SNR_SHIFT)
 
 
 def renoised(noisy: Tensor, clean: Tensor, now: Tensor, then: Tensor, fresh: Tensor) -> Tensor:
