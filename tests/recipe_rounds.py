@@ -69,7 +69,8 @@ def _(bench):
     seen = bench.first("cfg=2.5", "cfg_interval=[0.3,0.6]", "inv_r=1").prior.seen
     assert {call.scale for call in seen} == {1.0, 2.5}
     assert all((call.scale == 2.5) == (300 <= call.t <= 600) for call in seen)
-    assert {call.scale for call in bench.second("prompt=an egg", bench.cube(), "refine_cfg=2.5", "cfg_interval=[0.9,1]").prior.seen} == {1.0}
+    words = "prompt=an egg", bench.cube(), "refine_cfg=2.5", "cfg_interval=[0.9,1]"
+    assert {call.scale for call in bench.second(*words).prior.seen} == {1.0}
 
 
 @row("feature_interval")
