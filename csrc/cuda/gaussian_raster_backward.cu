@@ -8,7 +8,7 @@ namespace {
 constexpr int kBackwardPixels = 2;           // pixels a thread
 constexpr int kTogether = 8;                 // splats whose gradients a warp sums at a time
 constexpr int kSharing = kWarp / kTogether;  // lanes that share the sums of a splat
-constexpr int kResident = 7;                 // blocks of tiles that a processor has memory for
+constexpr int kResident = 6;                 // blocks of tiles that a processor has memory for
 
 struct BackwardParts {
   SplatGradient* v_splats;   // [V,N]
@@ -170,8 +170,7 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads, kResiden
   };
   walk<P>(
       in, state, grid, place, shared,
-      [&](int i) {
-        const Splat& s = shared.splats[i];
+      [&](const Splat& s, int i) {
         const float dx = s.x - x;
         float alpha[P], uncapped[P], before[P];
         bool blends[P], any_blends = false;

@@ -199,8 +199,7 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
   bool done = !inside;
   walk<1>(
       in, state, grid, place, shared,
-      [&](int i) {
-        const Splat& s = shared.splats[i];
+      [&](const Splat& s, int) {
         const Coverage c = cover(s, s.x - x, s.y - y);
         if (done || !c.seen) return;
         const float after = transmittance * (1.f - c.alpha);

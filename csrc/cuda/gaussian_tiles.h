@@ -148,7 +148,7 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
   return total;
 }
 
-// Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
+// Calls visit(splat, i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
 // shared.splats[i], Gaussian shared.ids[i]. is_done(): this thread needs no more; when all of the block agree the walk ends.
 // before_next(): called by the whole warp before other splats take the place of those in `shared`, and before the end.
 template <int kPixels, class Visit, class Done, class BeforeNext>
@@ -183,7 +183,20 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
             meets = rect.x0 <= place.tile_x && place.tile_x < rect.x1 && rect.y0 <= place.tile_y && place.tile_y < rect.y1;
           }
         }
-        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) { visit(group + __ffs(votes) - 1); }
+        unsigned votes = __ballot_sync(kAllLanes, meets);
+        if (votes == 0) continue;
+        // The next splat is fetched while this one is looked at; the last is fetched again.
+        int index = group + __ffs(votes) - 1;
+        Splat splat = shared.splats[index];
+        for (;;) {
+          votes &= votes - 1;
+          const int next = votes ? group + __ffs(votes) - 1 : index;
+          const Splat following = shared.splats[next];
+          visit(splat, index);
+          if (votes == 0) break;
+          splat = following;
+          index = next;
+        }
       }
       before_next();
       if (__syncthreads_and(is_done())) return;
