@@ -10,6 +10,10 @@ constexpr int kTogether = 8;                 // splats whose gradients a warp su
 constexpr int kSharing = kWarp / kTogether;  // lanes that share the sums of a splat
 constexpr int kResident = 6;                 // blocks of tiles that a processor has memory for
 
+constexpr int kGaussianBlock = 64;
+constexpr int kViewLanes = 8;         // threads that share the views of a Gaussian
+constexpr int kFewGaussians = 65536;  // up to here
+
 struct BackwardParts {
   SplatGradient* v_splats;   // [V,N]
   uint32_t* largest;         // [V,N,10] bits of the largest contribution's magnitude; deterministic only
@@ -212,10 +216,39 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads, kResiden
 }
 
 template <int K>
-__global__ void __launch_bounds__(64)
+__global__ void __launch_bounds__(kGaussianBlock)
     gaussian_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
-  const int n = blockIdx.x * 64 + threadIdx.x;
+  const int n = blockIdx.x * kGaussianBlock + threadIdx.x;
   if (n < in.gaussians) gaussian_gradient<K>(in, radii, v_splats, n, out);
+}
+
+// The same for few Gaussians, which would leave most of the device idle: kViewLanes threads for each of them share the views.
+template <int K>
+__global__ void __launch_bounds__(kGaussianBlock)
+    shared_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
+  const int lane = threadIdx.x % kViewLanes, n = (blockIdx.x * kGaussianBlock + threadIdx.x) / kViewLanes;
+  GradientSums<K> sums;
+  if (n < in.gaussians) {
+    for (int view = lane; view < in.views; view += kViewLanes) add_view_gradient<K>(in, radii, v_splats, view, n, sums, out);
+  }
+  float* values = reinterpret_cast<float*>(&sums);
+  constexpr int kValues = sizeof(sums) / sizeof(float);
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    for (int step = 1; step < kViewLanes; step *= 2) values[i] += __shfl_xor_sync(kAllLanes, values[i], step);
+  }
+  if (n < in.gaussians && lane == 0) store_gradients<K>(in, n, sums, out);
+}
+
+template <int K>
+void launch_gaussian_gradient(const Inputs& in, const int* radii, const SplatGradient* v_splats, const InputGradients& out,
+                              cudaStream_t stream) {
+  if (in.views > 1 && in.gaussians <= kFewGaussians) {
+    const int64_t threads = static_cast<int64_t>(in.gaussians) * kViewLanes;
+    shared_gradient_kernel<K><<<blocks(threads, kGaussianBlock), kGaussianBlock, 0, stream>>>(in, radii, v_splats, out);
+  } else {
+    gaussian_gradient_kernel<K><<<blocks(in.gaussians, kGaussianBlock), kGaussianBlock, 0, stream>>>(in, radii, v_splats, out);
+  }
 }
 
 template <Sum kSum>
@@ -248,22 +281,22 @@ cudaError_t backward_cuda(const Inputs& in, const State& state, const Images& im
       launch_blend_backward<Sum::kFast>(in, state, grid, images, v_images, to, stream);
     }
   }
-  const unsigned count = blocks(in.gaussians, 64);
   switch (in.coefficients) {
     case 0:
-      gaussian_gradient_kernel<0><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<0>(in, state.radii, parts.v_splats, out, stream);
       break;
     case 1:
-      gaussian_gradient_kernel<1><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<1>(in, state.radii, parts.v_splats, out, stream);
       break;
     case 4:
-      gaussian_gradient_kernel<4><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<4>(in, state.radii, parts.v_splats, out, stream);
       break;
     case 9:
-      gaussian_gradient_kernel<9><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<9>(in, state.radii, parts.v_splats, out, stream);
       break;
     default:
-      gaussian_gradient_kernel<16><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<16>(in, state.radii, parts.v_splats, out, stream);
+      break;
   }
   return cudaGetLastError();
 }

@@ -38,15 +38,18 @@ struct SortParts {
   void* sort;
   size_t sort_bytes, total;
 
-  SortParts(const Inputs& in, void* base) {
+  // A null base asks how many bytes it takes, and CUB in turn, which takes the host a while; else `bytes` are there.
+  SortParts(const Inputs& in, void* base, size_t bytes) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
     keys = parts.take<Key>(count);
     keys_sorted = parts.take<Key>(count);
     indices = parts.take<int>(count);
-    sort_bytes = 0;
-    cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
-                                    sorted_bits(in.views));
+    sort_bytes = base ? bytes - parts.used() : 0;
+    if (!base) {
+      cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
+                                      sorted_bits(in.views));
+    }
     sort = parts.take<uint8_t>(static_cast<int64_t>(sort_bytes));
     total = parts.used();
   }
@@ -230,19 +233,21 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
 }  // namespace
 
 template <class Key>
-cudaError_t sort_by_depth(const Inputs& in, const State& state, void* workspace, cudaStream_t stream) {
+cudaError_t sort_by_depth(const Inputs& in, const State& state, void* workspace, size_t bytes, cudaStream_t stream) {
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
-  SortParts<Key> parts(in, workspace);
+  SortParts<Key> parts(in, workspace, bytes);
   depth_keys<Key><<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
   return cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices, state.order,
                                          static_cast<int>(count), 0, sorted_bits(in.views), stream);
 }
 
 size_t forward_workspace_bytes(const Inputs& in) {
-  return ranks_by_counting(in) ? 0 : has_short_keys(in) ? SortParts<uint32_t>(in, nullptr).total : SortParts<uint64_t>(in, nullptr).total;
+  return ranks_by_counting(in) ? 0
+         : has_short_keys(in)  ? SortParts<uint32_t>(in, nullptr, 0).total
+                               : SortParts<uint64_t>(in, nullptr, 0).total;
 }
 
-cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
+cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, size_t bytes, cudaStream_t stream) {
   if (in.views == 0) return cudaSuccess;
   const Grid grid = make_grid(in);
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
@@ -252,8 +257,8 @@ cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& ima
       const unsigned ranking = in.views * blocks(in.gaussians, kRanked);
       rank_by_counting<<<ranking, kRanked * kSlices, 0, stream>>>(in, state, words);
     } else {
-      const cudaError_t sorted = has_short_keys(in) ? sort_by_depth<uint32_t>(in, state, workspace, stream)
-                                                    : sort_by_depth<uint64_t>(in, state, workspace, stream);
+      const cudaError_t sorted = has_short_keys(in) ? sort_by_depth<uint32_t>(in, state, workspace, bytes, stream)
+                                                    : sort_by_depth<uint64_t>(in, state, workspace, bytes, stream);
       if (sorted != cudaSuccess) return sorted;
       cudaMemsetAsync(state.marks, 0, words * sizeof(uint32_t), stream);
     }
