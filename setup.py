@@ -55,7 +55,7 @@ def host_flags() -> list[str]:
 
 def op_sources() -> list[str]:
     """As many files as processors, each of which includes its share of the ops: half of an op's compiling is PyTorch's headers."""
-    ops = [*sorted(path.name for path in (ROOT / "csrc").glob("*.cpp")), "course/ops.cpp"]
+    ops = [path.removeprefix("csrc/") for path in (*sources_in("csrc", ".cpp"), *sources_in("csrc/course", "ops.cpp"))]
     count = min(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1), len(ops))
     (ROOT / OBJECTS).mkdir(parents=True, exist_ok=True)
     sources = []
@@ -98,7 +98,7 @@ def extension_arguments() -> dict:
         reason = "USE_CUDA=0" if wanted == "0" else "a CPU build of PyTorch" if torch.version.cuda is None else "no nvcc"
         say(f"building for CPU only ({reason})")
 
-    shared = op_sources() + ([*sources_in("csrc/cuda", ".cu"), "csrc/course/cuda.cu"] if with_cuda else [])
+    shared = op_sources() + ([*sources_in("csrc/cuda", ".cu"), *sources_in("csrc/course", ".cu")] if with_cuda else [])
     if os.environ.get("NATIVE") == "1" and not ON_WINDOWS:
         variants = {"_C": ["-march=native"]}
     elif platform.machine() in ("x86_64", "AMD64"):
@@ -125,7 +125,7 @@ def extension_arguments() -> dict:
     def extension(name: str, flags: list[str]):
         return (CUDAExtension if with_cuda else CppExtension)(
             f"microdreamer.kernels.{name}",
-            [*sources_in("csrc/cpu", ".cpp"), "csrc/course/cpu.cpp"] + (shared if name == "_C" else []),
+            [*sources_in("csrc/cpu", ".cpp"), *sources_in("csrc/course", "cpu.cpp")] + (shared if name == "_C" else []),
             include_dirs=[str(ROOT / "csrc")],
             define_macros=[("MD_WITH_CUDA", None)] if with_cuda else [],
             extra_compile_args={"cxx": host_flags() + flags, "nvcc": ["-std=c++20", "-O3", "--expt-relaxed-constexpr"]},

@@ -10,13 +10,23 @@ Gaussians and writing the grid at the memory's speed, and one exponential for ea
 import argparse
 import functools
 import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, bytes_per_millisecond, time_calls, write_json
+from benchmarks import rows as headline_rows
+from benchmarks.timing import (
+    Timing,
+    bytes_per_millisecond,
+    exponentials_per_millisecond,
+    stop_where_they_differ,
+    time_calls,
+    write_json,
+)
 from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import FIELD_BLOCKS, FIELD_RELAX_RATIO, course, extension
 from microdreamer.kernels.extension import switched
@@ -70,6 +80,17 @@ def floors(covs: Tensor, opacities: Tensor, resolution: int) -> dict[str, float]
     return {"bytes": 4.0 * (10 * len(covs) + resolution**3), "exponentials": float((volumes / voxel).sum())}
 
 
+def headline(bench: headline_rows.Bench, counts: Sequence[int], resolution: int) -> Iterator[headline_rows.Row]:
+    """The compiled version on grids of `resolution`^3 points, held to plain PyTorch on a small one."""
+    small = (*object_like_gaussians(300, bench.device), 2 * FIELD_BLOCKS, FIELD_BLOCKS, FIELD_RELAX_RATIO)
+    stop_where_they_differ([extract_fields(*small)], [plain(*small)], TOLERANCE)
+    for count in counts:
+        gaussians = object_like_gaussians(count, bench.device)
+        arguments = (*gaussians, resolution, FIELD_BLOCKS, FIELD_RELAX_RATIO)
+        work = floors(*gaussians[1:], resolution)
+        yield bench.row(f"density field of {count} Gaussians, {resolution}^3 points", lambda a=arguments: extract_fields(*a), **work)
+
+
 def measure(count: int, resolution: int, device: str, repeats: int, plain_repeats: int) -> tuple[list[Row], dict[str, float]]:
     gaussians = object_like_gaussians(count, device)
     arguments = (*gaussians, resolution, FIELD_BLOCKS, FIELD_RELAX_RATIO)
@@ -94,13 +115,11 @@ def measure(count: int, resolution: int, device: str, repeats: int, plain_repeat
     return rows, floors(gaussians[1], gaussians[2], resolution)
 
 
-def device_floor_ms(floor: dict[str, float], device: str) -> dict[str, float]:
-    """The floors in milliseconds: 16 exponentials per clock and multiprocessor on a GPU, measured copy bandwidth."""
-    result = {"memory": floor["bytes"] / bytes_per_millisecond(device)}
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        clock_khz = getattr(properties, "clock_rate", 0) or 1_755_000
-        result["exponentials"] = floor["exponentials"] / (16.0 * properties.multi_processor_count * clock_khz)
+def device_floor_ms(floor: dict[str, float], device: str, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """The floors in milliseconds, at the speeds that this device is measured to reach."""
+    result = {"memory": floor["bytes"] / bytes_per_millisecond(device, clock)}
+    if speed := exponentials_per_millisecond(device, clock):
+        result["exponentials"] = floor["exponentials"] / speed
     return result
 
 

@@ -10,19 +10,19 @@ traffic of pictures and parameters, each read or written once a pass.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Timing, time_calls, write_json
+from benchmarks.rows import Bench, Row
+from benchmarks.timing import Timing, bytes_per_millisecond, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
 from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.distillation import sir
 from microdreamer.gaussians.model import GaussianModel, Render
 
-BANDWIDTH = 4.3e12  # bytes a second that an H200 copies at
 CHECKED_STEPS, TOLERANCE = 5, 1e-3  # steps whose losses must agree to this share
 PICTURE_LAYERS, PICTURE_PASSES = 5, 4  # colours, alpha and depth; written, read by the loss, its gradient written and read
 PARAMETERS, PARAMETER_PASSES = 14, 9  # numbers of a Gaussian without harmonics; value, gradient and two moments, read and written
@@ -68,16 +68,17 @@ def steps(kind: str, count: int, views: int, size: int, device: torch.device) ->
     return lambda: fitter.step(cameras, targets)
 
 
-def check(kinds: list[str], build: Callable[[str], Callable[[], Tensor]]) -> None:
-    """Raises AssertionError where kinds see other losses than the first."""
+def check(kinds: list[str], build: Callable[[str], Callable[[], Tensor]]) -> dict[str, float]:
+    """How far the losses of each kind are from the first's, as a share; AssertionError where that is too far."""
     losses = {}
     for kind in kinds:
         step = build(kind)
         losses[kind] = [float(step()) for _ in range(CHECKED_STEPS)]
+    found = {}
     for kind in kinds[1:]:
-        worst = max(abs(a / b - 1) for a, b in zip(losses[kind], losses[kinds[0]], strict=True))
-        print(f"{kind}: losses within {worst:.1e} of '{kinds[0]}'")
-        assert worst < TOLERANCE, (kind, losses)
+        found[kind] = max(abs(a / b - 1) for a, b in zip(losses[kind], losses[kinds[0]], strict=True))
+        assert found[kind] < TOLERANCE, (kind, losses)
+    return found
 
 
 def print_kernels(step: Callable[[], Tensor]) -> None:
@@ -94,6 +95,25 @@ def print_kernels(step: Callable[[], Tensor]) -> None:
         print(f"  {row.self_device_time_total / 1e4:7.4f} ms, {row.count / 10:5.1f} times: {row.key[:110]}")
 
 
+def least_bytes(count: int, views: int, size: int) -> int:
+    """What a step must move: pictures and parameters of float32, each as often as no step can avoid."""
+    return 4 * (views * size**2 * PICTURE_LAYERS * PICTURE_PASSES + count * PARAMETERS * PARAMETER_PASSES)
+
+
+def headline(bench: Bench, counts: Sequence[int], views: int, size: int) -> Iterator[Row]:
+    """The step as programs run it, whose losses are those of the views one by one; on a GPU launched and as a CUDA graph."""
+    kinds = ["all views"] + ["all views, CUDA graph"] * bench.on_gpu
+    for count in counts:
+
+        def build(kind: str, count: int = count) -> Callable[[], Tensor]:
+            return steps(kind, count, views, size, torch.device(bench.device))
+
+        check(["view by view", *kinds], build)
+        for kind in kinds:
+            name = f"fit step, {count} Gaussians, {views} x {size}^2" + ": graph" * kind.endswith("graph")
+            yield bench.row(name, build(kind), bytes=least_bytes(count, views, size))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default=best_device().type)
@@ -107,6 +127,7 @@ def main() -> None:
     device = torch.device(options.device)
     found = provenance(device)
     print(describe(found))
+    bandwidth = bytes_per_millisecond(device)
     kinds = ["view by view", "all views"] + ["all views, CUDA graph"] * (device.type == "cuda")
     rows = []
     for count in options.gaussians:
@@ -115,14 +136,14 @@ def main() -> None:
             return steps(kind, count, options.views, options.size, device)
 
         print(f"{count} Gaussians, {options.views} views of {options.size}x{options.size}")
-        check(kinds, build)
-        pixels = options.views * options.size**2
-        floor = 1e3 * 4 * (pixels * PICTURE_LAYERS * PICTURE_PASSES + count * PARAMETERS * PARAMETER_PASSES) / BANDWIDTH
+        for kind, worst in check(kinds, build).items():
+            print(f"{kind}: losses within {worst:.1e} of '{kinds[0]}'")
+        floor = least_bytes(count, options.views, options.size) / bandwidth
         for kind in kinds:
             step = build(kind)
             timing: Timing = time_calls(step, device, options.repeats, warm_up=5)
             rows.append({"gaussians": count, "kind": kind, "floor_ms": floor, **timing.as_row()})
-            print(f"  {kind:24} {timing.median:8.3f} ms ({timing.p10:.3f} to {timing.p90:.3f}); floor on an H200 {floor:.3f} ms")
+            print(f"  {kind:24} {timing.median:8.3f} ms ({timing.p10:.3f} to {timing.p90:.3f}); floor {floor:.3f} ms")
         if options.profile and device.type == "cuda":
             print_kernels(step)
     write_json(options.out, found | {"rows": rows})

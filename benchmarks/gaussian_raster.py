@@ -3,24 +3,27 @@
     python -m benchmarks.gaussian_raster [--device cuda] [--gaussians 5000 21500] [--views 7] [--size 256] [--out results.json]
 
 Every row is checked first: our picture and gradients against the plain-PyTorch twin on a small case, gsplat's against
-ours on the case that is timed, parameter by parameter. Either step starts from quaternions of any length, which both
-ops normalise; else our gradient would have a part along the quaternion too, five times as long as the rest in this scene. What still differs by definition is where a splat ends: ours fills the
-16-pixel tiles that a square of 3 standard deviations touches, as the published rasteriser does, gsplat's bounds follow
-each axis and the opacity. The scene is a ball of Gaussians as a reconstruction starts from one. Times are of
-single iterations (benchmarks/timing.py); "graph" replays forward and backward captured as one CUDA graph. The floor moves what
-an iteration cannot do without (`least_bytes`) at the speed of copying on this device.
+ours on the case that is timed, parameter by parameter. Both ops are told to normalise the quaternions; else our gradient
+would have a part along the quaternion too, five times as long as the rest in this scene. What still differs by
+definition is where a splat ends: ours fills the 16-pixel tiles that a square of 3 standard deviations touches, as the
+published rasteriser does, gsplat's bounds follow each axis and the opacity. The scene is a ball of Gaussians as a
+reconstruction starts from one. Times are of single iterations (benchmarks/timing.py); "graph" replays forward and
+backward captured as one CUDA graph. The floor moves what an iteration cannot do without (`least_bytes`) at the speed of
+copying on this device.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.rows import Bench, Row
 from benchmarks.timing import bytes_per_millisecond, captured, time_calls, write_json
 from cam_utils import Cameras, orbit_cameras
 from microdreamer.core.machine import best_device, describe, provenance
@@ -48,28 +51,33 @@ def ring(views: int, size: int, device: str) -> Cameras:
     return orbit_cameras(-10.0, [360.0 * k / views for k in range(views)], width=size, height=size, device=device)
 
 
+def picture_of(leaves: dict[str, Tensor], cameras: Cameras, background: Tensor, **switches) -> Tensor:
+    """All views [V,3,H,W] in one call of the op."""
+    return rasterize_gaussians(
+        leaves["means"],
+        leaves["scales"],
+        leaves["rotations"],
+        leaves["opacities"],
+        colors=leaves["colors"],
+        world_to_camera=cameras.world_to_camera,
+        intrinsics=cameras.intrinsics,
+        width=cameras.width,
+        height=cameras.height,
+        background=background,
+        normalize_rotations=True,
+        **switches,
+    ).image
+
+
 def our_step(leaves: dict[str, Tensor], cameras: Cameras, weight: Tensor, **switches) -> Callable[[], Tensor]:
     background = torch.ones(3, device=weight.device)
 
     def step() -> Tensor:
-        rendering = rasterize_gaussians(
-            leaves["means"],
-            leaves["scales"],
-            leaves["rotations"],
-            leaves["opacities"],
-            colors=leaves["colors"],
-            world_to_camera=cameras.world_to_camera,
-            intrinsics=cameras.intrinsics,
-            width=cameras.width,
-            height=cameras.height,
-            background=background,
-            normalize_rotations=True,
-            **switches,
-        )
+        image = picture_of(leaves, cameras, background, **switches)
         for leaf in leaves.values():
             leaf.grad = None
-        (rendering.image * weight).sum().backward()
-        return rendering.image
+        (image * weight).sum().backward()
+        return image
 
     return step
 
@@ -146,6 +154,26 @@ def worst_gradient(found: dict) -> float:
 def least_bytes(leaves: dict[str, Tensor], weight: Tensor) -> int:
     """What forward and backward must move: parameters read by either and their gradients written, picture and its gradient."""
     return 3 * sum(leaf.nbytes for leaf in leaves.values()) + 2 * weight.nbytes
+
+
+def headline(bench: Bench, counts: Sequence[int], views: int, size: int) -> Iterator[Row]:
+    """Forward, and forward and backward: launched and, on a GPU, as a CUDA graph. Held to the twin on a small case."""
+    checked_twin(bench.device)
+    for count in counts:
+        leaves, cameras = ball_of_gaussians(count, bench.device), ring(views, size, bench.device)
+        weight = torch.randn(views, 3, size, size, generator=torch.Generator().manual_seed(1)).to(bench.device)
+        step = our_step(leaves, cameras, weight, compiled=True)
+        fixed = {name: leaf.detach() for name, leaf in leaves.items()}
+        picture = partial(picture_of, fixed, cameras, torch.ones(3, device=bench.device), compiled=True)
+        name = f"Gaussian rasteriser, {count} Gaussians, {views} x {size}^2"
+        forward = sum(leaf.nbytes for leaf in fixed.values()) + weight.nbytes
+        both = least_bytes(leaves, weight)
+        yield bench.row(f"{name}: forward", picture, bytes=forward)
+        if bench.on_gpu:
+            yield bench.row(f"{name}: forward, graph", captured(picture), bytes=forward)
+        yield bench.row(f"{name}: forward and backward", step, bytes=both)
+        if bench.on_gpu:
+            yield bench.row(f"{name}: forward and backward, graph", captured(step), bytes=both)
 
 
 def measure(count: int, views: int, size: int, device: str, repeats: int, bandwidth: float) -> Iterator[dict]:

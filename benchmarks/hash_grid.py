@@ -12,11 +12,13 @@ of copying on this device; the gathers themselves come from the second cache (se
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.rows import Bench, Row
 from benchmarks.timing import bytes_per_millisecond, stop_where_they_differ, time_calls, write_json
 from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
@@ -53,6 +55,49 @@ def check(points: Tensor, params: Tensor, spec: HashGridSpec) -> None:
     stop_where_they_differ(*results, TOLERANCE)
 
 
+def table_of(spec: HashGridSpec, device: str) -> Tensor:
+    return torch.randn(spec.num_params, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+
+
+def calls_of(points: Tensor, params: Tensor, spec: HashGridSpec) -> dict[str, Callable[[], object]]:
+    """Forward pass, gradient of the table, the same with equal bits every time, gradient of the points: each alone."""
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return hash_grid_encode(points, params, spec)
+
+    calls: dict[str, Callable[[], object]] = {"forward": forward}
+    for what, deterministic in (("params", False), ("params_deterministic", True), ("points", False)):
+        of_points = what == "points"
+        leaf = points.clone().requires_grad_() if of_points else points
+        table = params.detach() if of_points else params
+        encoded = hash_grid_encode(leaf, table, spec, deterministic=deterministic)
+        weight, target = torch.randn_like(encoded), leaf if of_points else table
+
+        def backward(encoded=encoded, weight=weight, target=target) -> object:
+            return torch.autograd.grad(encoded, target, weight, retain_graph=True)
+
+        calls[what] = backward
+    return calls
+
+
+def least_bytes(count: int, spec: HashGridSpec) -> int:
+    """Of the forward pass: points, encodings, and the table once, or what of it so many points can touch."""
+    touched = min(spec.num_params, count * 8 * spec.width)
+    return 4 * (count * (3 + spec.width) + touched)
+
+
+def headline(bench: Bench, count: int, grid: str) -> Iterator[Row]:
+    """Points along rays: forward, and both gradients. A gradient moves what the forward pass moves, in the other direction."""
+    spec = GRIDS[grid]
+    params, points = table_of(spec, bench.device), along_rays(count, torch.Generator().manual_seed(1)).to(bench.device)
+    check(points, params, spec)
+    titles = {"forward": "forward", "params": "gradient of the table", "points": "gradient of the points"}
+    calls = calls_of(points, params, spec)
+    for what, title in titles.items():
+        yield bench.row(f"hash grid, {spec.levels} levels, {count} points along rays: {title}", calls[what], bytes=least_bytes(count, spec))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=best_device().type)
@@ -72,26 +117,14 @@ def main() -> None:
     print(f"{'grid':>10} {'points':>8} {'order':>9} {titles}")
     for name in options.grid:
         spec = GRIDS[name]
-        params = torch.randn(spec.num_params, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+        params = table_of(spec, device)
         for count in options.points:
             for order, make in (("scattered", scattered), ("rays", along_rays)):
                 points = make(count, torch.Generator().manual_seed(1)).to(device)
                 check(points, params, spec)
-                with torch.no_grad():
-                    timings = {"forward": time_calls(lambda p=points, t=params, s=spec: hash_grid_encode(p, t, s), device, options.repeats)}
-                for what, deterministic in (("params", False), ("params_deterministic", True), ("points", False)):
-                    of_points = what == "points"
-                    leaf = points.clone().requires_grad_() if of_points else points
-                    table = params.detach() if of_points else params
-                    encoded = hash_grid_encode(leaf, table, spec, deterministic=deterministic)
-                    weight, target = torch.randn_like(encoded), leaf if of_points else table
-
-                    def backward(encoded=encoded, weight=weight, target=target):
-                        return torch.autograd.grad(encoded, target, weight, retain_graph=True)
-
-                    timings[what] = time_calls(backward, device, options.repeats)
-                least_bytes = 4 * (count * (3 + spec.width) + spec.num_params)
-                row = {"grid": name, "points": count, "order": order, "floor_bytes": least_bytes, "floor_ms": least_bytes / bandwidth}
+                timings = {what: time_calls(call, device, options.repeats) for what, call in calls_of(points, params, spec).items()}
+                least = least_bytes(count, spec)
+                row = {"grid": name, "points": count, "order": order, "floor_bytes": least, "floor_ms": least / bandwidth}
                 rows.append(row | {what: timing.as_row() for what, timing in timings.items()})
                 forward, *gradients = (f"{timing.median:9.3f}" for timing in timings.values())
                 spread = max((timing.p90 - timing.p10) / timing.median for timing in timings.values())

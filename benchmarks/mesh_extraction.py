@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mcubes
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,6 +77,8 @@ def check_level(level: Tensor) -> None:
 
 
 def by_pymcubes(level: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    import mcubes
+
     return mcubes.marching_cubes(np.pad(level.double().cpu().numpy(), 1, constant_values=-1.0), 0.0)
 
 

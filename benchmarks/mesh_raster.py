@@ -1,22 +1,26 @@
 """The mesh rasteriser: milliseconds of each op, forward and with its backward, beside the bytes that it cannot do without.
 
     python -m benchmarks.mesh_raster [--device cuda] [--views 8] [--size 512] [--faces 50000] [--out results.json]
+    python -m benchmarks.mesh_raster --faces 100 500 2000 10000 50000 500000 2000000    # from large faces to small ones
 
-A bumpy sphere seen from a circle of cameras. Each op is timed alone, its inputs made beforehand, and then the whole chain
-rasterize, interpolate (texture coordinates with derivatives), texture, antialias. On a GPU the calls are replayed from CUDA graphs, so
-the host's work is not counted. The floor counts every element of what an op reads and writes once; `GB/s` is the rate at which
-the op would have moved just those. Before anything is timed, a small scene is compared with the plain-PyTorch version.
+A bumpy sphere seen from a circle of cameras, of each number of faces in turn. Each op is timed alone, its inputs made beforehand, and
+then the whole chain rasterize, interpolate (texture coordinates with derivatives), texture, antialias. On a GPU the calls are replayed
+from CUDA graphs, so the host's work is not counted. The floor counts every element of what an op reads and writes once; `GB/s` is the
+rate at which the op would have moved just those. Before anything is timed, small scenes of large and of small faces are compared with
+the plain-PyTorch version.
 """
 
+from __future__ import annotations
+
 import argparse
-import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.rows import Bench, Row
 from benchmarks.timing import captured, time_calls, write_json
 from microdreamer.core.machine import best_device, describe, provenance
 from microdreamer.kernels import extension
@@ -31,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--faces", type=int, default=50_000, help="about how many")
+    parser.add_argument("--faces", type=int, nargs="+", default=[50_000], help="about how many; several are timed in turn")
     parser.add_argument("--texture", type=int, default=1024, help="texels a side")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -62,16 +66,17 @@ def clip_positions(vertices: Tensor, views: int, distance: float = 2.6, focal: f
 
 def check(device: str) -> None:
     """Stop if the ops and the plain-PyTorch version disagree."""
-    vertices, tri, uv = bumpy_sphere(600)
-    pos, tri, uv = clip_positions(vertices, 2).to(device), tri.to(device), uv[None].to(device)
-    pictures = []
-    for compiled in (True, False):
-        rast, rast_db = rasterize(pos, tri, 64, 64, compiled=compiled)
-        out, _ = interpolate(uv, rast, tri, rast_db, compiled=compiled)
-        pictures.append(antialias(out, rast, pos, tri, compiled=compiled))
-    different = float(((pictures[0] - pictures[1]).abs() > 1e-3).float().mean())
-    if different > 1e-3:
-        raise SystemExit(f"{different:.1e} of the values differ from plain PyTorch's: not timed")
+    for faces, size in ((600, 64), (100, 157)):
+        vertices, tri, uv = bumpy_sphere(faces)
+        pos, tri, uv = clip_positions(vertices, 2).to(device), tri.to(device), uv[None].to(device)
+        pictures = []
+        for compiled in (True, False):
+            rast, rast_db = rasterize(pos, tri, size, size, compiled=compiled)
+            out, _ = interpolate(uv, rast, tri, rast_db, compiled=compiled)
+            pictures.append(antialias(out, rast, pos, tri, compiled=compiled))
+        different = float(((pictures[0] - pictures[1]).abs() > 1e-3).float().mean())
+        if different > 1e-3:
+            raise SystemExit(f"{different:.1e} of the values differ from plain PyTorch's: not timed")
 
 
 def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -82,16 +87,38 @@ def bytes_of(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def main() -> None:
-    options = arguments()
-    device, size = options.device, options.size
-    if not extension.available(device):
-        raise SystemExit(f"no compiled {device} kernels; {extension.BUILD_HINT}")
-    check(device)
-    vertices, tri, uv = bumpy_sphere(options.faces)
-    pos = clip_positions(vertices, options.views).to(device).requires_grad_()
+class Case(NamedTuple):
+    """An op or the chain of all: its call, the leaves of its backward pass, and the bytes that each pass must read or write once."""
+
+    name: str
+    call: Callable[[], Tensor | tuple[Tensor | None, ...]]
+    leaves: list[Tensor]
+    forward_bytes: int
+    both_bytes: int
+
+    def passes(self) -> Iterator[tuple[str, Callable[[], object], int]]:
+        """(name, call, bytes) of the forward pass, and of it with its backward pass."""
+        with torch.no_grad():  # a graph kept alive here would tie the leaves to this stream, and capturing would fail
+            weights = [torch.randn_like(output) for output in as_tuple(self.call()) if output is not None]
+
+        def forward() -> object:
+            with torch.no_grad():
+                return self.call()
+
+        def both() -> object:
+            outputs = [output for output in as_tuple(self.call()) if output is not None]
+            return torch.autograd.grad(outputs, self.leaves, weights)
+
+        yield "forward", forward, self.forward_bytes
+        yield "and backward", both, self.both_bytes
+
+
+def cases_of(faces: int, views: int, size: int, texels: int, device: str) -> tuple[list[Case], dict[str, float]]:
+    """Each op on a bumpy sphere with inputs made beforehand, then all four in a chain; and the numbers that describe the scene."""
+    vertices, tri, uv = bumpy_sphere(faces)
+    pos = clip_positions(vertices, views).to(device).requires_grad_()
     tri, uv = tri.to(device), uv[None].to(device).requires_grad_()
-    tex = torch.rand(1, options.texture, options.texture, CHANNELS, device=device, requires_grad=True)
+    tex = torch.rand(1, texels, texels, CHANNELS, device=device, requires_grad=True)
     topology = mesh_topology(tri)
 
     with torch.no_grad():
@@ -99,8 +126,7 @@ def main() -> None:
         texc, texc_da = interpolate(uv, rast, tri, rast_db)
         mips = build_mips(tex)
         color = texture(tex, texc, texc_da, "linear-mipmap-linear")
-    covered = rast[..., 3] > 0
-    share = float(covered.float().mean())
+    share = float((rast[..., 3] > 0).float().mean())
     rast, rast_db, texc, texc_da, color = (value.requires_grad_() for value in (rast, rast_db, texc, texc_da, color))
 
     def draw():
@@ -124,72 +150,81 @@ def main() -> None:
         picture = texture(tex, texc, texc_da, "linear-mipmap-linear", mask=rast[..., 3] > 0)
         return antialias(picture, rast, pos, tri, topology)
 
-    # Name, call, leaves, and what the forward pass and the backward pass must each read or write once.
-    cases = [
-        ("rasterize", draw, [pos], (pos, tri, rast, rast_db), (pos, tri, rast, rast, rast_db, pos)),
-        ("interpolate 2", carry, [uv, rast], (uv, tri, rast, texc), (uv, tri, rast, texc, uv, rast)),
-        (
+    def case(name: str, call: Callable, leaves: list[Tensor], forward: tuple[Tensor, ...], backward: tuple[Tensor, ...]) -> Case:
+        return Case(name, call, leaves, bytes_of(*forward), bytes_of(*forward, *backward))
+
+    plain = case("interpolate 2", carry, [uv, rast], (uv, tri, rast, texc), (uv, tri, rast, texc, uv, rast))
+    found = [
+        case("rasterize", draw, [pos], (pos, tri, rast, rast_db), (pos, tri, rast, rast, rast_db, pos)),
+        case(
             "interpolate 2 + da",
             carry_derivatives,
             [uv, rast, rast_db],
             (uv, tri, rast, rast_db, texc, texc_da),
             (uv, tri, rast, rast_db, texc, texc_da, uv, rast, rast_db),
         ),
-        (
+        case(
             "texture trilinear",
             look_up,
             [tex, texc, texc_da],
             (tex, mips.texels, texc, texc_da, color),
             (mips.texels, texc, texc_da, color, tex, texc, texc_da),
         ),
-        (f"antialias {CHANNELS}", smooth, [color, pos], (color, rast, color), (color, rast, color, color, pos)),
-        (
-            "all four",
-            chain,
-            [pos, uv, tex],
-            (pos, tri, rast, rast_db, rast, rast_db, texc, texc_da, texc, texc_da, color, color, color),
-            (),
-        ),
+        case(f"antialias {CHANNELS}", smooth, [color, pos], (color, rast, color), (color, rast, color, color, pos)),
     ]
-    found = provenance(device)
-    print(describe(found))
-    views = f"{options.views} views of {size}x{size}, {share:.0%} of the pixels covered"
-    print(f"{views}, {len(tri)} faces, {len(vertices)} vertices; {options.repeats} repeats")
+    whole = Case("all four", chain, [pos, uv, tex], sum(each.forward_bytes for each in found), sum(each.both_bytes for each in found))
+    setting = {"views": views, "size": size, "faces": len(tri), "vertices": len(vertices), "covered": share, "texture": texels}
+    return [found[0], plain, *found[1:], whole], setting
+
+
+def headline(bench: Bench, face_counts: Sequence[int], views: int, size: int, texels: int) -> Iterator[Row]:
+    """Each op of `cases_of`, forward and with its backward pass; on a GPU as CUDA graphs. Held to plain PyTorch on a small scene."""
+    check(bench.device)
+    for count in face_counts:
+        cases, setting = cases_of(count, views, size, texels, bench.device)
+        for case in cases:
+            if case.name == "interpolate 2":  # the chain has the one with derivatives
+                continue
+            for which, call, least in case.passes():
+                name = f"mesh rasteriser, {setting['faces']} faces, {views} x {size}^2: {case.name}, {which.replace('and', 'forward and')}"
+                yield bench.row(name, captured(call) if bench.on_gpu else call, bytes=least)
+
+
+def measure(options: argparse.Namespace, faces: int) -> dict:
+    """Time every op on a sphere of about `faces` faces; prints a table and returns what it was measured on, and its rows."""
+    device = options.device
+    cases, setting = cases_of(faces, options.views, options.size, options.texture, device)
+    views = f"{options.views} views of {options.size}x{options.size}, {setting['covered']:.0%} of the pixels covered"
+    print(f"{views}, {setting['faces']} faces, {setting['vertices']} vertices; {options.repeats} repeats")
     print(f"{'':32} {'median ms':>10} {'p10':>8} {'p90':>8} {'floor MB':>9} {'GB/s':>7}")
     rows = []
-    floors = [0, 0]
-    for name, call, leaves, forward, backward in cases:
-        if name == "all four":
-            floor, floor_both = floors
-        else:
-            floor, floor_both = bytes_of(*forward), bytes_of(*forward, *backward)
-            if name != "interpolate 2":  # the chain has the one with derivatives
-                floors = [floors[0] + floor, floors[1] + floor_both]
-        with torch.no_grad():  # a graph kept alive here would tie the leaves to this stream, and capturing would fail
-            weights = [torch.randn_like(output) for output in as_tuple(call()) if output is not None]
-
-        def forward_call(call=call):
-            with torch.no_grad():
-                return call()
-
-        def both_calls(call=call, leaves=leaves, weights=weights):
-            outputs = [output for output in as_tuple(call()) if output is not None]
-            return torch.autograd.grad(outputs, leaves, weights)
-
-        for passes, timed, least in (("forward", forward_call, floor), ("and backward", both_calls, floor_both)):
+    for case in cases:
+        for passes, timed, least in case.passes():
             timing = time_calls(captured(timed) if device.startswith("cuda") else timed, device, options.repeats)
-            rows.append({"op": name, "pass": passes, **timing.as_row(), "floor_bytes": least})
+            rows.append({"op": case.name, "pass": passes, **timing.as_row(), "floor_bytes": least})
             rate = f"{least / 1e6:9.1f} {least / timing.median / 1e6:7.1f}"
-            print(f"{name + ', ' + passes:32} {timing.median:10.3f} {timing.p10:8.3f} {timing.p90:8.3f} {rate}", flush=True)
-    setting = {
-        "views": options.views,
-        "size": size,
-        "faces": len(tri),
-        "vertices": len(vertices),
-        "covered": share,
-        "texture": options.texture,
-    }
-    write_json(options.out, found | setting | {"rows": rows})
+            print(f"{case.name + ', ' + passes:32} {timing.median:10.3f} {timing.p10:8.3f} {timing.p90:8.3f} {rate}", flush=True)
+    return setting | {"rows": rows}
+
+
+def print_summary(scenes: list[dict]) -> None:
+    """Milliseconds of every op by the number of faces."""
+    print(f"\n{'median ms by faces':32}" + "".join(f"{scene['faces']:>10}" for scene in scenes))
+    for rows in zip(*(scene["rows"] for scene in scenes), strict=True):
+        print(f"{rows[0]['op'] + ', ' + rows[0]['pass']:32}" + "".join(f"{row['median_ms']:10.3f}" for row in rows))
+
+
+def main() -> None:
+    options = arguments()
+    if not extension.available(options.device):
+        raise SystemExit(f"no compiled {options.device} kernels; {extension.BUILD_HINT}")
+    check(options.device)
+    found = provenance(options.device)
+    print(describe(found))
+    scenes = [measure(options, faces) for faces in options.faces]
+    if len(scenes) > 1:
+        print_summary(scenes)
+    write_json(options.out, found | {"scenes": scenes})
 
 
 if __name__ == "__main__":

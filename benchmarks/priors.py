@@ -31,7 +31,7 @@ from microdreamer.guidance.published.mvdream import MVDreamPrior
 from microdreamer.guidance.published.random_weights import random_module
 from microdreamer.guidance.published.stable_diffusion import StableDiffusionPrior
 from microdreamer.guidance.published.text import TextEncoder
-from microdreamer.guidance.published.zero123 import Zero123Prior, skip_single_token_attention
+from microdreamer.guidance.published.zero123 import Zero123Prior
 
 VIEWS = {"zero123_xl": 6, "stable_zero123": 6, "mvdream": 4, "imagedream": 4, "stable_diffusion": 4}  # of one round
 GUIDANCE = 3.0
@@ -138,8 +138,6 @@ def benchmark(name: str, parts: Parts, repeats: int, compiled: bool, tiny: bool)
     if device.type == "cuda":  # the same network as it is published
         configs = configurations(name, tiny)
         prior.network = random_module(configs["unet"], device, list(configs).index("unet"), parts.dtype)
-        if isinstance(prior, Zero123Prior):
-            skip_single_token_attention(prior.network)
         prior.call = type(prior.call)(prior._network)
         row("guided, CUDA graph, channels first", guided, tflop, plain)
         if compiled:
@@ -161,7 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     parts = Parts.choose(best_device().type, args.precision)
-    header = provenance(parts.device, "diffusers", "transformers")
+    header = provenance(parts.device)
     print(f"{describe(header)}\n{parts.dtype}, median (least to most) of {args.repeats} after {WARM_UPS}")
     results = {}
     for name in args.priors:

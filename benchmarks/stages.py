@@ -11,7 +11,7 @@ and libraries are loaded. The second stage refines what the first has written, a
 done its work; `rest` is what the programs do between the phases. Every run must have done the same work (rounds, optimiser steps,
 evaluations of the prior), or the script ends without a table. Random weights draw noise; its time is real.
 
-There is no floor: what a run cannot do without is told phase by phase in docs/benchmarks.md.
+There is no floor: what a run cannot do without is told phase by phase in docs/benchmarks_runs.md.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ import argparse
 import dataclasses
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.timing import write_json
+from benchmarks.rows import Bench, Row
+from benchmarks.timing import Timing, write_json
 from microdreamer.core.errors import UserError
 from microdreamer.core.machine import choose_device, describe, provenance
 from microdreamer.guidance import load_prior
@@ -34,7 +38,9 @@ from microdreamer.guidance.base import Prior
 from microdreamer.pipeline.commands import run_make, run_refine
 from microdreamer.pipeline.config import Config, load_config
 
-PICTURE = str(Path(__file__).resolve().parent.parent / "test_data" / "robot_rgba.png")
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = str(ROOT / "test_data" / "robot_rgba.png")
+DEMO = ("--config", str(ROOT / "configs" / "micro.yaml"), f"input={PICTURE}")
 NAME = "run"
 STAGES = {"stage 1": (run_make, f"{NAME}.json"), "stage 2": (run_refine, f"{NAME}_refined.json")}
 WORK = ("rounds", "optimiser_steps", "prior_evaluations")
@@ -134,6 +140,36 @@ def line(row: dict) -> str:
     return f"| {row['stage']} | {row['phase']} | {row['first_s']:.2f} | {warm} | {row['originals'] or '-'} |"
 
 
+def headline_cold(bench: Bench, words: Sequence[str] = ()) -> Iterator[Row]:
+    """The demo as a process of its own: all of it, and what goes by before the first round."""
+    if bench.on_gpu:
+        torch.cuda.empty_cache()  # what earlier parts took and nobody uses
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "main.py"), *DEMO, f"outdir={folder}", f"save_path={NAME}", f"device={bench.device}", *words]
+        started = time.perf_counter()
+        done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, cwd=ROOT)
+        spent = time.perf_counter() - started
+        if done.returncode:
+            raise SystemExit(f"main.py ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+        seconds = json.loads((Path(folder) / f"{NAME}.json").read_text())["seconds"]
+    loading = spent - sum(of for phase, of in seconds.items() if phase != "load")
+    yield bench.timed("picture to textured mesh, new process", Timing((1e3 * spent,)))
+    yield bench.timed("of it: start of Python, imports, load", Timing((1e3 * loading,)))
+
+
+def headline_warm(bench: Bench, words: Sequence[str] = (), warm_runs: int = 2) -> Iterator[Row]:
+    """The same in this process, with the prior in memory, after a run that is not counted."""
+    config = load_config(Path(DEMO[1]), [*DEMO[2:], f"device={bench.device}", f"save_path={NAME}", *words])
+    device = torch.device(bench.device)
+    prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
+    spent = []
+    for seed in range(1 + warm_runs):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, _ = run_once("stage 1", dataclasses.replace(config, outdir=folder, seed=seed), prior, device)
+        spent.append(1e3 * seconds["stage 1", "total"])
+    yield bench.timed("picture to textured mesh, warm", Timing(tuple(sorted(spent[1:]))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] [key=value ...]"
@@ -150,7 +186,7 @@ def main() -> None:
         device = choose_device(config.device)
     except UserError as error:
         parser.error(str(error))
-    header = provenance(device, "diffusers", "transformers")
+    header = provenance(device)
     print(describe(header), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         runs, records = measure(dataclasses.replace(config, outdir=folder, save_path=NAME), device, options.warm, options.stages)

@@ -130,11 +130,41 @@ def peak_mib(call: Callable[[], object], device: torch.device | str) -> float | 
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
 
-def bytes_per_millisecond(device: torch.device | str) -> float:
-    """What the device's memory moves: bytes read plus bytes written of copying a tensor larger than its caches."""
-    source = torch.zeros(1 << (28 if torch.device(device).type == "cuda" else 25), device=device)
+def bytes_per_millisecond(device: torch.device | str, clock: Callable[[], float] = time.perf_counter, total: int | None = None) -> float:
+    """What the device's memory moves at best: bytes read plus bytes written of copying a tensor larger than its caches, or one with which
+    they are `total`, which caches may hold."""
+    numbers = 1 << (28 if torch.device(device).type == "cuda" else 25) if total is None else total // 8
+    source = torch.zeros(numbers, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=5).median
+    return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device, repeats=10, clock=clock).least
+
+
+def exponentials_per_millisecond(device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> float | None:
+    """Exponentials of float32 where memory does not matter: on the CPU PyTorch's, from values in the cache of each thread; on a GPU those
+    of the special function units, in a kernel that does little else. None where PyTorch cannot compile that kernel."""
+    if torch.device(device).type == "cuda":
+        return _gpu_exponentials_per_millisecond(torch.device(device))
+    values = -torch.rand(torch.get_num_threads() << 14)
+    result = torch.empty_like(values)
+    return len(values) / time_calls(lambda: torch.exp(values, out=result), device, repeats=300, clock=clock).least
+
+
+def _gpu_exponentials_per_millisecond(device: torch.device) -> float | None:
+    chain, count = 1024, 1 << 21  # enough threads to hide how long one exponential takes
+    code = f"template <typename T> T chained(T x) {{ for (int i = 0; i < {chain}; ++i) x = __expf(-x); return x; }}"
+    try:
+        chained = torch.cuda.jiterator._create_jit_fn(code)
+        values = torch.rand(count, device=device)
+        return chain * count / time_calls(lambda: chained(values), device, repeats=5).least
+    except (RuntimeError, AttributeError):  # no run-time compiler beside this PyTorch
+        return None
+
+
+def products_per_millisecond(device: torch.device | str, dtype: torch.dtype = torch.float32) -> float:
+    """Multiplications, each with its addition, of a matrix product that is large enough to be at its best."""
+    side = 8192 if torch.device(device).type == "cuda" else 1024
+    left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+    return side**3 / time_calls(lambda: left @ right, device, repeats=10).least
 
 
 def stop_where_they_differ(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], tolerance: float) -> None:

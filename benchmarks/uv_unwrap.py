@@ -10,8 +10,8 @@ before it is timed.
 """
 
 import argparse
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.rows import Bench, Row
 from benchmarks.timing import Timing, time_calls, write_json
 from microdreamer.core.machine import describe, provenance
 from microdreamer.meshes import cleaning as mesh_cleaning
@@ -117,6 +116,17 @@ def draw(layout: UVLayout, path: Path, size: int = 1024) -> None:
     for triangle, chart in zip(np.round(corners * 16).astype(np.int32), charts, strict=True):
         cv2.fillConvexPoly(picture, triangle, colors[chart], shift=4)
     cv2.imwrite(str(path), picture)
+
+
+def headline(bench: Bench, faces: int, resolution: int) -> Iterator[Row]:
+    """One procedural shape, whose layout is checked first. The floor moves the mesh in and the layout out."""
+    shape = procedural.generate(0, FAMILIES[0])
+    vertices, triangles = extracted_mesh(shape.vertices, shape.faces, faces)
+    layout = unwrap(vertices, triangles, "charts", resolution)
+    if reason := fault(layout, quality(vertices, triangles, layout, resolution)):
+        raise SystemExit(f"UV unwrap: {reason}: not timed")
+    least = vertices.nbytes + triangles.nbytes + layout.uvs.nbytes + layout.uv_faces.nbytes
+    yield bench.row(f"UV unwrap, {len(triangles)} faces", lambda: unwrap(vertices, triangles, "charts", resolution), bytes=least)
 
 
 def main() -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.rows import Bench, Row
 from benchmarks.timing import Timing, captured, time_calls, write_json
 from cam_utils import rays, turntable
 from microdreamer.core.machine import best_device, describe, provenance
@@ -162,6 +163,27 @@ def render_rows(model: VolumeModel, views: int, size: int) -> dict[str, Callable
     return rows
 
 
+def starting_model(grid: str, samples: int, device: torch.device | str) -> VolumeModel:
+    """A field as it starts, with `samples` steps along the box's diagonal."""
+    generator = torch.Generator().manual_seed(0)
+    settings = VolumeSettings(samples_per_ray=samples)
+    model = VolumeModel(ImplicitVolume(GRIDS[grid], generator), EnvironmentBackground(generator=generator), settings, generator)
+    model = model.to(device).train()
+    model.refresh(0)
+    return model
+
+
+def headline(bench: Bench, grid: str, views: int, size: int, samples: int) -> Iterator[Row]:
+    """The whole render; what it cannot leave out are the networks' products at the samples that are seen. Ops are held to their twins."""
+    model = starting_model(grid, samples, bench.device)
+    check(make_work(model, views, size, CHECKED_RAYS))
+    seen = len(make_work(model, views, size).visible.start)
+    weights = sum(p.numel() for part in (model.geometry.density_network, model.geometry.feature_network) for p in part.parameters())
+    for what, call in render_rows(model, views, size).items():
+        passes = 3 if "gradients" in what else 1  # forward, and the gradients of inputs and of weights
+        yield bench.row(f"neural field ({grid}), {views} x {size}^2: {what}", call, products=passes * seen * weights)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=best_device().type)
@@ -179,11 +201,7 @@ def main() -> None:
     print(describe(header))
     print(f"{options.views} views of {options.size}x{options.size}, {options.samples} samples a ray, {options.repeats} calls each")
     for name in options.grid:
-        generator = torch.Generator().manual_seed(0)
-        settings = VolumeSettings(samples_per_ray=options.samples)
-        model = VolumeModel(ImplicitVolume(GRIDS[name], generator), EnvironmentBackground(generator=generator), settings, generator)
-        model = model.to(device).train()
-        model.refresh(0)
+        model = starting_model(name, options.samples, device)
         check(make_work(model, options.views, options.size, CHECKED_RAYS))
         work = make_work(model, options.views, options.size)
         capacities = (len(work.marched.start), len(work.visible.start)) if device.type == "cuda" else (None, None)

@@ -1,8 +1,6 @@
 // The arguments of extract_fields, checked, as its kernels take them.
 #pragma once
 
-#include <ATen/ops/isfinite.h>
-
 #include "checks.h"
 #include "gaussian_field.h"
 
@@ -37,7 +35,7 @@ inline FieldParams field_params(const at::Tensor& means, const at::Tensor& covs,
 }
 
 inline void check_finite(const at::Tensor& tensor, const char* name) {
-  TORCH_CHECK_VALUE(at::isfinite(tensor).all().item<bool>(), name, ": expected finite values, got NaN or infinity");
+  TORCH_CHECK_VALUE(count_not_finite(tensor) == 0, name, ": expected finite values, got NaN or infinity");
 }
 
 inline void check_finite_field_arguments(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities) {

@@ -1,5 +1,4 @@
 // Gaussian rasteriser: schemas, checks, allocation, dispatch. The Python face is microdreamer/kernels/gaussian_raster.py.
-#include <bit>
 #include <limits>
 #include <optional>
 #include <tuple>
@@ -30,10 +29,7 @@ void check_floats(const OptionalTensor& tensor, const char* name, at::IntArrayRe
 // For tensors of the CPU: those of a GPU could not be looked at without waiting for it.
 void check_finite(const OptionalTensor& tensor, const char* name) {
   if (!tensor) return;
-  constexpr uint32_t kExponent = 0x7f800000u;  // all ones in infinities and NaNs
-  const float* values = tensor->const_data_ptr<float>();
-  int64_t bad = 0;
-  for (int64_t i = 0; i < tensor->numel(); ++i) bad += (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent;
+  const int64_t bad = count_not_finite(*tensor);
   TORCH_CHECK_VALUE(bad == 0, name, ": expected finite values, got ", bad, " NaN or infinite of ", tensor->numel(),
                     "; remove or repair them");
 }

@@ -52,6 +52,10 @@ void check_tri(const at::Tensor& tri, const at::Device& device) {
                     "; draw the mesh in parts or simplify it");
 }
 
+void check_pictures(int64_t pictures) {
+  TORCH_CHECK_VALUE(pictures <= kMostPictures, "got ", pictures, " pictures: expected at most ", kMostPictures, "; draw fewer at a time");
+}
+
 // `pictures` is asked for where pos does not tell it.
 Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const OptionalTensor& ranges, int64_t pictures, int64_t height,
                         int64_t width) {
@@ -72,7 +76,7 @@ Picture checked_picture(const at::Tensor& pos, const at::Tensor& tri, const Opti
   }
   TORCH_CHECK_VALUE(height >= 1 && width >= 1 && height <= kLongestSide && width <= kLongestSide, "picture of ", width, "x", height,
                     ": expected 1 to ", kLongestSide, " pixels a side");
-  TORCH_CHECK_VALUE(pictures <= kMostPictures, "got ", pictures, " pictures: expected at most ", kMostPictures, "; draw fewer at a time");
+  check_pictures(pictures);
   Picture in{};
   in.pos = pos.const_data_ptr<float>();
   in.tri = tri.const_data_ptr<int32_t>();
@@ -138,6 +142,7 @@ Attributes checked_attributes(const at::Tensor& attr, const at::Tensor& rast, co
   check_tri(tri, device);
   TORCH_CHECK_VALUE(attr.size(0) == 1 || attr.size(0) == rast.size(0), "attr: expected ", rast.size(0),
                     " sets of attributes like the pictures of rast, or 1, got ", attr.size(0));
+  check_pictures(rast.size(0));
   if (attr.is_cpu()) check_faces(tri, attr.size(1));
   Attributes in{};
   in.attr = attr.const_data_ptr<float>();

@@ -4,7 +4,6 @@
 #include <tuple>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/isfinite.h>
 
 #include "checks.h"
 #include "mesh_simplify.h"
@@ -29,7 +28,7 @@ bool closed_manifold(const at::Tensor& faces, int64_t vertex_count) {
 std::tuple<at::Tensor, at::Tensor> simplified(const at::Tensor& vertices, const at::Tensor& faces, int64_t target_faces) {
   check_tensor(vertices, "vertices", at::kDouble, at::kCPU);
   check_shape(vertices, "vertices", {-1, 3});
-  TORCH_CHECK_VALUE(at::isfinite(vertices).all().item<bool>(), "vertices: expected finite values, got NaN or infinity");
+  TORCH_CHECK_VALUE(count_not_finite(vertices) == 0, "vertices: expected finite values, got NaN or infinity");
   check_faces(faces, vertices.size(0));
   TORCH_CHECK_VALUE(target_faces >= 4, "target_faces: expected 4 or more, got ", target_faces);
   if (faces.size(0) == 0) return {vertices.clone(), faces.clone()};

@@ -3,6 +3,7 @@
 One GPU:  python scripts/train_micro_prior.py --objects train_0.npz train_1.npz --val val.npz --minutes 60
 Several:  torchrun --nproc_per_node 4 scripts/train_micro_prior.py ... --minutes 30
 A run that was cut goes on with the same command and --resume.
+Fine-tune finished weights by their own samples, seen from free cameras:  ... --start-from FOLDER --unrolled-share 1 --minutes 2.5
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from microdreamer.shapes.procedural.catalogue import generate_many
 from microdreamer.training.micro_prior.bank import Bank, capped_weights
 from microdreamer.training.micro_prior.batches import Batch, draw_batch
 from microdreamer.training.micro_prior.checkpoint import FILE, start_from
-from microdreamer.training.micro_prior.loop import CHECKPOINT_MINUTES, TrainingConfig, save_prior, train
+from microdreamer.training.micro_prior.loop import CHECKPOINT_MINUTES, TrainingConfig, check_unrolled, save_prior, train
 from microdreamer.training.micro_prior.metrics import score_objects, sides_line
 from microdreamer.training.micro_prior.mixing import pairs
 
@@ -66,7 +67,16 @@ def arguments() -> argparse.Namespace:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default)
         else:
             parser.add_argument(name, type=int if field.name == "steps" else type(field.default), default=field.default)
-    return parser.parse_args()
+    args = parser.parse_args()
+    try:
+        check_unrolled(training_config(args), args.geometry, args.references)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def training_config(args: argparse.Namespace) -> TrainingConfig:
+    return TrainingConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingConfig)})
 
 
 def load_objects(paths: list[Path]) -> PackedMeshes:
@@ -149,7 +159,7 @@ def main() -> None:
     network = MultiViewNetwork(config).to(device)
     if args.start_from and not args.resume:
         say(f"starts from {args.start_from}, which knows {start_from(network, vocabulary, args.start_from)} of {len(vocabulary)} words")
-    training = TrainingConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingConfig)})
+    training = training_config(args)
     args.out.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         save_batch(args.out / "batch.png", draw_batch(bank, 16, config.resolution, 8 if args.references > 1 else 0))

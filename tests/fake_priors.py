@@ -8,7 +8,7 @@ from torch import Tensor
 from cam_utils import Cameras
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance.base import Prior
-from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig
+from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig, Surfaces
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
@@ -55,8 +55,11 @@ class StubPrior(Prior):
         return self.function(latents, t, guidance_scale)
 
 
+DIM = 0.5  # colours of an OraclePrior's object without light, as a share of those in it
+
+
 class OraclePrior(StubPrior):
-    """Knows the object: its noise leads to the true views, which it renders where the cameras stand."""
+    """Knows the object: its noise leads to the true views, which it renders where the cameras stand. Tells surfaces if it is told to."""
 
     accepts = frozenset({"image", "prompt"})
 
@@ -81,6 +84,16 @@ class OraclePrior(StubPrior):
         alpha = self.schedule.alpha(t)
         return (latents - alpha**0.5 * clean) / (1 - alpha) ** 0.5
 
+    @torch.no_grad()
+    def predict_surfaces(self, latents, t, cameras, condition):
+        if not self.tells_surfaces:
+            return super().predict_surfaces(latents, t, cameras, condition)
+        self.check_cameras(cameras)
+        self.evaluations += 1
+        seen = self.truth.render(cameras.resized(self.resolution, self.resolution), 1.0)
+        albedo = DIM * (seen.image - (1 - seen.alpha)) + 1 - seen.alpha
+        return seen.image, Surfaces(seen.depth / seen.alpha.clamp_min(1e-3), seen.alpha, albedo)
+
 
 def coloured_ellipsoid(count=300):
     """A synthetic object of opaque Gaussians whose colours tell every side apart."""
@@ -91,10 +104,13 @@ def coloured_ellipsoid(count=300):
     return model.requires_grad_(False)
 
 
-def tiny_micro_prior():
-    """The micro prior's network in small with random weights, none of them zero, so that every path matters; 32x32 pixels."""
+def tiny_micro_prior(**more):
+    """The micro prior's network in small with random weights, none of them zero, so that every path matters; 32x32 pixels.
+
+    more: of the NetworkConfig.
+    """
     shape = {"channels": (16, 32, 64), "depth": (1, 1, 1, 1, 1), "head_width": 16, "condition_width": 32, "text_width": 32}
-    network = MultiViewNetwork(NetworkConfig(resolution=32, **shape)).requires_grad_(False)
+    network = MultiViewNetwork(NetworkConfig(resolution=32, **shape, **more)).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))

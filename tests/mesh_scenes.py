@@ -66,3 +66,15 @@ def functional(outputs, seed=3):
             weight[..., 2:] = 0  # z/w and the face number have no gradient
         total = total + (output * weight).sum()
     return total
+
+
+def scattered_triangles(pictures=2, faces=100, seed=0):
+    """Triangles of sizes from 0.001 to 3 screens, the smaller ones more often nearer, in front of the eye."""
+    draw = torch.Generator().manual_seed(seed)
+    size = 10 ** (torch.rand(pictures, faces, 1, 1, generator=draw) * 3.5 - 3)
+    middle = torch.rand(pictures, faces, 1, 2, generator=draw) * 2.4 - 1.2
+    screen = middle + size * torch.randn(pictures, faces, 3, 2, generator=draw)
+    depth = size.log10() * 0.25 + 0.3 * torch.rand(pictures, faces, 3, 1, generator=draw)
+    w = torch.rand(pictures, faces, 3, 1, generator=draw) + 0.3
+    pos = torch.cat([screen, depth, torch.ones_like(w)], -1) * w
+    return pos.reshape(pictures, 3 * faces, 4), torch.arange(3 * faces, dtype=torch.int32).reshape(faces, 3)

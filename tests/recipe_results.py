@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from fake_priors import OraclePrior
+from fake_priors import DIM, OraclePrior
 from PIL import Image
 from recipe_bench import FIRST, SMALL, STILL, Witness, film, row
 
@@ -74,6 +74,20 @@ def _(bench, key):
 def _(bench):
     run = bench.first("texture_size=96")
     assert Image.open(run.path("_model_albedo.png")).size == (96, 96) and run.mesh.texture.shape == (96, 96, 3)
+
+
+@row("material")
+def _(bench):
+    """A prior that says that all colours are DIM of what they seem; both stages take that out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OraclePrior, "tells_surfaces", True)
+        first = [bench.first(*STILL, f"load={bench.ply}", f"material={name}") for name in ("shaded", "albedo")]
+        words = (f"load={bench.ply}", "prompt=an egg", "iters_refine=0")
+        second = [bench.second(*words, f"material={name}") for name in ("shaded", "albedo")]
+    for shaded, albedo in (first, second):
+        before, after = shaded.mesh.texture, albedo.mesh.texture
+        painted = before.min(axis=2) < 0.95  # not the white between charts
+        assert np.median(after[painted] / before[painted].clip(0.05)) == pytest.approx(DIM, abs=0.03)
 
 
 @row("unwrap")

@@ -277,6 +277,30 @@ def _(bench, key):
     assert float(still.means.detach().norm(dim=1).max()) == pytest.approx(0.5, abs=0.01)
 
 
+@row("start")
+def _(bench):
+    """From the prior, Gaussians lie around the object's surface; those of a ball fill it. `test_first_guess.py` has the rest."""
+
+    def share_within(*words):
+        means = bench.first(*STILL, *words).gaussians.means
+        return float(((means / torch.tensor([0.35, 0.25, 0.55])).norm(dim=1) < 0.9).float().mean())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OraclePrior, "tells_surfaces", True)
+        assert share_within("start=prior") < 0.1
+    assert share_within("start=ball") > 0.2
+    assert "start=prior" in bench.first("start=prior", "seed=1", fails=True).said
+
+
+@row("preview")
+def _(bench):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OraclePrior, "tells_surfaces", True)
+        run = bench.first("preview=true")
+    assert run.path("_preview.ply").is_file() and run.path("_preview.png").is_file()
+    assert not list(bench.first().folder.glob("*preview*"))
+
+
 @row("recenter")
 def _(bench):
     """An object in a corner of its picture is shown to the prior in the middle, or where it is."""

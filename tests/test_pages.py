@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from microdreamer.pipeline.config import SCHEMA
 
@@ -14,6 +15,7 @@ PAGES = sorted(path for path in ROOT.rglob("*.md") if not IGNORED & set(path.rel
 FOLDERS = ("", "microdreamer", "configs", "benchmarks")  # that a page may name a file from
 SOURCE = re.compile(r"[\w./-]*\w\.(?:py|md|ya?ml|sh|bat|h|cpp|cu|toml)\b")
 MADE_UP = re.compile(r"(^|/|_)[A-Z]{2,}(/|\.|_|$)|^\.")  # FILE.yaml, ops_NAME.cpp, FILES/..., and bare suffixes
+SHARED = ("__init__", "timing", "rows")  # of benchmarks/: what its scripts share
 PEOPLES = {"bad_input.md": "files of its own making", "CHANGELOG.md": "names of earlier versions"}
 # Turns that readers today stumble over; what is quoted from others is not ours.
 ARCHAIC = re.compile(
@@ -75,10 +77,20 @@ def test_configurations_that_are_named_ship(page):
     assert names - {"..."} <= {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in PEOPLES], ids=ids)
+def test_ops_that_are_named_exist(page):
+    """Of this project by their schema, of PyTorch by looking: an output of an earlier version names ops that have gone."""
+    own = {name for path in (ROOT / "csrc").rglob("*.cpp") for name in re.findall(r'm\.def\(\s*"(\w+)\(', path.read_text(encoding="utf-8"))}
+    assert {"extract_fields", "gaussian_3d_coeff", "rasterize_gaussians_bwd"} <= own
+    named = set(re.findall(r"\b(microdreamer|aten)(?:::|\.ops\.)(\w+)", page.read_text(encoding="utf-8")))
+    assert [name for kind, name in sorted(named) if not (name in own if kind == "microdreamer" else hasattr(torch.ops.aten, name))] == []
+
+
 def test_every_benchmark_is_listed_and_there():
+    assert "`scripts/benchmark_all.py`" in (ROOT / "benchmarks" / "README.md").read_text()
     listed = re.findall(r"^\| `python (?:-m |scripts/)([\w.]+)", (ROOT / "benchmarks" / "README.md").read_text(), re.MULTILINE)
-    own = {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")} - {"benchmarks.__init__", "benchmarks.timing"}
-    assert set(listed) == own | {"benchmark_all.py", "benchmarks.course", "microdreamer.voxel_diffusion.benchmark.run"}
+    own = {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")} - {f"benchmarks.{name}" for name in SHARED}
+    assert set(listed) == own | {"benchmarks.course", "microdreamer.voxel_diffusion.benchmark.run"}
     assert len(listed) == len(set(listed)) and "benchmarks/README.md" in (ROOT / "README.md").read_text()
 
 

@@ -40,8 +40,9 @@ def main(words: list[str] | None = None) -> None:
     with one_thread(options.device):
         header = provenance(options.device)
         print(describe(header), flush=True)
-        found = chapter.run(Scene(options.device, options.small))
-    write_json(options.out, header | {"chapter": options.chapter, "small": options.small, **found})
+        found = header | {"chapter": options.chapter, "small": options.small} | chapter.run(Scene(options.device, options.small))
+    print("\n".join(chapter.tell(found)))
+    write_json(options.out, found)
 
 
 if __name__ == "__main__":

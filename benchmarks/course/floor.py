@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from benchmarks.course.scene import LIBRARY, PLAIN, Scene, figure, operations, table, time_here
@@ -22,7 +24,6 @@ def pairs_of_plain(scene: Scene) -> int:
 
 
 def run(scene: Scene) -> dict:
-    print(f"floor of the density grid: {scene}")
     _, covs, opacities = scene.gaussians
     work, floor_ms = floors(covs, opacities, scene.resolution), scene.floor_ms()
     launches = operations(scene.version(PLAIN))
@@ -36,11 +37,15 @@ def run(scene: Scene) -> dict:
         ("plain PyTorch: operations of its loop", str(launches), launches * launch_ms),
         ("plain PyTorch: exponentials", f"{pairs / 1e6:.1f} million", floor_ms["exponentials"] * pairs / work["exponentials"]),
     ]
-    print(table(("what", "how much", "ms at least"), rows))
-    floor = max(floor_ms.values())
     times = {name: scene.time(name).median for name in (PLAIN, LIBRARY)}
-    print(f"\nThe floor is {figure(floor)} ms.")
-    for name, milliseconds in times.items():
-        print(f"{name}: {figure(milliseconds)} ms, {figure(milliseconds / floor)} times the floor")
     found = [dict(zip(("what", "amount", "ms"), row, strict=True)) for row in rows]
     return {"scene": str(scene), "rows": found, "floor_ms": floor_ms, "milliseconds": times}
+
+
+def tell(document: dict) -> Iterator[str]:
+    yield f"floor of the density grid: {document['scene']}"
+    yield table(("what", "how much", "ms at least"), [tuple(row.values()) for row in document["rows"]])
+    floor = max(document["floor_ms"].values())
+    yield f"\nThe floor is {figure(floor)} ms."
+    for name, milliseconds in document["milliseconds"].items():
+        yield f"{name}: {figure(milliseconds)} ms, {figure(milliseconds / floor)} times the floor"

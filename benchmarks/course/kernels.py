@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from benchmarks.course.scene import LIBRARY, PLAIN, Scene, table
 from benchmarks.extract_fields import TOLERANCE
 from benchmarks.timing import busy_milliseconds
@@ -10,7 +12,6 @@ from microdreamer.kernels.gaussian_field import extract_fields_reference
 
 
 def run(scene: Scene) -> dict:
-    print(f"density grid: {scene}")
     floor = max(scene.floor_ms().values())
     gaussians = [part.double() for part in scene.gaussians]
     expected = extract_fields_reference(*gaussians, *scene.grid)
@@ -27,10 +28,12 @@ def run(scene: Scene) -> dict:
     for row in rows:
         row["times_plain"] = rows[0]["median_ms"] / row["median_ms"]
         row["floor_percent"] = 100 * floor / row["median_ms"]
-    cells = [
-        (row["version"], *(row[key] for key in ("median_ms", "kernels_ms", "times_plain", "floor_percent")), f"{row['difference']:.0e}")
-        for row in rows
-    ]
-    print(table(("version", "call, ms", "kernels, ms", "times plain", "% of the floor", "difference"), cells))
-    print(f"\nThe floor is {floor:.3g} ms; 100 % would be a call that takes no longer. Differences are from float64.")
     return {"scene": str(scene), "floor_ms": floor, "rows": rows}
+
+
+def tell(document: dict) -> Iterator[str]:
+    keys = ("median_ms", "kernels_ms", "times_plain", "floor_percent")
+    cells = [(row["version"], *(row[key] for key in keys), f"{row['difference']:.0e}") for row in document["rows"]]
+    yield f"density grid: {document['scene']}"
+    yield table(("version", "call, ms", "kernels, ms", "times plain", "% of the floor", "difference"), cells)
+    yield f"\nThe floor is {document['floor_ms']:.3g} ms; 100 % would be a call that takes no longer. Differences are from float64."

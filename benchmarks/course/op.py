@@ -1,13 +1,14 @@
-"""Chapter 3: gaussian_3d_coeff as an op, and four mistakes in extract_fields with the check that finds each."""
+"""Chapter 3: gaussian_3d_coeff as an op and step by step, and four mistakes in extract_fields with the check that finds each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks.course.scene import Scene, table
+from benchmarks.course import weights
+from benchmarks.course.scene import Scene, kind_of, table
 from benchmarks.extract_fields import object_like_gaussians
 from microdreamer.kernels import course
 from microdreamer.kernels.course import MISTAKES, extract_fields_reference
@@ -70,18 +71,23 @@ def show_op(device: str) -> dict:
         "gradient": f"gradcheck {'passes' if gradients else 'fails'}",
         "opcheck": ", ".join(f"{name.removeprefix('test_')}: {result.lower()}" for name, result in checked.items()),
     }
-    print("\n".join(f"{name:9} {text}" for name, text in rows.items()))
     return rows
 
 
 def run(scene: Scene) -> dict:
-    op = show_op(scene.device)
-    print(f"\nA right step and four wrong ones, {GRID[0]}^3 points, 300 Gaussians")
-    rows = []
-    for variant in (RIGHT, *MISTAKES):
-        row = {"variant": variant} | {name: verdict(check, variant, scene.device) for name, check in CHECKS.items()}
-        rows.append(row)
-        print("\n".join([variant, *(f"  {name:8} {row[name][:150]}" for name in CHECKS)]), flush=True)
-    caught = [(row["variant"], *("passes" if row[name] == "passes" else "finds it" for name in CHECKS)) for row in rows]
-    print("\n" + table(("step", *CHECKS), caught))
-    return {"op": op, "rows": rows}
+    checked = [
+        {"variant": variant} | {name: verdict(check, variant, scene.device) for name, check in CHECKS.items()}
+        for variant in (RIGHT, *MISTAKES)
+    ]
+    return {"op": show_op(scene.device), "weights": weights.run(scene), "rows": checked}
+
+
+def tell(document: dict) -> Iterator[str]:
+    for name, text in document["op"].items():
+        yield f"{name:9} {text}"
+    yield from weights.tell(document["weights"], kind_of(document))
+    yield f"\nextract_fields, a right step and four wrong ones: {GRID[0]}^3 points, 300 Gaussians"
+    for row in document["rows"]:
+        yield "\n".join([row["variant"], *(f"  {name:8} {row[name][:150]}" for name in CHECKS)])
+    caught = [(row["variant"], *("passes" if row[name] == "passes" else "finds it" for name in CHECKS)) for row in document["rows"]]
+    yield "\n" + table(("step", *CHECKS), caught)

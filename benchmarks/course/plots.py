@@ -11,20 +11,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.course.scene import figure
+from benchmarks.course.scene import figure, kind_of
 from microdreamer.core.files import atomic_write
 
 
-def draw_kernels(axis: Any, document: dict) -> None:
+def draw_versions(axis: Any, rows: list[dict], floor_ms: float, title: str) -> None:
     """Milliseconds of each version, and the floor."""
-    names = [row["version"].replace("_", " ") for row in document["rows"]]
-    values = [row["median_ms"] for row in document["rows"]]
-    bars = axis.barh(names, values, color="tab:blue")
+    values = [row["median_ms"] for row in rows]
+    bars = axis.barh([row["version"].replace("_", " ") for row in rows], values, color="tab:blue")
     axis.bar_label(bars, [f"{figure(value)} ms" for value in values], padding=3)
-    axis.axvline(document["floor_ms"], color="black", linestyle="--", label=f"floor, {document['floor_ms']:.2g} ms")
-    axis.set(xscale="log", xlim=(document["floor_ms"] / 2, max(values) * 8), xlabel="ms a call", title=document["scene"])
+    axis.axvline(floor_ms, color="black", linestyle="--", label=f"floor, {floor_ms:.2g} ms")
+    axis.set(xscale="log", xlim=(floor_ms / 2, max(values) * 8), xlabel="ms a call", title=title)
     axis.invert_yaxis()
     axis.legend(loc="lower right")
+
+
+def draw_op(axis: Any, document: dict) -> None:
+    weights = document["weights"]
+    title = f"gaussian_3d_coeff of {weights['count']} pairs, {kind_of(document)}"
+    draw_versions(axis, weights["rows"], max(weights["floor_ms"].values()), title)
+
+
+def draw_kernels(axis: Any, document: dict) -> None:
+    draw_versions(axis, document["rows"], document["floor_ms"], document["scene"])
 
 
 def draw_step(axis: Any, document: dict) -> None:
@@ -40,23 +49,22 @@ def draw_step(axis: Any, document: dict) -> None:
 
 def draw_program(axis: Any, document: dict) -> None:
     """Seconds by phase, stacked, of the program before and after."""
-    grid = "density grid, in mesh"
-    phases = [phase for phase in next(iter(document["runs"].values())) if phase not in ("total", grid)]
-    for number, phase in enumerate([grid, *phases]):
-        starts, widths = [], []
-        for run in document["runs"].values():
-            parts = {name: run[name] - (run[grid] if name == "mesh" else 0) for name in phases} | {grid: run[grid]}
-            order = [grid, *phases]
-            starts.append(sum(parts[name] for name in order[:number]))
-            widths.append(max(parts[phase], 0))
-        label = "mesh without it" if phase == "mesh" else phase
-        axis.barh(list(document["runs"]), widths, left=starts, label=label)
+    switched = list(document["parts"])
+    runs = {name: dict(run) for name, run in document["runs"].items()}
+    for run in runs.values():
+        run["mesh"] = max(run["mesh"] - sum(run[part] for part in switched), 0)
+        del run["total"]
+    order = [*switched, *(phase for phase in next(iter(runs.values())) if phase not in switched)]
+    for number, phase in enumerate(order):
+        starts = [sum(run[name] for name in order[:number]) for run in runs.values()]
+        label = "mesh without these" if phase == "mesh" else phase
+        axis.barh(list(runs), [run[phase] for run in runs.values()], left=starts, label=label)
     axis.set(xlabel="s", title=document["program"])
     axis.invert_yaxis()
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-DRAWN: dict[str, Callable[[Any, dict], None]] = {"kernels": draw_kernels, "step": draw_step, "program": draw_program}
+DRAWN: dict[str, Callable[[Any, dict], None]] = {"op": draw_op, "kernels": draw_kernels, "step": draw_step, "program": draw_program}
 
 
 def draw(document: dict, path: Path) -> None:
@@ -84,7 +92,7 @@ def main() -> None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.get("chapter") not in DRAWN:
             parser.error(f"{path}: expected figures of {', '.join(DRAWN)}")
-        target = options.folder / f"course_{document['chapter']}_{'cpu' if 'threads' in document['device'] else 'gpu'}.png"
+        target = options.folder / f"course_{document['chapter']}_{'cpu' if kind_of(document) == 'cpu' else 'gpu'}.png"
         draw(document, target)
         print(target)
 

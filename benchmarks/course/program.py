@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from benchmarks.course import originals
 from benchmarks.course.scene import Scene, figure, table, time_here
@@ -18,6 +22,7 @@ from benchmarks.stages import NAME, PICTURE, run_once
 from gs_renderer import GaussianModel, extract_fields, switches
 from microdreamer.core.errors import UserError
 from microdreamer.core.machine import choose_device
+from microdreamer.gaussians import extraction
 from microdreamer.guidance import load_prior
 from microdreamer.kernels import gaussian_field
 from microdreamer.pipeline.command_line import parse_command_line
@@ -27,21 +32,52 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "micro.yaml"
 SMALL = ["total_steps=1", "denoise_steps=1", "init_steps=2", "num_pts=300", "cfg=1", "eta=1", "texture_size=64", "mesh_resolution=32"]
 ON_CPU = ["total_steps=3", "mesh_resolution=64"]  # where the plain version of the whole takes a quarter of an hour
 SWITCHES = {"plain PyTorch": False, "kernels": True}
+# Beside the phases, in what a run is told by: what the switches change, all of it in the mesh phase.
+GRID, OTHERS = "density grid, in mesh", "else switched, in mesh"
+SWITCHED = ((extraction, "marching_cubes"), (extraction, "signed_distance"), (gaussian_field, "gaussian_3d_coeff"))
+DASHED = "--input=photo_rgba.png"  # as the course project's launcher passed it
 
 
-class FieldClock:
-    """Adds up the seconds that a program spends in the density grid, with its own number of blocks or, where that is less, another."""
+class SwitchedClock:
+    """Adds up the seconds that a program spends in what the switches change; a call within such a call is the outer one's."""
 
-    def __init__(self, most_blocks: int) -> None:
-        self.seconds, self._most_blocks, self._compute = 0.0, most_blocks, gaussian_field.extract_fields
+    def __init__(self, device: torch.device, most_blocks: int) -> None:
+        self.seconds = dict.fromkeys((GRID, OTHERS), 0.0)
+        self._device, self._most_blocks, self._inside = device, most_blocks, False
 
-    def __call__(self, means, covs, opacities, resolution, num_blocks, relax_ratio):
-        started = time.perf_counter()
-        field = self._compute(means, covs, opacities, resolution, min(num_blocks, self._most_blocks), relax_ratio)
-        if means.device.type == "cuda":
-            torch.cuda.synchronize(means.device)
-        self.seconds += time.perf_counter() - started
-        return field
+    def timed(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if self._inside:
+                return function(*arguments)
+            self._inside = True
+            try:
+                started = self._now()
+                result = function(*arguments)
+                self.seconds[kind] += self._now() - started
+            finally:
+                self._inside = False
+            return result
+
+        return call
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """While the block runs, the functions are counted. The grid has its own number of blocks or, where that is less, `most_blocks`."""
+        compute = gaussian_field.extract_fields
+
+        def grid(means: Tensor, covs: Tensor, opacities: Tensor, resolution: int, num_blocks: int, relax_ratio: float) -> Tensor:
+            return compute(means, covs, opacities, resolution, min(num_blocks, self._most_blocks), relax_ratio)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(gaussian_field, "extract_fields", self.timed(GRID, grid)))
+            for module, name in SWITCHED:
+                stack.enter_context(mock.patch.object(module, name, self.timed(OTHERS, getattr(module, name))))
+            yield
 
 
 def clock_of(device: torch.device) -> AbstractContextManager[object]:
@@ -50,24 +86,23 @@ def clock_of(device: torch.device) -> AbstractContextManager[object]:
 
 
 def run_program(config: Config, device: torch.device, compiled: bool, most_blocks: int) -> dict[str, float]:
-    """Seconds of main.py by phase, and of the density grid within them. The prior is loaded before."""
+    """Seconds of main.py by phase, and of what the switches change within them. The prior is loaded before."""
     prior = load_prior(config.prior, config.prior_path, device, config.precision, config.prior_memory)
-    clock = FieldClock(most_blocks)
-    counted = mock.patch.object(gaussian_field, "extract_fields", clock)
-    with tempfile.TemporaryDirectory() as folder, switches(compiled, compiled), counted, clock_of(device):
+    clock = SwitchedClock(device, most_blocks)
+    with tempfile.TemporaryDirectory() as folder, switches(compiled, compiled), clock.running(), clock_of(device):
         seconds, _ = run_once("stage 1", dataclasses.replace(config, outdir=folder, save_path=NAME), prior, device)
     found = {phase: spent for (_, phase), spent in seconds.items() if phase != "prior + fit"}
-    return found | {"density grid, in mesh": clock.seconds}
+    return found | clock.seconds
 
 
-def amdahl(share: float, times: float) -> float:
-    """How many times as fast a program becomes when `share` of its time becomes `times` as fast."""
-    return 1 / (1 - share + share / times)
+def amdahl(*parts: tuple[float, float]) -> float:
+    """How many times as fast a program becomes when each part, a share of its time, becomes so many times as fast: (share, times)."""
+    return 1 / (1 - sum(share for share, _ in parts) + sum(share / times for share, times in parts))
 
 
 def swallowed() -> str:
     """Words with dashes, merged as the original's launcher did: they are keys of their own, and `input` stays empty."""
-    merged = OmegaConf.merge({"input": ""}, OmegaConf.from_dotlist(["--input=photo_rgba.png"]))
+    merged = OmegaConf.merge({"input": ""}, OmegaConf.from_dotlist([DASHED]))
     return f"input={merged.input!r}, and a key {next(key for key in merged if str(key).startswith('--'))!r} that nobody reads"
 
 
@@ -100,43 +135,36 @@ def run(scene: Scene) -> dict:
     device = choose_device(scene.device)
     changes = SMALL if scene.small else ON_CPU if scene.device == "cpu" else []
     config = load_config(CONFIG, [f"device={scene.device}", f"input={PICTURE}", "video_frames=0", *changes])
-    program = " ".join(["main.py --config configs/micro.yaml", *changes])
-    print(f"{program}: seconds by phase")
     if not scene.small:
         run_program(config, device, True, scene.num_blocks)  # libraries and graphs: no part of what is compared
     runs = {name: run_program(config, device, compiled, scene.num_blocks) for name, compiled in SWITCHES.items()}
     before, after = runs.values()
-    print(
-        table(
-            ("phase", *runs, "times"), [(phase, before[phase], after[phase], before[phase] / max(after[phase], 1e-9)) for phase in before]
-        )
-    )
-    share = before["density grid, in mesh"] / before["total"]
-    times = before["density grid, in mesh"] / after["density grid, in mesh"]
-    print(f"\nThe grid is {100 * share:.1f} % of the plain program and becomes {figure(times)} times as fast:")
-    print(
-        f"the program should become {figure(amdahl(share, times))} times as fast, {figure(amdahl(share, float('inf')))} at the very most,"
-    )
-    print(f"and it became {figure(before['total'] / after['total'])} times as fast.")
-
-    print("\nThe launcher: --input=photo_rgba.png")
-    launcher = {"merged without a look": swallowed(), "this project's": answer_to("--input=photo_rgba.png")}
-    print("\n".join(f"  {name}: {said}" for name, said in launcher.items()))
-    blob = blob_and_object(scene)
-    print(
-        "  so its grid was an untrained blob's: "
-        + ", ".join(f"{name} {figure(ms)} ms" for name, ms in blob.items())
-        + " in plain PyTorch here"
-    )
-
-    print(f"\nTheir {originals.REPORTED['A10G, kernel alone']:.0f} times, taken apart (their figures):")
-    print(table(("what changed", "times"), originals.factors()))
+    parts = {kind: (before[kind] / before["total"], before[kind] / max(after[kind], 1e-9)) for kind in (GRID, OTHERS)}
     return {
-        "program": program,
+        "program": " ".join(["main.py --config configs/micro.yaml", *changes]),
         "runs": runs,
-        "share": share,
-        "times": times,
-        "expected": amdahl(share, times),
-        "launcher": launcher,
-        "blob_ms": blob,
+        "parts": {kind: {"share": share, "times": times} for kind, (share, times) in parts.items()},
+        "launcher": {"merged without a look": swallowed(), "this project's": answer_to(DASHED)},
+        "blob_ms": blob_and_object(scene),
     }
+
+
+def tell(document: dict) -> Iterator[str]:
+    runs = document["runs"]
+    before, after = runs.values()
+    yield f"{document['program']}: seconds by phase"
+    yield table(
+        ("phase", *runs, "times"), [(phase, before[phase], after[phase], before[phase] / max(after[phase], 1e-9)) for phase in before]
+    )
+    grid, others = ((part["share"], part["times"]) for part in document["parts"].values())
+    yield f"\nThe grid is {100 * grid[0]:.1f} % of the plain program and becomes {figure(grid[1])} times as fast:"
+    most = amdahl((grid[0], float("inf")))
+    yield f"by that the program should become {figure(amdahl(grid))} times as fast, {figure(most)} at the very most."
+    yield f"What else the switches change is {100 * others[0]:.1f} % and becomes {figure(others[1])} times as fast:"
+    yield f"with it {figure(amdahl(grid, others))} times; and the program became {figure(before['total'] / after['total'])} times as fast."
+    yield f"\nThe launcher: {DASHED}"
+    yield from (f"  {name}: {said}" for name, said in document["launcher"].items())
+    blob = ", ".join(f"{name} {figure(ms)} ms" for name, ms in document["blob_ms"].items())
+    yield f"  so its grid was an untrained blob's: {blob} in plain PyTorch here"
+    yield f"\nTheir {originals.REPORTED['A10G, kernel alone']:.0f} times, taken apart (their figures):"
+    yield table(("what changed", "times"), originals.factors())

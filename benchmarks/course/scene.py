@@ -59,10 +59,7 @@ class Scene:
     def floor_ms(self) -> dict[str, float]:
         """Milliseconds below which the grid cannot be had here: to move its bytes, and to compute its exponentials."""
         _, covs, opacities = self.gaussians
-        floor = floors(covs, opacities, self.resolution)
-        if self.device == "cuda":
-            return device_floor_ms(floor, self.device)
-        return {"memory": floor["bytes"] / copied_bytes_per_ms(), "exponentials": floor["exponentials"] / exponentials_per_ms()}
+        return device_floor_ms(floors(covs, opacities, self.resolution), self.device, clock=time.process_time)
 
     def version(self, name: str) -> Callable[[], Tensor]:
         """The grid by plain PyTorch, by the library, or by a step of the course."""
@@ -101,20 +98,6 @@ def one_thread(device: str) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def copied_bytes_per_ms() -> float:
-    """Bytes read and written in copying what no cache of this CPU holds, on one thread."""
-    source = torch.zeros(1 << 24)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / time_here(lambda: target.copy_(source), "cpu", repeats=5).least
-
-
-def exponentials_per_ms() -> float:
-    """Of float32, as fast as PyTorch computes them on one thread of this CPU from values in its cache."""
-    values = -torch.rand(1 << 14)
-    result = torch.empty_like(values)
-    return len(values) / time_here(lambda: torch.exp(values, out=result), "cpu", repeats=300).least
-
-
 class OperationCounter(TorchDispatchMode):
     """Counts the operations that PyTorch dispatches while it is active; views, which compute nothing, too."""
 
@@ -131,6 +114,11 @@ def operations(call: Callable[[], object]) -> int:
     with OperationCounter() as counter:
         call()
     return counter.count
+
+
+def kind_of(document: dict) -> str:
+    """Of the device that a chapter's figures are from: cpu or cuda. Told by its name, in which a CPU has its threads."""
+    return "cpu" if "threads" in document["device"] else "cuda"
 
 
 def table(columns: tuple[str, ...], rows: list[tuple]) -> str:

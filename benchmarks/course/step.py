@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks.course.scene import Scene, operations, table, time_here
-from benchmarks.fit_step import check, steps
-from benchmarks.timing import Timing
+from benchmarks.course.scene import Scene, figure, kind_of, operations, table, time_here
+from benchmarks.fit_step import check, least_bytes, steps
+from benchmarks.timing import Timing, bytes_per_millisecond
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.kernels.adam import Adam
 
@@ -76,13 +77,12 @@ def run(scene: Scene) -> dict:
     device = torch.device(scene.device)
     count, views, size = (100, 3, 32) if scene.small else (5000, 7, 256) if scene.device == "cuda" else (1000, 5, 128)
     repeats = scene.repeats
-    print(f"a step of the fit: {count} Gaussians, {views} views of {size}x{size}, {scene.device}")
     kinds = ["view by view", "all views"] + ["all views, CUDA graph"] * (scene.device == "cuda")
 
     def build(kind: str) -> Callable[[], Tensor]:
         return steps(kind, count, views, size, device)
 
-    check(kinds, build)
+    agreement = check(kinds, build)
     rows = []
     for kind in kinds:
         step = build(kind)
@@ -91,5 +91,15 @@ def run(scene: Scene) -> dict:
         rows.append({"what": kind, "operations": 1 if "graph" in kind else operations(step), **timing.as_row()})
     for name, (timing, count_of) in adams(count, scene.device, repeats).items():
         rows.append({"what": name, "operations": count_of, **timing.as_row()})
-    print(table(("what", "ms", "operations of the host"), [(row["what"], row["median_ms"], row["operations"]) for row in rows]))
-    return {"gaussians": count, "views": views, "size": size, "rows": rows}
+    floor = least_bytes(count, views, size) / bytes_per_millisecond(scene.device, time.process_time)
+    return {"gaussians": count, "views": views, "size": size, "agreement": agreement, "floor_ms": floor, "rows": rows}
+
+
+def tell(document: dict) -> Iterator[str]:
+    size, views = document["size"], document["views"]
+    yield f"a step of the fit: {document['gaussians']} Gaussians, {views} views of {size}x{size}, {kind_of(document)}"
+    for kind, worst in document["agreement"].items():
+        yield f"{kind}: losses within {worst:.1e} of '{document['rows'][0]['what']}'"
+    cells = [(row["what"], row["median_ms"], str(row["operations"])) for row in document["rows"]]
+    yield table(("what", "ms", "operations of the host"), cells)
+    yield f"\nThe floor of a step, to move its pictures and parameters, is {figure(document['floor_ms'])} ms."

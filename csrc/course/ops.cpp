@@ -2,11 +2,9 @@
 #include <ATen/ops/empty.h>
 
 #include <stdexcept>
-#include <string>
-#include <string_view>
-#include <utility>
 
 #include "course/field_steps.h"
+#include "course/variant_names.h"
 #include "gaussian_field_arguments.h"
 
 namespace md::course {
@@ -18,22 +16,13 @@ constexpr std::pair<const char*, Variant> kVariants[] = {
     {"wrong_bound", Variant::kWrongBound}, {"wrong_barrier", Variant::kWrongBarrier},
 };
 
-Variant variant_of(std::string_view name) {
-  for (const auto& [known, variant] : kVariants) {
-    if (name == known) return variant;
-  }
-  std::string expected;
-  for (const auto& [known, variant] : kVariants) expected += std::string(expected.empty() ? "" : ", ") + known;
-  TORCH_CHECK_VALUE(false, "variant: expected one of ", expected, ", got ", name);
-}
-
 at::Tensor prepared_scratch(const FieldParams& params, const at::Tensor& means) {
   return at::empty({scratch_bytes(params)}, means.options().dtype(at::kByte));
 }
 
 at::Tensor extract_fields_on_cpu(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities, int64_t resolution,
                                  int64_t num_blocks, double relax_ratio, std::string_view name) {
-  const Variant variant = variant_of(name);
+  const Variant variant = variant_of(kVariants, name);
   FieldParams params = field_params(means, covs, opacities, resolution, num_blocks, relax_ratio);
   check_finite_field_arguments(means, covs, opacities);
   at::Tensor field = at::empty({resolution, resolution, resolution}, means.options());
@@ -48,7 +37,7 @@ at::Tensor extract_fields_on_cpu(const at::Tensor& means, const at::Tensor& covs
 #ifdef MD_WITH_CUDA
 at::Tensor extract_fields_on_cuda(const at::Tensor& means, const at::Tensor& covs, const at::Tensor& opacities, int64_t resolution,
                                   int64_t num_blocks, double relax_ratio, std::string_view name) {
-  const Variant variant = variant_of(name);
+  const Variant variant = variant_of(kVariants, name);
   FieldParams params = field_params(means, covs, opacities, resolution, num_blocks, relax_ratio);
   // PyTorch gives out memory in pieces of 512 bytes. A write beyond the field that stays in its last piece harms nobody.
   const auto in_pieces = [&](int64_t floats) { return (voxels_of(params.grid) + floats - 1) / floats * floats; };

@@ -3,6 +3,7 @@
 #include "lanes.h"  // before the maths, whose templates need the arithmetic of lanes
 
 #include "mesh_raster.h"
+#include "mesh_raster_tiles.h"
 
 #include <ATen/Parallel.h>
 
@@ -65,6 +66,23 @@ void fill(const Corner* corners, const Box& box, int32_t face, float scale_x, fl
   }
 }
 
+// Of a large box, the blocks that the face may reach. Their steps of lanes are those of the whole box.
+void fill_blocks(const Corner* corners, const Box& box, int32_t face, float scale_x, float scale_y, Band& band) {
+  constexpr int kBlockX = 4 * kLanes, kBlockY = 8;
+  if (box.x1 - box.x0 < 2 * kBlockX || box.y1 - box.y0 < 2 * kBlockY) {
+    fill(corners, box, face, scale_x, scale_y, band);
+    return;
+  }
+  const TileTest test(corners, scale_x, scale_y, kBlockX, kBlockY);
+  for (int y = box.y0; y <= box.y1; y += kBlockY) {
+    for (int x = box.x0; x <= box.x1; x += kBlockX) {
+      if (test.outside(corners, x, y)) continue;
+      const Box block = {x, std::min(x + kBlockX - 1, box.x1), y, std::min(y + kBlockY - 1, box.y1)};
+      fill(corners, block, face, scale_x, scale_y, band);
+    }
+  }
+}
+
 // x/w and y/w of every vertex in front of the eye; NaN for the others and for those that are not finite.
 std::vector<float> project(const Picture& in) {
   std::vector<float> screen(static_cast<size_t>(2 * position_sets(in) * in.vertices));
@@ -101,7 +119,7 @@ void find_faces(const Picture& in, const float* screen, int64_t picture, Band& b
     if (!load_corners(in, picture, face, corners) || !box_of(in, screen + 2 * vertices_before(in, picture), face, corners, box)) continue;
     box.y0 = std::max(box.y0, band.first_row);
     box.y1 = std::min(box.y1, band.last_row - 1);
-    fill(corners, box, static_cast<int32_t>(face), scale_x, scale_y, band);
+    fill_blocks(corners, box, static_cast<int32_t>(face), scale_x, scale_y, band);
   }
 }
 

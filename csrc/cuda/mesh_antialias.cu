@@ -9,6 +9,16 @@ __global__ void __launch_bounds__(kBlock) mark_silhouettes(Picture in, const int
   if (i < position_sets(in) * in.faces) edges[i] = silhouette_edges(in, opposite, i / in.faces, i % in.faces);
 }
 
+// Bit `number` is set where that pair of the pixel (see find_pair) shows two faces. Most show one; none of the loads waits for another.
+__device__ unsigned differing_pairs(const Picture& in, const Blending& blending, const TiledPixel& p) {
+  const float* shown = blending.rast + 4 * p.number + 3;
+  const float own = shown[0];
+  const int row = 4 * in.width;
+  const float right = p.x + 1 < in.width ? shown[4] : own, left = p.x > 0 ? shown[-4] : own;
+  const float above = p.y + 1 < in.height ? shown[row] : own, below = p.y > 0 ? shown[-row] : own;
+  return (right != own ? 1u : 0u) | (left != own ? 2u : 0u) | (above != own ? 4u : 0u) | (below != own ? 8u : 0u);
+}
+
 template <int Channels>
 __global__ void __launch_bounds__(kBlock) blend_pixels(Picture in, Blending blending, float* out) {
   const TiledPixel p = tiled_pixel(in.width, in.height);
@@ -19,8 +29,8 @@ __global__ void __launch_bounds__(kBlock) blend_pixels(Picture in, Blending blen
 #pragma unroll
   for (int c = 0; c < channels; ++c) to[c] = own[c];
   Pair pair;
-  for (int number = 0; number < 4; ++number) {
-    if (!find_pair(in, blending, p.picture, p.x, p.y, number, pair)) continue;
+  for (unsigned rest = differing_pairs(in, blending, p); rest != 0; rest &= rest - 1) {
+    if (!find_pair(in, blending, p.picture, p.x, p.y, __ffs(rest) - 1, pair)) continue;
     const float share = share_in(pair);
     const float* other = blending.color + channels * pair.other;
     for (int c = 0; c < channels; ++c) to[c] += share * (other[c] - own[c]);
@@ -37,7 +47,8 @@ __global__ void __launch_bounds__(kBlock) blend_gradients(Picture in, Blending b
   for (int c = 0; c < channels; ++c) v_color[c] = v_own[c];
   Pair pair;
   float v_ends[2][3];
-  for (int number = 0; number < 4; ++number) {
+  for (unsigned rest = differing_pairs(in, blending, p); rest != 0; rest &= rest - 1) {
+    const int number = __ffs(rest) - 1;
     if (!find_pair(in, blending, p.picture, p.x, p.y, number, pair)) continue;
     const float in_share = share_in(pair), out_share = share_out(pair);
     const float* v_other = v.v_out + channels * pair.other;
@@ -60,8 +71,8 @@ __global__ void __launch_bounds__(kBlock) blend_gradients(Picture in, Blending b
 }  // namespace
 
 cudaError_t antialias_cuda(const Picture& in, const Blending& blending, float* out, uint8_t* edges, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(tiled_blocks(in.pictures, in.width, in.height));
-  if (blocks == 0) return cudaSuccess;
+  if (in.pictures == 0) return cudaSuccess;
+  const dim3 blocks = tiled_blocks(in.pictures, in.width, in.height);
   const int64_t faces = position_sets(in) * in.faces;
   if (faces > 0) mark_silhouettes<<<static_cast<unsigned>(blocks_for(faces)), kBlock, 0, stream>>>(in, blending.opposite, edges);
   switch (blending.channels) {
@@ -82,11 +93,11 @@ cudaError_t antialias_cuda(const Picture& in, const Blending& blending, float* o
 
 cudaError_t antialias_backward_cuda(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges,
                                     void* workspace, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(tiled_blocks(in.pictures, in.width, in.height));
+  const dim3 blocks = tiled_blocks(in.pictures, in.width, in.height);
   const int64_t faces = position_sets(in) * in.faces;
   if (faces > 0) mark_silhouettes<<<static_cast<unsigned>(blocks_for(faces)), kBlock, 0, stream>>>(in, blending.opposite, edges);
   return sum_into(v.v_pos, 4 * position_sets(in) * in.vertices, workspace, stream, [&](auto sum) {
-    if (blocks > 0) blend_gradients<<<blocks, kBlock, 0, stream>>>(in, blending, v, sum);
+    if (in.pictures > 0) blend_gradients<<<blocks, kBlock, 0, stream>>>(in, blending, v, sum);
   });
 }
 

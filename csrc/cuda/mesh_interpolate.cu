@@ -7,13 +7,13 @@ namespace {
 // Channels is in.channels where that is known while compiling, else 0.
 template <int Channels>
 __global__ void __launch_bounds__(kBlock) interpolate_pixels(Attributes in, float* out, float* out_da) {
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
-  const int64_t picture_pixels = static_cast<int64_t>(in.height) * in.width;
-  if (pixel >= in.pictures * picture_pixels) return;
+  const RowPixel p = row_pixel(in.width, in.height);
+  if (!p.inside) return;
+  const int64_t pixel = p.number;
   const int channels = Channels > 0 ? Channels : in.channels;
   const float4 rast = reinterpret_cast<const float4*>(in.rast)[pixel];
   const float* corner[3];
-  const bool covered = corner_attributes(in, pixel / picture_pixels, face_at(&rast.x, in.faces), corner);
+  const bool covered = corner_attributes(in, p.picture, face_at(&rast.x, in.faces), corner);
   const float4 db = covered && out_da ? reinterpret_cast<const float4*>(in.rast_db)[pixel] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   const float rest = 1.0f - rast.x - rast.y;
 #pragma unroll
@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(kBlock) interpolate_gradients(Attributes in, A
 }  // namespace
 
 cudaError_t interpolate_cuda(const Attributes& in, float* out, float* out_da, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(blocks_for(in.pictures * in.height * in.width));
-  if (blocks == 0) return cudaSuccess;
+  if (in.pictures * in.height * in.width == 0) return cudaSuccess;
+  const dim3 blocks = row_blocks(in.pictures, in.width, in.height);
   switch (in.channels) {
     case 1:
       interpolate_pixels<1><<<blocks, kBlock, 0, stream>>>(in, out, out_da);
@@ -97,9 +97,9 @@ cudaError_t interpolate_cuda(const Attributes& in, float* out, float* out_da, cu
 }
 
 cudaError_t interpolate_backward_cuda(const Attributes& in, const AttributeGradients& v, void* workspace, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(tiled_blocks(in.pictures, in.width, in.height));
+  const dim3 blocks = tiled_blocks(in.pictures, in.width, in.height);
   return sum_into(v.v_attr, in.sets * in.vertices * in.channels, workspace, stream, [&](auto sum) {
-    if (blocks > 0) interpolate_gradients<<<blocks, kBlock, 0, stream>>>(in, v, sum);
+    if (in.pictures * in.height * in.width > 0) interpolate_gradients<<<blocks, kBlock, 0, stream>>>(in, v, sum);
   });
 }
 

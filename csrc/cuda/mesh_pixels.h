@@ -4,12 +4,12 @@
 
 #include "fixed_point_sums.h"
 #include "mesh_raster.h"
+#include "mesh_raster_tiles.h"
 #include "warps.h"
 
 namespace md::mesh_raster {
 
 constexpr int kBlock = 256;
-constexpr int kTileX = 8, kTileY = 4;  // pixels of a warp
 
 inline int64_t blocks_for(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
@@ -85,7 +85,7 @@ __device__ void sum_over_peers(Peers peers, float (&values)[Count]) {
   }
 }
 
-// Backward passes give a warp a tile of 8 x 4 pixels, whose lanes share more faces than those of a row would.
+// Backward passes give a warp a tile of kTileX x kTileY pixels, whose lanes share more faces than those of a row would.
 struct TiledPixel {
   int64_t picture;
   int x, y;
@@ -93,23 +93,42 @@ struct TiledPixel {
   int64_t number;  // counted through all pictures
 };
 
-inline int64_t tiled_blocks(int64_t pictures, int width, int height) {
-  return pictures * ((width + 2 * kTileX - 1) / (2 * kTileX)) * ((height + 4 * kTileY - 1) / (4 * kTileY));
+inline dim3 tiled_blocks(int64_t pictures, int width, int height) {
+  return dim3(static_cast<unsigned>((width + 2 * kTileX - 1) / (2 * kTileX)),
+              static_cast<unsigned>((height + 4 * kTileY - 1) / (4 * kTileY)), static_cast<unsigned>(pictures));
 }
 
 // A block covers 16 x 16 pixels: 2 x 4 tiles.
 __device__ inline TiledPixel tiled_pixel(int width, int height) {
   static_assert(kBlock == 2 * kTileX * 4 * kTileY);
-  const int across = (width + 2 * kTileX - 1) / (2 * kTileX), down = (height + 4 * kTileY - 1) / (4 * kTileY);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t block = blockIdx.x;
   TiledPixel p;
-  p.picture = block / (static_cast<int64_t>(across) * down);
-  const int within = static_cast<int>(block % (static_cast<int64_t>(across) * down));
-  p.x = (within % across * 2 + warp % 2) * kTileX + lane % kTileX;
-  p.y = (within / across * 4 + warp / 2) * kTileY + lane / kTileX;
+  p.picture = blockIdx.z;
+  p.x = static_cast<int>(blockIdx.x * 2 + warp % 2) * kTileX + lane % kTileX;
+  p.y = static_cast<int>(blockIdx.y * 4 + warp / 2) * kTileY + lane / kTileX;
   p.inside = p.x < width && p.y < height;
   p.number = (p.picture * height + p.y) * width + p.x;
+  return p;
+}
+
+// Forward passes take the pixels of a picture row by row, so that a warp writes in one piece.
+struct RowPixel {
+  int64_t picture;
+  int within;  // counted through the picture
+  bool inside;
+  int64_t number;  // counted through all pictures
+};
+
+inline dim3 row_blocks(int64_t pictures, int width, int height) {
+  return dim3(static_cast<unsigned>(blocks_for(static_cast<int64_t>(height) * width)), static_cast<unsigned>(pictures));
+}
+
+__device__ inline RowPixel row_pixel(int width, int height) {
+  RowPixel p;
+  p.picture = blockIdx.y;
+  p.within = static_cast<int>(blockIdx.x * kBlock + threadIdx.x);
+  p.inside = p.within < height * width;
+  p.number = p.picture * (static_cast<int64_t>(height) * width) + p.within;
   return p;
 }
 

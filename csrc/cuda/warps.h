@@ -13,4 +13,14 @@ __device__ __forceinline__ float sum_over_warp(float value) {
   return value;
 }
 
+// The sum of the values of the lanes up to this one, its own included.
+__device__ __forceinline__ int sum_up_to(int value, int lane) {
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, value, step);
+    if (lane >= step) value += other;
+  }
+  return value;
+}
+
 }  // namespace md

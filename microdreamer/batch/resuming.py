@@ -15,9 +15,9 @@ from microdreamer.core.files import sha256_of, user_path
 from microdreamer.core.staging import finish
 from microdreamer.pipeline.config import Config
 
-# Keys that change nothing in a result: where it lies, what it is called, whether and how a run is measured, and the picture's path,
-# whose bytes are compared instead.
-PLACES = frozenset({"input", "outdir", "save_path", "resume", "profiling"})
+# Keys that change nothing in a result: where it lies, what it is called, whether it is previewed, whether and how a run is measured, and
+# the picture's path, whose bytes are compared instead.
+PLACES = frozenset({"input", "outdir", "save_path", "resume", "preview", "profiling"})
 
 
 def same_result(config: Config) -> dict[str, Any]:

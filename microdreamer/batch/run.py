@@ -20,7 +20,7 @@ from microdreamer.guidance.base import Prior
 from microdreamer.pipeline.config import Config
 from microdreamer.pipeline.progress import Update
 from microdreamer.pipeline.reconstruction import prior_for, reconstruct, with_inputs
-from microdreamer.pipeline.results import STAGE_1, check_switches, result_stem
+from microdreamer.pipeline.results import STAGE_1, check_switches, result_stem, write_preview
 
 log = logging.getLogger(__name__)
 WRITING = 100  # times what it took to write the report, that pass before it is written again
@@ -130,7 +130,8 @@ def make_one(
         own = _own(item, config)
         path = user_path(item.picture)
         digest = digest_of(item.pictures)
-        result = reconstruct(config=own, prior=prior, on_progress=on_progress, should_stop=stop)
+        preview = (lambda guess: write_preview(own, guess)) if own.preview else None
+        result = reconstruct(config=own, prior=prior, on_progress=on_progress, should_stop=stop, on_preview=preview)
         result.record["input_sha256"] = digest
         stem = result.save(on_progress=on_progress)
         if result.no_mesh:

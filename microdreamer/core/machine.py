@@ -15,7 +15,7 @@ import torch
 
 from microdreamer.core.errors import UserError
 
-PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh", "diffusers", "transformers")  # that a result depends on
+PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh")  # that a result depends on
 
 
 def best_device() -> torch.device:

@@ -232,7 +232,7 @@ def _evaluate(arguments: Sequence[str], program: str) -> int:
             "prompts": len(renders),
             "frames": sum(len(one.frames) for one in renders),
             "record": record,
-            "provenance": provenance(device, "transformers"),
+            "provenance": provenance(device),
         }
         each: dict[str, dict[str, Any]] = {one.folder: {"prompt": one.prompt, "text": one.text} for one in renders}
         if args.clip is not None:

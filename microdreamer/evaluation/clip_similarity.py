@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_utils import turntable
+from microdreamer.guidance.published.clip import HIGHEST_ENDS
 from microdreamer.guidance.published.latent import clip_pixels
 from microdreamer.guidance.published.ldm_keys import map_tower_keys
-from microdreamer.guidance.published.pretrained import load_state, load_weights, read_config, read_tensors
+from microdreamer.guidance.published.pretrained import build, load_part, load_state, read_tensors
 from microdreamer.guidance.published.text import Tokenizer
 from microdreamer.meshes.files import read_mesh
 from microdreamer.meshes.model import MeshModel
@@ -38,30 +39,29 @@ class Clip:
         if (self.folder / "open_clip_config.json").is_file():
             self.model = _load_open_clip(self.folder, device)
         elif (self.folder / "config.json").is_file():
-            self.model = load_weights(_build(read_config(self.folder)), self.folder, device, torch.float32)
+            self.model = load_part(self.folder, "CLIPModel", device)
         else:
             raise FileNotFoundError(f"{folder}: no CLIP there (config.json or open_clip_config.json)")
 
     @property
     def picture_size(self) -> int:
         """Pixels a side of the pictures that it looks at; others are resized."""
-        return self.model.config.vision_config.image_size
+        return self.model.vision_model.config.image_size
 
     @torch.no_grad()
     def embed_pictures(self, pictures: Tensor) -> Tensor:
         """Unit vectors [B,E] of square pictures [B,3,S,S] in [0,1]."""
         pixels = clip_pixels(pictures.to(self.device), self.picture_size)
-        return F.normalize(self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output), dim=-1)
+        return F.normalize(self.model.embed_pictures(pixels), dim=-1)
 
     @torch.no_grad()
     def embed_sentences(self, sentences: Sequence[str]) -> Tensor:
         """Unit vectors [S,E]; reads the tokenizer's files beside the weights. Of a longer sentence the end is cut, not its end token."""
-        tokenizer, length = Tokenizer(self.folder), self.model.config.text_config.max_position_embeddings
+        tokenizer, length = Tokenizer(self.folder), self.model.text_model.config.max_position_embeddings
         parts = []
         for first in range(0, len(sentences), SENTENCES_PER_CALL):
             ids = [tokenizer(sentence, length) for sentence in sentences[first : first + SENTENCES_PER_CALL]]
-            states = self.model.text_model(input_ids=torch.tensor(ids, device=self.device))
-            parts.append(F.normalize(self.model.text_projection(states.pooler_output), dim=-1))
+            parts.append(F.normalize(self.model.embed_ids(torch.tensor(ids, device=self.device)), dim=-1))
         return torch.cat(parts)
 
     def embed_sentence(self, sentence: str) -> Tensor:
@@ -69,15 +69,8 @@ class Clip:
         return self.embed_sentences([sentence])
 
 
-def _build(config: dict) -> nn.Module:
-    from transformers import CLIPConfig, CLIPModel
-
-    with torch.device("meta"):
-        return CLIPModel(CLIPConfig.from_dict(config))
-
-
 def _open_clip_config(config: dict) -> dict:
-    """What transformers calls the settings of open_clip_config.json."""
+    """The settings of open_clip_config.json as a config.json has them."""
     model = config["model_cfg"]
     vision, text = model["vision_cfg"], model["text_cfg"]
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
@@ -94,6 +87,7 @@ def _open_clip_config(config: dict) -> dict:
         }
 
     return {
+        "architectures": ["CLIPModel"],
         "projection_dim": model["embed_dim"],
         "vision_config": {
             **tower(vision, vision["width"] // vision.get("head_width", 64)),
@@ -104,7 +98,7 @@ def _open_clip_config(config: dict) -> dict:
             **tower(text, text["heads"]),
             "vocab_size": text["vocab_size"],
             "max_position_embeddings": text["context_length"],
-            "eos_token_id": 2,  # transformers' word for: the token with the highest number ends the sentence
+            "eos_token_id": HIGHEST_ENDS,
         },
     }
 
@@ -117,7 +111,12 @@ def _load_open_clip(folder: Path, device: torch.device | str) -> nn.Module:
         config = _open_clip_config(json.loads((folder / "open_clip_config.json").read_text()))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'open_clip_config.json'}: not OpenCLIP's settings of a vision transformer ({error!r})") from error
-    return load_state(_build(config), map_tower_keys({key: read() for key, read, _ in read_tensors(path)}), path, device)
+    return load_state(
+        build(config, "CLIPModel", folder / "open_clip_config.json"),
+        map_tower_keys({key: read() for key, read, _ in read_tensors(path)}),
+        path,
+        device,
+    )
 
 
 def load_mesh(path: Path | str, device: torch.device | str = "cpu") -> MeshModel:

@@ -72,6 +72,8 @@ OWN_KEYS = (
     "video_frames",
     "video_size",
     "mesh_format",
+    "material",
+    "preview",
     "profiling",
 )
 

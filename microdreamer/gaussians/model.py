@@ -93,16 +93,21 @@ class GaussianModel(nn.Module):
 
     @classmethod
     def from_points(
-        cls, points: np.ndarray | Tensor, colors: np.ndarray | Tensor, sh_degree: int = 0, device: torch.device | str = "cpu"
+        cls,
+        points: np.ndarray | Tensor,
+        colors: np.ndarray | Tensor,
+        sh_degree: int = 0,
+        device: torch.device | str = "cpu",
+        opacity: float = INITIAL_OPACITY,
     ) -> GaussianModel:
-        """Round Gaussians at `points` [N,3] with `colors` [N,3] in [0,1], as wide as their neighbours are far, of opacity 0.1.
+        """Round Gaussians at `points` [N,3] with `colors` [N,3] in [0,1], as wide as their neighbours are far, of one `opacity`.
 
         Raises ValueError for fewer than 4 points or an unknown degree.
         """
-        return cls._from_points(torch.as_tensor(points), color_to_sh(torch.as_tensor(colors)), sh_degree).to(device)
+        return cls._from_points(torch.as_tensor(points), color_to_sh(torch.as_tensor(colors)), sh_degree, opacity).to(device)
 
     @classmethod
-    def _from_points(cls, points: Tensor, sh_dc: Tensor, sh_degree: int) -> GaussianModel:
+    def _from_points(cls, points: Tensor, sh_dc: Tensor, sh_degree: int, opacity: float = INITIAL_OPACITY) -> GaussianModel:
         count = len(points)
         if count < 4:
             raise ValueError(f"{count} points: expected at least 4, to tell how far neighbours are")
@@ -117,7 +122,7 @@ class GaussianModel(nn.Module):
                 "sh_rest": torch.zeros(count, (sh_degree + 1) ** 2 - 1, 3),
                 "log_scales": squared.sqrt().log()[:, None].repeat(1, 3),
                 "quaternions": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
-                "opacity_logits": torch.full((count,), math.log(INITIAL_OPACITY / (1 - INITIAL_OPACITY))),
+                "opacity_logits": torch.full((count,), math.log(opacity / (1 - opacity))),
             }
         )
 

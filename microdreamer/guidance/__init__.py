@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from microdreamer.core.ahead import in_background
 from microdreamer.guidance.names import PRECISIONS, PRIORS, SENTENCE_ENCODERS
 
 if TYPE_CHECKING:
     import torch
 
     from microdreamer.guidance.base import Prior
+    from microdreamer.guidance.published.latent import Parts
     from microdreamer.guidance.sentences import SentenceEncoder
 
 __all__ = ["PRECISIONS", "PRIORS", "SENTENCE_ENCODERS", "load_prior", "load_sentence_encoder"]
@@ -34,6 +36,13 @@ def load_prior(
     from microdreamer.guidance.published.latent import Parts
 
     parts = Parts.choose(device, precision, memory_gib)
+    libraries = in_background(parts.warm_up)
+    prior = _load_published(name, path, parts)
+    libraries.join()
+    return prior
+
+
+def _load_published(name: str, path: str | None, parts: Parts) -> Prior:
     if name == "mvdream":
         from microdreamer.guidance.published.mvdream import MVDreamPrior
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from microdreamer.core.transfer import send
 from microdreamer.guidance.names import PRIORS, SENTENCE_ENCODERS
 from microdreamer.guidance.schedule import NoiseSchedule
 from microdreamer.guidance.sentences import SentenceEncoder
+
+if TYPE_CHECKING:
+    from microdreamer.guidance.micro.network import Surfaces
 
 MAX_SPACING_ERROR = 1.0  # degrees by which cameras may miss a prior's fixed azimuth spacing
 
@@ -50,6 +53,7 @@ class Prior(abc.ABC):
     schedule: NoiseSchedule
     accepts: frozenset[str]  # of "image" and "prompt"
     references: int = 1  # most pictures of one object; where it is more, `condition` takes those after the first as `others`
+    tells_surfaces: bool = False  # whether `predict_surfaces` answers
     by_direction: bool = False  # whether its conditions hold a null sentence and one for each of `directions.DIRECTIONS`
     device: torch.device
     dtype: torch.dtype = torch.float32  # in which it multiplies
@@ -114,6 +118,15 @@ class Prior(abc.ABC):
         guidance_scale None: the unconditional score alone; 1: the conditional alone; each evaluates one branch. Any other
         scale combines both with `classifier_free`. Implementations add the branches they evaluate to `evaluations`.
         """
+
+    def predict_surfaces(self, latents: Tensor, t: int, cameras: Cameras, condition: object) -> tuple[Tensor, Surfaces]:
+        """What the conditional branch makes of `latents` [V,...] at level t: pictures [V,3,R,R] in about [0,1], and surfaces.
+
+        Level -1 is that of clean latents. The surfaces [V,...,R,R] are in units of the scene as the prior's own cameras see it (at
+        distance RADIUS, with a field of view of FOV_Y): `depth` along the camera's axis; `coverage` and `albedo` in about [0,1].
+        Raises ValueError where not `tells_surfaces`.
+        """
+        raise ValueError(f"the {self.name} prior tells colours alone, not surfaces")
 
     @torch.no_grad()
     def predict_each(self, branches: Sequence[Branch], cameras: Cameras, condition: object) -> list[Tensor]:

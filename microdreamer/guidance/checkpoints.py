@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from microdreamer.core import tensor_files
+from microdreamer.core.unfilled import assign
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 15 * 2**20
@@ -78,6 +79,16 @@ def check_shapes(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequ
             raise ValueError(f"{origin}: unexpected {key}; these are not weights of {kind}")
         if tuple(expected[key]) != tuple(found[key]):
             raise ValueError(f"{origin}: {key} has shape {tuple(found[key])}, expected {tuple(expected[key])}")
+
+
+def complete(network: nn.Module, state: dict[str, Tensor], origin: Path | str, device: torch.device | str) -> nn.Module:
+    """Give a network made within `unfilled` the weights `state`, on `device` in the types that it was made with.
+
+    Raises ValueError naming the first key that is missing, left over or of another shape.
+    """
+    shapes = ({key: tensor.shape for key, tensor in tensors.items()} for tensors in (network.state_dict(), state))
+    check_shapes(*shapes, origin, type(network).__name__)
+    return assign(network, state, device)
 
 
 def load_into(network: nn.Module, state: dict[str, Tensor], origin: Path | str) -> None:

@@ -7,8 +7,9 @@ them from where that picture is the front.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from microdreamer.core.transfer import send
 from microdreamer.guidance.base import Prior, classifier_free
 from microdreamer.guidance.wrapped import WrappedPrior
 from microdreamer.images.reference import PosedPicture
+
+if TYPE_CHECKING:
+    from microdreamer.guidance.micro.network import Surfaces
 
 NEARNESS = 20.0  # degrees farther off by which a picture has 1/e of the say
 
@@ -64,6 +68,7 @@ class NearestPictures(WrappedPrior):
 
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior)
+        self.tells_surfaces = prior.tells_surfaces
         self._last: tuple[Cameras | None, tuple[Cameras, ...], Tensor | None] = (None, (), None)  # what `_seen_from` made of which cameras
 
     def condition(
@@ -81,6 +86,20 @@ class NearestPictures(WrappedPrior):
         if guidance_scale == 1:
             return led
         return classifier_free(self.prior.predict_noise(latents, t, cameras, condition.conditions[0], None), led, guidance_scale)
+
+    def predict_surfaces(self, latents: Tensor, t: int, cameras: Cameras, condition: PosedConditions) -> tuple[Tensor, Surfaces]:
+        """Each view is told by the picture that is nearest to it: surfaces of several in one would lie between them."""
+        turned, shares = self._seen_from(cameras, condition.places)
+        told = [self.prior.predict_surfaces(latents, t, *seen) for seen in zip(turned, condition.conditions, strict=True)]
+        nearest, views = shares.argmax(dim=1), torch.arange(len(cameras), device=shares.device)
+
+        def chosen(*parts: Tensor) -> Tensor:
+            return torch.stack(parts)[nearest, views]
+
+        surfaces = [own for _, own in told]
+        names = [field.name for field in dataclasses.fields(surfaces[0])]
+        fields = {name: chosen(*(getattr(own, name) for own in surfaces)) for name in names}
+        return chosen(*(pictures for pictures, _ in told)), dataclasses.replace(surfaces[0], **fields)
 
     def _seen_from(self, cameras: Cameras, places: Sequence[tuple[float, float]]) -> tuple[tuple[Cameras, ...], Tensor]:
         """The cameras as each picture's condition has them, and the pictures' shares in each view."""

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from microdreamer.core.paths import shipped_folder
+from microdreamer.core.unfilled import assign, unfilled
 
 WEIGHTS = shipped_folder("weights") / "u2netp" / "u2netp.safetensors"
 SIDE = 320  # pixels; what it was trained at
@@ -90,9 +91,10 @@ class U2Net(nn.Module):
 @functools.cache
 def load_u2net() -> U2Net:
     """The network with the weights that ship, in float32. Raises ValueError where they are missing or damaged, in one line."""
-    network = U2Net()
+    with unfilled():
+        network = U2Net()
     try:
-        network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+        assign(network, load_file(WEIGHTS), "cpu")
     except Exception as error:  # safetensors, the file system and PyTorch each have their own
         reason = " ".join(str(error).split()[:12])
         raise ValueError(f"{WEIGHTS}: the weights of the cut-out cannot be read ({reason}); restore the file, or choose grabcut") from error

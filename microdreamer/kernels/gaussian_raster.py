@@ -69,10 +69,11 @@ def rasterize_gaussians(
     """Render N Gaussians from V views.
 
     means [N,3] in the world; scales [N,3] standard deviations along the Gaussian's axes (multiplied by
-    `scale_modifier`); rotations [N,4] quaternions wxyz, used as they come: pass unit ones, or any with `normalize_rotations`;
-    opacities [N] or [N,1] in [0,1]; either colors [N,3] or sh [N,K,3], whose K = 1, 4, 9, 16 tells the degree, seen along the ray from the eye.
-    world_to_camera [V,4,4] rigid, OpenCV axes (x right, y down, z forward); intrinsics [V,4] = (fx, fy, cx, cy) in
-    pixels with pixel centres at +0.5; background [3], or [V,3] for one a view. All float32 on one device.
+    `scale_modifier`); rotations [N,4] quaternions wxyz, used as they come: pass unit ones, or any with
+    `normalize_rotations`; opacities [N] or [N,1] in [0,1]; either colors [N,3] or sh [N,K,3], whose K = 1, 4, 9, 16 tells
+    the degree, seen along the ray from the eye. world_to_camera [V,4,4] rigid, OpenCV axes (x right, y down, z forward);
+    intrinsics [V,4] = (fx, fy, cx, cy) in pixels with pixel centres at +0.5; background [3], or [V,3] for one a view. All
+    float32 on one device.
 
     means2d_offset [V,N,2] is added to the splats' centres, in normalised device units (1 is half the picture); as zeros
     that require a gradient it measures the screen-space gradient that density control wants.

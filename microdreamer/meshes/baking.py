@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
@@ -37,6 +38,7 @@ SEAM_PADDING = 32  # texels around charts that take their colour, for mip-maps
 BETTER = 4  # power of their weights by which pictures that see a place share it
 PICTURE_EDGE = 3  # px at the picture's silhouette whose colours are mixed with its background's
 BAND_TEXELS = 1 << 22  # of a texture that is made at a time: all of one of 2048 a side; bounds the memory of larger ones
+ROUGH_SIZE, LEAST_WEIGHT = 256, 0.05  # texels a side of a rough look at what views see, and from which weight on they do
 DEPTH_TOLERANCE = 0.01  # of the mesh's radius, by which a texel may lie behind what the picture sees
 
 
@@ -135,6 +137,33 @@ def with_picture(mesh: Mesh, size: int, picture: Reference, device: torch.device
     """The mesh with a texture of `size` texels a side on which the picture stands where it sees the surface."""
     texture = torch.from_numpy(mesh.texture)
     return _painted(mesh, size, lambda texels, rows: texture[rows].to(device)[texels.inside], picture, device)
+
+
+@torch.no_grad()
+@profiler.function
+def with_gain(mesh: Mesh, gain: Reference, device: torch.device | str = "cpu") -> Mesh:
+    """The textured mesh with the colours of its texture, sRGB, times what the views `gain` show there, cut to [0,1].
+
+    Places that no view sees well have the gain of the nearest one that some view does; all 1 where none is.
+    """
+    size = len(mesh.texture)
+    texture, gain_of = torch.from_numpy(mesh.texture), picture_painter(mesh, gain)
+    rough = texels_of(mesh, min(size, ROUGH_SIZE), device)
+    known, weight = gain_of(rough)
+    is_seen = (weight > LEAST_WEIGHT).cpu()
+    places, known = rough.positions.cpu()[is_seen], known.cpu()[is_seen]
+    if not len(places):
+        return mesh
+    nearest = cKDTree(places.numpy())
+
+    def colors_of(texels: Texels, rows: slice) -> Tensor:
+        factor, weight = gain_of(texels)
+        unseen = weight <= LEAST_WEIGHT
+        _, index = nearest.query(texels.positions[unseen].cpu().numpy())
+        factor[unseen] = known[torch.from_numpy(index)].to(factor)
+        return (texture[rows].to(device)[texels.inside] * factor).clamp(0, 1)
+
+    return _painted(mesh, size, colors_of, None, device)
 
 
 @torch.no_grad()

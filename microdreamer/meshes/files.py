@@ -112,20 +112,21 @@ def encoded_texture(mesh: Mesh) -> bytes:
 def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     """Write `path` (.glb): binary glTF 2.0 with positions, normals, and texture (a PNG inside) or vertex colours.
 
-    glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants. The colours
-    hold the light of the picture that they come from, so the material says that they are to be shown as they are
-    (KHR_materials_unlit); readers that do not know that word get a matt surface, which they light once more. Open surfaces are shown
-    from both sides.
+    glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants. Colours
+    that hold the light of the picture that they come from (`Mesh.shaded`) have a material that says that they are to be shown as they are
+    (KHR_materials_unlit); readers that do not know that word get a matt surface, which they light once more. Others have the matt
+    surface alone. Open surfaces are shown from both sides.
     """
     path = _with_suffix(path, ".glb")
     material: dict = {
         "name": "albedo" if mesh.has_texture else "vertex_colors",
         "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
-        "extensions": {UNLIT: {}},
     }
+    document: dict = {}
+    if mesh.shaded:
+        material["extensions"], document = {UNLIT: {}}, {"extensionsUsed": [UNLIT]}
     if is_open(mesh.faces):
         material["doubleSided"] = True
-    document: dict = {"extensionsUsed": [UNLIT]}
     image = b""
     if mesh.has_texture:
         pairs = np.stack([mesh.faces.reshape(-1), mesh.uv_faces.reshape(-1)], axis=1).astype(np.int64)

@@ -13,7 +13,8 @@ class Mesh:
 
     Colour is sRGB in [0,1]: vertex_colors [V,3] float32, or texture [H,W,3] float32 (first row at the top, v = 1) with uvs
     [T,2] float32 (u to the right, v up) and uv_faces [F,3] int32, the row of `uvs` of each corner. Both may be there; the
-    texture is then what counts. Raises ValueError for arrays that do not fit together.
+    texture is then what counts. `shaded`: the colours hold the light in which they were seen, and are to be shown as they are. Raises
+    ValueError for arrays that do not fit together.
     """
 
     vertices: np.ndarray
@@ -22,6 +23,7 @@ class Mesh:
     uvs: np.ndarray | None = None
     uv_faces: np.ndarray | None = None
     texture: np.ndarray | None = None
+    shaded: bool = True
 
     def __post_init__(self) -> None:
         self.vertices = np.ascontiguousarray(self.vertices, np.float32).reshape(-1, 3)

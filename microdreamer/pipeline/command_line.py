@@ -9,6 +9,7 @@ from microdreamer.core.command import Parser
 from microdreamer.core.errors import UserError
 from microdreamer.pipeline.config import SCHEMA, Config, load_config
 
+FLAGS = {"--preview": "preview=true"}
 ALIASES = {"--from-splats": "load", "--from-ply": "load", "--from-mesh": "mesh"}
 
 
@@ -30,7 +31,7 @@ def parse_command_line(arguments: Sequence[str], description: str, program: str 
 
 
 def with_aliases(arguments: Sequence[str]) -> list[str]:
-    """The ALIASES (`--from-mesh FILE` or `--from-mesh=FILE`) as the key=value words that they stand for.
+    """The FLAGS and ALIASES (`--from-mesh FILE` or `--from-mesh=FILE`) as the key=value words that they stand for.
 
     Raises UserError for a missing FILE.
     """
@@ -42,5 +43,5 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
             if not value:
                 raise UserError(f"command line: {name}: expected a file")
             word = f"{ALIASES[name]}={value}"
-        words.append(word)
+        words.append(FLAGS.get(word, word))
     return words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microdreamer.core.ahead import in_background, open_gpu, read_files
 from microdreamer.core.command import Interrupt, exit_code
 from microdreamer.core.errors import Stopped, UserError
 from microdreamer.core.files import clean_name
@@ -17,13 +19,16 @@ from microdreamer.pipeline.command_line import parse_command_line
 from microdreamer.pipeline.config import Config
 
 if TYPE_CHECKING:
+    from microdreamer.gaussians.model import GaussianModel
     from microdreamer.guidance.base import Prior
+    from microdreamer.pipeline.first_guess import OnPreview
     from microdreamer.pipeline.results import Result
 
 MAKE = """A picture and/or a sentence -> 3D Gaussians -> a coarse textured mesh, by score-based iterative reconstruction.
 
 python main.py --config configs/micro.yaml input=photo_rgba.png save_path=name
 python main.py --config configs/micro.yaml prompt="a red apple"
+python main.py --config configs/micro.yaml input=photo_rgba.png --preview               first NAME_preview.png and .ply, then the rest
 python main.py --config configs/micro.yaml input=folder/ outdir=results resume=true     a batch: see docs/batch.md
 """
 REFINE = """Stage 2: a mesh -> a refined, textured mesh, guided by the Gaussians it came from, the picture and the prior.
@@ -58,7 +63,21 @@ def run_make(config: Config, quiet: bool, prior: Prior | None = None) -> int:
 
     if not config.input and not config.prompt:
         raise UserError(NOTHING_TO_MAKE)
-    return to_files(reconstruct, config, quiet, prior, "{stem}_trace", "{stem}_model.* and {stem}.json")
+    work = functools.partial(reconstruct, on_preview=preview_writer(config, quiet))
+    return to_files(work, config, quiet, prior, "{stem}_trace", "{stem}_model.* and {stem}.json")
+
+
+def preview_writer(config: Config, quiet: bool) -> OnPreview | None:
+    """What writes the run's first guess, where that is wanted, and says so."""
+
+    def write(guess: GaussianModel) -> None:
+        from microdreamer.pipeline.results import write_preview
+
+        stem = write_preview(config, guess)
+        if not quiet:
+            print(f"wrote {stem}_preview.*", file=sys.stderr, flush=True)
+
+    return write if config.preview else None
 
 
 def run_refine(config: Config, quiet: bool, prior: Prior | None = None) -> int:
@@ -86,7 +105,7 @@ def to_files(work: Callable[..., Result], config: Config, quiet: bool, prior: Pr
         try:
             result = work(config=config, prior=prior, on_progress=bar, should_stop=interrupt)
         except Stopped:
-            print("stopped before there was a result; nothing was written", file=sys.stderr)
+            print(f"stopped before there was a result; {'only its preview' if config.preview else 'nothing'} was written", file=sys.stderr)
             return interrupt.exit_code
         result.save(on_progress=bar)
     if result.no_mesh:
@@ -101,8 +120,18 @@ def config_line(config: Config) -> str:
     return f"config: {json.dumps(dataclasses.asdict(config), ensure_ascii=False)}"
 
 
+def begin(config: Config) -> None:
+    """Begin, in the background, what the run will wait for after it has imported PyTorch: the GPU's context and the weights."""
+    from microdreamer.guidance.published.presets import PRESETS, weights_of
+
+    in_background(lambda: open_gpu(config.device))
+    if config.prior in PRESETS:
+        in_background(lambda: read_files(weights_of(config.prior, config.prior_path)))
+
+
 def profiled(run: Callable[[Config, bool], int], config: Config, quiet: bool) -> int:
     """What `run` returns, with the ranges or the trace that `config.profiling` asks for."""
+    begin(config)
     from microdreamer.core import profiler
     from microdreamer.kernels.extension import keep_freed_memory
 

@@ -26,6 +26,8 @@ from microdreamer.pipeline.schema import Schema, choice, flag, number, numbers, 
 
 RATES = LearningRates()
 MESH_METHODS = ("density", "field")
+STARTS = ("ball", "prior", "auto")
+MATERIALS = ("shaded", "albedo")
 
 
 @dataclasses.dataclass
@@ -56,7 +58,8 @@ class Config:
     outdir: str = text("folder of the results", "logs")
     save_path: str | None = text("name of the results; default: that of the mesh, PLY or picture given, or the prompt")
     resume: bool = flag(False, "main.py: skip pictures of a batch whose results are whole and made with these keys")
-    load: str | None = text("Gaussians (.ply, .splat, .spz, .glb) to start from instead of a ball; main2.py: to make the mesh of")
+    preview: bool = flag(False, "main.py: before the rounds, write as NAME_preview.* what the prior tells at a glance (also --preview)")
+    load: str | None = text("Gaussians (.ply, .splat, .spz, .glb) to start from; main2.py: to make the mesh of")
     up: str = choice(UPS[0], UPS, "main2.py: axis of these Gaussians that is up; auto: what the file says, else their floor, else y")
     clean: bool = flag(True, "main2.py: drop faint, huge and floating ones of these Gaussians")
     seed: int = number(0, 0, 2**63 - 1, "makes a run repeatable")
@@ -100,7 +103,13 @@ class Config:
     ref_loss: float = number(REF_LOSS, 0, 1e6, "weight of the picture's colours")
     ref_mask_loss: float = number(REF_MASK_LOSS, 0, 1e6, "weight of the picture's mask")
 
-    num_pts: int = number(COUNT, 1, 10_000_000, "Gaussians of the first ball")
+    start: str = choice(
+        "ball",
+        STARTS,
+        "what the rounds start from: a ball of Gaussians, or those that the prior tells at a glance, which needs weights that tell "
+        "surfaces; auto: prior where it can",
+    )
+    num_pts: int = number(COUNT, 1, 10_000_000, "Gaussians to start from")
     sh_degree: int = number(0, 0, 3, "degree of the spherical harmonics of colour")
     position_lr_init: float = number(RATES.position_lr_init, 0, 1, "learning rate of positions, times ten")
     position_lr_final: float = number(RATES.position_lr_final, 0, 1, "the same at position_lr_max_steps")
@@ -125,6 +134,9 @@ class Config:
         default=MESH_RESOLUTION, metadata={"about": "nodes a side of the density field", "range": (16, 1024), "multiple": FIELD_BLOCKS}
     )
     mesh_faces: int = number(MESH_FACES, 4, 10_000_000, "most faces of the mesh")
+    material: str = choice(
+        MATERIALS[0], MATERIALS, "the mesh's colours: as seen in their light, or without it, as the prior tells them (docs/usage.md)"
+    )
     texture_size: int = number(TEXTURE_SIZE, 16, 8192, "texels a side of the mesh's texture")
     unwrap: str = choice(UNWRAP_METHODS[0], UNWRAP_METHODS, "how texture coordinates are made; xatlas takes the package of that name")
     mesh_format: str = choice("all", ("all", "obj", "glb"), "mesh files to write")

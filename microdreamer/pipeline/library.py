@@ -17,6 +17,7 @@ from microdreamer.meshes.mesh import Mesh
 from microdreamer.meshes.unwrap import METHODS, PADDING
 from microdreamer.meshes.unwrap.parametrize import unwrap as lay_out
 from microdreamer.pipeline.config import Config, as_config
+from microdreamer.pipeline.material import check_material
 from microdreamer.pipeline.subject import load_subject, subject_of
 
 
@@ -28,6 +29,7 @@ def mesh_from_gaussians(source: GaussianModel | str | Path, config: Config | str
     """
     with user_errors():
         config = as_config(config)
+        check_material(config, None)
         device = choose_device(config.device)
         if isinstance(source, GaussianModel):
             subject = subject_of(source, config, None, source.device)

@@ -103,10 +103,12 @@ def run(options: argparse.Namespace, config: Config) -> int:
     from microdreamer.core.staging import staged
     from microdreamer.meshes.files import write_glb, write_obj
     from microdreamer.meshes.printing import check_size, for_printing, write_stl
+    from microdreamer.pipeline.material import check_material
     from microdreamer.pipeline.results import check_switches, check_writable, result_stem
 
     with user_errors():
         check_levels(options.faces)
+        check_material(config, None)
         if options.size_mm is not None:
             check_size(options.size_mm)
         named = dataclasses.replace(config, save_path=config.save_path or clean_name(options.splats.stem), input=None)

@@ -23,7 +23,7 @@ from microdreamer.guidance.base import Prior
 class Update:
     """What `on_progress` is told after each step and at each end of a phase.
 
-    phase: load, prior, fit, mesh, refine, write or video; finished: whether it ended, after `seconds` in all. fraction: the share
+    phase: load, preview, prior, fit, mesh, refine, write or video; finished: whether it ended, after `seconds` in all. fraction: the share
     [0,1] of the rounds (or of the refinement's steps) that is done, by time; seconds_left: an estimate for the rest of them, or
     None. note: what is being done, in words. preview: renders the object as it is now, [1,3,S,S] in [0,1]; costs one render.
     """

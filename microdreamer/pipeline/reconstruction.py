@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,9 @@ from microdreamer.guidance.several import conditioned
 from microdreamer.images.reference import PosedPicture, Reference, reference_views
 from microdreamer.pipeline.asset import make_mesh
 from microdreamer.pipeline.config import Config, as_config
+from microdreamer.pipeline.first_guess import OnPreview, check_surfaces, first_guess, starts_from_prior
 from microdreamer.pipeline.inputs import places_of
+from microdreamer.pipeline.material import check_material, without_light
 from microdreamer.pipeline.pictures import Picture, as_pictures, caption_beside
 from microdreamer.pipeline.posing import names_of, posed, sources_of
 from microdreamer.pipeline.progress import OnProgress, Progress, ShouldStop, Watch
@@ -58,6 +61,8 @@ class Job:
     reference: Reference | None  # these as more views
     rounds: list[Round]
     generator: torch.Generator
+    guess: GaussianModel | None = None  # what the prior tells at a glance, where it was asked for
+    evaluations: int = 0  # of the prior, that this took
 
 
 def with_inputs(config: Config, picture: Picture | Sequence[Picture] | None, prompt: str | None) -> Config:
@@ -91,11 +96,15 @@ def read_pictures(config: Config, sources: Sequence[Picture]) -> tuple[list[Tens
     return as_pictures(sources, [elevation for elevation, _ in places], config.recenter, log.info), places
 
 
-def prepare(config: Config, prior: Prior, pictures: Sequence[PosedPicture]) -> Job:
+def prepare(config: Config, prior: Prior, pictures: Sequence[PosedPicture], guess: bool = False) -> Job:
     """Condition the prior on the pictures and the prompt, plan the rounds, make the first Gaussians.
 
-    Raises ValueError for what does not fit together.
+    guess: read off what the prior tells at a glance even where the rounds do not start from it. Raises ValueError for what does not fit
+    together.
     """
+    if guess:
+        check_surfaces(prior, "preview")
+    from_prior, evaluations = starts_from_prior(config, prior), prior.evaluations
     generator = torch.Generator().manual_seed(config.seed)
     prior, condition = condition_prior(config, prior, pictures)
     size = config.ref_size or prior.resolution
@@ -106,11 +115,15 @@ def prepare(config: Config, prior: Prior, pictures: Sequence[PosedPicture]) -> J
     views.check(prior)
     reference = reference_views(pictures, views.cameras(*places, prior.device)) if (places := places_in(pictures)) else None
     rounds = plan_rounds(prior.schedule, **select(config, PLAN_KEYS))
+    glance = first_guess(config, prior, condition) if guess or from_prior else None
     if config.load:
         model = GaussianModel.load(user_path(config.load), prior.device)
+    elif from_prior:
+        model = copy.deepcopy(glance)
     else:
         model = GaussianModel.initial_ball(config.num_pts, sh_degree=config.sh_degree, generator=generator, device=prior.device)
-    return Job(config, prior, condition, model, views, pictures, reference, rounds, generator)
+    evaluations = prior.evaluations - evaluations
+    return Job(config, prior, condition, model, views, pictures, reference, rounds, generator, glance, evaluations)
 
 
 def places_in(pictures: Sequence[PosedPicture]) -> tuple[Tensor, Tensor] | None:
@@ -186,6 +199,7 @@ def reconstruct(
     prior: Prior | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    on_preview: OnPreview | None = None,
 ) -> Result:
     """A picture or several of one object, and/or a sentence -> Gaussians and a textured mesh.
 
@@ -193,7 +207,8 @@ def reconstruct(
     alpha its background is cut out. Or a list of them, whose cameras the keys `azimuth` and `elevation` tell. config:
     a `Config`, the path of a YAML file, or keys and values on top of `configs/micro.yaml`, which is also the default. prior: one that
     is loaded already (`load_prior`), on the device to use; several runs may share it. on_progress, should_stop: see
-    `pipeline.progress`; a run that is stopped after its first fit returns what it has, with `complete` false.
+    `pipeline.progress`; a run that is stopped after its first fit returns what it has, with `complete` false. on_preview: is given,
+    before the rounds, the Gaussians that the prior tells at a glance, which the result keeps as `guess`; UserError where it cannot.
 
     Changes none of its arguments, prints nothing, takes no signals, and may run in any thread, several at once. Raises UserError
     (a ValueError) in one line for what cannot be used, and Stopped where there is nothing to return yet.
@@ -210,7 +225,12 @@ def reconstruct(
             check_switches(config, device)
             prior = prior or prior_for(config, device)
             inputs = posed(config, prior, pictures, names_of(sources), places)
-            job = prepare(config, prior, inputs)
+            check_material(config, prior)
+            job = prepare(config, prior, inputs, previewed := config.preview or on_preview is not None)
+    if on_preview is not None:
+        with watch.phase("preview"):
+            on_preview(copy.deepcopy(job.guess))
+        watch.check()
 
     complete = True
     with Progress(job.prior, job.rounds, config.cfg, watch, lambda: preview(job)) as progress:
@@ -227,6 +247,8 @@ def reconstruct(
     with user_errors(), watch.phase("mesh"):
         try:
             mesh = make_mesh(config, job.model, texture_views(job))
+            if config.material == "albedo":
+                mesh = without_light(mesh, job.prior, job.condition, job.generator)
         except ValueError as error:  # no surface at this threshold: the Gaussians are still worth having
             no_mesh = str(error)
     record = make_record(
@@ -236,7 +258,7 @@ def reconstruct(
         complete=complete,
         rounds=progress.rounds_done,
         optimiser_steps=progress.fit_steps,
-        prior_evaluations=progress.evaluations,
+        prior_evaluations=job.evaluations + progress.evaluations,
         prior_precision=str(job.prior.dtype).removeprefix("torch."),
         gaussians=len(job.model),
         cameras=[{"elevation": one.elevation, "azimuth": one.azimuth} for one in inputs],
@@ -244,4 +266,5 @@ def reconstruct(
         no_mesh=no_mesh,
     )
     points = job.model.means.detach()
-    return Result(config, job.model, mesh, record, job.model, points, complete, no_mesh, inputs=inputs)
+    guess = job.guess if previewed else None
+    return Result(config, job.model, mesh, record, job.model, points, complete, no_mesh, inputs=inputs, guess=guess)

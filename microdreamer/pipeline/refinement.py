@@ -25,6 +25,7 @@ from microdreamer.meshes.model import MeshModel
 from microdreamer.meshes.texture_fit import Target, fit_surface, well_seen
 from microdreamer.meshes.vertex_fit import RefineSettings, random_views, refine_to_model
 from microdreamer.pipeline.config import Config, as_config
+from microdreamer.pipeline.material import check_material, without_light
 from microdreamer.pipeline.pictures import Picture
 from microdreamer.pipeline.posing import names_of, posed, sources_of
 from microdreamer.pipeline.progress import OnProgress, ShouldStop, Update, Watch
@@ -71,6 +72,8 @@ def refine_mesh(
         settings = RefineSettings(steps=config.geometry_steps)
         moved = refine_to_model(mesh, guides.gaussians, cameras, settings, generator, lambda *_: on_step(), guides.pictures)
         mesh = bake(moved, config.texture_size, guides.gaussians, guides.pictures, device)
+    elif config.material == "albedo" and guides.gaussians is not None:  # stage 1 has taken the light out, and what follows shows it
+        mesh = bake(mesh, config.texture_size, guides.gaussians, guides.pictures, device)
     model = MeshModel(mesh, device, TEXELS_PER_PIXEL * max(config.refine_size, FINE_SIZE))
     always = picture_targets(model, guides.pictures) if guides.pictures else []
     if guides.prior is None:
@@ -166,6 +169,7 @@ def refine(
                 prior, condition = condition_prior(config, prior, inputs)
                 check_view_count(prior, config.refine_views)
                 retouching_levels(prior, config.refine_denoise_steps, config.refine_strength)
+            check_material(config, prior)
             view = picture_views(config, inputs, device)
         with watch.phase("mesh"):
             subject = (
@@ -191,7 +195,10 @@ def refined_result(
     inputs: Sequence[PosedPicture],
 ) -> Result:
     """The refined mesh where its file had it, with its record."""
-    mesh = subject.placed_back(model.to_mesh(reuse_texture=True))  # nobody else's: see Subject
+    mesh = model.to_mesh(reuse_texture=True)  # nobody else's: see Subject
+    if config.material == "albedo" and guides.prior is not None:
+        mesh = without_light(mesh, guides.prior, guides.condition, torch.Generator().manual_seed(config.seed))
+    mesh = subject.placed_back(mesh)
     assert mesh.texture is not None  # a subject always has one
     record = make_record(
         config,

@@ -42,7 +42,8 @@ MESH_FILES = (".obj", ".mtl", "_albedo.png", ".glb")
 # All that a result may consist of, after its stem; the record is put in place last.
 SPLAT_FILES = {"ply": "_model.ply", "splat": "_model.splat", "spz": "_model.spz", "glb": "_splats.glb"}  # _model.glb is the mesh
 CAMERAS = "_cameras.jpg"
-STAGE_1 = (*SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", CAMERAS, ".json")
+PREVIEW = ("_preview.png", "_preview.ply")
+STAGE_1 = (*PREVIEW, *SPLAT_FILES.values(), *(f"_model{suffix}" for suffix in MESH_FILES), ".mp4", "_views.png", CAMERAS, ".json")
 STAGE_2 = (*MESH_FILES, ".mp4", "_views.png", ".json")
 
 
@@ -56,7 +57,8 @@ class Result:
 
     gaussians: None where a mesh was refined that came without. mesh: textured, None where the Gaussians have no surface
     (`no_mesh` says why). record: what the JSON file will hold: configuration, seconds, scores, versions. complete: whether no
-    round was left out because the caller stopped it. inputs: the pictures that it was made from, with their cameras.
+    round was left out because the caller stopped it. inputs: the pictures that it was made from, with their cameras. guess: what the
+    preview showed, where there was one.
     """
 
     config: Config
@@ -69,6 +71,7 @@ class Result:
     no_mesh: str | None = None
     refined: bool = False
     inputs: Sequence[PosedPicture] = ()
+    guess: GaussianModel | None = None
 
     def save(self, folder: str | Path | None = None, name: str | None = None, on_progress: OnProgress | None = None) -> Path:
         """Write everything as `folder/NAME...` (default: the configuration's); returns `folder/NAME`, `_refined` added to a refined one's.
@@ -85,6 +88,8 @@ class Result:
             with watch.phase("write"):
                 if not self.refined and self.gaussians is not None:
                     write_gaussians(config, aside, self.gaussians)
+                if self.guess is not None:
+                    write_preview_files(config, aside, self.guess)
                 if self.mesh is not None:
                     write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)
             with watch.phase("video"):
@@ -152,23 +157,35 @@ def distance_for(points: Tensor, fov_y: float) -> float:
     return fitting_distance(reach, fov_y)
 
 
+def circled(config: Config, model: Shown, points: Tensor, count: int) -> Tensor:
+    """`count` pictures [V,3,S,S] on white from around an object with these points [P,3], at the height of the picture's camera."""
+    radius = max(config.radius, distance_for(points, config.fovy))
+    size = {"width": config.video_size, "height": config.video_size, "device": points.device}
+    return render_views(model, turntable(count, config.eye_level, radius, fov_y=config.fovy, **size), torch.ones(3, device=points.device))
+
+
 def write_pictures(config: Config, stem: str | Path, model: Shown, points: Tensor) -> None:
     """The sheet of views and the turntable of an object with these points [P,3]. A film that fails is a warning."""
-    background = torch.ones(3, device=points.device)
-    looks = {
-        "elevation": config.eye_level,
-        "radius": max(config.radius, distance_for(points, config.fovy)),
-        "fov_y": config.fovy,
-        "device": points.device,
-        "width": config.video_size,
-        "height": config.video_size,
-    }
-    write_sheet(f"{stem}_views.png", render_views(model, turntable(SHEET_VIEWS, **looks), background), columns=SHEET_VIEWS // 2)
+    write_sheet(f"{stem}_views.png", circled(config, model, points, SHEET_VIEWS), columns=SHEET_VIEWS // 2)
     if config.video_frames:
         try:
-            write_video(f"{stem}.mp4", render_views(model, turntable(config.video_frames, **looks), background))
+            write_video(f"{stem}.mp4", circled(config, model, points, config.video_frames))
         except OSError as error:
             log.warning("no film was written, the rest was: %s", " ".join(str(error).split()))
+
+
+def write_preview(config: Config, guess: GaussianModel) -> Path:
+    """Write the first guess of a run beside where its result will be, both files or none; returns `outdir/NAME`. Raises UserError."""
+    stem = result_stem(config)
+    with user_errors(), staged(stem, PREVIEW) as aside:
+        write_preview_files(config, aside, guess)
+    return stem
+
+
+def write_preview_files(config: Config, stem: str | Path, guess: GaussianModel) -> None:
+    """The first guess as PLY and as a sheet of views."""
+    write_sheet(f"{stem}{PREVIEW[0]}", circled(config, guess, guess.means.detach(), SHEET_VIEWS), columns=SHEET_VIEWS // 2)
+    guess.save(f"{stem}{PREVIEW[1]}")
 
 
 def write_plan(config: Config, stem: str | Path, model: Shown, points: Tensor, inputs: Sequence[PosedPicture]) -> None:

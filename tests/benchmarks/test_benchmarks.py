@@ -26,6 +26,7 @@ from benchmarks import (
     scaling,
     sentence_store,
     stages,
+    switches,
     texture,
     uv_unwrap,
     volume,
@@ -47,7 +48,6 @@ from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields
 from microdreamer.kernels.winograd import transform_weights
 from microdreamer.pipeline.config import Config
-from scripts import benchmark_all
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -219,16 +219,16 @@ SMALL_FIELDS = ("--counts", "60", "--resolution", "16", "--pairs", "500", "--sec
 
 
 def test_every_setting_of_the_switches_is_a_row(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(benchmark_all, "Config", functools.partial(Config, texture_size=64))
+    monkeypatch.setattr(switches, "Config", functools.partial(Config, texture_size=64))
     words = ("--devices", "cpu", "--mesh", "--mesh-count", "100")
-    document = run(monkeypatch, tmp_path, benchmark_all, *SMALL_FIELDS, *words)
-    assert not [name for name in benchmark_all.SWITCHES if name in os.environ]
+    document = run(monkeypatch, tmp_path, switches, *SMALL_FIELDS, *words)
+    assert not [name for name in switches.SWITCHES if name in os.environ]
     rows = document["rows"]
     found = {(row["what"], row["USE_CUDA_GAUSS"], row["USE_CUDA_EXTRACT"]) for row in rows}
-    assert {(what, *values) for what in ("density field", "mesh") for values in benchmark_all.VERSIONS} <= found
+    assert {(what, *values) for what in ("density field", "mesh") for values in switches.VERSIONS} <= found
     assert {("weights", "0", None), ("weights", "1", None)} <= found
-    assert [row["version"] for row in rows if row["what"] == "density field"][4:] == list(benchmark_all.STEPS) and len(rows) == 14
-    assert all(row["largest_difference"] <= benchmark_all.TOLERANCES[row["what"]] for row in rows)
+    assert [row["version"] for row in rows if row["what"] == "density field"][4:] == list(switches.STEPS) and len(rows) == 14
+    assert all(row["largest_difference"] <= switches.TOLERANCES[row["what"]] for row in rows)
     for row in rows:
         plain = next(other for other in rows if other["what"] == row["what"])
         assert row["times_cpu"] == row["times_same_device"] == pytest.approx(plain["median_ms"] / row["median_ms"])
@@ -240,7 +240,7 @@ def test_every_setting_of_the_switches_is_a_row(monkeypatch, tmp_path, capsys):
 
 def test_without_kernels_the_plain_rows_are_left_and_the_others_explained(monkeypatch, tmp_path):
     monkeypatch.setattr(extension, "available", lambda _: False)
-    document = run(monkeypatch, tmp_path, benchmark_all, *SMALL_FIELDS, "--devices", "cpu")
+    document = run(monkeypatch, tmp_path, switches, *SMALL_FIELDS, "--devices", "cpu")
     assert {(row["what"], row["version"]) for row in document["rows"]} == {(what, "plain PyTorch") for what in ("density field", "weights")}
     reasons = {entry["row"]: entry["reason"] for entry in document["missing"]}
     assert (
@@ -250,13 +250,13 @@ def test_without_kernels_the_plain_rows_are_left_and_the_others_explained(monkey
 
 
 def test_a_kernel_that_computes_something_else_is_not_timed(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark_all, "extract_fields", lambda *arguments: extract_fields(*arguments) + 1e-3)
+    monkeypatch.setattr(switches, "extract_fields", lambda *arguments: extract_fields(*arguments) + 1e-3)
     with pytest.raises(SystemExit, match=r"differs from plain PyTorch by 0\.001"):
-        run(monkeypatch, tmp_path, benchmark_all, *SMALL_FIELDS, "--devices", "cpu")
+        run(monkeypatch, tmp_path, switches, *SMALL_FIELDS, "--devices", "cpu")
 
 
 def test_slow_rows_are_left_out_unless_asked_for():
-    loop = benchmark_all.Case("density field", 20_000, "cpu", "plain PyTorch", "0", "0")
+    loop = switches.Case("density field", 20_000, "cpu", "plain PyTorch", "0", "0")
     assert "add --slow-counts 20000" in loop.reason_to_skip([5000]) and loop.reason_to_skip([20_000]) is None
     assert dataclasses.replace(loop, what="weights").reason_to_skip([]) is None
 
@@ -264,7 +264,7 @@ def test_slow_rows_are_left_out_unless_asked_for():
 @pytest.mark.gpu
 @pytest.mark.skipif(not extension.available("cuda") or not torch.cuda.is_available(), reason="needs CUDA kernels and a GPU")
 def test_the_table_holds_both_devices_and_the_steps_of_the_course(monkeypatch, tmp_path):
-    document = run(monkeypatch, tmp_path, benchmark_all, *SMALL_FIELDS, "--slow-counts", "60", "--mesh", "--mesh-count", "400")
+    document = run(monkeypatch, tmp_path, switches, *SMALL_FIELDS, "--slow-counts", "60", "--mesh", "--mesh-count", "400")
     rows = [row for row in document["rows"] if row["what"] == "density field"]
     assert {row["device"] for row in rows} == {"cpu", "cuda"} and rows[-1]["version"] == "culled"
     assert all(row["kernels_ms"] is None or row["kernels_ms"] <= 2 * row["most_ms"] for row in rows)

@@ -1,18 +1,21 @@
 """The course runs: every chapter's command on a small case, its pages' questions and figures, and its plots."""
 
+import csv
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import DEVICES
 from PIL import Image
 
-from benchmarks.course import originals, plots
+from benchmarks.course import originals, pages, plots
 from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
-from benchmarks.course.program import amdahl
-from benchmarks.course.scene import PLAIN, Scene, operations
+from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
+from benchmarks.course.scene import PLAIN, Scene, kind_of, operations
 from microdreamer.kernels import course, extension
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +60,19 @@ def test_floor_is_below_what_is_measured(ran, device):
 
 @needs_kernels
 @pytest.mark.parametrize("device", DEVICES)
+def test_every_step_of_the_weights_has_its_share_of_the_floor(ran, device):
+    found = ran("op", device)["weights"]
+    assert [row["version"] for row in found["rows"]] == [PLAIN, *course.WEIGHT_STEPS, "library"]
+    for row in found["rows"]:
+        least = max(found["floor_ms"].values())
+        assert row["floor_percent"] == pytest.approx(100 * least / row["median_ms"]) and row["difference"] < 1e-4
+    covered = {row["variant"]: row for row in found["coverage"]}
+    assert all(set(covered[step].values()) == {step, "passes"} for step in course.WEIGHT_STEPS)
+    assert covered["wrong_launch"]["1024 pairs"] == "passes" and "232 of 1000" in covered["wrong_launch"]["1000 pairs"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", DEVICES)
 def test_every_mistake_is_found_by_a_check(ran, device):
     found = ran("op", device)
     rows = {row["variant"]: row for row in found["rows"]}
@@ -90,8 +106,10 @@ def test_the_program_is_told_by_phase(ran, device):
     found = ran("program", device)
     before, after = found["runs"].values()
     assert {"prior", "fit", "mesh", "total"} <= set(before) == set(after)
-    assert before["mesh"] >= before["density grid, in mesh"] > after["density grid, in mesh"] > 0
-    assert found["share"] == pytest.approx(before["density grid, in mesh"] / before["total"])
+    assert list(found["parts"]) == [GRID, OTHERS] and before["mesh"] >= before[GRID] + before[OTHERS]
+    assert before[GRID] > after[GRID] > 0 and before[OTHERS] > after[OTHERS] > 0
+    for part, told in found["parts"].items():
+        assert told == pytest.approx({"share": before[part] / before["total"], "times": before[part] / after[part]})
     assert "input=''" in found["launcher"]["merged without a look"] and found["launcher"]["this project's"] == "input='photo_rgba.png'"
 
 
@@ -99,13 +117,33 @@ def test_the_program_is_told_by_phase(ran, device):
 
 
 def test_amdahls_law():
-    assert amdahl(0.5, float("inf")) == 2 and amdahl(1.0, 1650) == pytest.approx(1650) and amdahl(0.0, 1650) == 1
-    assert amdahl(0.5, 2) == pytest.approx(4 / 3)
+    assert amdahl((0.5, float("inf"))) == 2 and amdahl((1.0, 1650)) == pytest.approx(1650) and amdahl((0.0, 1650)) == 1
+    assert amdahl((0.5, 2)) == pytest.approx(4 / 3) and amdahl((0.5, 2), (0.25, 4)) == pytest.approx(16 / 9)
+
+
+def test_all_that_the_switches_change_is_counted():
+    """By the sources: functions that ask for a switch, and where the mesh phase has them from."""
+    switched = {
+        (path.stem, function)
+        for path in (ROOT / "microdreamer" / "kernels").glob("*.py")
+        for function in re.findall(r"^def (\w+)\((?:(?!^def ).)*use_compiled\([^)]*\"USE_CUDA", path.read_text(), re.MULTILINE | re.DOTALL)
+    }
+    counted = {("gaussian_field", "extract_fields")} | {
+        (getattr(module, name).__module__.rpartition(".")[2], name) for module, name in SWITCHED
+    }
+    assert switched == counted
+
+
+def test_a_call_within_a_counted_call_is_the_outer_ones():
+    clock = SwitchedClock(torch.device("cpu"), 16)
+    inner = clock.timed(OTHERS, lambda: time.sleep(0.01))
+    clock.timed(GRID, inner)()
+    assert clock.seconds[GRID] >= 0.01 and clock.seconds[OTHERS] == 0
+    inner()
+    assert clock.seconds[OTHERS] >= 0.01
 
 
 def test_operations_are_counted():
-    import torch
-
     x = torch.zeros(3)
     assert operations(lambda: x + 1) == 1 and operations(lambda: [x.add_(1) for _ in range(5)]) == 5 and operations(lambda: None) == 0
 
@@ -146,6 +184,61 @@ def test_plots_are_drawn(ran, tmp_path, monkeypatch):
 # ---- The pages ----
 
 
+@pytest.mark.parametrize("mark", pages.evidence())
+def test_pages_show_what_the_evidence_holds(mark):
+    document = pages.evidence()[mark]
+    assert mark == f"{'cpu' if kind_of(document) == 'cpu' else 'gpu'} {document['chapter']}" and not document["small"]
+    assert re.fullmatch("[0-9a-f]{12}", document["commit"])
+    text = (COURSE / f"{CHAPTERS.index(document['chapter']) + 1}_{document['chapter']}.md").read_text(encoding="utf-8")
+    assert pages.with_output(text, mark, pages.shown(document)) == text
+
+
+NCU = {  # page: the evidence, the kernel of each row, and what each column is in and of
+    "4_kernels.md": (
+        "ncu.csv",
+        {
+            "brute_force": "brute_force_kernel",
+            "prepared": ":prepared_kernel",
+            "shared": "staged_kernel<0",
+            "culled": "staged_kernel<1",
+            "library: marks": "mark_tiles_kernel",
+            "library: sums": "accumulate_kernel",
+        },
+        {
+            "ms": (1e6, "gpu__time_duration.sum"),
+            "instructions of warps, millions": (1e6, "smsp__inst_executed.sum"),
+            "from memory, MB": (1e6, "dram__bytes.sum"),
+            "from the L2 cache, MB": (1e6, "lts__t_bytes.sum"),
+            "busy, %": (1, "sm__throughput.avg.pct_of_peak_sustained_elapsed"),
+            "warps there, %": (1, "sm__warps_active.avg.pct_of_peak_sustained_active"),
+            "registers": (1, "launch__registers_per_thread"),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NCU)
+def test_tables_of_counts_are_what_nsight_compute_counted(name):
+    evidence, kernels, columns = NCU[name]
+    with (COURSE / "evidence" / evidence).open(encoding="utf-8") as file:
+        counted = [(row["Kernel Name"], row["Metric Name"], float(row["Metric Value"].replace(",", ""))) for row in csv.DictReader(file)]
+    text = (COURSE / name).read_text(encoding="utf-8").partition("<!-- ncu -->")[2]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.search(r"(\|.*\n)+", text)[0].splitlines()]
+    assert table[0] == ["kernel", *columns] and [row[0] for row in table[2:]] == list(kernels)
+    for row in table[2:]:
+        for cell, (unit, metric) in zip(row[1:], columns.values(), strict=True):
+            (value,) = {value for kernel, counting, value in counted if kernels[row[0]] in kernel and counting == metric}
+            digits = len(cell.partition(".")[2])
+            assert abs(float(cell) - value / unit) <= 0.5001 * 10**-digits, (row[0], metric, cell, value)
+
+
+def test_output_goes_to_its_mark():
+    page = "a\n<!-- cpu op -->\nOn the CPU:\n\n    old\n\n    older\n\n<!-- gpu op -->\nOn the GPU:\n\n    other\n\nb\n"
+    assert pages.with_output(page, "cpu op", "    new\n") == page.replace("    old\n\n    older\n", "    new\n")
+    with pytest.raises(ValueError, match="no output at <!-- cpu step -->"):
+        pages.with_output(page, "cpu step", "    new\n")
+
+
 def test_there_is_a_page_for_every_chapter_with_its_command_a_question_and_an_answer():
     assert [page.stem.partition("_")[2] for page in PAGES] == list(CHAPTERS)
     for page, chapter in zip(PAGES, CHAPTERS, strict=True):
@@ -156,13 +249,12 @@ def test_there_is_a_page_for_every_chapter_with_its_command_a_question_and_an_an
 
 
 def test_ranges_that_the_pages_name_exist():
-    """In `module.function` of the package, with the decorator that makes it a range."""
+    """In text and in outputs: `module.function` of the package, with the decorator that makes it a range."""
+    rooms = "|".join(path.name for path in (ROOT / "microdreamer").iterdir() if path.is_dir())
     named = set()
     for page in [*PAGES, ROOT / "docs" / "profiling.md"]:
-        named |= set(
-            re.findall(r"`((?:gaussians|meshes|distillation|guidance|pipeline)\.[a-z_]\w*(?:\.\w+)+)`", page.read_text(encoding="utf-8"))
-        )
-    assert "gaussians.extraction.extract_fields" in named
+        named |= set(re.findall(rf"(?<![\w./])((?:{rooms})\.[a-z_]\w*(?:\.\w+)+)", page.read_text(encoding="utf-8")))
+    assert {"gaussians.extraction.extract_fields", "gaussians.model.GaussianModel.render", "meshes.cleaning.simplify"} <= named
     for name in named:
         parts = name.split(".")
         module = next(

@@ -21,6 +21,8 @@ from microdreamer.guidance.published.latent import Parts, clip_pixels, picture_o
 from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig
 from microdreamer.guidance.published.mvdream import FRONT, MVDreamPrior, camera_matrices
 from microdreamer.guidance.published.pretrained import CameraProjection
+from microdreamer.guidance.published.settings import settings_from
+from microdreamer.guidance.published.unet import UNet, UNetConfig
 from microdreamer.guidance.published.zero123 import Zero123Condition, Zero123Prior, camera_numbers
 
 
@@ -40,11 +42,9 @@ def multiview_prior(parity, name, image_size, device="cpu"):
 
 
 def zero123_prior(parity, name, device="cpu"):
-    from diffusers import UNet2DConditionModel
-
     weights, notes = tensors_and_notes(parity("priors/zero123_small_weights.safetensors"))
     modules = {
-        "unet": UNet2DConditionModel.from_config(notes["unet_config"]),
+        "unet": UNet(settings_from(UNetConfig, notes["unet_config"])),
         "clip_camera_projection": CameraProjection(**notes["proj_config"]),
     }
     for prefix, module in modules.items():
@@ -150,7 +150,7 @@ def test_zero123_targets_equal_the_reference(parity, monkeypatch, device, name, 
 def test_attention_to_one_token_is_as_good_as_computed(parity):
     golden, _ = tensors_and_notes(parity("priors/zero123_sir_io.safetensors"))
     network = zero123_prior(parity, "zero123_xl").network  # with queries and keys skipped
-    noise = network(golden["unet.in.x"], golden["unet.in.t"], encoder_hidden_states=golden["unet.in.tokens"]).sample
+    noise = network(golden["unet.in.x"], golden["unet.in.t"], golden["unet.in.tokens"])
     assert_close(noise, golden["unet.out.eps"], 1e-5)
 
 
@@ -170,7 +170,7 @@ def test_the_form_for_inference_equals_the_reference(parity, winograd):
     for module in network.modules():
         if isinstance(module, ChannelsLastGroupNorm):
             module.register_forward_hook(lambda _module, given, out: layouts.extend([given[0], out]))
-    noise = network(golden["unet.in.x"], golden["unet.in.t"], encoder_hidden_states=golden["unet.in.tokens"]).sample
+    noise = network(golden["unet.in.x"], golden["unet.in.t"], golden["unet.in.tokens"])
     assert_close(noise, golden["unet.out.eps"], 1e-5)
     assert layouts and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts)
 
@@ -182,7 +182,7 @@ def test_the_form_for_inference_gives_the_same(tiny_checkpoint, winograd, name):
     for_inference(changed.autoencoder, winograd)
     x, t = torch.randn(3, plain.network.config.in_channels, 8, 8), torch.tensor([1.0, 400, 900])
     states = torch.randn(3, 5 if name == "stable_diffusion" else 1, 32)
-    expected, actual = (prior.network(x, t, encoder_hidden_states=states).sample for prior in (plain, changed))
+    expected, actual = (prior.network(x, t, states) for prior in (plain, changed))
     assert_close(actual, expected, 1e-5)
     pictures = torch.rand(2, 3, 64, 64)
     assert_close(changed.encode(pictures), plain.encode(pictures), 1e-5)
@@ -305,7 +305,7 @@ def test_transparent_parts_become_white():
 def test_winograd_weights_are_made_where_pictures_are_large_enough(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr("microdreamer.guidance.published.inference.WINOGRAD_CHANNELS", 1)
     network = for_inference(load_prior("stable_diffusion", str(tiny_checkpoint("stable_diffusion"))).network, winograd=True)
-    network(torch.randn(1, 4, 8, 8), torch.tensor([500.0]), encoder_hidden_states=torch.randn(1, 5, 32))
+    network(torch.randn(1, 4, 8, 8), torch.tensor([500.0]), torch.randn(1, 5, 32))
     made = {name for name, module in network.named_modules() if "weights" in vars(getattr(module, "winograd", None) or object)}
     assert {"down_blocks.0.resnets.0.conv2", "up_blocks.2.upsamplers.0.conv", "up_blocks.3.resnets.0.conv1"} <= made
     assert "mid_block.resnets.0.conv1" not in made and not any("winograd" in key for key in network.state_dict())
@@ -316,11 +316,11 @@ def test_winograd_in_half_precision_rounds_little_more_than_direct_convolutions(
     monkeypatch.setattr("microdreamer.guidance.published.inference.WINOGRAD_SIDE", 2)
     exact, direct, winograd = (load_prior("stable_diffusion", str(tiny_checkpoint("stable_diffusion"))).network for _ in range(3))
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([20.0, 800.0]), torch.randn(2, 5, 32)
-    expected = exact(inputs[0], inputs[1], encoder_hidden_states=inputs[2]).sample
+    expected = exact(inputs[0], inputs[1], inputs[2])
     errors = []
     for network, wanted in ((direct, False), (winograd, True)):
         x, t, states = (tensor.half() for tensor in inputs)
-        errors.append(relative_l2(for_inference(network.half(), wanted)(x, t, encoder_hidden_states=states).sample, expected))
+        errors.append(relative_l2(for_inference(network.half(), wanted)(x, t, states), expected))
     assert errors[0] != errors[1] < 1.5 * errors[0] < 0.01
 
 

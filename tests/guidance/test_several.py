@@ -114,3 +114,19 @@ def test_cameras_that_change_are_turned_anew():
         cameras = orbit_cameras(0.0, [start + side for side in SIDES], width=8, height=8)
         asked.predict_noise(torch.zeros(4, 3, 8, 8), 100, cameras, condition, 1.0)
         assert prior.asked[-1][1] == [start - 90, start, start + 90, (start + 180 + 180) % 360 - 180]
+
+
+def test_surfaces_of_a_view_are_told_by_the_picture_nearest_to_it():
+    """Each picture's condition tells surfaces of its own; a view has all of them from one."""
+    prior = tiny_micro_prior(geometry=True)
+    pictures = [PosedPicture(picture(0), 0.0, 0.0), PosedPicture(picture(1), 0.0, 170.0)]
+    led, condition = conditioned(prior, pictures)
+    assert led.tells_surfaces and not conditioned(tiny_micro_prior(), pictures)[0].tells_surfaces
+    views = orbit_cameras(0.0, SIDES, width=32, height=32)
+    latents = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    colours, surfaces = led.predict_surfaces(latents, 300, views, condition)
+    for one, turn, seen in ((0, 0.0, [0, 3]), (1, 170.0, [1, 2])):
+        alone, own = prior.predict_surfaces(latents, 300, views.turned(turn), condition.conditions[one])
+        torch.testing.assert_close(colours[seen], alone[seen])
+        for name in ("depth", "coverage", "albedo"):
+            torch.testing.assert_close(getattr(surfaces, name)[seen], getattr(own, name)[seen])

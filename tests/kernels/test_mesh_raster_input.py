@@ -132,3 +132,14 @@ def test_bad_arguments_are_named():
         antialias(rast[:, :4], rast, pos, tri)
     with pytest.raises(ValueError, match="topology: expected that of tri"):
         antialias(rast, rast, pos, tri, Topology(tri[:4]))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_too_many_pictures_are_refused(device):
+    need_compiled(device)
+    vertices, tri = sphere(4)
+    pos, tri = clip_positions(vertices, [0.0]).to(device), tri.to(device)
+    with pytest.raises(ValueError, match="got 65536 pictures: expected at most 65535; draw fewer at a time"):
+        rasterize(pos.expand(65536, -1, -1), tri, 1, 1, compiled=True)
+    with pytest.raises(ValueError, match="got 65536 pictures: expected at most 65535; draw fewer at a time"):
+        interpolate(pos, torch.zeros(65536, 1, 1, 4, device=device), tri, compiled=True)

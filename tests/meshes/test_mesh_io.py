@@ -1,5 +1,6 @@
 """Mesh files, films, sheets, and writing whole or not at all."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -108,6 +109,19 @@ def test_a_glb_is_shown_without_light(tmp_path, request, kind):
     assert "extensionsRequired" not in document
     base = material["pbrMetallicRoughness"]
     assert (base["metallicFactor"], base["roughnessFactor"]) == (0, 1) and "emissiveFactor" not in material
+
+
+@pytest.mark.parametrize("kind", ["mesh", "textured"])
+def test_a_glb_of_colours_without_light_is_lit(tmp_path, request, kind):
+    bare, shaded = request.getfixturevalue(kind), tmp_path / "shaded.glb"
+    write_glb(bare, shaded)
+    write_glb(dataclasses.replace(bare, shaded=False), tmp_path / "a.glb")
+    material, document = material_of(tmp_path / "a.glb")
+    assert "extensions" not in material and "extensionsUsed" not in document
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0
+    lit, unlit = read_mesh(tmp_path / "a.glb"), read_mesh(shaded)
+    for name in ("vertices", "faces", "vertex_colors", "texture"):
+        np.testing.assert_array_equal(getattr(lit, name), getattr(unlit, name))
 
 
 def test_open_surfaces_are_shown_from_both_sides(tmp_path, mesh):

@@ -182,7 +182,8 @@ def test_training_lowers_the_loss_and_its_result_loads(bank_and_words, tmp_path)
     assert prior.resolution == 32 and len(prior.vocabulary) == len(vocabulary)
 
 
-def test_resumed_training_equals_an_uninterrupted_one(bank_and_words, tmp_path):
+@pytest.mark.parametrize("unrolled", [0.0, 0.5])  # where the run is cut, its second half has begun
+def test_resumed_training_equals_an_uninterrupted_one(bank_and_words, tmp_path, unrolled):
     _, vocabulary = bank_and_words
 
     def run(folder, **options):
@@ -197,7 +198,15 @@ def test_resumed_training_equals_an_uninterrupted_one(bank_and_words, tmp_path):
                 raise KeyboardInterrupt
 
         config = TrainingConfig(
-            steps=options.get("steps", 9), batch=2, warmup_steps=2, compile=False, graph=False, deform_steps=4, several_share=0.5
+            steps=options.get("steps", 9),
+            batch=2,
+            warmup_steps=2,
+            compile=False,
+            graph=False,
+            deform_steps=4,
+            several_share=0.5,
+            unrolled_share=unrolled,
+            unrolled_objects=1,
         )
         file = folder / "training.safetensors"
         return train(network, bank, config, report, checkpoint_minutes=0, state_file=file, resume=options.get("resume", False)), reports

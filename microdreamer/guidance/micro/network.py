@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cam_utils import orbit_axes
+from cam_utils import RADIUS, orbit_axes
 from microdreamer.guidance.micro.attention import Attention, Layout, attend, linear
 from microdreamer.guidance.micro.relative import Poses
 
@@ -72,6 +72,10 @@ class Surfaces:
     def of(cls, values: Tensor) -> Surfaces:
         """Of values [B,V,GEOMETRY,R,R]."""
         return cls(*values.split((1, 1, 3), dim=2))
+
+    def in_scene(self) -> Surfaces:
+        """The same in units of the scene: depth from the camera, coverage and albedo in about [0,1]."""
+        return Surfaces(self.depth + RADIUS, self.coverage * 0.5 + 0.5, self.albedo * 0.5 + 0.5)
 
 
 class Conv3x3(nn.Module):
@@ -154,8 +158,8 @@ class TextEncoder(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         width = config.text_width
-        self.words = nn.Parameter(torch.randn(config.vocabulary, width) * 0.5)
-        self.places = nn.Parameter(torch.randn(config.text_tokens, width) * 0.1)
+        self.words = nn.Parameter(nn.init.normal_(torch.empty(config.vocabulary, width), std=0.5))
+        self.places = nn.Parameter(nn.init.normal_(torch.empty(config.text_tokens, width), std=0.1))
         self.heads = width // config.head_width
         self.qkv = nn.ModuleList(linear(width, 3 * width, bias=False) for _ in range(config.text_depth))
         self.out = nn.ModuleList(linear(width, width, zero=True, bias=False) for _ in range(config.text_depth))
@@ -221,8 +225,8 @@ class MultiViewNetwork(nn.Module):
         self.modulate_coarse = Modulation(width, coarse, TransformerBlock.PARTS, deep)
 
         side = config.resolution // PATCH
-        self.places_middle = nn.Parameter(torch.randn((side // 2) ** 2, middle) * 0.1)
-        self.places_coarse = nn.Parameter(torch.randn((side // 4) ** 2, coarse) * 0.1)
+        self.places_middle = nn.Parameter(nn.init.normal_(torch.empty((side // 2) ** 2, middle), std=0.1))
+        self.places_coarse = nn.Parameter(nn.init.normal_(torch.empty((side // 4) ** 2, coarse), std=0.1))
 
         if config.geometry:
             self.geometry_from_middle = linear(middle, 4 * fine)

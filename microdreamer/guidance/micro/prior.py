@@ -15,8 +15,9 @@ from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
 from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
+from microdreamer.core.unfilled import unfilled
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
-from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.guidance.checkpoints import complete, load_sharded
 from microdreamer.guidance.micro.attention import Attention
 from microdreamer.guidance.micro.network import (
     PATCH,
@@ -37,6 +38,7 @@ LOG_SNR_SHIFT, MIN_LOG_SNR = -4.0, -14.0
 # Sampling ends here and takes the network's clean views: shape and colour are settled below about -4, and above -2 the
 # network, which has 64 channels for the 48 values of a pixel block, leaves more noise than it removes.
 MAX_LOG_SNR = -2.0
+CLEANEST = 8.0  # log-SNR of the least noise in training: that of clean latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ class MicroPrior(Prior):
         self._sentences = MicroSentenceEncoder(network.text, vocabulary, dtype)
         self._null: tuple[str | None, ReferenceCache | None] = (None, None)  # the last negative prompt, and what became of it
         self.resolution, self.references = network.config.resolution, network.config.references
+        self.tells_surfaces = network.config.geometry
         self.device = next(network.parameters()).device
         self.schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)
 
@@ -109,9 +112,9 @@ class MicroPrior(Prior):
         """
         dtype = choose_dtype(torch.device(device), precision)
         folder, config, vocabulary = read_folder(path)
-        network = MultiViewNetwork(config)
-        load_into(network, load_sharded(folder), folder)
-        return cls(network.to(device), vocabulary, dtype)
+        with unfilled():
+            network = MultiViewNetwork(config)
+        return cls(complete(network, load_sharded(folder), folder, device), vocabulary, dtype)
 
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, 3, self.resolution, self.resolution
@@ -214,7 +217,7 @@ class MicroPrior(Prior):
         rays = pixel_rays(azimuth, up, RADIUS, tan_half(), self.resolution // PATCH)
         camera = camera_features(azimuth, up, is_reference=False, known=torch.ones_like(up), present=present)
         levels = [level for branch in branches for level in self.group_levels(branch.t, len(branch.latents))]
-        log_snr = send(torch.tensor([self.schedule.log_snr(level) for level in levels]), self.device)
+        log_snr = send(torch.tensor([min(self.schedule.log_snr(level), CLEANEST) for level in levels]), self.device)
         cache = condition.cache(tuple(branch.told for branch in branches))
         if len(condition.has_image) < groups:
             cache = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache)
@@ -236,17 +239,12 @@ class MicroPrior(Prior):
 
     @torch.no_grad()
     def predict_surfaces(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition) -> tuple[Tensor, Surfaces]:
-        """What the conditional branch makes of `latents` [V,3,R,R] at level t: pictures [V,3,R,R] in about [0,1], and surfaces.
-
-        The surfaces [V,...,R,R] are in units of the scene: `depth` from the camera, `coverage` and `albedo` in about [0,1].
-        Raises ValueError for weights that know no surfaces.
-        """
         self.check_cameras(cameras)
-        if not self.network.config.geometry:
+        if not self.tells_surfaces:
             raise ValueError("these weights of the micro prior tell colours alone, not surfaces")
         clean, surfaces = self._clean([Branch(latents, t, CONDITIONAL)], cameras, condition, geometry=True)
-        depth, coverage, albedo = (getattr(surfaces, name).flatten(0, 1) for name in ("depth", "coverage", "albedo"))
-        return self.decode(clean.flatten(0, 1)), Surfaces(depth + RADIUS, coverage * 0.5 + 0.5, albedo * 0.5 + 0.5)
+        told = surfaces.in_scene()
+        return self.decode(clean.flatten(0, 1)), Surfaces(*(part.flatten(0, 1) for part in (told.depth, told.coverage, told.albedo)))
 
     @profiler.function
     def predict_noise(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from microdreamer.core.paths import shipped_folder
 from microdreamer.core.rows import per_row
 from microdreamer.core.transfer import send
-from microdreamer.guidance.checkpoints import load_into, load_sharded
+from microdreamer.core.unfilled import unfilled
+from microdreamer.guidance.checkpoints import complete, load_sharded
 from microdreamer.guidance.micro.neighbours import WordVectors
 from microdreamer.guidance.micro.network import NetworkConfig, TextEncoder
 from microdreamer.guidance.micro.vocabulary import Vocabulary, words_of
@@ -52,12 +53,14 @@ class MicroSentenceEncoder(SentenceEncoder):
     def load(cls, path: Path | str | None, device: torch.device | str, dtype: torch.dtype) -> MicroSentenceEncoder:
         """The tower alone, from a whole prior's folder."""
         folder, config, vocabulary = read_folder(path)
-        tower = TextEncoder(config)
-        load_into(tower, {key.removeprefix(TOWER): part for key, part in load_sharded(folder).items() if key.startswith(TOWER)}, folder)
+        with unfilled():
+            tower = TextEncoder(config)
+        state = {key.removeprefix(TOWER): part for key, part in load_sharded(folder).items() if key.startswith(TOWER)}
+        complete(tower, state, folder, device)
         for module in tower.modules():
             if isinstance(module, nn.Linear):
                 module.to(dtype)
-        return cls(tower.to(device).eval().requires_grad_(False), vocabulary, dtype)
+        return cls(tower.eval().requires_grad_(False), vocabulary, dtype)
 
     def _look_up(self, sentence: str) -> tuple[int, ...]:
         tokens, told = self._read(sentence)

@@ -53,7 +53,7 @@ class ImageDreamPrior(MultiViewPrior):
     def image_tokens(self, picture: Tensor) -> Tensor:
         """All tokens after the last but one block of the image encoder, [1,257,1280], of a picture [1,3,S,S] in [0,1]."""
         pixels = clip_pixels(picture, self.image_encoder.config.image_size).to(self.dtype)
-        return self.image_encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        return self.image_encoder.tokens(pixels, leave_out=1)
 
     @torch.no_grad()
     def condition(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microdreamer.guidance.published.multiview_unet import KeysValues, MultiViewUNet, ResBlock, Upsample, ViewBlock, ViewTransformer
+from microdreamer.guidance.published.unet import ResidualBlock, Transformer, TransformerBlock
 from microdreamer.kernels.group_norm import group_moments, group_norm, group_normalise
 from microdreamer.kernels.tokens import add_bias, add_layer_norm, gated_gelu, layer_norm
 from microdreamer.kernels.winograd import Norm, transform_weights, winograd_input, winograd_output
@@ -104,7 +105,7 @@ def _winograd_weights(layer: nn.Conv2d, x: Tensor, height: int, width: int) -> T
     return winograd.weights
 
 
-def _upsample(convolution: nn.Conv2d, x: Tensor, *_: object, **__: object) -> Tensor:
+def _upsample(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """Twice as large, each pixel four times, and a convolution."""
     height, width = 2 * x.shape[2], 2 * x.shape[3]
     weights = _winograd_weights(convolution, x, height, width)
@@ -212,111 +213,61 @@ def _token_offsets(attentions: Sequence[nn.Module]) -> _SharedInput:
     return _SharedInput(torch.cat(weights).detach(), torch.cat(biases).detach(), [len(bias) for bias in biases], lambda token: token[:, 0])
 
 
-# ---- Modules of diffusers ----
+FeedForward = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+# ---- Modules of unet and autoencoder ----
 
 
-def _resnet_block(block: nn.Module, shared: _SharedInput | None, index: int, x: Tensor, temb: Tensor | None = None, *_: object) -> Tensor:
-    """Forward of a plain ResnetBlock2D; `shared`: of those that know the time."""
-    offset = block.conv1.bias[None] if shared is None else shared(temb, index)
+def _single_block(block: ResidualBlock, shared: _SharedInput | None, index: int, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+    """Forward of a ResidualBlock; `shared`: of those that know the time."""
+    offset = block.conv1.bias[None] if shared is None else shared(embedding, index)
     return _residual_block(x, (block.norm1, block.norm2), (block.conv1, block.conv2), offset, block.conv_shortcut)
 
 
-def _is_plain_resnet(block: nn.Module) -> bool:
-    """Whether `_resnet_block` is all that a ResnetBlock2D does."""
-    return (
-        isinstance(block.nonlinearity, nn.SiLU)
-        and isinstance(block.norm1, nn.GroupNorm)
-        and isinstance(block.norm2, nn.GroupNorm)
-        and (block.upsample, block.downsample, block.output_scale_factor) == (None, None, 1.0)
-        and (block.time_emb_proj is None or (block.time_embedding_norm == "default" and not block.skip_time_act))
-    )
-
-
-def _is_plain_upsample(block: nn.Module) -> bool:
-    return block.norm is None and block.use_conv and not block.use_conv_transpose and block.name == "conv" and block.interpolate
-
-
-def _is_plain_block(block: nn.Module) -> bool:
-    """Whether `_transformer_block` is all that a BasicTransformerBlock does."""
-    return (
-        block.norm_type == "layer_norm"
-        and block.pos_embed is None
-        and block.attn2 is not None
-        and block.attn1.to_q.bias is None
-        and block.attn2.to_v.bias is None
-        and type(block.ff.net[0]).__name__ == "GEGLU"
-    )
-
-
-FeedForward = Callable[[nn.Module, Tensor, Tensor], Tensor]
-
-
 def _transformer_block(
-    block: nn.Module,
-    qkv: Tensor,
-    shared: _SharedInput,
-    index: int,
-    feed_forward: FeedForward,
-    tokens: Tensor,
-    attention_mask: Tensor | None = None,
-    encoder_hidden_states: Tensor | None = None,
-    **_: object,
+    block: TransformerBlock, qkv: Tensor, shared: _SharedInput, index: int, feed_forward: FeedForward, tokens: Tensor, told: Tensor
 ) -> Tensor:
-    """Forward of a plain BasicTransformerBlock with `qkv`, the stacked weights of its self-attention, up to what `feed_forward` gives."""
+    """Forward of a TransformerBlock with `qkv`, the stacked weights of its self-attention, up to what `feed_forward` gives."""
     attended = _attend(F.linear(_normalise(block.norm1, tokens), qkv), block.attn1.heads)
     attended = _project(block.attn1.to_out[0], attended)
-    if encoder_hidden_states.shape[1] == 1:
-        offset = shared(encoder_hidden_states, index)
+    if told.shape[1] == 1:
+        offset = shared(told, index)
     else:
         tokens, normed = _add_normalise(block.norm2, attended, tokens)
-        attended, offset = block.attn2(normed, encoder_hidden_states=encoder_hidden_states), None
+        attended, offset = block.attn2(normed, block.attn2.project(told, None)), None
     return feed_forward(block, *_add_normalise(block.norm3, attended, tokens, offset))
 
 
-def _transformer_in(transformer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
-    """The beginning of diffusers' Transformer2DModel."""
+def _transformer(transformer: Transformer, merged: Tensor, x: Tensor, told: Tensor) -> Tensor:
     tokens = _project(transformer.proj_in, _tokens(transformer.norm(x)))
-    return tokens, tokens.shape[-1]
+    for block in transformer.transformer_blocks:
+        tokens = block(tokens, told)
+    return _add_projected(merged, tokens, x)
 
 
-def _transformer_out(
-    merged: Tensor, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
-) -> Tensor:
-    """The end of diffusers' Transformer2DModel whose last block ends in `_feed_forward_input`."""
-    return _add_projected(merged, hidden_states, residual)
-
-
-def _is_upsample(module: nn.Module) -> bool:
-    """Whether `_upsample` is to be its forward."""
-    return isinstance(module, Upsample) or (type(module).__name__ == "Upsample2D" and _is_plain_upsample(module))
-
-
-def _quicken_diffusers(network: nn.Module) -> None:
-    modules = [(type(module).__name__, module) for module in network.modules()]
-    resnets = [module for kind, module in modules if kind == "ResnetBlock2D" and _is_plain_resnet(module)]
+def _quicken_single(network: nn.Module) -> None:
+    """A UNet or an Autoencoder."""
+    resnets = [module for module in network.modules() if isinstance(module, ResidualBlock)]
     timed = [block for block in resnets if block.time_emb_proj is not None]
     offsets = _time_offsets([block.time_emb_proj for block in timed], [block.conv1 for block in timed]) if timed else None
     for block in resnets:
         block.norm1.silu = block.norm2.silu = True
         knowing = (offsets, timed.index(block)) if block.time_emb_proj is not None else (None, 0)
-        block.forward = functools.partial(_resnet_block, block, *knowing)
-    transformers = [module for kind, module in modules if kind == "Transformer2DModel" and module.is_input_continuous]
-    ends = {id(module.transformer_blocks[-1]) for module in transformers}
-    blocks = [module for kind, module in modules if kind == "BasicTransformerBlock" and _is_plain_block(module)]
+        block.forward = functools.partial(_single_block, block, *knowing)
+    blocks = [module for module in network.modules() if isinstance(module, TransformerBlock)]
     shared = _token_offsets([block.attn2 for block in blocks]) if blocks else None
-    for index, block in enumerate(blocks):
-        qkv = _stack([block.attn1.to_q, block.attn1.to_k, block.attn1.to_v])
-        feed_forward = _feed_forward_input if id(block) in ends else _feed_forward
-        block.forward = functools.partial(_transformer_block, block, qkv, shared, index, feed_forward)
-    for module in transformers:
-        module._operate_on_continuous_inputs = functools.partial(_transformer_in, module)
-        if (last := module.transformer_blocks[-1]) in blocks:
-            merged = _merged_projection(last, module.proj_out)
-            module._get_output_for_continuous_inputs = functools.partial(_transformer_out, merged)
-    for kind, module in modules:
-        if kind == "Upsample2D" and _is_plain_upsample(module):
+    transformers = [module for module in network.modules() if isinstance(module, Transformer)]
+    for transformer in transformers:
+        *_, last = transformer.transformer_blocks
+        for block in transformer.transformer_blocks:
+            qkv = _stack([block.attn1.to_q, block.attn1.to_k, block.attn1.to_v])
+            feed_forward = _feed_forward_input if block is last else _feed_forward
+            block.forward = functools.partial(_transformer_block, block, qkv, shared, blocks.index(block), feed_forward)
+        transformer.forward = functools.partial(_transformer, transformer, _merged_projection(last, transformer.proj_out))
+    for module in network.modules():
+        if isinstance(module, Upsample):
             module.forward = functools.partial(_upsample, module.conv)
-        elif isinstance(getattr(module, "conv_norm_out", None), ChannelsLastGroupNorm) and isinstance(module.conv_act, nn.SiLU):
+        elif isinstance(getattr(module, "conv_norm_out", None), ChannelsLastGroupNorm):
             module.conv_norm_out.silu = True
             module.conv_act = nn.Identity()
 
@@ -390,9 +341,9 @@ def for_inference(network: nn.Module, winograd: bool | None = None) -> nn.Module
     `winograd`: 3x3 convolutions of many channels by `kernels.winograd`, whose weights take 1.8 times the memory of theirs, besides
     them. None: in float16 on a GPU with enough memory, where it pays and where its rounding does not show.
     """
-    nn.Module.to(network, memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)
     winograd = _winograd_pays(network) if winograd is None else winograd
-    enlarging = {id(module.conv) for module in network.modules() if _is_upsample(module)}
+    enlarging = {id(module.conv) for module in network.modules() if isinstance(module, Upsample)}
     for module in network.modules():
         if type(module) is nn.GroupNorm:
             module.__class__ = ChannelsLastGroupNorm
@@ -401,5 +352,5 @@ def for_inference(network: nn.Module, winograd: bool | None = None) -> nn.Module
     if isinstance(network, MultiViewUNet):
         _quicken_multiview(network)
     else:
-        _quicken_diffusers(network)
+        _quicken_single(network)
     return network

@@ -18,6 +18,7 @@ from microdreamer.core.cuda_graphs import GraphedFunction, GraphedGradient
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
 from microdreamer.guidance.names import PRECISIONS
+from microdreamer.guidance.published.autoencoder import Autoencoder
 from microdreamer.guidance.published.inference import for_inference
 from microdreamer.guidance.samplers import normal
 from microdreamer.guidance.schedule import NoiseSchedule
@@ -54,6 +55,18 @@ class Parts:
         if device.type == "cpu" and precision != "float32":
             raise ValueError(f"precision={precision}: the CPU computes in float32; pass precision=auto")
         return cls(device, getattr(torch, precision), None if memory_gib is None else int(memory_gib * 2**30))
+
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Have CUDA's libraries for products, convolutions and attention loaded, which takes as long as reading the weights."""
+        if self.device.type != "cuda":
+            return
+        with torch.cuda.device(self.device):
+            x = torch.zeros(2, 64, 8, 8, device=self.device, dtype=self.dtype).to(memory_format=torch.channels_last)
+            tokens = x.flatten(2).transpose(1, 2)
+            F.conv2d(x, x.new_zeros(64, 64, 3, 3).to(memory_format=torch.channels_last), padding=1)
+            F.linear(tokens, x.new_zeros(64, 64), x.new_zeros(64))
+            F.scaled_dot_product_attention(*(tokens[:, None] for _ in range(3)))
 
 
 def picture_on_white(image: Tensor, size: int) -> Tensor:
@@ -122,7 +135,7 @@ class _GraphedEncoding(torch.autograd.Function):
 class LatentPrior(Prior):
     """Noise prediction on the latents of Stable Diffusion's autoencoder, with classifier-free guidance."""
 
-    def __init__(self, network: nn.Module, autoencoder: nn.Module | None, side: int, memory: int | None = None):
+    def __init__(self, network: nn.Module, autoencoder: Autoencoder | None, side: int, memory: int | None = None):
         """side: latent pixels a side that the network was trained with; memory: bytes of one call (None: a quarter of what is free)."""
         super().__init__()
         self.network, self.autoencoder, self.side = network, autoencoder, side
@@ -149,7 +162,7 @@ class LatentPrior(Prior):
         self.call = GraphedFunction(self._network)
         self.call_encoder = GraphedFunction(self._posterior)
         self.encoder_with_gradient = GraphedGradient(self._posterior)
-        self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents).sample)
+        self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents))
         self._last: tuple[Cameras | None, object] = (None, None)
         self._seen: Cameras | None = None  # the cameras last checked
 
@@ -201,7 +214,7 @@ class LatentPrior(Prior):
 
     def _posterior(self, x: Tensor) -> Tensor:
         """Means and log-variances [B,2C,h,w] of the encoder for pictures in [-1,1]."""
-        return self.autoencoder.encode(x).latent_dist.parameters
+        return self.autoencoder.encode(x)
 
     @profiler.function
     def decode(self, latents: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Nothing here downloads anything: `scripts/download_models.py` does, once and for
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,20 @@ def part_weights(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The file itself, or the shards that an index names. Raises FileNotFoundError or ValueError naming the file."""
+    if path.suffix != ".json":
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path}: not an index of weights ({error!r}); fetch the file again") from error
+    for name in names:
+        if not (path.parent / name).is_file():
+            raise FileNotFoundError(f"{path.parent / name}: this part of the weights is missing; fetch it again")
+    return [path.parent / name for name in names]
+
+
 def missing_parts(folder: Path, preset: Preset) -> list[str]:
     """What the checkpoint in `folder` lacks of the preset."""
     wanted = [f"{part}/config.json" for part in preset.parts if not (folder / part / "config.json").is_file()]
@@ -146,6 +161,12 @@ def find_checkpoint(name: str, path: Path | str | None = None, parts: Sequence[s
         if folder and not missing_parts(folder, preset):
             return folder
     raise FileNotFoundError(f"no weights of the {name} prior on this machine; {_how_to_fetch(name, repositories if path else ())}")
+
+
+def weights_of(name: str, path: Path | str | None = None) -> list[Path]:
+    """All files of weights of a whole checkpoint. Arguments and errors as of `find_checkpoint`."""
+    folder = find_checkpoint(name, path)
+    return [file for part in PRESETS[name].parts for file in weight_files(part_weights(folder / part))]
 
 
 def _how_to_fetch(name: str, repositories: Sequence[str]) -> str:

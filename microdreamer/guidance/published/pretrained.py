@@ -13,14 +13,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from microdreamer.core.file_to_device import read_tensors_to
+from microdreamer.core.unfilled import unfilled
 from microdreamer.guidance.checkpoints import check_shapes
+from microdreamer.guidance.published import autoencoder, unet
+from microdreamer.guidance.published.autoencoder import Autoencoder, AutoencoderConfig
+from microdreamer.guidance.published.clip import Clip, ClipText, ClipTextConfig, ClipVision, ClipVisionConfig, ClipVisionProjection
 from microdreamer.guidance.published.multiview_unet import MultiViewUNet, MultiViewUNetConfig
-from microdreamer.guidance.published.presets import part_weights
+from microdreamer.guidance.published.presets import part_weights, weight_files
+from microdreamer.guidance.published.settings import settings_from
+from microdreamer.guidance.published.unet import UNet, UNetConfig
 
 # What files that other versions of the libraries wrote have in their keys and the modules do not, or the other way round.
 PREFIXES = ("text_model.", "vision_model.")
 RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}  # VAE attention before 2023
-LEFT_OVER = "position_ids"  # a buffer that is only counted up
+LEFT_OVER = "position_ids"  # a buffer of some versions that is only counted up
 
 
 class CameraProjection(nn.Module):
@@ -34,54 +41,27 @@ class CameraProjection(nn.Module):
         return self.proj(embedding)
 
 
-def _multiview_unet(config: dict) -> nn.Module:
-    return MultiViewUNet(MultiViewUNetConfig(**config))
+def _clip(config: dict) -> nn.Module:
+    towers = settings_from(ClipTextConfig, config["text_config"]), settings_from(ClipVisionConfig, config["vision_config"])
+    return Clip(*towers, config.get("projection_dim", 512))
 
 
-def _unet(config: dict) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel.from_config(config)
-
-
-def _vae(config: dict) -> nn.Module:
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL.from_config(config)
-
-
-def _text_encoder(config: dict) -> nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(CLIPTextConfig.from_dict(config))
-
-
-def _vision_encoder(config: dict) -> nn.Module:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    return CLIPVisionModel(CLIPVisionConfig.from_dict(config))
-
-
-def _vision_projection(config: dict) -> nn.Module:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    return CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config))
-
-
-def _camera_projection(config: dict) -> nn.Module:
-    return CameraProjection(**config)
-
-
-# By the class that a part's config.json names.
+# How to make the module of the class that a part's config.json names. The two whose weights do not tell all of their settings are
+# given them without the keys that only say what wrote the file, so that one that they do not know is an error.
 BUILDERS: dict[str, Callable[[dict], nn.Module]] = {
-    "MultiViewUNetModel": _multiview_unet,
-    "UNet2DConditionModel": _unet,
-    "AutoencoderKL": _vae,
-    "CLIPTextModel": _text_encoder,
-    "CLIPVisionModel": _vision_encoder,
-    "CLIPVisionModelWithProjection": _vision_projection,
-    "CLIPCameraProjection": _camera_projection,
+    "MultiViewUNetModel": lambda config: MultiViewUNet(MultiViewUNetConfig(**_described(config))),
+    "UNet2DConditionModel": lambda config: UNet(settings_from(UNetConfig, config, unet.ONLY)),
+    "AutoencoderKL": lambda config: Autoencoder(settings_from(AutoencoderConfig, config, autoencoder.ONLY)),
+    "CLIPModel": _clip,
+    "CLIPTextModel": lambda config: ClipText(settings_from(ClipTextConfig, config)),
+    "CLIPVisionModel": lambda config: ClipVision(settings_from(ClipVisionConfig, config)),
+    "CLIPVisionModelWithProjection": lambda config: ClipVisionProjection(settings_from(ClipVisionConfig, config)),
+    "CLIPCameraProjection": lambda config: CameraProjection(**_described(config)),
 }
+
+
+def _described(config: dict) -> dict:
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def read_config(folder: Path) -> dict:
@@ -101,28 +81,11 @@ def build(config: dict, expected: str, origin: Path) -> nn.Module:
     found = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
     if found != expected:
         raise ValueError(f"{origin}: describes a {found}, expected a {expected}; name a checkpoint of this prior")
-    fields = config
-    if found in ("MultiViewUNetModel", "CLIPCameraProjection"):
-        fields = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
-        with torch.device("meta"):
-            return BUILDERS[found](fields)
+        with unfilled():
+            return BUILDERS[found](config)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{origin}: not a configuration of {found} ({error})") from error
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The file itself, or the shards that an index names. Raises FileNotFoundError or ValueError naming the file."""
-    if path.suffix != ".json":
-        return [path]
-    try:
-        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path}: not an index of weights ({error!r}); fetch the file again") from error
-    for name in names:
-        if not (path.parent / name).is_file():
-            raise FileNotFoundError(f"{path.parent / name}: this part of the weights is missing; fetch it again")
-    return [path.parent / name for name in names]
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor], tuple[int, ...]]]:
@@ -180,10 +143,15 @@ def load_weights(module: nn.Module, folder: Path, device: torch.device | str, dt
     check_shapes(wanted, found, path, type(module).__name__)
     state = {}
     for file in files:
-        for key, read, _ in read_tensors(file):
-            if not key.endswith(LEFT_OVER):
-                state[name_in(wanted, key)] = read().to(device=device, dtype=dtype)
-    return _assign(module, state, device)
+        state.update({name_in(wanted, key): tensor for key, tensor in _tensors_on(file, device, dtype) if not key.endswith(LEFT_OVER)})
+    return _assign(module, state)
+
+
+def _tensors_on(file: Path, device: torch.device | str, dtype: torch.dtype) -> Iterable[tuple[str, Tensor]]:
+    """Everything in a file that `read_tensors` accepts. For the CPU pages of the file are good enough."""
+    if torch.device(device).type == "cuda" and file.suffix == ".safetensors":
+        return read_tensors_to(file, device, dtype).items()
+    return ((key, read().to(device=device, dtype=dtype)) for key, read, _ in read_tensors(file))
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], origin: Path, device: torch.device | str) -> nn.Module:
@@ -191,18 +159,9 @@ def load_state(module: nn.Module, state: dict[str, Tensor], origin: Path, device
     wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     named = {name_in(wanted, key): tensor for key, tensor in state.items() if not key.endswith(LEFT_OVER)}
     check_shapes(wanted, {key: tuple(tensor.shape) for key, tensor in named.items()}, origin, type(module).__name__)
-    return _assign(module, {key: tensor.to(device, torch.float32) for key, tensor in named.items()}, device)
+    return _assign(module, {key: tensor.to(device, torch.float32) for key, tensor in named.items()})
 
 
-def _assign(module: nn.Module, state: dict[str, Tensor], device: torch.device | str) -> nn.Module:
+def _assign(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     module.load_state_dict(state, assign=True)
-    count_positions(module, device)
     return module.eval().requires_grad_(False)
-
-
-def count_positions(module: nn.Module, device: torch.device | str | None = None) -> None:
-    """Make the one kind of buffer that is in no file and that a module made on the meta device lacks."""
-    for name, buffer in list(module.named_buffers()):
-        if name.endswith(LEFT_OVER):
-            positions = torch.arange(buffer.shape[-1], device=device or buffer.device).expand(buffer.shape)
-            module.get_submodule(name.rpartition(".")[0]).register_buffer(LEFT_OVER, positions, persistent=False)

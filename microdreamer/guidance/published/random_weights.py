@@ -15,7 +15,7 @@ from torch import nn
 from microdreamer.core.files import atomic_write
 from microdreamer.guidance.published.configs import class_of, configurations
 from microdreamer.guidance.published.presets import PRESETS, weights_name
-from microdreamer.guidance.published.pretrained import build, count_positions
+from microdreamer.guidance.published.pretrained import build
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -34,9 +34,7 @@ def random_module(config: dict, device: torch.device | str, seed: int, dtype: to
     """The module that a config.json describes, on `device` in `dtype`, with random weights; for inference."""
     module = build(config, class_of(config), Path("config.json")).to_empty(device=device)
     fill(module, torch.Generator(device).manual_seed(seed))
-    count_positions(module)
-    nn.Module.to(module, dtype)  # diffusers' own `to` warns of data types
-    return module.eval().requires_grad_(False)
+    return module.to(dtype).eval().requires_grad_(False)
 
 
 def write_part(folder: Path, config: dict, dtype: torch.dtype, device: torch.device | str, seed: int) -> None:

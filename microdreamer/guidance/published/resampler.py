@@ -36,7 +36,7 @@ class Resampler(nn.Module):
 
     def __init__(self, width: int, count: int):
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(1, count, width) / width**0.5)
+        self.latents = nn.Parameter(nn.init.normal_(torch.empty(1, count, width), std=width**-0.5))
         self.proj_in = nn.Linear(IMAGE_WIDTH, width)
         self.proj_out = nn.Linear(width, width)
         self.norm_out = nn.LayerNorm(width)

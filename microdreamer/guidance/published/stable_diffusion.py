@@ -83,7 +83,7 @@ class StableDiffusionPrior(LatentPrior):
         return StableDiffusionCondition(null.expand(len(prompts), -1, -1), views)
 
     def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
-        return self.network(x, t, encoder_hidden_states=tensors[0], return_dict=False)[0]
+        return self.network(x, t, tensors[0])
 
     def join(self, conditions: Sequence[StableDiffusionCondition]) -> StableDiffusionCondition:
         return StableDiffusionCondition(torch.cat([one.null for one in conditions]), torch.cat([one.views for one in conditions]))

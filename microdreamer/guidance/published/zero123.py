@@ -16,24 +16,6 @@ from microdreamer.guidance.published.presets import find_checkpoint
 from microdreamer.guidance.published.pretrained import load_part
 
 
-class SingleTokenAttention:
-    """Attention to a single token: its weight is 1 whatever the query, so queries and keys are not computed."""
-
-    def __call__(
-        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None = None, **_: object
-    ) -> Tensor:
-        return attn.to_out[0](attn.to_v(encoder_hidden_states))
-
-
-def skip_single_token_attention(network: nn.Module) -> None:
-    """Let the cross-attention of a UNet2DConditionModel that is given one token use `SingleTokenAttention`."""
-    processors = {
-        name: SingleTokenAttention() if name.endswith("attn2.processor") else processor
-        for name, processor in network.attn_processors.items()
-    }
-    network.set_attn_processor(processors)
-
-
 def camera_numbers(cameras: Cameras, elevation: float, stable: bool) -> Tensor:
     """[V,4]: elevation from the picture's (downwards, radians), sine and cosine of the azimuth, and what the variant wants fourth.
 
@@ -72,7 +54,6 @@ class Zero123Prior(LatentPrior):
         memory: int | None = None,
     ):
         super().__init__(network, autoencoder, network.config.sample_size, memory)
-        skip_single_token_attention(network)
         self.name, self.stable = name, name == "stable_zero123"
         self.projection, self.image_encoder = projection, image_encoder
         self._condition: Zero123Condition | None = None
@@ -104,11 +85,11 @@ class Zero123Prior(LatentPrior):
             raise ValueError(f"the {self.name} prior does not read: remove negative_prompt")
         picture = picture_on_white(image.to(self.device), self.resolution)
         pixels = clip_pixels(picture, self.image_encoder.config.image_size).to(self.dtype)
-        embedding = self.image_encoder(pixel_values=pixels).image_embeds
+        embedding = self.image_encoder(pixels)
         return Zero123Condition(embedding, self.encode(picture) / self.scaling, elevation)
 
     def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
-        return self.network(x, t, encoder_hidden_states=tensors[0], return_dict=False)[0]
+        return self.network(x, t, tensors[0])
 
     def tokens(self, cameras: Cameras, condition: Zero123Condition) -> Tensor:
         """The token that stands for picture and camera, [V,1,C]."""

@@ -27,7 +27,23 @@ REACH = 0.88  # radius of the ball that an object may fill after it was scaled; 
 WITH_PICTURE_AND_TEXT, WITH_PICTURE, WITH_TEXT = 0.30, 0.40, 0.20  # shares of the samples; the rest sees neither
 DEGRADED = 0.3  # share of the pictures that are degraded
 TOLD = 0.5  # share of the samples whose surfaces are drawn: they cost time, and half of them teach the same
+FREE_VIEWS, FREE_ELEVATIONS = 3, (-15.0, 60.0)  # of a sample that is looked at from elsewhere too; degrees above
 OTHER_LENS = 0.15  # share of the pictures taken from another distance, with the lens that shows the object as large
+
+
+@dataclasses.dataclass
+class FreeViews:
+    """The first N samples seen from FREE_VIEWS cameras anywhere, F for short.
+
+    pictures [N,F,3,R,R] on white and coverage [N,F,1,R,R] in [-1,1]; world-to-camera matrices of these cameras [N,F,4,4] and of the
+    samples' own views [N,4,4,4]; intrinsics [4] of both.
+    """
+
+    pictures: Tensor
+    coverage: Tensor
+    cameras: Tensor
+    view_cameras: Tensor
+    intrinsics: Tensor
 
 
 @dataclasses.dataclass
@@ -48,6 +64,7 @@ class Batch:
     tokens: Tensor
     surfaces: Surfaces | None = None
     seen: Tensor | None = None
+    free: FreeViews | None = None
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
@@ -152,9 +169,17 @@ def fitted_intrinsics(points: Tensor, cameras: Tensor, resolution: int, fill: Te
     return torch.cat([focal[:, None].expand(-1, 2), resolution / 2 - 0.5 * (low + high) * focal[:, None]], dim=-1)
 
 
+def told_samples(count: int) -> int:
+    """How many samples of a batch tell their surfaces, where any do."""
+    return max(1, round(count * TOLD))
+
+
 @torch.no_grad()
-def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0) -> Batch:
-    """`count` random samples, the last `several` of them with more than one picture."""
+def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0, free: int = 0) -> Batch:
+    """`count` random samples, the last `several` of them with more than one picture.
+
+    The first `free`, all of which have a picture, are seen from free cameras as well.
+    """
     device = bank.tokens.device
 
     def chance(share: float, of: int = count) -> Tensor:
@@ -164,6 +189,8 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0) -> Bat
     caption = bank.tokens[index, torch.randint(0, 3, (count,), device=device)]
 
     mode = torch.rand(count, device=device)
+    if free:
+        mode[:free] *= WITH_PICTURE_AND_TEXT + WITH_PICTURE
     has_picture = mode < WITH_PICTURE_AND_TEXT + WITH_PICTURE
     has_text = (mode < WITH_PICTURE_AND_TEXT) | ((mode >= WITH_PICTURE_AND_TEXT + WITH_PICTURE) & (mode < 0.9))
     canonical = chance(0.45)  # the first target is the reference view itself
@@ -205,26 +232,30 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0) -> Bat
     all_cameras = torch.cat([cameras.flatten(0, 1), picture_cameras])
     all_intrinsics = torch.cat([intrinsics.repeat(count * VIEWS, 1), picture_intrinsics])
     meshes = bank.meshes
-    rgba = render_meshes(
-        meshes.vertices,
-        meshes.faces,
-        meshes.corner_colors,
-        meshes.corner_normals,
-        meshes.vertex_offset,
-        meshes.face_offset,
-        index[sample],
-        shapes[sample],
-        colours[sample],
-        all_cameras,
-        all_intrinsics,
-        lights.lights[sample],
-        lights.ambient[sample],
-        resolution,
-        resolution,
-        gloss=lights.gloss[sample],
-        supersample=2,
-        max_faces=meshes.max_faces,
-    )
+
+    def drawn(sample: Tensor, cameras: Tensor, intrinsics: Tensor) -> Tensor:
+        return render_meshes(
+            meshes.vertices,
+            meshes.faces,
+            meshes.corner_colors,
+            meshes.corner_normals,
+            meshes.vertex_offset,
+            meshes.face_offset,
+            index[sample],
+            shapes[sample],
+            colours[sample],
+            cameras,
+            intrinsics,
+            lights.lights[sample],
+            lights.ambient[sample],
+            resolution,
+            resolution,
+            gloss=lights.gloss[sample],
+            supersample=2,
+            max_faces=meshes.max_faces,
+        )
+
+    rgba = drawn(sample, all_cameras, all_intrinsics)
     images = _on_white(rgba)
     views, pictures = images[: count * VIEWS].unflatten(0, (count, VIEWS)) * 2 - 1, images[count * VIEWS :]
     coverage = rgba[count * VIEWS :, 3:].float() / 255
@@ -249,7 +280,7 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0) -> Bat
         torch.where(has_text[:, None], caption, 0),
     )
     if bank.painter:
-        told = max(1, round(count * TOLD))
+        told = told_samples(count)
         targets = sample[: told * VIEWS]
         pose = index[targets], shapes[targets]
         seen_by = cameras[:told].flatten(0, 1), intrinsics.repeat(told * VIEWS, 1)
@@ -259,7 +290,19 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0) -> Bat
         parts = depth, rgba[: told * VIEWS, 3:].float() / 127.5 - 1, _on_white(albedo) * 2 - 1
         batch.surfaces = Surfaces(*(part.unflatten(0, (told, VIEWS)) for part in parts))
         batch.seen = seen.float().unflatten(0, (told, VIEWS))
+    if free:
+        elsewhere = world_to_camera(uniform((free, FREE_VIEWS), 0, 360, device), uniform((free, FREE_VIEWS), *FREE_ELEVATIONS, device))
+        owners = torch.arange(free, device=device).repeat_interleave(FREE_VIEWS)
+        rgba = drawn(owners, elsewhere.flatten(0, 1), intrinsics.repeat(free * FREE_VIEWS, 1))
+        parts = _on_white(rgba) * 2 - 1, rgba[:, 3:].float() / 127.5 - 1
+        seen_from = _as_square(elsewhere), _as_square(cameras[:free])
+        batch.free = FreeViews(*(part.unflatten(0, (free, FREE_VIEWS)) for part in parts), *seen_from, intrinsics)
     return batch
+
+
+def _as_square(cameras: Tensor) -> Tensor:
+    """World-to-camera matrices [...,3,4] as [...,4,4]."""
+    return torch.cat([cameras, torch.eye(4, device=cameras.device)[3:].expand(*cameras.shape[:-2], 1, 4)], dim=-2)
 
 
 def _plain_intrinsics(resolution: int, device: torch.device) -> Tensor:

@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_utils import orbit_cameras
+from cam_utils import Cameras, orbit_cameras
 from microdreamer.core.files import atomic_write
 from microdreamer.core.machine import best_device
+from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.samplers import ddim_sample, normal
 from microdreamer.images.writing import write_sheet
-from microdreamer.metrics.pictures import psnr
+from microdreamer.metrics.pictures import MASK_LEVEL, psnr
 from microdreamer.shapes.geometry import PlacePainter, camera_depth, render_albedo
 from microdreamer.shapes.packed import PackedMeshes, load_packed
 from microdreamer.shapes.render import over_white, render_views
@@ -31,6 +32,7 @@ SIDES = (0, 90, 180, 270)
 ELEVATION_UP = 15.0
 FURTHER = (120, 240, 180)  # where further pictures are taken from, in this order
 STEPS, ETA = 8, 1.0  # of the sampler
+SURFACE_SCORES = ("depth_error", "coverage_iou", "albedo_psnr")  # in units of the scene where there is an object; at a half; on white
 FOREGROUND = 0.95  # a pixel with any channel below this is object
 
 
@@ -58,6 +60,28 @@ def _opaque(picture: Tensor) -> Tensor:
     return torch.cat([picture, torch.ones_like(picture[:1])])
 
 
+class TrueSurfaces:
+    """Depth, coverage and colours without light of packed objects, as the SIDES of them show."""
+
+    def __init__(self, meshes: PackedMeshes, cameras: Cameras):
+        self.meshes, self.size = meshes, cameras.width
+        self.pose, self.intrinsics = cameras.world_to_camera[:, :3].float().contiguous(), cameras.intrinsics.float()
+        self.painter = PlacePainter(meshes)
+
+    def errors(self, told: Surfaces, index: int, together: bool = False) -> Tensor:
+        """[3, sides] of what is told of object `index`, as SURFACE_SCORES names them; or, pixels of all sides together, [3]."""
+        sides, device = len(self.pose), self.pose.device
+        view = torch.full((sides,), index, device=device), torch.eye(3, 4, device=device).repeat(sides, 1, 1)
+        places, seen = self.painter.render(*view, self.pose, self.intrinsics, self.size)
+        albedo = render_albedo(self.meshes, *view, None, self.pose, self.intrinsics, self.size)
+        far = (told.depth - camera_depth(places, self.pose)).abs() * seen
+        mask, quality = told.coverage > MASK_LEVEL, psnr(told.albedo.clamp(0, 1), over_white(albedo))
+        dims = (0, 1, 2, 3) if together else (1, 2, 3)
+        depth = far.sum(dim=dims) / seen.sum(dim=dims).clamp_min(1)
+        iou = (mask & seen).sum(dim=dims) / (mask | seen).sum(dim=dims).clamp_min(1)
+        return torch.stack([depth, iou, quality.mean() if together else quality])
+
+
 @torch.no_grad()
 def score_surfaces(prior: MicroPrior, meshes: PackedMeshes, indices: Sequence[int], seed: int = 0) -> dict[str, dict[str, float]]:
     """How well surfaces are told, from pure noise (`first`) and of true views noised to the last level of sampling (`last`).
@@ -66,13 +90,9 @@ def score_surfaces(prior: MicroPrior, meshes: PackedMeshes, indices: Sequence[in
     """
     device, size = prior.device, prior.resolution
     cameras = orbit_cameras([-ELEVATION_UP] * 4, list(SIDES), width=size, height=size, device=device)
-    pose, intrinsics = cameras.world_to_camera[:, :3].float().contiguous(), cameras.intrinsics.float()
-    painter, to_world = PlacePainter(meshes), torch.eye(3, 4, device=device).repeat(4, 1, 1)
-    rows: dict[str, list[tuple[float, float, float]]] = {"first": [], "last": []}
+    surfaces = TrueSurfaces(meshes, cameras)
+    rows: dict[str, list[Tensor]] = {"first": [], "last": []}
     for index in indices:
-        view = torch.full((4,), index, device=device), to_world
-        places, seen = painter.render(*view, pose, intrinsics, size)
-        albedo = render_albedo(meshes, *view, None, pose, intrinsics, size)
         truth = true_views(meshes, index, size, device)
         condition = prior.condition(_opaque(truth[0]), elevation=-ELEVATION_UP)
         noise = normal(prior.latent_shape(4), torch.Generator().manual_seed(seed + index), device)
@@ -81,12 +101,9 @@ def score_surfaces(prior: MicroPrior, meshes: PackedMeshes, indices: Sequence[in
             if latents is None:
                 latents = prior.schedule.add_noise(prior.encode(truth), noise, last)
             _, told = prior.predict_surfaces(latents, t, cameras, condition)
-            error = (told.depth - camera_depth(places, pose)).abs()[seen].mean()
-            mask = told.coverage > 0.5
-            iou = (mask & seen).sum() / (mask | seen).sum().clamp_min(1)
-            rows[name].append((float(error), float(iou), float(psnr(told.albedo.clamp(0, 1), over_white(albedo)).mean())))
-    names = ("depth_error", "coverage_iou", "albedo_psnr")
-    return {name: dict(zip(names, torch.tensor(values).mean(dim=0).tolist(), strict=True)) for name, values in rows.items()}
+            rows[name].append(surfaces.errors(told, index, together=True).cpu())
+    means = {name: torch.stack(values).mean(dim=0).tolist() for name, values in rows.items()}
+    return {name: dict(zip(SURFACE_SCORES, values, strict=True)) for name, values in means.items()}
 
 
 @torch.no_grad()
@@ -106,13 +123,16 @@ def score_objects(
     """Mean PSNR and silhouette IoU per side of `sampled`, `one_step`, `copy` and `mirrored_copy` answers.
 
     The input is the view at azimuth 0, 15 degrees above, or `references` of them, the further ones from FURTHER. Returns
-    ({answer: {"psnr_0": dB, ..., "iou_270": ...}}, sampled and true views [objects,2,4,3,R,R]).
+    ({answer: {"psnr_0": dB, ..., "iou_270": ...}}, sampled and true views [objects,2,4,3,R,R]). The IoU `iou_...` is that of pixels
+    that are not white. Of a prior that tells surfaces the first two answers have SURFACE_SCORES per side beside it, of the last
+    step of sampling and of the one step.
     """
     device = prior.device
     resolution = prior.resolution
     cameras = orbit_cameras([-ELEVATION_UP] * 4, list(SIDES), width=resolution, height=resolution, device=device)
     levels = prior.schedule.levels(steps)[::-1]
     rows: dict[str, list[Tensor]] = {name: [] for name in ("sampled", "one_step", "copy", "mirrored_copy")}
+    surfaces = TrueSurfaces(meshes, cameras) if prior.network.config.geometry else None
     pictures = []
     for index in indices:
         truth = true_views(meshes, index, resolution, device)
@@ -125,33 +145,43 @@ def score_objects(
             condition = prior.condition(_opaque(truth[0]), prompt, elevation=-ELEVATION_UP, others=others)
         generator = torch.Generator().manual_seed(seed + index)
         noise = normal(prior.latent_shape(len(SIDES)), generator, device)
-        latents = ddim_sample(prior, noise, cameras, condition, levels, guidance_scale, eta, generator)
+        nearly = noise  # before the last step, which ends at what the prior makes of it
+        if steps > 1:
+            nearly = ddim_sample(prior, noise, cameras, condition, levels[:-1], guidance_scale, eta, generator, end=levels[-1])
         answers = {
-            "sampled": prior.decode(latents),
+            "sampled": prior.decode(prior.predict_clean(nearly, levels[-1], cameras, condition, guidance_scale)),
             "one_step": prior.decode(prior.predict_clean(noise, levels[0], cameras, condition, 1.0)),
             "copy": truth[:1].expand_as(truth),
             "mirrored_copy": torch.stack([truth[0], truth[0], truth[0].flip(-1), truth[0]]),
         }
         for name, answer in answers.items():
             answer = answer.clamp(0, 1)
-            rows[name].append(torch.stack([psnr(answer, truth), silhouette_iou(answer, truth)]).cpu())
+            scores = torch.stack([psnr(answer, truth), silhouette_iou(answer, truth)])
+            if surfaces and name in ("sampled", "one_step"):
+                at = (nearly, levels[-1]) if name == "sampled" else (noise, levels[0])
+                _, told = prior.predict_surfaces(*at, cameras, condition)
+                scores = torch.cat([scores, surfaces.errors(told, index)])
+            rows[name].append(scores.cpu())
         pictures.append(torch.stack([answers["sampled"].clamp(0, 1), truth]).cpu())
     table = {}
     for name, values in rows.items():
         mean = torch.stack(values).mean(dim=0)
-        table[name] = {f"{kind}_{side}": float(mean[k, s]) for k, kind in enumerate(("psnr", "iou")) for s, side in enumerate(SIDES)}
+        kinds = ("psnr", "iou", *SURFACE_SCORES)[: len(mean)]
+        table[name] = {f"{kind}_{side}": float(mean[k, s]) for k, kind in enumerate(kinds) for s, side in enumerate(SIDES)}
     return table, torch.stack(pictures)
 
 
 def sides_line(table: dict[str, dict[str, float]]) -> str:
-    """One line per answer: input view, the two sides' mean, the back."""
+    """One line per answer: input view, the two sides' mean, the back; then what is told of surfaces, where it is."""
     lines = []
     for name, row in table.items():
-        sides = [(row[f"{kind}_90"] + row[f"{kind}_270"]) / 2 for kind in ("psnr", "iou")]
-        lines.append(
-            f"{name:>14}: input {row['psnr_0']:.2f} dB, sides {sides[0]:.2f} dB IoU {sides[1]:.3f}, "
-            f"back {row['psnr_180']:.2f} dB IoU {row['iou_180']:.3f}"
-        )
+        sides = {kind: (row[f"{kind}_90"] + row[f"{kind}_270"]) / 2 for kind in ("psnr", "iou", *SURFACE_SCORES) if f"{kind}_90" in row}
+        line = f"{name:>14}: input {row['psnr_0']:.2f} dB, sides {sides['psnr']:.2f} dB IoU {sides['iou']:.3f}, "
+        line += f"back {row['psnr_180']:.2f} dB IoU {row['iou_180']:.3f}"
+        if "coverage_iou" in sides:
+            line += f"; by coverage: sides IoU {sides['coverage_iou']:.3f}, back IoU {row['coverage_iou_180']:.3f}"
+            line += f"; sides' depth error {sides['depth_error']:.3f}, albedo {sides['albedo_psnr']:.2f} dB"
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -1,0 +1,54 @@
+"""Puts the figures of docs/course/evidence into the chapters of docs/course, where they are shown.
+
+    python -m benchmarks.course kernels --device cpu --out docs/course/evidence/cpu_kernels.json
+    python -m benchmarks.course.pages
+
+Where a page has `<!-- cpu kernels -->` there follows a line of its own and then the output, which this replaces.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import textwrap
+from pathlib import Path
+
+from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import describe
+
+COURSE = Path(__file__).resolve().parents[2] / "docs" / "course"
+HEADER = ("date", "device", "torch", "cuda", "commit")
+
+
+def shown(document: dict) -> str:
+    """What the chapter printed when it made these figures, indented as a block of a page."""
+    chapter = document["chapter"]
+    header = {name: document[name] for name in HEADER if name in document} | {"command": f"python -m benchmarks.course {chapter}"}
+    told = importlib.import_module(f"benchmarks.course.{chapter}").tell(document)
+    return textwrap.indent("\n".join([describe(header), *told]) + "\n", "    ")
+
+
+def with_output(page: str, mark: str, output: str) -> str:
+    """The page with its output at `mark` replaced. ValueError where it has no such place."""
+    place = re.compile(rf"(<!-- {mark} -->\n[^\n]+\n\n)(?:    [^\n]*\n|\n)+")
+    if not place.search(page):
+        raise ValueError(f"no output at <!-- {mark} -->")
+    return place.sub(lambda found: f"{found[1]}{output}\n", page)
+
+
+def evidence() -> dict[str, dict]:
+    """Figures by mark: `cpu kernels`, `gpu kernels`, and so on."""
+    return {path.stem.replace("_", " "): json.loads(path.read_text(encoding="utf-8")) for path in sorted(COURSE.glob("evidence/*.json"))}
+
+
+def main() -> None:
+    for mark, document in evidence().items():
+        (path,) = COURSE.glob(f"[1-6]_{document['chapter']}.md")
+        text = with_output(path.read_text(encoding="utf-8"), mark, shown(document))
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

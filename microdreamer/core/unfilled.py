@@ -1,0 +1,43 @@
+"""Networks made for weights that are in a file: their parameters get no memory and no first values, only the file's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class _WithoutFirstValues(TorchFunctionMode):
+    """Functions of torch.nn.init do nothing, in this thread alone.
+
+    On the meta device too they would cost time: the first one, as all arithmetic there, imports PyTorch's compiler, which takes a second.
+    """
+
+    def __torch_function__(self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Modules that are made in the block have their shapes and nothing else; `assign` completes them."""
+    with torch.device("meta"), _WithoutFirstValues():
+        yield
+
+
+def assign(network: nn.Module, state: Mapping[str, Tensor], device: torch.device | str) -> nn.Module:
+    """Give a network made within `unfilled` the tensors of `state`, on `device` in the types that it was made with.
+
+    Every key must be there, as `guidance.checkpoints.check_shapes` makes sure. Raises ValueError where something stays without values.
+    """
+    made = network.state_dict()
+    network.load_state_dict({name: tensor.to(device).to(made[name].dtype) for name, tensor in state.items()}, assign=True)
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"{type(network).__name__}: {name} is in no file of weights")
+    return network

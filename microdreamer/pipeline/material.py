@@ -1,0 +1,62 @@
+"""`material=albedo`: a mesh's colours without the light that they were seen in, so that a viewer's light is the only one.
+
+Renders of the mesh are shown to the prior, which tells of each its colours and what these would be without light. By how much they differ
+is as smooth as light is; that is taken out of the texture, whose detail is finer than the prior's pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch.nn.functional import interpolate
+
+from cam_utils import FOV_Y, RADIUS, orbit_cameras
+from microdreamer.core import profiler
+from microdreamer.core.errors import UserError
+from microdreamer.guidance.base import Prior
+from microdreamer.guidance.samplers import normal
+from microdreamer.images.reference import Reference
+from microdreamer.meshes.baking import with_gain
+from microdreamer.meshes.mesh import Mesh
+from microdreamer.meshes.model import MeshModel
+from microdreamer.pipeline.config import Config
+from microdreamer.pipeline.first_guess import check_surfaces
+
+RINGS = ((0.0, 0.0), (0.0, 45.0), (-35.0, 0.0), (-35.0, 45.0))  # elevation, and azimuth of the first view, of a circle of views
+LEVEL = -1  # of noise on the renders that the prior is shown
+RENDERED = 2  # times as many pixels of these along a side, which are then averaged
+ENLARGED = 4  # times as many pixels of what is told along a side: outlines are then left out by the pixel
+MOST_GAIN = 3.0  # and its inverse: beyond, what is told of black or glaring places is chance
+DARKEST = 0.02  # colour below which nothing is divided out
+
+
+def check_material(config: Config, prior: Prior | None) -> None:
+    """Raises UserError where the material that is asked for takes a prior that tells surfaces, and there is none."""
+    if config.material == "albedo":
+        if prior is None:
+            raise UserError("material=albedo: expected a picture or a sentence to ask the prior about, got neither; leave it out")
+        check_surfaces(prior, "material=albedo")
+
+
+@torch.no_grad()
+@profiler.function
+def without_light(mesh: Mesh, prior: Prior, condition: object, generator: torch.Generator) -> Mesh:
+    """The textured mesh, as large as the prior's objects are, with the colours that its surface has without light.
+
+    Raises ValueError for a prior that tells no surfaces.
+    """
+    size = prior.resolution
+    elevation, first = torch.tensor(RINGS, dtype=torch.float64).repeat_interleave(prior.views, dim=0).unbind(1)
+    azimuth = first + 360 / prior.views * torch.arange(prior.views, dtype=torch.float64).repeat(len(RINGS))
+    cameras = orbit_cameras(elevation, azimuth, RADIUS, fov_y=FOV_Y, width=size, height=size, device=prior.device)
+    seen = MeshModel(mesh, prior.device).render(cameras.resized(RENDERED * size, RENDERED * size))
+    shown, mask = (interpolate(layer, (size, size), mode="area") for layer in (seen.image, seen.alpha))
+    latents = prior.encode(shown, generator)
+    if LEVEL >= 0:
+        latents = prior.schedule.add_noise(latents, normal(latents.shape, generator, latents.device), LEVEL)
+    colours, surfaces = prior.predict_surfaces(latents, LEVEL, cameras, condition)
+    gain = (surfaces.albedo.clamp_min(DARKEST) / colours.clamp_min(DARKEST)).clamp(1 / MOST_GAIN, MOST_GAIN)
+    fine = (ENLARGED * size, ENLARGED * size)
+    gain, mask = (interpolate(layer, fine, mode="bilinear", align_corners=False) for layer in (gain, mask))
+    return dataclasses.replace(with_gain(mesh, Reference(cameras.resized(*fine), gain, mask), prior.device), shaded=False)

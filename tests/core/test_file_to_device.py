@@ -1,0 +1,48 @@
+"""Tensors of a file on a device: the same bits as the library reads, however they are cut into pieces; damaged files are told."""
+
+import pytest
+import torch
+from conftest import DEVICES
+from safetensors.torch import load_file, save_file
+
+from microdreamer.core import file_to_device
+from microdreamer.core.file_to_device import read_tensors_to
+
+
+@pytest.fixture
+def path(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        "large": torch.randn(300, 701, generator=draw),
+        "half": torch.randn(5, generator=draw).half(),
+        "bfloat": torch.randn(333, 3, generator=draw).bfloat16(),
+        "scalar": torch.tensor(3),
+        "empty": torch.empty(3, 0, 2),
+        "flags": torch.rand(7, generator=draw) > 0.5,
+    }
+    save_file(tensors, tmp_path / "a.safetensors", {"format": "pt"})
+    return tmp_path / "a.safetensors"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("piece", "group"), [(8 * 2**20, 512 * 2**20), (5000, 10_000), (4096, 1)])
+def test_tensors_are_the_file_s_to_the_last_bit(path, monkeypatch, device, piece, group):
+    monkeypatch.setattr(file_to_device, "PIECE", piece)
+    monkeypatch.setattr(file_to_device, "GROUP", group)
+    for dtype in (torch.float32, torch.float16):
+        found, expected = read_tensors_to(path, device, dtype), load_file(path)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert found[name].device.type == device and torch.equal(found[name].cpu(), tensor.to(dtype)), name
+
+
+def test_a_file_that_ends_early_is_told(path):
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"a\.safetensors: ends before its header says"):
+        read_tensors_to(path, "cpu", torch.float32)
+
+
+def test_types_that_nothing_computes_in_are_told(tmp_path):
+    save_file({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="a is stored as F8_E4M3; expected one of F64, F32"):
+        read_tensors_to(tmp_path / "b.safetensors", "cpu", torch.float32)

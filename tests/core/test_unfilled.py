@@ -1,0 +1,62 @@
+"""Networks made for a file's weights: nothing is drawn first, and what is in no file is noticed."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from microdreamer.core.unfilled import assign, unfilled
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 2), nn.BatchNorm1d(2)
+        self.words = nn.Parameter(nn.init.normal_(torch.empty(4, 2)))
+
+
+def test_nothing_is_drawn_and_the_weights_are_the_files():
+    source, before = Network(), torch.get_rng_state()
+    with unfilled():
+        network = Network()
+    assert torch.equal(torch.get_rng_state(), before) and all(parameter.is_meta for parameter in network.parameters())
+    state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in source.state_dict().items()}
+    assign(network, state, "cpu")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state[name].to(tensor.dtype)) and tensor.dtype == source.state_dict()[name].dtype
+
+
+def test_other_threads_and_later_networks_have_their_first_values():
+    with unfilled():
+        Network()
+    network = Network()
+    assert not network.words.is_meta and network.linear.weight.std() > 0
+
+
+def test_what_no_file_gives_is_an_error():
+    with unfilled():
+        network = Network()
+        network.register_buffer("ramp", torch.arange(3.0), persistent=False)
+    with pytest.raises(ValueError, match="Network: ramp is in no file of weights"):
+        assign(network, Network().state_dict(), "cpu")
+
+
+NO_DRAW = """
+import sys
+import torch
+from microdreamer.guidance import load_prior
+def refuse(self, *_, **__):
+    raise AssertionError("a loaded network was initialised first")
+torch.Tensor.normal_ = torch.Tensor.uniform_ = refuse
+load_prior(*sys.argv[1:])
+print(sorted({"diffusers", "transformers", "torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("name", ["micro", "stable_zero123", "mvdream", "imagedream", "stable_diffusion"])
+def test_loading_a_prior_draws_nothing_and_imports_no_library_of_networks(tiny_checkpoint, name):
+    words = [name] if name == "micro" else [name, str(tiny_checkpoint(name))]
+    done = subprocess.run([sys.executable, "-c", NO_DRAW, *words], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
