@@ -5,6 +5,7 @@
 namespace md::raster {
 namespace {
 
+constexpr int kBackwardAtOnce = 2;           // splats that a warp looks at together
 constexpr int kBackwardPixels = 2;           // pixels a thread
 constexpr int kTogether = 8;                 // splats whose gradients a warp sums at a time
 constexpr int kSharing = kWarp / kTogether;  // lanes that share the sums of a splat
@@ -172,39 +173,48 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads, kResiden
     __syncwarp();
     listed = 0;
   };
-  walk<P>(
+  walk<kBackwardAtOnce>(
       in, state, grid, place, shared,
-      [&](const Splat& s, int i) {
-        const float dx = s.x - x;
-        float alpha[P], uncapped[P], before[P];
-        bool blends[P], any_blends = false;
+      [&](const int (&indices)[kBackwardAtOnce], int count) {
+        Coverage covers[kBackwardAtOnce][P];
 #pragma unroll
-        for (int p = 0; p < P; ++p) {
-          const Coverage c = cover(s, dx, s.y - static_cast<float>(place.y + 4 * p));
-          const bool reached = c.seen && transmittance[p] > 0.f;
-          const float after = transmittance[p] * (1.f - c.alpha);
-          alpha[p] = c.alpha;
-          uncapped[p] = c.uncapped;
-          before[p] = transmittance[p];
-          blends[p] = reached && after >= kMinTransmittance;
-          any_blends = any_blends || blends[p];
-          transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
-        }
-        if (!__any_sync(kAllLanes, any_blends)) return;
-        // All lanes go on together; where a pixel does not blend the splat its part is 0.
-        float weight[P], v_power[P];
+        for (int k = 0; k < kBackwardAtOnce; ++k) {
+          const Splat& s = shared.splats[indices[k]];
 #pragma unroll
-        for (int p = 0; p < P; ++p) {
-          weight[p] = blends[p] ? before[p] * alpha[p] : 0.f;
-          const float all = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
-          const float gain = blends[p] ? all : 0.f;
-          behind[p] -= weight[p] * gain;
-          const float v_alpha_of_splat = before[p] * gain - __fdividef(behind[p], 1.f - alpha[p]);
-          v_power[p] = blends[p] ? v_alpha_of_splat * uncapped[p] : 0.f;  // the cap passes the gradient
+          for (int p = 0; p < P; ++p) covers[k][p] = cover(s, s.x - x, s.y - static_cast<float>(place.y + 4 * p));
         }
-        sheet.of_lane[listed][place.lane] = make_float4(weight[0], v_power[0], weight[1], v_power[1]);
-        if (place.lane % kTogether == listed) mine = i;
-        if (++listed == kTogether) add_up_listed();
+#pragma unroll
+        for (int k = 0; k < kBackwardAtOnce; ++k) {
+          float alpha[P], before[P];
+          bool blends[P], any_blends = false;
+#pragma unroll
+          for (int p = 0; p < P; ++p) {
+            const bool reached = k < count && covers[k][p].seen && transmittance[p] > 0.f;
+            alpha[p] = covers[k][p].alpha;
+            const float after = transmittance[p] * (1.f - alpha[p]);
+            before[p] = transmittance[p];
+            blends[p] = reached && after >= kMinTransmittance;
+            any_blends = any_blends || blends[p];
+            transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
+          }
+          if (!__any_sync(kAllLanes, any_blends)) continue;
+          // All lanes go on together; where a pixel does not blend the splat its part is 0.
+          const Splat& s = shared.splats[indices[k]];
+          float weight[P], v_power[P];
+#pragma unroll
+          for (int p = 0; p < P; ++p) {
+            weight[p] = blends[p] ? before[p] * alpha[p] : 0.f;
+            const float all = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
+            const float gain = blends[p] ? all : 0.f;
+            behind[p] -= weight[p] * gain;
+            const float v_alpha_of_splat = before[p] * gain - __fdividef(behind[p], 1.f - alpha[p]);
+            v_power[p] = blends[p] ? v_alpha_of_splat * covers[k][p].uncapped : 0.f;  // the cap passes the gradient
+          }
+          sheet.of_lane[listed][place.lane] = make_float4(weight[0], v_power[0], weight[1], v_power[1]);
+          if (place.lane % kTogether == listed) mine = indices[k];
+          ++listed;
+        }
+        if (listed > kTogether - kBackwardAtOnce) add_up_listed();  // the next ones may not find room
       },
       [&] {
         bool done = true;

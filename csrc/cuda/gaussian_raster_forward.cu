@@ -12,12 +12,14 @@ namespace md::raster {
 namespace {
 
 constexpr int kForwardPixels = 1;  // pixels a thread
+constexpr int kForwardAtOnce = 4;  // splats that a warp looks at together
 // Positive floats sort as their bits do. From kNear on, 29 bits reach to 3.7e18 (beyond, the order is the input's), and with
 // 3 bits for the view the radix sort needs four passes of eight bits.
 constexpr int kDepthBits = 29;
 
 constexpr int kRanked = 64;                       // Gaussians that a block ranks by counting
 constexpr int kSlices = 8;                        // threads that share what one of them is compared with
+constexpr int kLoads = 4;                         // depths that a thread puts there for all, at a time
 constexpr int64_t kMostPairs = int64_t{1} << 28;  // to compare; with more a radix sort is faster
 
 bool ranks_by_counting(const Inputs& in) { return static_cast<int64_t>(in.views) * in.gaussians * in.gaussians <= kMostPairs; }
@@ -76,39 +78,44 @@ __global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, Key* keys, int* 
 
 // Writes the order of each view, and clears the marks on the way. A block ranks kRanked Gaussians of a view: a thread for each of
 // them and each slice of the others. Of two at one depth the first comes first.
-__global__ void __launch_bounds__(kRanked* kSlices) rank_by_counting(Inputs in, State state, int64_t words) {
-  constexpr int kChunk = kRanked * kSlices;
+__global__ void __launch_bounds__(kRanked* kSlices, 4) rank_by_counting(Inputs in, State state, int64_t words) {
+  constexpr int kThreads = kRanked * kSlices, kChunk = kLoads * kThreads;
   constexpr uint32_t kFarthest = 0x7fffffffu;
   __shared__ uint4 chunk[kChunk / 4];
   __shared__ int nearer[kSlices][kRanked];
   const int blocks_per_view = (in.gaussians + kRanked - 1) / kRanked;
   const int view = blockIdx.x / blocks_per_view, block = blockIdx.x % blocks_per_view;
   const int own = threadIdx.x % kRanked, slice = threadIdx.x / kRanked, n = block * kRanked + own;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kChunk + threadIdx.x; i < words; i += static_cast<int64_t>(gridDim.x) * kChunk) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < words; i += static_cast<int64_t>(gridDim.x) * kThreads) {
     state.marks[i] = 0;
   }
   const uint32_t bits = n < in.gaussians ? depth_bits(in, view, n) : 0u;
   uint32_t count = 0;
   for (int begin = 0; begin < in.gaussians; begin += kChunk) {
-    const int other = begin + threadIdx.x;
-    reinterpret_cast<uint32_t*>(chunk)[threadIdx.x] = other < in.gaussians ? depth_bits(in, view, other) : kFarthest;
-    __syncthreads();
-    const int compared = begin / kRanked + slice;  // the block whose Gaussians this slice is
-    const uint4* others = chunk + slice * (kRanked / 4);
-    if (compared != block) {
-      // One at the same depth is nearer if it is of an earlier block. A difference below zero has the highest bit.
-      const uint32_t limit = bits + (compared < block);
 #pragma unroll
-      for (int i = 0; i < kRanked / 4; ++i) {
-        const uint4 four = others[i];
-        count += (four.x - limit) >> 31;
-        count += (four.y - limit) >> 31;
-        count += (four.z - limit) >> 31;
-        count += (four.w - limit) >> 31;
+    for (int load = 0; load < kLoads; ++load) {
+      const int at = load * kThreads + threadIdx.x, other = begin + at;
+      reinterpret_cast<uint32_t*>(chunk)[at] = other < in.gaussians ? depth_bits(in, view, other) : kFarthest;
+    }
+    __syncthreads();
+    for (int at = slice * kRanked; at < kChunk && begin + at < in.gaussians; at += kThreads) {
+      const int compared = (begin + at) / kRanked;  // the block whose Gaussians this slice is
+      const uint4* others = chunk + at / 4;
+      if (compared != block) {
+        // One at the same depth is nearer if it is of an earlier block. A difference below zero has the highest bit.
+        const uint32_t limit = bits + (compared < block);
+#pragma unroll
+        for (int i = 0; i < kRanked / 4; ++i) {
+          const uint4 four = others[i];
+          count += (four.x - limit) >> 31;
+          count += (four.y - limit) >> 31;
+          count += (four.z - limit) >> 31;
+          count += (four.w - limit) >> 31;
+        }
+      } else {
+        const uint32_t* singles = reinterpret_cast<const uint32_t*>(others);
+        for (int i = 0; i < kRanked; ++i) count += singles[i] < bits + (i < own);
       }
-    } else {
-      const uint32_t* singles = reinterpret_cast<const uint32_t*>(others);
-      for (int i = 0; i < kRanked; ++i) count += singles[i] < bits + (i < own);
     }
     __syncthreads();
   }
@@ -200,22 +207,30 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
   const float x = static_cast<float>(place.x), y = static_cast<float>(place.y);
   float transmittance = 1.f, red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
   bool done = !inside;
-  walk<1>(
+  walk<kForwardAtOnce>(
       in, state, grid, place, shared,
-      [&](const Splat& s, int) {
-        const Coverage c = cover(s, s.x - x, s.y - y);
-        if (done || !c.seen) return;
-        const float after = transmittance * (1.f - c.alpha);
-        if (after < kMinTransmittance) {
-          done = true;
-          return;
+      [&](const int (&indices)[kForwardAtOnce], int count) {
+        Coverage covers[kForwardAtOnce];
+#pragma unroll
+        for (int k = 0; k < kForwardAtOnce; ++k) {
+          const Splat& s = shared.splats[indices[k]];
+          covers[k] = cover(s, s.x - x, s.y - y);
         }
-        const float weight = transmittance * c.alpha;
-        red += weight * s.red;
-        green += weight * s.green;
-        blue += weight * s.blue;
-        depth += weight * s.depth;
-        transmittance = after;
+#pragma unroll
+        for (int k = 0; k < kForwardAtOnce; ++k) {
+          const Splat& s = shared.splats[indices[k]];
+          const bool seen = k < count && covers[k].seen && !done;
+          const float after = transmittance * (1.f - covers[k].alpha), weight = transmittance * covers[k].alpha;
+          const bool blends = seen && after >= kMinTransmittance;
+          done = done || (seen && !blends);
+          if (blends) {
+            red += weight * s.red;
+            green += weight * s.green;
+            blue += weight * s.blue;
+            depth += weight * s.depth;
+            transmittance = after;
+          }
+        }
       },
       [&] { return done; }, [] {});
   if (!inside) return;

@@ -148,10 +148,12 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
   return total;
 }
 
-// Calls visit(splat, i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
-// shared.splats[i], Gaussian shared.ids[i]. is_done(): this thread needs no more; when all of the block agree the walk ends.
+// Calls visit(indices, count) for all splats, nearest first, that may reach the pixels of this warp, by the whole warp at once: they
+// are shared.splats[i], Gaussians shared.ids[i]. There are kAtOnce indices, so that what does not depend on the splats before is
+// worked out for all of them together (the time of a picture is that of its longest row of splats, one waiting for the other); the
+// first `count` are new, the others repeat the last. is_done(): this thread needs no more; when all of the block agree the walk ends.
 // before_next(): called by the whole warp before other splats take the place of those in `shared`, and before the end.
-template <int kPixels, class Visit, class Done, class BeforeNext>
+template <int kAtOnce, int kPixels, class Visit, class Done, class BeforeNext>
 __device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
                      Visit visit, Done is_done, BeforeNext before_next) {
   using Shape = TileShape<kPixels>;
@@ -183,19 +185,14 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
             meets = rect.x0 <= place.tile_x && place.tile_x < rect.x1 && rect.y0 <= place.tile_y && place.tile_y < rect.y1;
           }
         }
-        unsigned votes = __ballot_sync(kAllLanes, meets);
-        if (votes == 0) continue;
-        // The next splat is fetched while this one is looked at; the last is fetched again.
-        int index = group + __ffs(votes) - 1;
-        Splat splat = shared.splats[index];
-        for (;;) {
-          votes &= votes - 1;
-          const int next = votes ? group + __ffs(votes) - 1 : index;
-          const Splat following = shared.splats[next];
-          visit(splat, index);
-          if (votes == 0) break;
-          splat = following;
-          index = next;
+        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes;) {
+          int indices[kAtOnce], count_at_once = 0;
+#pragma unroll
+          for (int k = 0; k < kAtOnce; ++k, votes &= votes - 1) {
+            if (votes) ++count_at_once;
+            indices[k] = votes ? group + __ffs(votes) - 1 : indices[k > 0 ? k - 1 : 0];
+          }
+          visit(indices, count_at_once);
         }
       }
       before_next();
