@@ -61,7 +61,7 @@ struct alignas(16) Splat {
 static_assert(sizeof(Splat) == kSplatFloats * sizeof(float));
 
 // Loss gradients of a Splat. (a, b, c) count b once: power = -(a dx^2 + c dy^2) / 2 - b dx dy.
-struct SplatGradient {
+struct alignas(8) SplatGradient {
   float x, y, a, b, c, opacity, depth, red, green, blue;
 };
 static_assert(sizeof(SplatGradient) == kGradients * sizeof(float));

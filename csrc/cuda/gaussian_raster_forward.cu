@@ -76,8 +76,8 @@ __global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, Key* keys, int* 
   indices[i] = n;
 }
 
-// Writes the order of each view, and clears the marks on the way. A block ranks kRanked Gaussians of a view: a thread for each of
-// them and each slice of the others. Of two at one depth the first comes first.
+// Writes the order of each view, and clears so many words of the marks on the way. A block ranks kRanked Gaussians of a view: a thread for
+// each of them and each slice of the others. Of two at one depth the first comes first.
 __global__ void __launch_bounds__(kRanked* kSlices, 4) rank_by_counting(Inputs in, State state, int64_t words) {
   constexpr int kThreads = kRanked * kSlices, kChunk = kLoads * kThreads;
   constexpr uint32_t kFarthest = 0x7fffffffu;
@@ -139,14 +139,28 @@ __device__ Splat in_powers_of_two(Splat s) {
   return s;
 }
 
+constexpr int kWordsOfBlock = kBlock / kWarp;  // that a block of project_and_mark writes in each row
+static_assert(kWordsOfBlock == 8, "rows are a multiple of it, so that a block has one view, and writes 32 bytes");
+
+// A block keeps its words of all rows in shared memory and writes them out where there are few enough cells for that.
+constexpr size_t kMostShared = 48 << 10;
+size_t shared_marks_bytes(const Grid& grid) { return static_cast<size_t>(grid.cells) * kWordsOfBlock * sizeof(uint32_t); }
+bool shares_marks(const Grid& grid) { return shared_marks_bytes(grid) <= kMostShared; }
+
 // One warp projects 32 consecutive ranks of a view, and marks them: one word of the bits of each cell, which are zero
-// before. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes,
-// however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
+// before unless kShared. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out
+// over its lanes, however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
+template <bool kShared>
 __global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State state, Grid grid) {
+  extern __shared__ uint4 shared_marks[];  // [cells, kWordsOfBlock / 4]
   const int warps_per_view = grid.row_words;
   const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) / kWarp;
   const int view = static_cast<int>(warp / warps_per_view), word = static_cast<int>(warp % warps_per_view);
   if (view >= in.views) return;
+  if constexpr (kShared) {
+    for (int i = threadIdx.x; i < grid.cells * 2; i += kBlock) shared_marks[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+  }
   const int lane = threadIdx.x % kWarp, rank = word * kWarp + lane;
   const int64_t first = static_cast<int64_t>(view) * in.gaussians;
   Splat splat{};
@@ -170,7 +184,9 @@ __global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State stat
     if (lane >= step) up_to += other;
   }
   const unsigned pairs = __shfl_sync(kAllLanes, up_to, kWarp - 1);
-  uint32_t* marks = state.marks + static_cast<int64_t>(view) * grid.cells * grid.row_words + word;
+  uint32_t* all_marks = state.marks + static_cast<int64_t>(view) * grid.cells * grid.row_words + word;
+  uint32_t* marks = kShared ? reinterpret_cast<uint32_t*>(shared_marks) + word % kWordsOfBlock : all_marks;
+  const int64_t stride = kShared ? kWordsOfBlock : grid.row_words;  // from row to row
   const float size = static_cast<float>(kTile << grid.shift);
   for (unsigned begin = 0; begin < pairs; begin += kWarp) {
     const unsigned pair = begin + lane;
@@ -193,7 +209,13 @@ __global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State stat
     y += static_cast<int>(at / width);
     const float left = static_cast<float>(x) * size, top = static_cast<float>(y) * size;
     if (!ellipse_meets(s, left, top, left + (size - 1), top + (size - 1))) continue;
-    atomicOr(marks + static_cast<int64_t>(y * grid.cells_across + x) * grid.row_words, 1u << from);
+    atomicOr(marks + (y * grid.cells_across + x) * stride, 1u << from);
+  }
+  if constexpr (kShared) {
+    __syncthreads();
+    uint4* rows = reinterpret_cast<uint4*>(all_marks - word % kWordsOfBlock);
+    for (int i = threadIdx.x; i < grid.cells * 2; i += kBlock)
+      rows[static_cast<int64_t>(i / 2) * (grid.row_words / 4) + i % 2] = shared_marks[i];
   }
 }
 
@@ -268,16 +290,22 @@ cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& ima
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
   if (count > 0) {
     const int64_t columns = static_cast<int64_t>(in.views) * grid.row_words, words = columns * grid.cells;
+    const bool shared = shares_marks(grid);
     if (ranks_by_counting(in)) {
       const unsigned ranking = in.views * blocks(in.gaussians, kRanked);
-      rank_by_counting<<<ranking, kRanked * kSlices, 0, stream>>>(in, state, words);
+      rank_by_counting<<<ranking, kRanked * kSlices, 0, stream>>>(in, state, shared ? 0 : words);
     } else {
       const cudaError_t sorted = has_short_keys(in) ? sort_by_depth<uint32_t>(in, state, workspace, bytes, stream)
                                                     : sort_by_depth<uint64_t>(in, state, workspace, bytes, stream);
       if (sorted != cudaSuccess) return sorted;
-      cudaMemsetAsync(state.marks, 0, words * sizeof(uint32_t), stream);
+      if (!shared) cudaMemsetAsync(state.marks, 0, words * sizeof(uint32_t), stream);
     }
-    project_and_mark<<<blocks(columns * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
+    const unsigned projecting = blocks(columns * kWarp, kBlock);
+    if (shared) {
+      project_and_mark<true><<<projecting, kBlock, shared_marks_bytes(grid), stream>>>(in, state, grid);
+    } else {
+      project_and_mark<false><<<projecting, kBlock, 0, stream>>>(in, state, grid);
+    }
   }
   blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
   return cudaGetLastError();
