@@ -9,7 +9,7 @@ constexpr int kBackwardAtOnce = 2;           // splats that a warp looks at toge
 constexpr int kBackwardPixels = 2;           // pixels a thread
 constexpr int kTogether = 8;                 // splats whose gradients a warp sums at a time
 constexpr int kSharing = kWarp / kTogether;  // lanes that share the sums of a splat
-constexpr int kResident = 6;                 // blocks of tiles that a processor has memory for
+constexpr int kResident = 5;                 // blocks on a processor at a time; with more of them the last to come find no free one
 
 constexpr int kGaussianBlock = 64;
 constexpr int kViewLanes = 8;         // threads that share the views of a Gaussian
