@@ -20,7 +20,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/* csrc/course/*)
 ROOMS := $(patsubst microdreamer/%/__init__.py,microdreamer.%,$(wildcard microdreamer/*/__init__.py))
-PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
+# pip would compile every file of Python that it installs, which takes longer than all the rest of installing; Python compiles those that are used.
+INSTALL := $(VENV)/bin/python -m pip -qq --disable-pip-version-check install --no-compile
+BUILD_LOG := build/kernels.log
 
 .PHONY: demo test wheel docs generator voxels setup clean
 
@@ -48,6 +50,7 @@ voxels: $(READY)
 setup: $(READY)
 
 # The kernels are built against the PyTorch of this environment, so it and the build tools are there first and the build is not isolated.
+# Compiling them and installing the rest share the processors.
 $(READY): $(SOURCES)
 	@command -v "$(PYTHON)" > /dev/null || { echo "$(PYTHON) was not found: install Python 3.10 or newer, or name it: make PYTHON=python3.12"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -56,9 +59,12 @@ $(READY): $(SOURCES)
 		{ echo "$(PYTHON) lacks the venv module: install it (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@test -x $(VENV)/bin/python || { echo "creating $(VENV)"; "$(PYTHON)" -m venv $(VENV); }
 	@echo "installing PyTorch and the build tools"
-	@$(PIP) install "setuptools>=77" wheel ninja $(if $(TORCH),"$(TORCH)")
-	@echo "installing the dependencies and building the kernels (minutes the first time)"
-	@$(PIP) install --no-build-isolation -e ".[dev]"
+	@$(INSTALL) "setuptools>=77" wheel ninja $(if $(TORCH),"$(TORCH)")
+	@echo "building the kernels and installing the dependencies (minutes the first time)"
+	@mkdir -p build
+	@KERNELS=0 $(INSTALL) --no-build-isolation -e ".[dev]" & rest=$$!; \
+		$(VENV)/bin/python setup.py -q build_ext --inplace > $(BUILD_LOG) 2>&1 || { cat $(BUILD_LOG); kill $$rest; exit 1; }; \
+		wait $$rest
 	@$(VENV)/bin/python -m microdreamer.kernels.extension || true
 	@touch $@
 

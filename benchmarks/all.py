@@ -1,6 +1,6 @@
 """The headline table: what a run and each of its parts take on this machine, and how close the parts are to their floors.
 
-    python -m benchmarks.all [--only NAME ...] [--device cuda cpu] [--seconds 75] [--out results.json]
+    python -m benchmarks.all [key=value ...] [--only NAME ...] [--device cuda cpu] [--seconds 75] [--out results.json]
 
 Rows appear as they are measured, and Ctrl-C keeps those that are there. On a GPU its rows come first, then those of the CPU with what is
 left of the seconds; what they are too few for is told as not measured. Whole runs are those of the first device. Each part's outputs are
@@ -17,7 +17,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from microdreamer.core.command import INTERRUPTED, Parser, exit_code
 from microdreamer.core.machine import describe, provenance
 from microdreamer.kernels import extension
 
-Measure = Callable[[Bench], Iterator[Row]]
+Measure = Callable[..., Iterator[Row]]  # of a Bench
 
 
 def on(cpu: Measure, cuda: Measure) -> Measure:
@@ -84,9 +84,14 @@ PARTS: dict[str, Measure] = {
     "run": stages.headline_cold,
     "warm_run": stages.headline_warm,
 }
-ON_ONE_DEVICE = {"unwrap", "run", "warm_run"}  # the CPU's beside a GPU: the same, or what nobody waits for
-NEEDS_NO_KERNELS = {"run", "warm_run", "prior"}
-PACKAGES = {"mcubes": "PyMCubes"}  # where a module is not called as what is installed
+RUNS = {"run", "warm_run"}  # which take words of main.py
+ON_ONE_DEVICE = {"unwrap", *RUNS}  # the CPU's beside a GPU: the same, or what nobody waits for
+NEEDS_NO_KERNELS = {"prior", *RUNS}
+PACKAGES = {
+    "mcubes": "PyMCubes",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+    "cv2": "opencv-python-headless",
+}  # where a module is not called as what is installed
 BUSY = 0.5  # load of each processor before the first row
 SECONDS_OF_A_ROW = 0.006  # as a share of all seconds
 COLUMNS = ("what", "device", "median", "10 % to 90 %", "floor", "floor / median")
@@ -134,13 +139,13 @@ def line(row: Row) -> str:
     return f"| {row.name} | {row.device} | {figures(timing.median)} | {spread} | {floor} | {percent(row.share)} |"
 
 
-def measure(table: Table, name: str, bench: Bench) -> None:
-    """The rows of one part; where it cannot be measured, why."""
+def measure(table: Table, name: str, bench: Bench, words: Sequence[str] = ()) -> None:
+    """The rows of one part, of whole runs with `words`; where it cannot be measured, why."""
     if name not in NEEDS_NO_KERNELS and not extension.available(bench.device):
         table.miss(name, bench.device, f"no compiled kernels; {extension.BUILD_HINT}")
         return
     try:
-        for row in PARTS[name](bench):
+        for row in PARTS[name](bench, words) if name in RUNS else PARTS[name](bench):
             table.add(row)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
@@ -182,7 +187,7 @@ def run(options: argparse.Namespace) -> int:
                 if time.monotonic() > deadline:
                     table.miss(name, device, f"the time was up; --seconds {2 * options.seconds:.0f}, or --only {name}")
                 else:
-                    measure(table, name, bench)
+                    measure(table, name, bench, options.words)
                 write_json(options.out, document | table.as_json())  # what is done stays, should a part take the process down
             print(flush=True)
     except KeyboardInterrupt:
@@ -194,6 +199,7 @@ def run(options: argparse.Namespace) -> int:
 
 def parse(words: list[str] | None) -> argparse.Namespace:
     parser = Parser("benchmarks.all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="for the whole runs, as of main.py")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=PARTS, help=", ".join(PARTS))
     parser.add_argument("--device", nargs="+", choices=("cpu", "cuda"), help="default: all that this machine has, the GPU first")
     parser.add_argument("--seconds", type=float, default=75, help="for all of it (default: 75)")

@@ -190,27 +190,28 @@ def headline(bench: Bench, face_counts: Sequence[int], views: int, size: int, te
                 yield bench.row(name, captured(call) if bench.on_gpu else call, bytes=least)
 
 
-def measure(options: argparse.Namespace, faces: int) -> dict:
-    """Time every op on a sphere of about `faces` faces; prints a table and returns what it was measured on, and its rows."""
+def measure(options: argparse.Namespace, faces: int) -> list[dict]:
+    """Time every op on a sphere of about `faces` faces; prints a table and returns its rows, with the numbers of the scene in each."""
     device = options.device
     cases, setting = cases_of(faces, options.views, options.size, options.texture, device)
-    views = f"{options.views} views of {options.size}x{options.size}, {setting['covered']:.0%} of the pixels covered"
-    print(f"{views}, {setting['faces']} faces, {setting['vertices']} vertices; {options.repeats} repeats")
+    scene = {name: setting[name] for name in ("faces", "vertices", "covered")}
+    views = f"{options.views} views of {options.size}x{options.size}, {scene['covered']:.0%} of the pixels covered"
+    print(f"{views}, {scene['faces']} faces, {scene['vertices']} vertices; {options.repeats} repeats")
     print(f"{'':32} {'median ms':>10} {'p10':>8} {'p90':>8} {'floor MB':>9} {'GB/s':>7}")
     rows = []
     for case in cases:
         for passes, timed, least in case.passes():
             timing = time_calls(captured(timed) if device.startswith("cuda") else timed, device, options.repeats)
-            rows.append({"op": case.name, "pass": passes, **timing.as_row(), "floor_bytes": least})
+            rows.append({"op": case.name, "pass": passes, **scene, **timing.as_row(), "floor_bytes": least})
             rate = f"{least / 1e6:9.1f} {least / timing.median / 1e6:7.1f}"
             print(f"{case.name + ', ' + passes:32} {timing.median:10.3f} {timing.p10:8.3f} {timing.p90:8.3f} {rate}", flush=True)
-    return setting | {"rows": rows}
+    return rows
 
 
-def print_summary(scenes: list[dict]) -> None:
+def print_summary(scenes: list[list[dict]]) -> None:
     """Milliseconds of every op by the number of faces."""
-    print(f"\n{'median ms by faces':32}" + "".join(f"{scene['faces']:>10}" for scene in scenes))
-    for rows in zip(*(scene["rows"] for scene in scenes), strict=True):
+    print(f"\n{'median ms by faces':32}" + "".join(f"{rows[0]['faces']:>10}" for rows in scenes))
+    for rows in zip(*scenes, strict=True):
         print(f"{rows[0]['op'] + ', ' + rows[0]['pass']:32}" + "".join(f"{row['median_ms']:10.3f}" for row in rows))
 
 
@@ -224,7 +225,8 @@ def main() -> None:
     scenes = [measure(options, faces) for faces in options.faces]
     if len(scenes) > 1:
         print_summary(scenes)
-    write_json(options.out, found | {"scenes": scenes})
+    setting = {"views": options.views, "size": options.size, "texture": options.texture}
+    write_json(options.out, found | setting | {"rows": [row for rows in scenes for row in rows]})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from microdreamer.pipeline.config import Config, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = str(ROOT / "test_data" / "robot_rgba.png")
+RUN = "picture to textured mesh"  # the demo
 DEMO = ("--config", str(ROOT / "configs" / "micro.yaml"), f"input={PICTURE}")
 NAME = "run"
 STAGES = {"stage 1": (run_make, f"{NAME}.json"), "stage 2": (run_refine, f"{NAME}_refined.json")}
@@ -140,6 +142,18 @@ def line(row: dict) -> str:
     return f"| {row['stage']} | {row['phase']} | {row['first_s']:.2f} | {warm} | {row['originals'] or '-'} |"
 
 
+def told(words: Sequence[str]) -> str:
+    return f" ({' '.join(words)})" if words else ""
+
+
+def failure(code: int, errors: str) -> SystemExit | ModuleNotFoundError:
+    """What a program that ended with `code` says in its last line; a package that it lacks as what Python raises for one."""
+    last = errors.strip().rpartition("\n")[2]
+    if lacking := re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", last):
+        return ModuleNotFoundError(last, name=lacking[1])
+    return SystemExit(f"main.py ended with {code}: {last}")
+
+
 def headline_cold(bench: Bench, words: Sequence[str] = ()) -> Iterator[Row]:
     """The demo as a process of its own: all of it, and what goes by before the first round."""
     if bench.on_gpu:
@@ -150,10 +164,10 @@ def headline_cold(bench: Bench, words: Sequence[str] = ()) -> Iterator[Row]:
         done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, cwd=ROOT)
         spent = time.perf_counter() - started
         if done.returncode:
-            raise SystemExit(f"main.py ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+            raise failure(done.returncode, done.stderr)
         seconds = json.loads((Path(folder) / f"{NAME}.json").read_text())["seconds"]
     loading = spent - sum(of for phase, of in seconds.items() if phase != "load")
-    yield bench.timed("picture to textured mesh, new process", Timing((1e3 * spent,)))
+    yield bench.timed(f"{RUN}, new process{told(words)}", Timing((1e3 * spent,)))
     yield bench.timed("of it: start of Python, imports, load", Timing((1e3 * loading,)))
 
 
@@ -167,7 +181,7 @@ def headline_warm(bench: Bench, words: Sequence[str] = (), warm_runs: int = 2) -
         with tempfile.TemporaryDirectory() as folder:
             seconds, _ = run_once("stage 1", dataclasses.replace(config, outdir=folder, seed=seed), prior, device)
         spent.append(1e3 * seconds["stage 1", "total"])
-    yield bench.timed("picture to textured mesh, warm", Timing(tuple(sorted(spent[1:]))))
+    yield bench.timed(f"{RUN}, warm{told(words)}", Timing(tuple(sorted(spent[1:]))))
 
 
 def main() -> None:

@@ -43,9 +43,8 @@ SENTENCES = (
 
 
 @torch.no_grad()
-def sampled(prior: MicroPrior, picture: Tensor | None, sentence: str | None, guidance: float, seed: int) -> Tensor:
-    """Four views [4,3,R,R] in [0,1] at azimuths SIDES, level with the picture; a sentence is shown from 15 degrees above."""
-    elevation = 0.0 if picture is not None else -15.0
+def sampled(prior: MicroPrior, picture: Tensor | None, sentence: str | None, elevation: float, guidance: float, seed: int) -> Tensor:
+    """Four views [4,3,R,R] in [0,1] at azimuths SIDES, from `elevation` in degrees, which is the picture's too."""
     cameras = orbit_cameras([elevation] * 4, list(SIDES), width=prior.resolution, height=prior.resolution, device=prior.device)
     generator = torch.Generator().manual_seed(seed)
     noise = normal(prior.latent_shape(4), generator, prior.device)
@@ -67,6 +66,7 @@ def main() -> None:
     given.add_argument("--pictures", nargs="+", type=Path, help="pictures of single objects")
     given.add_argument("--sentences", nargs="*", help=f"sentences; without any, {len(SENTENCES)} that are always the same")
     parser.add_argument("--guidance", type=float, help=f"default: {PICTURE_GUIDANCE:g} for pictures, {SENTENCE_GUIDANCE:g} for sentences")
+    parser.add_argument("--elevation", type=float, help="of pictures and views; negative looks from above; default: 0, for sentences -15")
     parser.add_argument("--size", type=int, default=80, help="pixels a view")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
@@ -80,6 +80,7 @@ def main() -> None:
         parser.error(str(error))
     rows = [(picture, None) for picture in pictures] or [(None, sentence) for sentence in args.sentences or SENTENCES]
     guidance = args.guidance or (PICTURE_GUIDANCE if pictures else SENTENCE_GUIDANCE)
+    elevation = (0.0 if pictures else -15.0) if args.elevation is None else args.elevation
     block = len(SIDES) * args.size
     left = args.size if pictures else 2 * args.size
     sheet = Image.new("RGB", (left + len(priors) * (block + GAP), TITLE + len(rows) * args.size), "white")
@@ -95,7 +96,7 @@ def main() -> None:
         for number, prior in enumerate(priors):
             place = left + GAP + number * (block + GAP), top
             try:
-                views = sampled(prior, picture, sentence, guidance, args.seed + row)
+                views = sampled(prior, picture, sentence, elevation, guidance, args.seed + row)
             except ValueError:  # none of its words is known
                 pen.text((place[0], top + args.size // 3), "refused", fill="black")
                 continue

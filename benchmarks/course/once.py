@@ -13,6 +13,7 @@ blocks, and a write beyond a tensor's end stays within one.
 from __future__ import annotations
 
 import argparse
+import functools
 
 import torch
 
@@ -44,13 +45,13 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the steps on chapter 4's small case")
     options = parser.parse_args()
     scene = Scene(options.device, options.small)
+    pairs = functools.cache(lambda: weights.pairs(weights.count_of(scene), options.device))  # of all variants: it takes seconds
     for variant in options.variants:
         if variant in MESHES:
             show_mesh_phase(scene, MESHES[variant])
             continue
         if variant.startswith(WEIGHTS):
-            count = weights.count_of(scene)
-            found = weights.call_of(variant.removeprefix(WEIGHTS))(*weights.pairs(count, options.device))
+            found = weights.call_of(variant.removeprefix(WEIGHTS))(*pairs())
         elif variant in course.MISTAKES:
             found = course.extract_fields(*sample(options.device), *GRID, variant)
         else:

@@ -39,7 +39,8 @@ def with_output(page: str, mark: str, output: str) -> str:
 
 def evidence() -> dict[str, dict]:
     """Figures by mark: `cpu kernels`, `gpu kernels`, and so on."""
-    return {path.stem.replace("_", " "): json.loads(path.read_text(encoding="utf-8")) for path in sorted(COURSE.glob("evidence/*.json"))}
+    paths = sorted((COURSE / "evidence").glob("[cg]pu_*.json"))
+    return {path.stem.replace("_", " "): json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def main() -> None:

@@ -115,20 +115,23 @@ def answer_to(*words: str) -> str:
     return f"input={config.input!r}"
 
 
-def blob_and_object(scene: Scene) -> dict[str, float]:
-    """Milliseconds of the same grid of a blob before any fit and of the object-like scene, equal in number."""
+def blob_and_object(scene: Scene) -> dict[str, dict[str, float]]:
+    """Milliseconds of the same grid, plain and by the kernel, of a blob before any fit and of the object-like scene, equal in number."""
     from benchmarks.course.profile import solid_model
 
     generator = torch.Generator().manual_seed(0)
     blob = GaussianModel.initial_ball(scene.count, generator=generator, device=torch.device(scene.device))
-    models = {"untrained blob": blob, "an object": solid_model(scene)}
-    with switches(gauss=False, extract=False):
-        return {
-            name: time_here(
-                lambda model=model: extract_fields(model, scene.resolution, scene.num_blocks), scene.device, 1, warm_up=0
-            ).median
-            for name, model in models.items()
-        }
+    found = {}
+    for name, model in {"untrained blob": blob, "an object": solid_model(scene)}.items():
+        found[name] = {}
+        for version, compiled in SWITCHES.items():
+            with switches(gauss=False, extract=compiled):
+                repeats, warm_up = (5, 1) if compiled else (1, 0)
+                timing = time_here(
+                    lambda model=model: extract_fields(model, scene.resolution, scene.num_blocks), scene.device, repeats, warm_up
+                )
+            found[name][version] = timing.median
+    return found
 
 
 def run(scene: Scene) -> dict:
@@ -164,7 +167,7 @@ def tell(document: dict) -> Iterator[str]:
     yield f"with it {figure(amdahl(grid, others))} times; and the program became {figure(before['total'] / after['total'])} times as fast."
     yield f"\nThe launcher: {DASHED}"
     yield from (f"  {name}: {said}" for name, said in document["launcher"].items())
-    blob = ", ".join(f"{name} {figure(ms)} ms" for name, ms in document["blob_ms"].items())
-    yield f"  so its grid was an untrained blob's: {blob} in plain PyTorch here"
+    yield "  so its grid was an untrained blob's, and here that makes"
+    yield table(("ms of a grid", *SWITCHES), [(name, *times.values()) for name, times in document["blob_ms"].items()])
     yield f"\nTheir {originals.REPORTED['A10G, kernel alone']:.0f} times, taken apart (their figures):"
     yield table(("what changed", "times"), originals.factors())

@@ -4,9 +4,27 @@
 namespace md::mesh_raster {
 namespace {
 
-__global__ void __launch_bounds__(kBlock) mark_silhouettes(Picture in, const int32_t* opposite, uint8_t* edges) {
+__global__ void __launch_bounds__(kBlock) mark_all(Picture in, const int32_t* opposite, uint8_t* edges) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i < position_sets(in) * in.faces) edges[i] = silhouette_edges(in, opposite, i / in.faces, i % in.faces);
+}
+
+// Only the faces that pixels show: nobody asks for the others. Pixels of one face write the same.
+__global__ void __launch_bounds__(kBlock) mark_shown(Picture in, Blending blending, uint8_t* edges) {
+  const RowPixel p = row_pixel(in.width, in.height);
+  const int64_t face = p.inside ? face_at(blending.rast + 4 * p.number, in.faces) : -1;
+  if (face < 0) return;
+  const int64_t set = in.shared_pos ? 0 : p.picture;
+  edges[set * in.faces + face] = silhouette_edges(in, blending.opposite, set, face);
+}
+
+void mark_silhouettes(const Picture& in, const Blending& blending, uint8_t* edges, cudaStream_t stream) {
+  const int64_t faces = position_sets(in) * in.faces, pixels = in.pictures * in.height * in.width;
+  if (pixels < faces) {
+    if (pixels > 0) mark_shown<<<row_blocks(in.pictures, in.width, in.height), kBlock, 0, stream>>>(in, blending, edges);
+  } else if (faces > 0) {
+    mark_all<<<static_cast<unsigned>(blocks_for(faces)), kBlock, 0, stream>>>(in, blending.opposite, edges);
+  }
 }
 
 // Bit `number` is set where that pair of the pixel (see find_pair) shows two faces. Most show one; none of the loads waits for another.
@@ -73,8 +91,7 @@ __global__ void __launch_bounds__(kBlock) blend_gradients(Picture in, Blending b
 cudaError_t antialias_cuda(const Picture& in, const Blending& blending, float* out, uint8_t* edges, cudaStream_t stream) {
   if (in.pictures == 0) return cudaSuccess;
   const dim3 blocks = tiled_blocks(in.pictures, in.width, in.height);
-  const int64_t faces = position_sets(in) * in.faces;
-  if (faces > 0) mark_silhouettes<<<static_cast<unsigned>(blocks_for(faces)), kBlock, 0, stream>>>(in, blending.opposite, edges);
+  mark_silhouettes(in, blending, edges, stream);
   switch (blending.channels) {
     case 1:
       blend_pixels<1><<<blocks, kBlock, 0, stream>>>(in, blending, out);
@@ -94,8 +111,7 @@ cudaError_t antialias_cuda(const Picture& in, const Blending& blending, float* o
 cudaError_t antialias_backward_cuda(const Picture& in, const Blending& blending, const BlendingGradients& v, uint8_t* edges,
                                     void* workspace, cudaStream_t stream) {
   const dim3 blocks = tiled_blocks(in.pictures, in.width, in.height);
-  const int64_t faces = position_sets(in) * in.faces;
-  if (faces > 0) mark_silhouettes<<<static_cast<unsigned>(blocks_for(faces)), kBlock, 0, stream>>>(in, blending.opposite, edges);
+  mark_silhouettes(in, blending, edges, stream);
   return sum_into(v.v_pos, 4 * position_sets(in) * in.vertices, workspace, stream, [&](auto sum) {
     if (in.pictures > 0) blend_gradients<<<blocks, kBlock, 0, stream>>>(in, blending, v, sum);
   });

@@ -6,8 +6,8 @@ namespace md::mesh_raster {
 namespace {
 
 constexpr int kWarps = kBlock / kWarp;
-constexpr int kSmallBox = 64;  // pixels: the warp that finds faces of smaller boxes draws them at once
-constexpr int kQueueBlocks = 1024;
+constexpr int kSmallBox = 128;  // pixels: the warp that finds faces of smaller boxes draws them at once
+constexpr int kQueueBlocks = 2048;
 constexpr unsigned long long kNothing = ~0ull;
 
 // ---- Visibility ----

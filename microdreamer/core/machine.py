@@ -12,8 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from microdreamer.core.errors import UserError
+from microdreamer.kernels import extension
 
 PACKAGES = ("torch", "numpy", "scipy", "Pillow", "trimesh")  # that a result depends on
 
@@ -36,6 +38,21 @@ def choose_device(name: str, option: str = "device=") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"{option}{name}: expected cpu or cuda")
     return device
+
+
+@torch.no_grad()
+def load_libraries(device: torch.device | str, dtype: torch.dtype) -> None:
+    """Have this project's kernels and CUDA's libraries for products, convolutions and attention loaded, by a call of each in `dtype`."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return
+    extension.load()
+    with torch.cuda.device(device):
+        x = torch.zeros(2, 64, 8, 8, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        tokens = x.flatten(2).transpose(1, 2)
+        F.conv2d(x, x.new_zeros(64, 64, 3, 3).to(memory_format=torch.channels_last), padding=1)
+        F.linear(tokens, x.new_zeros(64, 64), x.new_zeros(64))
+        F.scaled_dot_product_attention(*(tokens[:, None] for _ in range(3)))
 
 
 def device_name(device: torch.device) -> str:

@@ -36,7 +36,12 @@ def assign(network: nn.Module, state: Mapping[str, Tensor], device: torch.device
     Every key must be there, as `guidance.checkpoints.check_shapes` makes sure. Raises ValueError where something stays without values.
     """
     made = network.state_dict()
-    network.load_state_dict({name: tensor.to(device).to(made[name].dtype) for name, tensor in state.items()}, assign=True)
+
+    def moved(name: str, tensor: Tensor) -> Tensor:
+        there = tensor.to(device).to(made[name].dtype)
+        return there.clone() if there is tensor else there  # of its own, not pages of a file
+
+    network.load_state_dict({name: moved(name, tensor) for name, tensor in state.items()}, assign=True)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"{type(network).__name__}: {name} is in no file of weights")

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from microdreamer.kernels.adam import Uncompiled
 
-class Adan(torch.optim.Optimizer):
+
+class Adan(Uncompiled, torch.optim.Optimizer):
     """With gradients g and their changes d = g - last g (zero in the first step), means m of g, v of d and n of (g + b2 d)^2,
 
         parameter -= lr (m / (1 - b1^k) + b2 v / (1 - b2^k)) / (sqrt(n / (1 - b3^k)) + eps),

@@ -33,10 +33,11 @@ def load_prior(
         from microdreamer.guidance.micro.prior import MicroPrior
 
         return MicroPrior.load(path, device, precision)
+    from microdreamer.core.machine import load_libraries
     from microdreamer.guidance.published.latent import Parts
 
     parts = Parts.choose(device, precision, memory_gib)
-    libraries = in_background(parts.warm_up)
+    libraries = in_background(lambda: load_libraries(parts.device, parts.dtype))
     prior = _load_published(name, path, parts)
     libraries.join()
     return prior

@@ -13,13 +13,26 @@ from microdreamer.kernels import extension
 MAX_TENSORS = 16  # with a gradient in a step: their pointers are the kernel's arguments
 OPTIONS = {"params", "name", "lr", "eps"}
 
-# PyTorch's compiler is told to leave these two methods alone by wrappers that import it when they are first called: a second and more of
-# a program that compiles nothing.
 _add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 _zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
 
-class Adam(torch.optim.Adam):
+class Uncompiled:
+    """In front of an optimiser among the bases of a class: it is made and its gradients are dropped without PyTorch's compiler.
+
+    PyTorch tells its compiler to leave these two methods alone by wrappers that import it when they are first called, which takes a second
+    and more of a program that compiles nothing.
+    """
+
+    def add_param_group(self, param_group: dict) -> None:
+        _add_param_group(self, param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, or set them to zero."""
+        _zero_grad(self, set_to_none)
+
+
+class Adam(Uncompiled, torch.optim.Adam):
     """torch.optim.Adam for up to 16 float32 tensors on one device, with its state, and to rounding its numbers.
 
     Groups may have a rate `lr` and an `eps` of their own. Rates become float32 tensors on the parameters' device, and steps are
@@ -40,15 +53,11 @@ class Adam(torch.optim.Adam):
     def add_param_group(self, param_group: dict) -> None:
         if unknown := param_group.keys() - OPTIONS:
             raise ValueError(f"{', '.join(sorted(unknown))}: expected no options of a group but {', '.join(sorted(OPTIONS))}")
-        _add_param_group(self, param_group)
+        super().add_param_group(param_group)
         group = self.param_groups[-1]
         device = group["params"][0].device
         group["capturable"] = device.type == "cuda"
         group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients, or set them to zero."""
-        _zero_grad(self, set_to_none)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from microdreamer.fields.conversion import convert
 from microdreamer.gaussians.extraction import extract_mesh
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.images.reference import Reference
@@ -19,6 +18,8 @@ def make_mesh(config: Config, model: GaussianModel, picture: Reference | None) -
     Raises ValueError where they have no surface.
     """
     if config.mesh_method == "field":
+        from microdreamer.fields.conversion import convert
+
         mesh = convert(model, config.mesh_faces, generator=torch.Generator().manual_seed(config.seed))
     else:
         mesh = extract_mesh(model, config.density_thresh, config.mesh_resolution, config.mesh_faces, color_vertices=False)

@@ -5,7 +5,6 @@ It is what `--preview` writes, and what the rounds start from with `start=prior`
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
@@ -19,12 +18,11 @@ from microdreamer.guidance.base import Prior
 from microdreamer.guidance.micro.read_off import read_off, thinned, without_strays
 from microdreamer.pipeline.config import Config
 
-log = logging.getLogger(__name__)
-
 OnPreview = Callable[[GaussianModel], None]  # called once, before the rounds, with Gaussians of its own
 
-OPACITY = 0.9  # of its Gaussians: what is read off is a surface
-WIDTH = 0.5  # of the distance between neighbours: wider ones would stand out beyond the outline
+SHARE = 0.5  # of `num_pts`: a surface needs fewer than a ball, whose inner ones go
+OPACITY = 0.5  # of its Gaussians, which may be wrong: opaque ones stay where the prior sees none later
+WIDTH = 0.7  # of the distance between neighbours: wider ones would stand out beyond the outline
 STEPS = 1  # of the sampler that the views it is read off come from
 FEWEST = 50  # points that make a shape
 TO_BE_ABLE = "pass prior_path=FOLDER of a micro prior that was trained with --geometry"
@@ -51,7 +49,7 @@ def starts_from_prior(config: Config, prior: Prior) -> bool:
 @torch.no_grad()
 @profiler.function
 def first_guess(config: Config, prior: Prior, condition: object) -> GaussianModel:
-    """Some `num_pts` Gaussians of the object, in the run's frame. Draws nothing from the run's own generator.
+    """Gaussians of the object, half as many as a ball has, in the run's frame. Draws nothing from the run's own generator.
 
     Raises UserError where the prior draws next to nothing, ValueError where it tells no surfaces.
     """
@@ -59,7 +57,7 @@ def first_guess(config: Config, prior: Prior, condition: object) -> GaussianMode
     points, colours = read_off(prior, condition, config.eye_level, levels, torch.Generator().manual_seed(config.seed))
     if len(points) < FEWEST:
         raise UserError(f"the prior's first guess has {len(points)} points, too few for an object; try another seed, prompt or picture")
-    points, colours = without_strays(*thinned(points, colours, config.num_pts))
+    points, colours = without_strays(*thinned(points, colours, max(FEWEST, round(SHARE * config.num_pts))))
     # What fills as much of the picture from where the run's cameras stand, with their field of view.
     scale = config.radius * math.tan(math.radians(config.fovy / 2)) / (RADIUS * math.tan(math.radians(FOV_Y / 2)))
     guess = GaussianModel.from_points(points * scale, colours, config.sh_degree, prior.device, OPACITY)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from cam_utils import FOV_Y, RADIUS, orbit_cameras
 from microdreamer.core import profiler
 from microdreamer.core.errors import UserError
 from microdreamer.guidance.base import Prior
-from microdreamer.guidance.samplers import normal
 from microdreamer.images.reference import Reference
 from microdreamer.meshes.baking import with_gain
 from microdreamer.meshes.mesh import Mesh
@@ -23,12 +22,12 @@ from microdreamer.meshes.model import MeshModel
 from microdreamer.pipeline.config import Config
 from microdreamer.pipeline.first_guess import check_surfaces
 
-RINGS = ((0.0, 0.0), (0.0, 45.0), (-35.0, 0.0), (-35.0, 45.0))  # elevation, and azimuth of the first view, of a circle of views
-LEVEL = -1  # of noise on the renders that the prior is shown
-RENDERED = 2  # times as many pixels of these along a side, which are then averaged
-ENLARGED = 4  # times as many pixels of what is told along a side: outlines are then left out by the pixel
+RINGS = ((0.0, 0.0), (-35.0, 45.0))  # elevation, and azimuth of the first view, of a circle of views
+RENDERED = 2  # times as many pixels of renders along a side, which are then averaged
+AROUND = 5  # pixels a side over which what is told is averaged: light is smoother than what is guessed of it
+ENLARGED = 2  # times as many pixels of what is told along a side: outlines are then left out by the pixel
 MOST_GAIN = 3.0  # and its inverse: beyond, what is told of black or glaring places is chance
-DARKEST = 0.02  # colour below which nothing is divided out
+DARKEST = 1e-3  # added to both colours, so that black is not divided by black
 
 
 def check_material(config: Config, prior: Prior | None) -> None:
@@ -52,11 +51,9 @@ def without_light(mesh: Mesh, prior: Prior, condition: object, generator: torch.
     cameras = orbit_cameras(elevation, azimuth, RADIUS, fov_y=FOV_Y, width=size, height=size, device=prior.device)
     seen = MeshModel(mesh, prior.device).render(cameras.resized(RENDERED * size, RENDERED * size))
     shown, mask = (interpolate(layer, (size, size), mode="area") for layer in (seen.image, seen.alpha))
-    latents = prior.encode(shown, generator)
-    if LEVEL >= 0:
-        latents = prior.schedule.add_noise(latents, normal(latents.shape, generator, latents.device), LEVEL)
-    colours, surfaces = prior.predict_surfaces(latents, LEVEL, cameras, condition)
-    gain = (surfaces.albedo.clamp_min(DARKEST) / colours.clamp_min(DARKEST)).clamp(1 / MOST_GAIN, MOST_GAIN)
+    colours, surfaces = prior.predict_surfaces(prior.encode(shown, generator), -1, cameras, condition)  # as clean as can be
+    told, lit = (avg_pool2d(layer * mask, AROUND, 1, AROUND // 2) + DARKEST for layer in (surfaces.albedo, colours))
+    gain = (told / lit).clamp(1 / MOST_GAIN, MOST_GAIN)
     fine = (ENLARGED * size, ENLARGED * size)
     gain, mask = (interpolate(layer, fine, mode="bilinear", align_corners=False) for layer in (gain, mask))
     return dataclasses.replace(with_gain(mesh, Reference(cameras.resized(*fine), gain, mask), prior.device), shaded=False)

@@ -135,8 +135,22 @@ def test_whole_runs_are_rows():
     bench = Bench("cpu", SPEEDS, 0.01)
     whole, before = stages.headline_cold(bench, [*QUICK, "video_frames=0"])
     assert 0 < before.timing.median < whole.timing.median and whole.floor_ms is None
+    assert whole.name.endswith(f"new process ({' '.join(QUICK)} video_frames=0)")
     (warm,) = stages.headline_warm(bench, [*QUICK, "video_frames=0"], warm_runs=1)
     assert 0 < warm.timing.median < whole.timing.median  # imports and load are no part of it
+
+
+def test_a_package_that_a_run_lacks_is_a_missing_package():
+    lacking = stages.failure(1, "Traceback\n  line\nModuleNotFoundError: No module named 'imageio_ffmpeg'\n")
+    assert isinstance(lacking, ModuleNotFoundError) and lacking.name == "imageio_ffmpeg"
+    assert isinstance(stages.failure(2, "main.py: no\n"), SystemExit) and isinstance(stages.failure(-9, ""), SystemExit)
+
+
+def test_words_go_to_the_whole_runs_alone(monkeypatch, capsys):
+    asked = []
+    of(monkeypatch, run=lambda bench, words: asked.append(words) or iter([row()]), other=lambda bench: iter([row()]))
+    assert headline.main(["video_frames=0", "seed=1", "--device", "cpu"]) == 0
+    assert asked == [["video_frames=0", "seed=1"]]
 
 
 def test_a_run_that_fails_says_why():

@@ -385,7 +385,7 @@ SMALL = {
         "1",
     ],
     mesh_fit: ["--device", "cpu", "--views", "1", "--size", "32", "--faces", "300", "--texture", "32", "--repeats", "1"],
-    mesh_raster: ["--device", "cpu", "--views", "1", "--size", "32", "--faces", "300", "--texture", "32", "--repeats", "1"],
+    mesh_raster: ["--device", "cpu", "--views", "1", "--size", "32", "--faces", "300", "40", "--texture", "32", "--repeats", "1"],
     mesh_render: ["--device", "cpu", "--objects", OBJECTS, "--views", "2", "--size", "32", "--repeats", "1"],
     micro_prior: ["--repeats", "1"],
     sentence_store: ["--sentences", "70", "--kind", "local", "--width", "8", "--places", "3", "--repeats", "2"],

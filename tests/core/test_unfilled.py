@@ -26,6 +26,7 @@ def test_nothing_is_drawn_and_the_weights_are_the_files():
     assign(network, state, "cpu")
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, state[name].to(tensor.dtype)) and tensor.dtype == source.state_dict()[name].dtype
+        assert tensor.data_ptr() != state[name].data_ptr()  # which may be pages of a file
 
 
 def test_other_threads_and_later_networks_have_their_first_values():

@@ -16,6 +16,7 @@ from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
 from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
 from benchmarks.course.scene import PLAIN, Scene, kind_of, operations
+from benchmarks.switches import headline
 from microdreamer.kernels import course, extension
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,6 +231,44 @@ def test_tables_of_counts_are_what_nsight_compute_counted(name):
             (value,) = {value for kernel, counting, value in counted if kernels[row[0]] in kernel and counting == metric}
             digits = len(cell.partition(".")[2])
             assert abs(float(cell) - value / unit) <= 0.5001 * 10**-digits, (row[0], metric, cell, value)
+
+
+def agrees(cell, value):
+    """That a figure in a page is `value` to the digits that it has."""
+    told = re.search(r"\d[\d.]*", cell)[0]
+    return abs(float(told) - value) <= 0.5001 * 10 ** -len(told.partition(".")[2])
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_the_first_page_is_of_the_evidence(kind):
+    found = pages.evidence()
+    kernels, step, op = found[f"{kind} kernels"], found[f"{kind} step"], found[f"{kind} op"]["weights"]
+    weights = {row["version"]: row["median_ms"] for row in op["rows"]}
+    grid = {row["version"]: row["median_ms"] for row in kernels["rows"]}
+    steps = {row["what"]: row["median_ms"] for row in step["rows"] if "view" in row["what"]}
+    fastest = min(steps.values())
+    expected = {
+        "density grid, in plain PyTorch": (grid[PLAIN], grid["library"], kernels["floor_ms"]),
+        "the same as the obvious kernel": (grid["brute_force"], grid["library"], kernels["floor_ms"]),
+        "a step of the fit, view by view": (steps["view by view"], fastest, step["floor_ms"]),
+    }
+    many = "20 million" if kind == "gpu" else "a million"
+    expected[f"{many} weights of a Gaussian, in plain PyTorch"] = (weights[PLAIN], weights["library"], max(op["floor_ms"].values()))
+    if f"{kind} program" in found:
+        before, after = found[f"{kind} program"]["runs"].values()
+        program = "`main.py`, picture to mesh" + " (`total_steps=3 mesh_resolution=64`)" * (kind == "cpu")
+        expected[program] = (before["total"], after["total"], after["total"] - after[GRID])
+    text = (COURSE / "README.md").read_text(encoding="utf-8").partition(f"On a {kind.upper()} (")[2].partition("\n\nOn a")[0]
+    rows = {cells[0]: cells[1:] for line in re.findall(r"^\| (.*) \|$", text, re.MULTILINE) if (cells := line.split(" | "))}
+    for name, (before, now, floor) in expected.items():
+        told = rows[name]
+        assert agrees(told[0], before) and agrees(told[2], now) and agrees(told[3], floor), (name, told)
+        assert abs(float(told[4].split()[0]) / (now / floor) - 1) < 0.03 and told[4].endswith(" floors"), (name, told)
+
+
+def test_the_headline_table_is_of_its_evidence():
+    document = json.loads((COURSE / "evidence" / "headline.json").read_text(encoding="utf-8"))
+    assert headline(document["rows"], 5000) in (COURSE / "6_program.md").read_text(encoding="utf-8")
 
 
 def test_output_goes_to_its_mark():

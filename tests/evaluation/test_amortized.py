@@ -77,12 +77,11 @@ def test_only_the_left_square_counts(results):
 
 def test_the_measure_is_that_of_the_library(results, clip_folder):
     """Picture by picture with transformers' own model and processor; sentences as names have them, and as they are."""
-    from transformers import CLIPImageProcessor, CLIPModel
-
     from microdreamer.guidance.published.text import Tokenizer
 
-    model = CLIPModel.from_pretrained(clip_folder).eval()
-    processor = CLIPImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False, resample=Image.Resampling.BILINEAR)
+    transformers = pytest.importorskip("transformers")
+    model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
+    processor = transformers.CLIPImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False, resample=Image.Resampling.BILINEAR)
     renders = renders_of(results)
     means, each = by_clip(Clip(clip_folder), renders)
     told = {"specified": ["A B", "a red car shiny", "a tree"], "corrected": ["A/B", "a red car, shiny.", "a tree"]}

@@ -64,11 +64,10 @@ def views():
 
 def test_similarity_equals_a_direct_computation(clip_folder, views):
     """By the library's own model, processor of pictures and logits."""
-    from transformers import CLIPImageProcessor, CLIPModel
-
-    model = CLIPModel.from_pretrained(clip_folder).eval()
+    transformers = pytest.importorskip("transformers")
+    model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
     bytes_ = (views * 255).round().byte()
-    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     clip, sentence = Clip(clip_folder), "a red car!"
     ids = torch.tensor([clip_ids(clip_folder, sentence)])
     with torch.no_grad():

@@ -20,6 +20,7 @@ from microdreamer.evaluation.image_to_3d import evaluate_object, input_picture, 
 from microdreamer.evaluation.oracle import TruePrior
 from microdreamer.evaluation.trivial import flat_card, visual_hull
 from microdreamer.gaussians.model import GaussianModel
+from microdreamer.guidance.micro.read_off import points_of
 from microdreamer.metrics.pictures import mask_iou, point_scores, psnr, ssim
 from microdreamer.metrics.points import OuterSurface, draw_points, flat_light, outer_points
 from microdreamer.pipeline.config import Config, load_config
@@ -316,6 +317,21 @@ def test_the_oracle_follows_the_cameras_and_counts_branches(boxes, prior):
         torch.testing.assert_close(views, truth, rtol=0, atol=1e-5)
     oracle.predict_noise(latents, 500, cameras, None, 2.0)
     assert oracle.evaluations - before == 4
+
+
+def test_the_oracle_tells_true_surfaces(boxes, prior):
+    """Points read off them lie on the box's faces, whatever the latents; colours without light are the box's own."""
+    oracle = TruePrior(prior, boxes, 0)
+    cameras = orbit_cameras([-15] * 4, [0, 90, 180, 270], width=64, height=64)
+    colours, surfaces = oracle.predict_surfaces(torch.randn(oracle.latent_shape(4)), 500, cameras, None)
+    points, _ = points_of(colours, surfaces, cameras)
+    half = boxes.vertices[: boxes.vertex_offset[1]].abs().amax(dim=0)
+    assert len(points) > 50 and float(((points.abs() / half).amax(dim=1) - 1).abs().max()) < 0.1  # of places in steps of 0.01
+    inside = (surfaces.coverage > 0.99).expand_as(colours)
+    own = boxes.corner_colors.unique(dim=0).reshape(-1, 3).float() / 255
+    told = surfaces.albedo.permute(0, 2, 3, 1)[inside[:, 0]]
+    assert float((torch.cdist(told, own).amin(dim=1) < 0.02).float().mean()) > 0.7
+    assert float((colours - surfaces.albedo)[inside].abs().mean()) > 0.02  # these are lit
 
 
 def test_ctrl_c_leaves_the_objects_done_so_far(tmp_path, both, pack_file, prior, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The shipped prior: what it must know, how it is conditioned, and that damaged weights are refused."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,7 +11,7 @@ import torch
 from cam_utils import orbit_cameras, orbit_poses, turntable
 from microdreamer.core.paths import shipped_folder
 from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig, camera_features, fold, pixel_rays, unfold
-from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR, MicroPrior, choose_dtype, tan_half
+from microdreamer.guidance.micro.prior import END, END_WITH_SKIP, LOG_SNR_SHIFT, MIN_LOG_SNR, MicroPrior, choose_dtype, tan_half
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.shapes.packed import load_packed
 from microdreamer.training.micro_prior.metrics import score_objects
@@ -93,8 +94,14 @@ def test_rays_are_those_of_the_cameras():
 
 def test_schedule_covers_where_shape_is_decided(prior):
     assert prior.schedule.log_snr(999) == pytest.approx(MIN_LOG_SNR, abs=1e-6)
-    assert prior.schedule.log_snr(0) == pytest.approx(MAX_LOG_SNR, abs=1e-6)
+    assert prior.schedule.log_snr(0) == pytest.approx(END_WITH_SKIP, abs=1e-6)
     assert LOG_SNR_SHIFT == -4.0
+
+
+def test_a_network_without_a_skip_samples_on_to_less_noise():
+    for skip, end in ((True, END_WITH_SKIP), (False, END)):
+        network = MultiViewNetwork(dataclasses.replace(TINY, skip=skip))
+        assert MicroPrior(network, Vocabulary(["a"])).schedule.log_snr(0) == pytest.approx(end, abs=1e-6)
 
 
 def test_branches_are_counted_and_never_wasted(prior, picture):

@@ -30,6 +30,16 @@ def test_loops_equal_the_goldens(parity):
     assert float((down - final).abs().max()) < 1e-5 * float(final.abs().max())
 
 
+def test_a_sampler_in_two_parts_is_the_whole():
+    prior, cameras = StubPrior(golden_noise), turntable(4)
+    latents, levels = torch.randn(4, 3, 8, 8), [801, 401, 201, 1]
+    whole = ddim_sample(prior, latents, cameras, None, levels, 1.0)
+    halfway = ddim_sample(prior, latents, cameras, None, levels[:2], 1.0, end=201)
+    assert torch.equal(ddim_sample(prior, halfway, cameras, None, levels[2:], 1.0), whole)
+    with pytest.raises(ValueError, match="down to 401: expected"):
+        ddim_sample(prior, latents, cameras, None, [801, 401], 1.0, end=401)
+
+
 def test_branches_are_counted_and_steps_reported():
     prior, cameras = StubPrior(golden_noise), turntable(4)
     seen = []

@@ -1,6 +1,8 @@
 """Adam on all tensors at once: PyTorch's numbers and state, rates that change, what is left alone, and what is refused."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -193,3 +195,19 @@ def test_wrong_arguments_are_named(device):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_an_optimiser_leaves_pytorch_s_compiler_unimported():
+    code = """
+import sys
+import torch
+from microdreamer.kernels.adam import Adam
+leaf = torch.ones(3, requires_grad=True)
+optimizer = Adam([{"params": [leaf]}])
+leaf.square().sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+print(leaf.grad, sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "None []\n", done.stderr

@@ -273,6 +273,22 @@ def test_bad_arguments(switch, monkeypatch):
         gaussian_3d_coeff(means, covs.double())
 
 
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_not_finite_is_found_wherever_it_is(dtype):
+    """In every place of a tensor, and only that: the largest and the smallest numbers are finite."""
+    limits = torch.finfo(dtype)
+    extremes = torch.tensor([[limits.max, -limits.max, limits.tiny], [limits.smallest_normal / 4, -0.0, 0.0]], dtype=dtype)
+    covs = torch.eye(3, dtype=dtype)[[0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]].expand(len(extremes), -1).contiguous()
+    assert gaussian_3d_coeff(extremes, covs).tolist() == [0.0, 1.0]
+    for value in (float("nan"), -float("nan"), float("inf"), -float("inf")):
+        for position in range(covs.numel()):
+            spoilt = covs.clone()
+            spoilt.view(-1)[position] = value
+            with pytest.raises(ValueError, match="covs: expected finite values"):
+                gaussian_3d_coeff(torch.zeros(2, 3, dtype=dtype), spoilt)
+
+
 @pytest.mark.parametrize("switch", ["USE_CUDA_EXTRACT", "USE_CUDA_GAUSS"])
 def test_a_kernel_that_is_asked_for_and_not_there_is_an_error(switch, monkeypatch):
     monkeypatch.setattr(extension, "available", lambda _: False)

@@ -74,7 +74,7 @@ def test_golden_interpolation(parity, compiled, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("size", [(24, 31), (1, 1), (5, 64)])
+@pytest.mark.parametrize("size", [(24, 31), (1, 1), (5, 64), (12, 20)])
 @pytest.mark.parametrize("shared", [False, True], ids=["per picture", "shared attributes"])
 def test_chain_matches_the_reference_in_float64(device, size, shared):
     need_compiled(device)

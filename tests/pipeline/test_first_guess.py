@@ -43,26 +43,26 @@ def names(folder):
 # ---- The guess ----
 
 
-@pytest.mark.parametrize("words", [(), ("radius=2.7", "fovy=35"), ("elevation=-30",)])
+@pytest.mark.parametrize("words", [(), ("radius=4", "fovy=35"), ("elevation=-30",)])
 def test_the_guess_looks_like_the_object_from_where_the_runs_cameras_stand(prior, words):
     """The prior sees every camera as its own; what fills a third of its pictures fills a third of the run's."""
     config = load_config(None, [*words, "num_pts=1500"])
     guess = first_guess(config, prior, None)
-    assert 700 < len(guess) <= 1500
+    assert 600 < len(guess) <= 750
     own = orbit_cameras(config.eye_level, [0.0, 60.0, 180.0], width=64, height=64)
     runs = orbit_cameras(config.eye_level, [0.0, 60.0, 180.0], config.radius, fov_y=config.fovy, width=64, height=64)
     with torch.no_grad():
         shown, seen = prior.truth.render(own), guess.render(runs)
     inside, guessed = shown.alpha > 0.5, seen.alpha > 0.5
     assert float((inside & guessed).sum() / (inside | guessed).sum()) > 0.8
-    assert float((shown.image - seen.image).abs().mean()) < 0.03
+    assert float((shown.image - seen.image).abs().mean()) < 0.04
 
 
 def test_a_start_from_the_prior_is_near_the_object_before_any_round_and_is_counted(prior, tmp_path):
     short = ("total_steps=1", "denoise_steps=1", "init_steps=1", "position_lr_init=0", "position_lr_final=0")
     assert make(tmp_path, "start=prior", *short) == 0
     model = GaussianModel.load(tmp_path / "a_model.ply")
-    assert share_inside(model) < 0.1 and 300 < len(model) <= 600
+    assert share_inside(model) < 0.1 and 200 < len(model) <= 300
     assert make(tmp_path / "ball", "start=ball", *short) == 0
     from_ball = GaussianModel.load(tmp_path / "ball" / "a_model.ply")
     assert share_inside(from_ball) > 0.2 and len(from_ball) > 500

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 
 from cam_utils import RADIUS, orbit_cameras
 from microdreamer.guidance.micro.network import SLOTS, MultiViewNetwork, NetworkConfig, Surfaces
-from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR
-from microdreamer.guidance.micro.read_off import gaussians_of, points_of
+from microdreamer.guidance.micro.pixel_gaussians import draw, gaussians_of
+from microdreamer.guidance.micro.prior import END, LOG_SNR_SHIFT, MIN_LOG_SNR
+from microdreamer.guidance.micro.read_off import points_of
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import NoiseSchedule
-from microdreamer.kernels.gaussian_raster import rasterize_gaussians
 from microdreamer.metrics.pictures import mask_iou, psnr
 from microdreamer.shapes.geometry import PlacePainter, camera_depth
 from microdreamer.shapes.packed import load_packed
@@ -60,16 +60,16 @@ def test_levels_go_from_pure_noise_to_those_of_sampling():
     levels = sampling_levels(4000, 3, "cpu").double()
     assert levels.shape == (3, 4000)
     assert torch.allclose(levels[0], torch.full_like(levels[0], MIN_LOG_SNR), atol=0.01)
-    assert bool((levels.diff(dim=0) >= 0).all()) and float(levels.max()) <= MAX_LOG_SNR + 0.01
-    schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)  # uniform over its levels
+    assert bool((levels.diff(dim=0) >= 0).all()) and float(levels.max()) <= END + 0.01
+    schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, END)  # uniform over its levels
     expected = torch.tensor([schedule.log_snr(int(t)) for t in torch.linspace(999, 0, 4000)])
-    # Near pure noise the schedule's levels lie 0.2 apart.
-    torch.testing.assert_close(levels[2].sort().values[200:], expected.double()[200:], rtol=0, atol=0.05)
+    # Near its ends the schedule's levels lie 0.2 apart.
+    torch.testing.assert_close(levels[2].sort().values[200:-200], expected.double()[200:-200], rtol=0, atol=0.05)
     assert torch.allclose(sampling_levels(5, 1, "cpu"), torch.full((1, 5), MIN_LOG_SNR), atol=0.01)
 
 
 def test_a_step_between_levels_is_that_of_the_sampler():
-    schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)
+    schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, END)
     noisy, clean, fresh = torch.randn(3, 2, 4, 3, 8, 8, dtype=torch.float64)
     for now, then in ((999, 500), (700, 10), (400, 400)):
         levels = (torch.full((2,), schedule.log_snr(t), dtype=torch.float64) for t in (now, then))
@@ -129,12 +129,8 @@ def test_true_surfaces_read_off_look_like_the_object_from_free_cameras():
         depth = torch.where(seen, camera_depth(places, pose), RADIUS)
         told = Surfaces(depth[None], (views[:, 3:] * seen)[None], torch.ones(1, 4, 3, size, size))
         gaussians = gaussians_of(over_white(views)[None], told, cameras.world_to_camera[None], intrinsics[0])
-        large = free.resized(2 * size, 2 * size)
-        drawn = rasterize_gaussians(
-            **{name: part[0] for name, part in gaussians.items()}, world_to_camera=large.world_to_camera, intrinsics=large.intrinsics,
-            width=large.width, height=large.height, background=torch.ones(3),
-        )  # fmt: skip
-        image, alpha = (F.avg_pool2d(part, 2) for part in (drawn.image, drawn.alpha))
+        own = {name: part[0] for name, part in gaussians.items()}
+        image, alpha = draw(own, free.world_to_camera, free.intrinsics[0], size)
         assert float(psnr(image, over_white(truth)).min()) > 22
         assert float(mask_iou(alpha, truth[:, 3:]).min()) > 0.9
         assert float(psnr(torch.ones_like(image), over_white(truth)).max()) < 15
@@ -260,6 +256,8 @@ def test_the_share_at_the_end_of_the_run_is_unrolled(bank, monkeypatch):
         reports = run(bank, unrolled_share=share, unrolled_steps=3)
         assert steps == [3] * expected
         assert ["free_psnr" in report for report in reports] == [False] * (6 - expected) + [True] * expected
+    (report,) = run(bank, steps=1, unrolled_share=1.0, unrolled_weight=0.0)  # own samples alone
+    assert report["free_colours"] == 0 and "free_psnr" not in report
 
 
 def test_reports_average_free_errors_over_unrolled_steps_alone(bank, monkeypatch):
@@ -283,6 +281,7 @@ def test_plain_steps_are_not_changed_by_the_unrolled_ones_to_come(bank, monkeypa
     [
         ({"unrolled_share": 1.5}, True, "unrolled_share=1.5: expected 0 .* to 1"),
         ({"unrolled_share": 0.1}, False, "use --geometry"),
+        ({"unrolled_share": 0.1, "unrolled_weight": -1.0}, True, "unrolled_weight=-1.0: expected 0"),
         ({"unrolled_share": 0.1, "unrolled_steps": 0}, True, "unrolled_steps=0: expected 1 or more"),
         ({"unrolled_share": 0.1, "unrolled_objects": 17, "batch": 32}, True, "expected 1 to 16 with batch=32"),
         ({"unrolled_share": 0.1, "unrolled_objects": 16, "batch": 32, "several_share": 0.6}, True, "expected 1 to 13"),

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from cam_utils import FOV_Y, RADIUS, Cameras
 from microdreamer.core import profiler
+from microdreamer.core.ahead import in_background
+from microdreamer.core.machine import load_libraries
 from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
 from microdreamer.core.unfilled import unfilled
@@ -35,9 +37,9 @@ from microdreamer.guidance.schedule import NoiseSchedule
 from microdreamer.images.reference import on_white
 
 LOG_SNR_SHIFT, MIN_LOG_SNR = -4.0, -14.0
-# Sampling ends here and takes the network's clean views: shape and colour are settled below about -4, and above -2 the
-# network, which has 64 channels for the 48 values of a pixel block, leaves more noise than it removes.
-MAX_LOG_SNR = -2.0
+# Sampling ends here and takes the network's clean views there. A network with a skip, which has 64 channels for the 48 values of a pixel
+# block, leaves more noise than it removes above -2; shape and colour are settled below about -4. One without goes on.
+END_WITH_SKIP, END = -2.0, 4.0
 CLEANEST = 8.0  # log-SNR of the least noise in training: that of clean latents
 
 
@@ -102,7 +104,7 @@ class MicroPrior(Prior):
         self.resolution, self.references = network.config.resolution, network.config.references
         self.tells_surfaces = network.config.geometry
         self.device = next(network.parameters()).device
-        self.schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, MAX_LOG_SNR)
+        self.schedule = NoiseSchedule.shifted_cosine(LOG_SNR_SHIFT, MIN_LOG_SNR, END_WITH_SKIP if network.config.skip else END)
 
     @classmethod
     def load(cls, path: Path | str | None = None, device: torch.device | str = "cpu", precision: str = "float32") -> MicroPrior:
@@ -111,10 +113,13 @@ class MicroPrior(Prior):
         Raises FileNotFoundError or ValueError in one line for a folder that is not a whole, matching checkpoint.
         """
         dtype = choose_dtype(torch.device(device), precision)
+        libraries = in_background(lambda: load_libraries(device, dtype))
         folder, config, vocabulary = read_folder(path)
         with unfilled():
             network = MultiViewNetwork(config)
-        return cls(complete(network, load_sharded(folder), folder, device), vocabulary, dtype)
+        prior = cls(complete(network, load_sharded(folder), folder, device), vocabulary, dtype)
+        libraries.join()
+        return prior
 
     def latent_shape(self, views: int) -> tuple[int, ...]:
         return views, 3, self.resolution, self.resolution

@@ -1,4 +1,4 @@
-"""What one pass knows of an object's shape, read off what the prior tells of its views: points, and Gaussians that can be drawn."""
+"""What one pass knows of an object's shape, read off what the prior tells of its views."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import avg_pool2d, grid_sample
 
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project_for_sampling, unproject
 from microdreamer.guidance.base import Prior
@@ -16,12 +16,11 @@ from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.samplers import normal
 
 COVERED = 0.5  # least coverage of a pixel that shows a surface
-MIXED = 0.75  # coverage down to which a colour is told from the white behind it
+WHOLE = 0.95  # coverage from which on a pixel tells of itself; others
+EDGE, EDGE_POWER = 5, 16  # ask so many pixels a side around them, of which the most covered ones have the most say
 CARVED = 0.2  # coverage below which another view sees nothing there
 NEIGHBOURS, STRAY = 6, 2.5  # a point whose so-manyth neighbour is so many times as far as is usual belongs to nothing
 HALVINGS = 24  # of the range in which the size of a grid's cells is looked for
-SPREAD = 0.4  # standard deviation of a Gaussian in pixels of the view that it is read off; more fattens outlines, less leaves gaps
-STEEPNESS = 2.0  # of opacity over coverage, around COVERED: what is hardly covered adds no fog
 
 
 def read_off(prior: Prior, condition: object, elevation: float, levels: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -42,21 +41,22 @@ def read_off(prior: Prior, condition: object, elevation: float, levels: Sequence
 
 
 def points_of(colours: Tensor, surfaces: Surfaces, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Where covered pixels lie in the world [P,3], and their colours [P,3] in [0,1], without the white behind those at an outline.
+    """Where covered pixels lie in the world [P,3], and their colours [P,3] in [0,1]; those at an outline as their neighbours within it.
 
     colours [V,3,R,R], of the views or of their albedo, and `surfaces`, as `Prior.predict_surfaces` tells them of `cameras`.
     """
     size = colours.shape[-1]
-    view, row, column = (surfaces.coverage[:, 0] > COVERED).nonzero(as_tuple=True)
+    covered = surfaces.coverage.clamp(0, 1)
+    told = torch.cat([colours - (1 - covered), surfaces.depth * covered], dim=1)  # without the white behind, as much as there is of each
+    weight = covered**EDGE_POWER
+    around, share = (avg_pool2d(layer * weight, EDGE, 1, EDGE // 2) for layer in (told, covered))
+    told = torch.where(covered > WHOLE, told / covered.clamp_min(COVERED), around / share.clamp_min(1e-9))
+    view, row, column = (covered[:, 0] > COVERED).nonzero(as_tuple=True)
     centres = torch.stack([column, row], dim=1) + 0.5
-    seen_by = cameras.resized(size, size)
-    points = unproject(
-        seen_by, view, centres.to(seen_by.intrinsics.dtype), surfaces.depth[view, 0, row, column].to(seen_by.intrinsics.dtype)
-    )
-    share = surfaces.coverage[view, :, row, column].clamp(MIXED, 1)
-    own = ((colours[view, :, row, column] - (1 - share)) / share).clamp(0, 1)
+    seen_by, values = cameras.resized(size, size), told[view, :, row, column]
+    points = unproject(seen_by, view, centres.to(seen_by.intrinsics.dtype), values[:, 3].to(seen_by.intrinsics.dtype))
     kept = seen_by_all(points, surfaces.coverage, seen_by)
-    return points[kept], own[kept]
+    return points[kept], values[kept, :3].clamp(0, 1)
 
 
 def seen_by_all(points: Tensor, coverage: Tensor, cameras: Cameras) -> Tensor:
@@ -97,24 +97,3 @@ def thinned(points: Tensor, colours: Tensor, count: int) -> tuple[Tensor, Tensor
     sums = torch.zeros(int(owner.max()) + 1, 6, dtype=values.dtype).index_add_(0, owner, values)
     means = (sums / owner.bincount()[:, None]).to(points)
     return means[:, :3], means[:, 3:]
-
-
-def gaussians_of(colours: Tensor, surfaces: Surfaces, world_to_camera: Tensor, intrinsics: Tensor) -> dict[str, Tensor]:
-    """One round Gaussian for each pixel of B objects' views, P = V R R, differentiably: what `rasterize_gaussians` takes of each object.
-
-    colours [B,V,3,R,R] and `surfaces` [B,V,...,R,R] in units of the scene; world_to_camera [B,V,4,4]; intrinsics [4] of all views.
-    Returns means and scales [B,P,3], rotations [B,P,4], opacities [B,P] and colors [B,P,3]. A pixel whose coverage is a quarter or
-    less is transparent, one of three quarters or more opaque. No shape depends on values, so that a CUDA graph can hold it.
-    """
-    depth, size = surfaces.depth[:, :, 0], colours.shape[-1]
-    fx, fy, cx, cy = intrinsics.unbind()
-    centres = torch.arange(size, device=depth.device, dtype=depth.dtype) + 0.5
-    x, y = (centres - cx) / fx * depth, ((centres - cy) / fy)[:, None] * depth
-    in_camera = torch.stack([x, y, depth], dim=-1) - world_to_camera[:, :, None, None, :3, 3]
-    axes = world_to_camera[:, :, None, None, :3, :3]  # products by hand: a matrix product may round to 10 bits on a GPU
-    means = sum(in_camera[..., k, None] * axes[..., k, :] for k in range(3))
-    scales = (SPREAD * depth / fx)[..., None].expand_as(means)
-    opacities = ((surfaces.coverage[:, :, 0] - COVERED) * STEEPNESS + COVERED).clamp(0, 1)
-    rotations = torch.eye(4, device=depth.device, dtype=depth.dtype)[0].expand(*opacities.shape, 4)
-    parts = {"means": means, "scales": scales, "rotations": rotations, "opacities": opacities, "colors": colours.movedim(2, -1)}
-    return {name: part.flatten(1, 3) for name, part in parts.items()}

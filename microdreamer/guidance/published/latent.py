@@ -56,18 +56,6 @@ class Parts:
             raise ValueError(f"precision={precision}: the CPU computes in float32; pass precision=auto")
         return cls(device, getattr(torch, precision), None if memory_gib is None else int(memory_gib * 2**30))
 
-    @torch.no_grad()
-    def warm_up(self) -> None:
-        """Have CUDA's libraries for products, convolutions and attention loaded, which takes as long as reading the weights."""
-        if self.device.type != "cuda":
-            return
-        with torch.cuda.device(self.device):
-            x = torch.zeros(2, 64, 8, 8, device=self.device, dtype=self.dtype).to(memory_format=torch.channels_last)
-            tokens = x.flatten(2).transpose(1, 2)
-            F.conv2d(x, x.new_zeros(64, 64, 3, 3).to(memory_format=torch.channels_last), padding=1)
-            F.linear(tokens, x.new_zeros(64, 64), x.new_zeros(64))
-            F.scaled_dot_product_attention(*(tokens[:, None] for _ in range(3)))
-
 
 def picture_on_white(image: Tensor, size: int) -> Tensor:
     """Straight RGBA [4,H,W] on a white background as [1,3,size,size]."""

@@ -13,6 +13,7 @@ from cam_utils import Cameras
 from microdreamer.core.transfer import send
 from microdreamer.distillation import annealing
 from microdreamer.generators.adan import Adan
+from microdreamer.kernels.adam import Uncompiled
 from microdreamer.kernels.hash_grid import HashGridSpec
 from microdreamer.pipeline.launch.config import REGULARISERS, Geometry, LaunchConfig
 from microdreamer.pipeline.launch.config import Optimizer as OptimizerConfig
@@ -61,6 +62,14 @@ def regularisation(names: Sequence[str], weights: Tensor, terms: Mapping[str, Ca
     return torch.stack([weights[REGULARISERS.index(name)] * terms[name]() for name in names]).sum()
 
 
+class _Adam(Uncompiled, torch.optim.Adam):
+    """PyTorch's; what only generates makes one and takes no step."""
+
+
+class _AdamW(Uncompiled, torch.optim.AdamW):
+    """PyTorch's."""
+
+
 def make_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
     """The optimiser that the configuration names, of groups of parameters each with a learning rate; it can be captured."""
     betas = settings.beta1, settings.beta2
@@ -68,8 +77,8 @@ def make_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerConfig, 
         return Adan(groups, betas=(*betas, settings.beta3), eps=settings.eps, weight_decay=settings.weight_decay)
     captured = device.type == "cuda"
     if settings.type == "adam":
-        return torch.optim.Adam(groups, betas=betas, eps=settings.eps, fused=True, capturable=captured)
-    return torch.optim.AdamW(groups, betas=betas, eps=settings.eps, weight_decay=settings.weight_decay, fused=True, capturable=captured)
+        return _Adam(groups, betas=betas, eps=settings.eps, fused=True, capturable=captured)
+    return _AdamW(groups, betas=betas, eps=settings.eps, weight_decay=settings.weight_decay, fused=True, capturable=captured)
 
 
 class ModuleLearner:

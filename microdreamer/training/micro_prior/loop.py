@@ -120,6 +120,8 @@ def check_unrolled(config: TrainingConfig, geometry: bool, references: int) -> N
         return
     if not geometry:
         raise ValueError("unrolled_share: Gaussians are read off depth and coverage, which this network does not tell; use --geometry")
+    if config.unrolled_weight < 0:
+        raise ValueError(f"unrolled_weight={config.unrolled_weight}: expected 0 (own samples alone) or more")
     if config.unrolled_steps < 1:
         raise ValueError(f"unrolled_steps={config.unrolled_steps}: expected 1 or more")
     most = min(told_samples(config.batch), config.batch - samples_with_several_pictures(config, references))
@@ -301,7 +303,7 @@ def train(
                 own = named.pop(name)
                 if unrolled_steps:
                     named[name] = own * len(losses) / unrolled_steps
-            if unrolled_steps:
+            if unrolled_steps and config.unrolled_weight:
                 named["free_psnr"] = 10 * math.log10(4 * config.unrolled_weight / max(named["free_colours"], 1e-12))
             speed = len(losses) * config.batch * world / (now - last)
             report(

@@ -20,16 +20,18 @@ from cam_utils import Cameras, orbit_cameras
 from microdreamer.core.files import atomic_write
 from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.network import Surfaces
+from microdreamer.guidance.micro.pixel_gaussians import draw, gaussians_of
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.samplers import ddim_sample, normal
 from microdreamer.images.writing import write_sheet
-from microdreamer.metrics.pictures import MASK_LEVEL, psnr
+from microdreamer.metrics.pictures import MASK_LEVEL, mask_iou, psnr
 from microdreamer.shapes.geometry import PlacePainter, camera_depth, render_albedo
 from microdreamer.shapes.packed import PackedMeshes, load_packed
 from microdreamer.shapes.render import over_white, render_views
 
 SIDES = (0, 90, 180, 270)
 ELEVATION_UP = 15.0
+FREE_SIDES, FREE_ELEVATIONS_UP = (45, 135, 225, 315), (30, 0, 30, 0)  # no view's: from there what is read off the views is looked at
 FURTHER = (120, 240, 180)  # where further pictures are taken from, in this order
 STEPS, ETA = 8, 1.0  # of the sampler
 SURFACE_SCORES = ("depth_error", "coverage_iou", "albedo_psnr")  # in units of the scene where there is an object; at a half; on white
@@ -64,7 +66,7 @@ class TrueSurfaces:
     """Depth, coverage and colours without light of packed objects, as the SIDES of them show."""
 
     def __init__(self, meshes: PackedMeshes, cameras: Cameras):
-        self.meshes, self.size = meshes, cameras.width
+        self.meshes, self.cameras, self.size = meshes, cameras, cameras.width
         self.pose, self.intrinsics = cameras.world_to_camera[:, :3].float().contiguous(), cameras.intrinsics.float()
         self.painter = PlacePainter(meshes)
 
@@ -80,6 +82,17 @@ class TrueSurfaces:
         depth = far.sum(dim=dims) / seen.sum(dim=dims).clamp_min(1)
         iou = (mask & seen).sum(dim=dims) / (mask | seen).sum(dim=dims).clamp_min(1)
         return torch.stack([depth, iou, quality.mean() if together else quality])
+
+    def free_scores(self, views: Tensor, told: Surfaces, index: int) -> Tensor:
+        """PSNR and IoU of coverage [2] of the Gaussians read off views [sides,3,R,R] and what is told of them, from FREE_SIDES."""
+        up = [-one for one in FREE_ELEVATIONS_UP]
+        seen_from = orbit_cameras(up, list(FREE_SIDES), width=self.size, height=self.size, device=self.meshes.device)
+        truth = render_views(self.meshes, index, seen_from)
+        batch = Surfaces(told.depth[None], told.coverage[None], told.albedo[None])
+        gaussians = gaussians_of(views[None], batch, self.cameras.world_to_camera[None], self.intrinsics[0])
+        own = {name: part[0] for name, part in gaussians.items()}
+        image, coverage = draw(own, seen_from.world_to_camera, seen_from.intrinsics[0], self.size)
+        return torch.stack([psnr(image.clamp(0, 1), over_white(truth)).mean(), mask_iou(coverage, truth[:, 3:]).mean()])
 
 
 @torch.no_grad()
@@ -125,7 +138,7 @@ def score_objects(
     The input is the view at azimuth 0, 15 degrees above, or `references` of them, the further ones from FURTHER. Returns
     ({answer: {"psnr_0": dB, ..., "iou_270": ...}}, sampled and true views [objects,2,4,3,R,R]). The IoU `iou_...` is that of pixels
     that are not white. Of a prior that tells surfaces the first two answers have SURFACE_SCORES per side beside it, of the last
-    step of sampling and of the one step.
+    step of sampling and of the one step, and `free_psnr` and `free_iou` of the Gaussians that are read off them (FREE_SIDES).
     """
     device = prior.device
     resolution = prior.resolution
@@ -133,6 +146,7 @@ def score_objects(
     levels = prior.schedule.levels(steps)[::-1]
     rows: dict[str, list[Tensor]] = {name: [] for name in ("sampled", "one_step", "copy", "mirrored_copy")}
     surfaces = TrueSurfaces(meshes, cameras) if prior.network.config.geometry else None
+    free: dict[str, list[Tensor]] = {"sampled": [], "one_step": []}
     pictures = []
     for index in indices:
         truth = true_views(meshes, index, resolution, device)
@@ -161,6 +175,7 @@ def score_objects(
                 at = (nearly, levels[-1]) if name == "sampled" else (noise, levels[0])
                 _, told = prior.predict_surfaces(*at, cameras, condition)
                 scores = torch.cat([scores, surfaces.errors(told, index)])
+                free[name].append(surfaces.free_scores(answer, told, index).cpu())
             rows[name].append(scores.cpu())
         pictures.append(torch.stack([answers["sampled"].clamp(0, 1), truth]).cpu())
     table = {}
@@ -168,6 +183,8 @@ def score_objects(
         mean = torch.stack(values).mean(dim=0)
         kinds = ("psnr", "iou", *SURFACE_SCORES)[: len(mean)]
         table[name] = {f"{kind}_{side}": float(mean[k, s]) for k, kind in enumerate(kinds) for s, side in enumerate(SIDES)}
+        if free.get(name):
+            table[name] |= dict(zip(("free_psnr", "free_iou"), torch.stack(free[name]).mean(dim=0).tolist(), strict=True))
     return table, torch.stack(pictures)
 
 
@@ -181,6 +198,7 @@ def sides_line(table: dict[str, dict[str, float]]) -> str:
         if "coverage_iou" in sides:
             line += f"; by coverage: sides IoU {sides['coverage_iou']:.3f}, back IoU {row['coverage_iou_180']:.3f}"
             line += f"; sides' depth error {sides['depth_error']:.3f}, albedo {sides['albedo_psnr']:.2f} dB"
+            line += f"; read off, free cameras {row['free_psnr']:.2f} dB IoU {row['free_iou']:.3f}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -14,18 +14,15 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from microdreamer.guidance.micro.network import Surfaces
-from microdreamer.guidance.micro.prior import LOG_SNR_SHIFT, MAX_LOG_SNR, MIN_LOG_SNR
-from microdreamer.guidance.micro.read_off import gaussians_of
-from microdreamer.kernels.gaussian_raster import rasterize_gaussians
+from microdreamer.guidance.micro.pixel_gaussians import draw, gaussians_of
+from microdreamer.guidance.micro.prior import END, LOG_SNR_SHIFT, MIN_LOG_SNR
 from microdreamer.training.micro_prior.batches import Batch, FreeViews
 
 PARTS = ("free_colours", "free_edges", "free_coverage")  # of the error at free cameras
 EDGE_SHARE, COVERAGE_SHARE = 0.5, 0.5  # weights of the last two beside the colours' 1
-SUPERSAMPLE = 2  # pixels of a drawing for one of the picture along each side: the rasteriser smooths by half a pixel
 
 
 def sampling_levels(count: int, steps: int, device: torch.device | str) -> Tensor:
@@ -33,7 +30,7 @@ def sampling_levels(count: int, steps: int, device: torch.device | str) -> Tenso
 
     They are even in the cosine schedule's time, as those of sampling are. A single step is that at pure noise.
     """
-    first, last = (2 / math.pi * math.atan(math.exp((LOG_SNR_SHIFT - end) / 2)) for end in (MIN_LOG_SNR, MAX_LOG_SNR))
+    first, last = (2 / math.pi * math.atan(math.exp((LOG_SNR_SHIFT - end) / 2)) for end in (MIN_LOG_SNR, END))
     reached = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
     time = first + (last - first) * reached * torch.linspace(0, 1, steps, device=device)[:, None]
     return -2 * torch.log(torch.tan(0.5 * math.pi * time)) + LOG_SNR_SHIFT
@@ -69,24 +66,14 @@ def free_errors(clean: Tensor, surfaces: Surfaces, free: FreeViews) -> Tensor:
     clean [B,V,3,R,R] and `surfaces` as the network tells them, B at least the N of `free`. All errors are in units of the views, which
     reach from -1 to 1: colours on white, their differences between neighbouring pixels, coverage.
     """
-    count, size = len(free.pictures), SUPERSAMPLE * clean.shape[-1]
+    count = len(free.pictures)
     scene = surfaces.in_scene()
     told = Surfaces(scene.depth[:count], scene.coverage[:count], scene.albedo[:count])
     gaussians = gaussians_of(clean[:count] * 0.5 + 0.5, told, free.view_cameras, free.intrinsics)
-    drawn = [
-        rasterize_gaussians(
-            **{name: part[sample] for name, part in gaussians.items()},
-            world_to_camera=free.cameras[sample],
-            intrinsics=(SUPERSAMPLE * free.intrinsics).expand(free.cameras.shape[1], -1),
-            width=size,
-            height=size,
-            background=torch.ones_like(free.intrinsics[:3]),
-            compiled=None if clean.dtype == torch.float32 else False,  # the op is of float32 alone
-        )
-        for sample in range(count)
-    ]
-    image, alpha = (torch.stack([getattr(one, name) for one in drawn]).flatten(0, 1) for name in ("image", "alpha"))
-    error = F.avg_pool2d(image, SUPERSAMPLE) * 2 - 1 - free.pictures.flatten(0, 1)
+    each = [dict(zip(gaussians, parts, strict=True)) for parts in zip(*(part.unbind() for part in gaussians.values()), strict=True)]
+    drawn = [draw(own, cameras, free.intrinsics, clean.shape[-1]) for own, cameras in zip(each, free.cameras, strict=True)]
+    image, alpha = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    error = image * 2 - 1 - free.pictures.flatten(0, 1)
     edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
-    coverage = F.avg_pool2d(alpha, SUPERSAMPLE) * 2 - 1 - free.coverage.flatten(0, 1)
+    coverage = alpha * 2 - 1 - free.coverage.flatten(0, 1)
     return torch.stack([error.square().mean(), EDGE_SHARE * edges, COVERAGE_SHARE * coverage.square().mean()])
