@@ -11,11 +11,16 @@ namespace md::raster {
 
 // What the forward pass leaves for the backward pass.
 struct State {
-  Splat* splats;    // [V,N], zero where culled; on CUDA in the order that `order` tells
-  int* radii;       // [V,N], 0 where culled
-  int* order;       // [V,N] the Gaussians of each view by view z, nearest first; on the CPU the visible ones alone, then -1
-  uint32_t* marks;  // CUDA alone, see MarksLayout: which depth ranks each cell of the picture sees
+  Splat* splats;  // [V,N], zero where culled; on CUDA in the order that `order` tells
+  int* radii;     // [V,N], 0 where culled
+  int* order;     // [V,N] the Gaussians of each view by view z, nearest first; on the CPU the visible ones alone, then -1
+  // On CUDA, see MarksLayout: which depth ranks each cell of the picture sees. On the CPU [V,N,2], where has_tiles_met: which tiles
+  // each Gaussian meets.
+  uint32_t* marks;
 };
+
+// Whether a picture's tiles fit into the bits of two words.
+inline bool has_tiles_met(int width, int height) { return static_cast<int64_t>(tiles_along(width)) * tiles_along(height) <= 64; }
 
 // How State::marks [V, cells, words] are laid out: a cell is 2^shift tiles square and has a bit for each depth rank.
 struct MarksLayout {

@@ -492,6 +492,14 @@ MD_HOST_DEVICE void color_gradient(const Inputs& in, const Camera& camera, int n
   }
 }
 
+// Where gradients of Gaussians take cameras and the gradients of splats from: here, cameras loaded anew and an array [V,N].
+struct FromMemory {
+  const Inputs& in;
+  const SplatGradient* v_splats;
+  MD_HOST_DEVICE Camera camera(int view) const { return load_camera(in, view); }
+  MD_HOST_DEVICE SplatGradient gradient(int view, int n) const { return v_splats[static_cast<int64_t>(view) * in.gaussians + n]; }
+};
+
 // Gradients of one Gaussian with all that it looks like; K as in color_gradient.
 template <int K>
 struct GradientSums {
@@ -500,15 +508,15 @@ struct GradientSums {
   float appearance[kChannels] = {};
 };
 
-// Adds what one view says of Gaussian n, from v_splats [V,N] and radii [V,N].
-template <int K>
-MD_HOST_DEVICE void add_view_gradient(const Inputs& in, const int* radii, const SplatGradient* v_splats, int view, int n,
-                                      GradientSums<K>& sums, const InputGradients& out) {
+// Adds what one view says of Gaussian n, from radii [V,N] and what `source` gives, see FromMemory.
+template <int K, class Source>
+MD_HOST_DEVICE void add_view_gradient(const Inputs& in, const int* radii, const Source& source, int view, int n, GradientSums<K>& sums,
+                                      const InputGradients& out) {
   const int64_t seen = static_cast<int64_t>(view) * in.gaussians + n;
   float v_offset[2] = {0.f, 0.f};
   if (radii[seen] > 0) {
-    const SplatGradient v = v_splats[seen];
-    const Camera camera = load_camera(in, view);
+    const SplatGradient v = source.gradient(view, n);
+    const Camera& camera = source.camera(view);
     splat_gradient(in, camera, n, v, sums.shape, v_offset);
     color_gradient<K>(in, camera, n, v, sums.appearance, sums.shape.mean);
   }
@@ -533,10 +541,10 @@ MD_HOST_DEVICE void store_gradients(const Inputs& in, int n, GradientSums<K>& su
 }
 
 // All gradients of Gaussian n over the views, in their order.
-template <int K>
-MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const SplatGradient* v_splats, int n, const InputGradients& out) {
+template <int K, class Source>
+MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const Source& source, int n, const InputGradients& out) {
   GradientSums<K> sums;
-  for (int view = 0; view < in.views; ++view) add_view_gradient<K>(in, radii, v_splats, view, n, sums, out);
+  for (int view = 0; view < in.views; ++view) add_view_gradient<K>(in, radii, source, view, n, sums, out);
   store_gradients<K>(in, n, sums, out);
 }
 

@@ -84,18 +84,20 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
   return in;
 }
 
-// Sizes of what the op returns for its backward pass: floats of a splat, then cells and words of the marks (CUDA).
-std::tuple<int64_t, int64_t, int64_t> state_sizes(int64_t gaussians, int64_t views, int64_t width, int64_t height) {
+// Sizes of what the op returns for its backward pass: floats of a splat, then the last two of the marks [V, ., .].
+std::tuple<int64_t, int64_t, int64_t> state_sizes(int64_t gaussians, int64_t views, int64_t width, int64_t height, bool cuda) {
+  if (!cuda) {
+    const bool has_marks = has_tiles_met(static_cast<int>(width), static_cast<int>(height));
+    return {kSplatFloats, has_marks ? gaussians : 0, has_marks ? 2 : 0};
+  }
   const MarksLayout marks =
       marks_layout(static_cast<int>(gaussians), static_cast<int>(views), static_cast<int>(width), static_cast<int>(height));
   return {kSplatFloats, marks.cells, marks.words};
 }
 
-// Of the tensor behind State::marks, which the CPU does not need.
 std::vector<int64_t> marks_sizes(const Inputs& in, const at::Device& device) {
-  if (device.is_cpu()) return {0};
-  const MarksLayout marks = marks_layout(in.gaussians, in.views, in.width, in.height);
-  return {in.views, marks.cells, marks.words};
+  const auto [_, rows, words] = state_sizes(in.gaussians, in.views, in.width, in.height, !device.is_cpu());
+  return {in.views, rows, words};
 }
 
 #ifdef MD_WITH_CUDA
@@ -199,10 +201,10 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
-  m.def("rasterize_gaussians_sizes(int gaussians, int views, int width, int height) -> (int splat_floats, int cells, int words)",
+  m.def("rasterize_gaussians_sizes(int gaussians, int views, int width, int height, bool cuda) -> (int splat_floats, int cells, int words)",
         &state_sizes);
   // Its gradient for autograd is in gradient_gaussian_raster.cpp. After the pictures and radii comes the state that the backward pass
-  // reads: splats [V,N,splat_floats], order [V,N] and marks [V,cells,words] (CUDA; empty on the CPU).
+  // reads: splats [V,N,splat_floats], order [V,N] and marks [V,cells,words] (on the CPU a cell is a Gaussian).
   m.def(
       "rasterize_gaussians(Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
       "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor background, int width, int height, "

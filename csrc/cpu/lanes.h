@@ -1,4 +1,5 @@
-// Eight floats at a time: the compiler's vector types where it has them (GCC, Clang), an array elsewhere.
+// Eight floats at a time: the compiler's vector types where it has them (GCC, Clang), an array elsewhere. Sixteen where the includer has
+// told the compiler that there is AVX-512, and defines MD_SIXTEEN_LANES; the namespace keeps the two apart.
 #pragma once
 
 #include <bit>
@@ -10,11 +11,56 @@
 #include <immintrin.h>
 #endif
 
+#if defined(MD_SIXTEEN_LANES)
+#define MD_LANES_NAMESPACE lanes16
+#else
+#define MD_LANES_NAMESPACE lanes8
+#endif
+
 namespace md {
+inline namespace MD_LANES_NAMESPACE {
+
+#if defined(MD_SIXTEEN_LANES)
+
+constexpr int kLanes = 16;
+struct Lanes {
+  __m512 v;
+};
+struct LaneMask {
+  __mmask16 v;
+};
+inline Lanes lanes(float value) { return {_mm512_set1_ps(value)}; }
+inline Lanes operator+(Lanes a, Lanes b) { return {a.v + b.v}; }
+inline Lanes operator-(Lanes a, Lanes b) { return {a.v - b.v}; }
+inline Lanes operator*(Lanes a, Lanes b) { return {a.v * b.v}; }
+inline Lanes operator/(Lanes a, Lanes b) { return {a.v / b.v}; }
+inline Lanes operator+(Lanes a, float b) { return {a.v + b}; }
+inline Lanes operator-(Lanes a, float b) { return {a.v - b}; }
+inline Lanes operator*(Lanes a, float b) { return {a.v * b}; }
+inline Lanes operator-(float a, Lanes b) { return {a - b.v}; }
+inline Lanes operator*(float a, Lanes b) { return {a * b.v}; }
+inline Lanes operator-(Lanes a) { return {-a.v}; }
+inline Lanes& operator+=(Lanes& a, Lanes b) { return a = a + b; }
+inline LaneMask operator<=(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
+inline LaneMask operator>=(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+inline LaneMask operator>(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+inline LaneMask operator<=(Lanes a, float b) { return a <= lanes(b); }
+inline LaneMask operator>=(Lanes a, float b) { return a >= lanes(b); }
+inline LaneMask operator>(Lanes a, float b) { return a > lanes(b); }
+inline LaneMask operator&(LaneMask a, LaneMask b) { return {static_cast<__mmask16>(a.v & b.v)}; }
+inline Lanes select(LaneMask mask, Lanes yes, Lanes no) { return {_mm512_mask_blend_ps(mask.v, no.v, yes.v)}; }
+inline uint32_t bits(LaneMask mask) { return mask.v; }
+inline Lanes smaller_lanes(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Lanes larger_lanes(Lanes a, Lanes b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Lanes sqrt_lanes(Lanes a) { return {_mm512_sqrt_ps(a.v)}; }
+inline Lanes power_of_two(Lanes shifted) {
+  const __m512i biased = _mm512_add_epi32(_mm512_castps_si512(shifted.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+
+#elif defined(__GNUC__) && !defined(MD_PLAIN_LANES)
 
 constexpr int kLanes = 8;
-
-#if defined(__GNUC__) && !defined(MD_PLAIN_LANES)
 
 typedef float Lanes __attribute__((vector_size(4 * kLanes)));
 typedef int32_t LaneMask __attribute__((vector_size(4 * kLanes)));  // -1 or 0, as comparisons give
@@ -55,6 +101,7 @@ inline Lanes power_of_two(Lanes shifted) { return reinterpret_cast<Lanes>((reint
 
 #else
 
+constexpr int kLanes = 8;
 struct Lanes {
   float v[kLanes];
   float operator[](int i) const { return v[i]; }
@@ -144,7 +191,9 @@ inline void store_lanes(float* to, Lanes value) { std::memcpy(to, &value, sizeof
 
 // a * b + c, rounded once where the machine can.
 inline Lanes fused(Lanes a, Lanes b, Lanes c) {
-#if defined(__FMA__) && !defined(MD_PLAIN_LANES)
+#if defined(MD_SIXTEEN_LANES)
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+#elif defined(__FMA__) && !defined(MD_PLAIN_LANES)
   return reinterpret_cast<Lanes>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
 #else
   return a * b + c;
@@ -152,13 +201,35 @@ inline Lanes fused(Lanes a, Lanes b, Lanes c) {
 }
 
 inline float sum_lanes(Lanes v) {
-#if defined(__AVX__) && !defined(MD_PLAIN_LANES)
+#if defined(MD_SIXTEEN_LANES)
+  return _mm512_reduce_add_ps(v.v);
+#elif defined(__AVX__) && !defined(MD_PLAIN_LANES)
   const __m256 all = reinterpret_cast<__m256>(v);
   const __m128 quarters = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
   const __m128 pairs = _mm_add_ps(quarters, _mm_movehdup_ps(quarters));
   return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)));
 #else
   return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
+#endif
+}
+
+// The sums of the lanes of a, b, c and d: less work together than one after the other.
+inline void sum_four(Lanes a, Lanes b, Lanes c, Lanes d, float* sums) {
+#if defined(__AVX__) && !defined(MD_PLAIN_LANES)
+  const auto eight = [](Lanes v) {
+#if defined(MD_SIXTEEN_LANES)
+    return _mm256_add_ps(_mm512_castps512_ps256(v.v), _mm512_extractf32x8_ps(v.v, 1));
+#else
+    return reinterpret_cast<__m256>(v);
+#endif
+  };
+  const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(eight(a), eight(b)), _mm256_hadd_ps(eight(c), eight(d)));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+  sums[0] = sum_lanes(a);
+  sums[1] = sum_lanes(b);
+  sums[2] = sum_lanes(c);
+  sums[3] = sum_lanes(d);
 #endif
 }
 
@@ -177,4 +248,5 @@ inline Lanes exp_lanes(Lanes x) {
   return p * power_of_two(shifted);
 }
 
+}  // namespace MD_LANES_NAMESPACE
 }  // namespace md

@@ -229,7 +229,7 @@ template <int K>
 __global__ void __launch_bounds__(kGaussianBlock)
     gaussian_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
   const int n = blockIdx.x * kGaussianBlock + threadIdx.x;
-  if (n < in.gaussians) gaussian_gradient<K>(in, radii, v_splats, n, out);
+  if (n < in.gaussians) gaussian_gradient<K>(in, radii, FromMemory{in, v_splats}, n, out);
 }
 
 // The same for few Gaussians, which would leave most of the device idle: kViewLanes threads for each of them share the views.
@@ -239,7 +239,8 @@ __global__ void __launch_bounds__(kGaussianBlock)
   const int lane = threadIdx.x % kViewLanes, n = (blockIdx.x * kGaussianBlock + threadIdx.x) / kViewLanes;
   GradientSums<K> sums;
   if (n < in.gaussians) {
-    for (int view = lane; view < in.views; view += kViewLanes) add_view_gradient<K>(in, radii, v_splats, view, n, sums, out);
+    for (int view = lane; view < in.views; view += kViewLanes)
+      add_view_gradient<K>(in, radii, FromMemory{in, v_splats}, view, n, sums, out);
   }
   float* values = reinterpret_cast<float*>(&sums);
   constexpr int kValues = sizeof(sums) / sizeof(float);

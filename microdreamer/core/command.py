@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,6 +16,8 @@ from typing import Any, NoReturn
 from microdreamer.core.console import accept_any_text
 from microdreamer.core.errors import UserError, memory_error, one_line
 
+SPINS = 5000  # of a waiting thread, some 20 ns each
+COLLECT_AFTER = 10_000  # new objects: at Python's 700 garbage is looked for hundreds of times while modules are imported
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 
 
@@ -30,6 +34,8 @@ def exit_code(program: str, work: Callable[[], int], smaller: str = "take a smal
     smaller: what to do where memory runs out, which is one of these too.
     """
     accept_any_text()
+    wait_briefly()
+    gc.set_threshold(COLLECT_AFTER)
     logging.basicConfig(format=f"{program}: %(message)s", level=logging.WARNING)
     try:
         return work()
@@ -44,6 +50,16 @@ def exit_code(program: str, work: Callable[[], int], smaller: str = "take a smal
             raise
         print(f"{program}: {ran_out}; {smaller}", file=sys.stderr)
         return 2
+
+
+def wait_briefly() -> None:
+    """Have threads that wait for one another sleep after about a tenth of a millisecond, so that several programs can share the processors.
+
+    Left alone, GNU's OpenMP, which PyTorch brings on Linux, lets them spin for 6 ms; it reads this when it is loaded, so this must come
+    before PyTorch. What the environment says already stays. Results do not depend on it (docs/usage.md, "Several runs at once on a CPU").
+    """
+    if "torch" not in sys.modules and not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 class Interrupt:

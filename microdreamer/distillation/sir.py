@@ -192,6 +192,9 @@ class Fitter:
 
     All views and the `reference` are rendered in one call. `learn(rendering)` follows each backward pass: it steps the optimiser,
     drops the gradients and does whatever else belongs to a step, in place and without waiting for the device.
+
+    With several `parts` a step of `fit` sees one part of the views in turn, and the reference, at its share of all weights, so that
+    the steps that see each view once weigh together what one step on all views does.
     """
 
     def __init__(
@@ -204,11 +207,14 @@ class Fitter:
         weight: float = VIEWS_WEIGHT,
         ref_loss: float = REF_LOSS,
         ref_mask_loss: float = REF_MASK_LOSS,
+        parts: int = 1,
     ) -> None:
         self.representation, self.reference, self.background, self.learn = representation, reference, background, learn
+        self.parts = parts
         self.weights = {"weight": weight, "ref_loss": ref_loss, "ref_mask_loss": ref_mask_loss}
+        self._share = 1.0  # of these, in a step that sees a part of the views
         self._graphed = GraphedStep(self._one_step, background.device)
-        self._watched: tuple[Cameras, Cameras] | None = None  # cameras last given, and those with the reference's
+        self._watched: Cameras | None = None  # what the last step rendered
 
     @property
     def graphs(self) -> bool:
@@ -236,26 +242,45 @@ class Fitter:
         the representation's tensors, by growing or pruning.
         """
         loss = targets.new_zeros(())
+        seen = [(self._with_reference(cameras[own]), targets[own]) for own in self._shares(len(cameras))]
+        self._divide_weights(len(seen))
         for done, step in enumerate(turn.steps, start=1):
             before_step(step)
-            loss = self.step(cameras, targets)
+            loss = self._step(*seen[done % len(seen)])
             if after_step(step):
                 self._graphed.reset()
             if on_step:
                 on_step(done, len(turn.steps), {})
         return float(loss)  # read once a round: reading every step would hold up a GPU
 
+    def _shares(self, views: int) -> list[Tensor | slice]:
+        """Which of so many views each part has: those that are as far apart as there are parts, so that each stands around the object."""
+        if (count := min(self.parts, views)) == 1:
+            return [slice(None)]
+        return [torch.arange(part, views, count, device=self.background.device) for part in range(count)]
+
+    def _with_reference(self, cameras: Cameras) -> Cameras:
+        return cameras if self.reference is None else concatenate([cameras, self.reference.camera])
+
     def step(self, cameras: Cameras, targets: Tensor) -> Tensor:
-        """One step; returns its loss, a scalar tensor."""
-        if self._watched is None or self._watched[0] is not cameras:
-            self._watched = cameras, cameras if self.reference is None else concatenate([cameras, self.reference.camera])
-        watched = self._watched[1]
+        """One step on all of these views; returns its loss, a scalar tensor."""
+        self._divide_weights(1)
+        return self._step(self._with_reference(cameras), targets)
+
+    def _divide_weights(self, parts: int) -> None:
+        if self._share != 1 / parts:
+            self._share = 1 / parts
+            self._graphed.reset()  # a graph holds its weights
+
+    def _step(self, watched: Cameras, targets: Tensor) -> Tensor:
+        self._watched = watched
         return self._graphed(watched.world_to_camera, watched.intrinsics, targets)
 
     def _one_step(self, world_to_camera: Tensor, intrinsics: Tensor, targets: Tensor) -> Tensor:
-        cameras = dataclasses.replace(self._watched[1], world_to_camera=world_to_camera, intrinsics=intrinsics)
+        cameras = dataclasses.replace(self._watched, world_to_camera=world_to_camera, intrinsics=intrinsics)
         rendering = self.representation.render(cameras, self.background)
-        loss = reconstruction_loss(rendering, targets, self.reference, **self.weights)
+        weights = {name: self._share * weight for name, weight in self.weights.items()}
+        loss = reconstruction_loss(rendering, targets, self.reference, **weights)
         loss.backward()
         self.learn(rendering)
         return loss.detach()

@@ -169,8 +169,7 @@ def _check_tensors(count: int, views: int, **expected: tuple[Tensor | None, tupl
 
 def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views, intrinsics, background, width, height, *_):
     count, num_views = means.shape[0], views.shape[0]
-    splat_floats, cells, words = torch.ops.microdreamer.rasterize_gaussians_sizes(count, num_views, width, height)
-    marks = (num_views, cells, words) if means.is_cuda else (0,)
+    splat_floats, cells, words = torch.ops.microdreamer.rasterize_gaussians_sizes(count, num_views, width, height, means.is_cuda)
     return (
         means.new_empty((num_views, 3, height, width)),
         means.new_empty((num_views, 1, height, width)),
@@ -178,7 +177,7 @@ def _fake_forward(means, scales, rotations, opacities, colors, sh, offset, views
         means.new_empty((num_views, count), dtype=torch.int32),
         means.new_empty((num_views, count, splat_floats)),
         means.new_empty((num_views, count), dtype=torch.int32),
-        means.new_empty(marks, dtype=torch.int32),
+        means.new_empty((num_views, cells, words), dtype=torch.int32),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import json
 import logging
 import sys
@@ -98,6 +99,7 @@ def to_files(work: Callable[..., Result], config: Config, quiet: bool, prior: Pr
     from microdreamer.pipeline.results import check_writable, result_stem
     from microdreamer.pipeline.terminal import Bar
 
+    gc.freeze()  # modules stay: collecting garbage between steps need not go through all that was imported
     stem = result_stem(config)
     check_writable(stem)
     profiler.write_to(Path(trace.format(stem=stem)))

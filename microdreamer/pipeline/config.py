@@ -99,6 +99,7 @@ class Config:
         STEPS_SCHEDULES,
         "optimiser steps over the rounds, from steps_min to steps_max or back; fixed takes steps_max",
     )
+    fit_parts: int = number(1, 1, 64, "parts of a round's views, of which each optimiser step sees one in turn")
     lambda_sd: float = number(VIEWS_WEIGHT, 0, 1e6, "weight of the prior's views")
     ref_loss: float = number(REF_LOSS, 0, 1e6, "weight of the picture's colours")
     ref_mask_loss: float = number(REF_MASK_LOSS, 0, 1e6, "weight of the picture's mask")

@@ -152,7 +152,7 @@ def run_rounds(job: Job, progress: Progress) -> None:
         return step in grow_at
 
     weights = {"weight": config.lambda_sd, "ref_loss": config.ref_loss, "ref_mask_loss": config.ref_mask_loss}
-    fitter = sir.Fitter(model, job.reference, background, learn, **weights)
+    fitter = sir.Fitter(model, job.reference, background, learn, **weights, parts=config.fit_parts)
     for turn in job.rounds:
         progress.start_round(turn)
         cameras = sir.draw_cameras(prior, job.views, generator, from_front=turn.starts_from_noise)

@@ -273,6 +273,39 @@ def test_fit_follows_targets_and_reference():
     assert loss < 10
 
 
+@pytest.mark.parametrize("parts", [2, 3, 6, 9])
+def test_steps_that_see_each_view_once_weigh_what_one_step_on_all_views_does(parts):
+    views = 6
+    cameras = turntable(views, width=8, height=8)
+    targets = torch.rand(views, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    reference = sir.Reference(orbit_cameras(0, 0, width=8, height=8), torch.rand(1, 3, 8, 8), torch.ones(1, 1, 8, 8))
+
+    class Pixels(Picture):
+        """A picture of its own for each camera, found by where that stands."""
+
+        def render(self, watched, background):
+            own = [int((cameras.world_to_camera == one).all((1, 2)).nonzero()) for one in watched.world_to_camera[:-1]] + [views]
+            seen.append(own[:-1])
+            self.image, self.alpha = self.pixels[own, :3], self.pixels[own, 3:]
+            return self
+
+    def gradient(parts, steps):
+        seen.clear()
+        picture = Pixels(views + 1)
+        fitter = sir.Fitter(picture, reference, torch.ones(3), lambda _rendering: None, ref_mask_loss=1.0, parts=parts)
+        schedule = {"total_steps": 1, "denoise_steps": 5, "t_start": 1, "t_end": 0, "inv_r": 1, "steps_min": 1, "steps_max": 1}
+        fitter.fit(cameras, targets, plan_rounds(NoiseSchedule.scaled_linear(), **schedule, init_steps=steps)[0])
+        return picture.pixels.grad
+
+    seen = []
+    whole = gradient(1, 1)
+    assert seen == [list(range(views))]
+    taken = min(parts, views)
+    torch.testing.assert_close(gradient(parts, taken), whole)
+    assert sorted(view for own in seen for view in own) == list(range(views)) and len(seen) == taken  # each once,
+    assert all(own == list(range(own[0], views, taken)) for own in seen)  # and those of a step spread evenly
+
+
 def test_sir_recovers_an_object_that_the_prior_knows():
     """PSNR at views never fitted to: 15.8 dB for the grey ball, 35.9 dB after six rounds."""
     truth = coloured_ellipsoid()

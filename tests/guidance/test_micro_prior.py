@@ -7,12 +7,14 @@ import shutil
 
 import pytest
 import torch
+from conftest import relative_l2
 
 from cam_utils import orbit_cameras, orbit_poses, turntable
 from microdreamer.core.paths import shipped_folder
 from microdreamer.guidance.micro.network import MultiViewNetwork, NetworkConfig, camera_features, fold, pixel_rays, unfold
 from microdreamer.guidance.micro.prior import END, END_WITH_SKIP, LOG_SNR_SHIFT, MIN_LOG_SNR, MicroPrior, choose_dtype, tan_half
 from microdreamer.guidance.micro.vocabulary import Vocabulary
+from microdreamer.kernels import extension, modulation
 from microdreamer.shapes.packed import load_packed
 from microdreamer.training.micro_prior.metrics import score_objects
 
@@ -64,6 +66,29 @@ def test_cached_reference_equals_the_joint_pass():
         float((joint - network(views, log_snr, rays, camera, picture.flip(-1), *place, tokens)).abs().max()) > 1e-3
     )  # the picture matters
     assert float((joint - network(views, log_snr, rays, camera, picture, *place, tokens.flip(-1))).abs().max()) > 1e-4  # and the caption
+
+
+@pytest.mark.parametrize("more", [{}, {"relative_cameras": True, "geometry": True}], ids=["plain", "relative"])
+@pytest.mark.parametrize("bfloat16", [False, True])
+@torch.no_grad()
+def test_the_cpus_kernels_give_what_plain_pytorch_gives(more, bfloat16, monkeypatch):
+    """What every pass of a sampler runs: the reference on its own, then its targets, with what the network tells of surfaces."""
+    if not extension.load():
+        pytest.skip("the extension is not built")
+    network = random_network(dataclasses.replace(TINY, **more))
+    views, log_snr, picture, rays, camera, reference_camera, tokens = network_inputs()
+
+    def told() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            cache = network.encode_reference(picture[:, None], rays[:, :1], reference_camera[:, None], tokens)
+            clean = network.denoise(views, log_snr, rays, camera, cache, geometry=bool(more))
+        return [clean[0], clean[1].depth, clean[1].coverage, clean[1].albedo] if more else [clean]
+
+    ours = told()
+    monkeypatch.setattr(modulation, "_compiled", lambda x: False)
+    for one, other in zip(ours, told(), strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert not torch.equal(one, other) and relative_l2(one, other) < (0.02 if bfloat16 else 1e-5)
 
 
 def test_order_of_views_does_not_matter():

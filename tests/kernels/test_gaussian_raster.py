@@ -496,18 +496,20 @@ def test_whole_step_captures_as_a_graph():
 def test_shapes_of_the_state_that_the_backward_pass_reads():
     need_compiled("cpu")
     sizes = torch.ops.microdreamer.rasterize_gaussians_sizes
-    assert sizes(1, 1, 1, 1) == (12, 1, 8)
-    assert sizes(257, 4, 100, 33) == (12, 7 * 3, 16)
-    assert sizes(600_000, 1, 1000, 1020) == (12, 32 * 32, 18752)  # too many bits for each of 63 x 64 tiles
+    assert sizes(1, 1, 1, 1, True) == (12, 1, 8)
+    assert sizes(257, 4, 100, 33, True) == (12, 7 * 3, 16)
+    assert sizes(600_000, 1, 1000, 1020, True) == (12, 32 * 32, 18752)  # too many bits for each of 63 x 64 tiles
+    assert sizes(257, 4, 128, 128, False) == (12, 257, 2)  # on the CPU a bit for each of 64 tiles
+    assert sizes(257, 4, 129, 128, False) == (12, 0, 0)
     scene = random_scene(257)
-    for device, marks in (("cpu", (0,)), ("cuda", (2, 3 * 2, 16))):
+    for device, marks in (("cpu", (2, 257, 2)), ("cuda", (2, 3 * 2, 16))):
         with FakeTensorMode():
             fake = {key: torch.empty(value.shape, device=device) for key, value in scene.items() if isinstance(value, torch.Tensor)}
             outputs = torch.ops.microdreamer.rasterize_gaussians(*op_arguments(scene | fake))
         shapes = [tuple(output.shape) for output in outputs]
         assert shapes == [(2, 3, 23, 40), (2, 1, 23, 40), (2, 1, 23, 40), (2, 257), (2, 257, 12), (2, 257), marks]
     actual = torch.ops.microdreamer.rasterize_gaussians(*op_arguments(scene))
-    assert [tuple(output.shape) for output in actual] == [*shapes[:-1], (0,)]
+    assert [tuple(output.shape) for output in actual] == [*shapes[:-1], (2, 257, 2)]
 
 
 @pytest.mark.gpu

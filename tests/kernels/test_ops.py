@@ -10,7 +10,10 @@ import torch
 from microdreamer.kernels import extension
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU_ONLY = {"place_masks", "is_closed_manifold", "simplify_closed_mesh"}  # packing and collapse, which go step by step
+CPU_ONLY = {
+    *("place_masks", "is_closed_manifold", "simplify_closed_mesh"),  # packing and collapse, which go step by step
+    *("modulated_norm", "gated_add", "squared_relu", "normed_heads"),  # on a GPU a small network is captured as a whole
+}
 WITHOUT_TWIN = {"mesh_simplify.py"}  # the package fast_simplification takes its place
 TWINS = {"adam.py": r"super\(\)\.step\(\)"}  # PyTorch's own; elsewhere it is called *_reference
 

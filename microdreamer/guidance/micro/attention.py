@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microdreamer.guidance.micro.relative import Poses, RelativeGates
+from microdreamer.kernels.modulation import normed_heads
 
 
 def linear(width_in: int, width_out: int, zero: bool = False, bias: bool = True) -> nn.Linear:
@@ -76,9 +78,7 @@ class Attention(nn.Module):
         `references`: (keys, values) of the samples' references, group by group, used where they are not among the views; `text`:
         those of the captions. Returns (x', what to give for `references` another time).
         """
-        query, key, value = self._split(self.qkv(x), 3)  # [N,n,heads,d]
-        query = F.rms_norm(query, (self.head_width,), self.query_scale)
-        key = F.rms_norm(key, (self.head_width,), self.key_scale)
+        query, key, value = normed_heads(self.qkv(x), self.heads, self.query_scale, self.key_scale)  # [N,n,heads,d]
         if self.relative:
             query, key, value = self.relative.into_frames(query, key, value, poses)
         if layout.running:
@@ -100,14 +100,21 @@ class Attention(nn.Module):
     def _seen_by_targets(self, query: Tensor, key: Tensor, value: Tensor, references, text) -> Tensor:
         """What targets [B,V,n,heads,d] see, [B*V,n,heads,d]."""
         if self.joint:
-            pairs = [(key.flatten(1, 2), value.flatten(1, 2)), references, text]
-            keys, values = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
-            return attend(query.flatten(1, 2), keys, values).reshape(-1, *query.shape[2:])
+            keys, values = (
+                one_after_another([*own.unbind(1), *seen_by_all], dim=1)
+                for own, seen_by_all in zip((key, value), zip(references, text, strict=True), strict=True)
+            )
+            return attend(one_after_another(query.unbind(1), dim=1), keys, values).reshape(-1, *query.shape[2:])
         keys, values = (
-            torch.cat([own, seen_by_all[:, None].expand(-1, own.shape[1], -1, -1, -1)], dim=2).flatten(0, 1)
+            one_after_another([own, seen_by_all[:, None].expand(-1, own.shape[1], -1, -1, -1)], dim=2).flatten(0, 1)
             for own, seen_by_all in zip((key, value), references, strict=True)
         )
         return attend(query.flatten(0, 1), keys, values)
+
+
+def one_after_another(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Tokens of all parts [...,tokens,heads,d], whose tokens are `dim`, in memory as [...,heads,tokens,d]: as `attend` multiplies them."""
+    return torch.cat([part.transpose(dim, dim + 1) for part in parts], dim=dim + 1).transpose(dim, dim + 1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

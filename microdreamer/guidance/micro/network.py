@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from cam_utils import RADIUS, orbit_axes
 from microdreamer.guidance.micro.attention import Attention, Layout, attend, linear
 from microdreamer.guidance.micro.relative import Poses
+from microdreamer.kernels.modulation import gated_add, modulated_norm, squared_relu
 
 CAMERA_FEATURES = 7  # see `camera_features`
 PATCH = 4  # pixels per side of a block at the finest level
@@ -126,10 +127,9 @@ class ResidualBlock(nn.Module):
         self.second = Conv3x3(width, width, zero=True)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        scale, shift = modulation[:, None, None].chunk(2, dim=-1)
-        h = self.first(F.silu(normalise(x)))
-        h = self.second(F.silu(normalise(h) * (1 + scale) + shift))
-        return x + h
+        h = self.first(modulated_norm(x, silu=True))
+        h = self.second(modulated_norm(h, *modulation.chunk(2, dim=-1), silu=True))
+        return gated_add(x, h)
 
 
 class TransformerBlock(nn.Module):
@@ -145,11 +145,11 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, layout: Layout, references, text, poses: Poses | None):
         """x [N,n,C], modulation [N,6C]; the rest, and the second result, as of `Attention`."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = modulation[:, None].chunk(6, dim=-1)
-        h, references = self.attention(normalise(x) * (1 + scale1) + shift1, layout, references, text, poses)
-        x = x + (1 + gate1) * h
-        h = self.contract(F.relu(self.expand(normalise(x) * (1 + scale2) + shift2)).square())
-        return x + (1 + gate2) * h, references
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, dim=-1)
+        h, references = self.attention(modulated_norm(x, scale1, shift1), layout, references, text, poses)
+        x = gated_add(x, h, gate1)
+        h = self.contract(squared_relu(self.expand(modulated_norm(x, scale2, shift2))))
+        return gated_add(x, h, gate2), references
 
 
 class TextEncoder(nn.Module):
@@ -279,22 +279,22 @@ class MultiViewNetwork(nn.Module):
         skip_middle = x
         x = self.to_coarse(fold(x)) + self.places_coarse.unflatten(0, (x.shape[1] // 2, -1))
         x = attention_level(x, self.deep, coarse_mod, cache.text)
-        x = self.join_middle(torch.cat([unfold(self.from_coarse(x)), skip_middle], dim=-1))
+        x = self.join_middle(beside(unfold(self.from_coarse(x)), skip_middle))
         x = attention_level(x, self.up_middle, middle_mod, [None] * len(self.up_middle))
         if not layout.targets:
             return None, None, kept
         targets = slice(layout.target_views)  # nothing is asked of the references from here on
         middle, skip_fine, condition = x[targets], skip_fine[targets], condition[targets]
-        x = self.join_fine(torch.cat([unfold(self.from_middle(middle)), skip_fine], dim=-1))
+        x = self.join_fine(beside(unfold(self.from_middle(middle)), skip_fine))
         for block in self.up_fine:
             x = block(x, next(fine_mod)[targets])
         values = None
         if geometry:
             told = slice(layout.targets * geometry)
-            y = self.geometry_join(torch.cat([unfold(self.geometry_from_middle(middle[told])), skip_fine[told]], dim=-1))
+            y = self.geometry_join(beside(unfold(self.geometry_from_middle(middle[told])), skip_fine[told]))
             y = self.geometry_up(y, self.modulate_geometry(condition[told])[0])
-            values = _pixels(self.geometry_head(F.silu(normalise(y))))
-        return _pixels(self.head(F.silu(normalise(x)))), values, kept
+            values = _pixels(self.geometry_head(modulated_norm(y, silu=True)))
+        return _pixels(self.head(modulated_norm(x, silu=True))), values, kept
 
     def _precondition(self, noisy: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """(network input, what is added to its answer, factor of its answer), noisy = sqrt(a) x0 + sqrt(1-a) n, a = sigmoid(log_snr)."""
@@ -382,6 +382,11 @@ CLEAN_LOG_SNR = 12.0  # the noise level that the reference view is said to have
 def _pixels(x: Tensor) -> Tensor:
     """Blocks of pixels [N,h,w,c*PATCH^2] -> [N,c,R,R]."""
     return F.pixel_shuffle(x.permute(0, 3, 1, 2), PATCH)
+
+
+def beside(x: Tensor, skipped: Tensor) -> Tensor:
+    """Channels of x, then those of what was kept from the way down, in the type of x, as the product that follows would round them."""
+    return torch.cat([x, skipped.to(x.dtype)], dim=-1)
 
 
 def fold(x: Tensor) -> Tensor:
