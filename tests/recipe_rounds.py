@@ -40,9 +40,12 @@ def _(bench, key):
         return
     asked = []
 
+    class Chosen(str):
+        device, dtype = torch.device("cpu"), torch.float32
+
     def choose(*given):
         asked.append(given)
-        return "parts"
+        return Chosen("parts")
 
     def load(path, parts):
         raise ValueError(f"MVDream of {path} with {parts}")
@@ -229,6 +232,23 @@ def _(bench, key):
     }
     counts = {name: record["optimiser_steps"] for name, record in steps.items()}
     assert counts == {"fixed": 7 + 4 * 3, "linear": 5 + 2 + 4 + 6 + 8, "linear_down": 5 + 10 + 8 + 6 + 4}
+
+
+@row("fit_parts")
+def _(bench):
+    """Views that are rendered for one optimiser step."""
+    render, seen = GaussianModel.render, {}
+    for parts in (1, 2):
+
+        def watched(model, cameras, *given, parts=parts, **more):
+            if torch.is_grad_enabled():
+                seen.setdefault(parts, set()).add(len(cameras))
+            return render(model, cameras, *given, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(GaussianModel, "render", watched)
+            bench.first("batch_size_min=8", "batch_size_max=8", f"fit_parts={parts}")
+    assert seen == {1: {8}, 2: {4}}
 
 
 @row("lambda_sd", "ref_loss", "ref_mask_loss")
