@@ -139,7 +139,9 @@ def test_pictures_told_at_a_wrong_height_leave_the_views_upright(monkeypatch, sh
     for name, value in (("DEGRADED", 0.0), ("OTHER_LENS", 0.0)):
         monkeypatch.setattr(batches, name, value)
     monkeypatch.setattr(batches, "random_shapes", lambda support, *_: torch.eye(3, 4).repeat(len(support), 1, 1))
-    monkeypatch.setattr(batches, "fitted_intrinsics", lambda _, cameras, size, __: batches._plain_intrinsics(size, "cpu").repeat(len(cameras), 1))
+    monkeypatch.setattr(
+        batches, "fitted_intrinsics", lambda _, cameras, size, __: batches._plain_intrinsics(size, "cpu").repeat(len(cameras), 1)
+    )
     bank = Bank.build(pole(), torch.ones(1), Vocabulary(["a"]), 16, "cpu")
     torch.manual_seed(0)
     batch = batches.draw_batch(bank, 128, 256, several=8, pictured=120, misjudged=share)
