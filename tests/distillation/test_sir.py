@@ -201,7 +201,8 @@ def test_targets_equal_the_published_loops(parity, monkeypatch, file, case, top,
 def test_without_noise_a_round_leaves_nothing_to_chance(from_noise):
     """At temperature 0 two seeds give the same targets; at 1 they differ."""
     prior, cameras = StubPrior(lambda latents, t, _scale: 0.3 * latents), turntable(4)
-    rounds = plan_rounds(prior.schedule, total_steps=2, denoise_steps=4, t_start=0.8, t_end=0.8, inv_r=1.0)
+    plan = {"total_steps": 2, "denoise_steps": 4, "t_start": 0.8, "t_end": 0.8, "inv_r": 1.0}
+    rounds = plan_rounds(prior.schedule, **plan, init_steps=1, steps_min=1, steps_max=1)
     turn = rounds[0 if from_noise else 1]
     assert turn.starts_from_noise == from_noise
 
