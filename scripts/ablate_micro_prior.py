@@ -171,15 +171,23 @@ def score(network: MultiViewNetwork, truth: Tensor) -> dict[str, float]:
         torch.zeros(count, network.config.text_tokens, dtype=torch.long, device=device),
     )
     levels = [torch.full((count,), schedule.log_snr(t), device=device) for t in schedule.levels(STEPS)[::-1]]
-    generator = torch.Generator(device).manual_seed(0)
-    fresh = partial(torch.randn, truth.shape, generator=generator, device=device)
-    noisy, answers = fresh(), []
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        for now, then in pairwise([*levels, levels[-1]]):
-            answers.append(network(noisy, now, *given).float())
-            noisy = renoised(noisy, answers[-1], now, then, fresh())
-    scores = {}
-    for name, answer in (("sampled", answers[-1]), ("one_step", answers[0])):
+
+    def sampled(temperature: float) -> list[Tensor]:
+        """The network's clean views at each level."""
+        generator = torch.Generator(device).manual_seed(0)
+
+        def fresh() -> Tensor:
+            return temperature * torch.randn(truth.shape, generator=generator, device=device)
+
+        noisy, answers = fresh(), []
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            for now, then in pairwise([*levels, levels[-1]]):
+                answers.append(network(noisy, now, *given).float())
+                noisy = renoised(noisy, answers[-1], now, then, fresh())
+        return answers
+
+    scores, usual = {}, sampled(1.0)
+    for name, answer in (("sampled", usual[-1]), ("one_step", usual[0]), ("without_noise", sampled(0.0)[-1])):
         views = (answer * 0.5 + 0.5).clamp(0, 1)
         quality, overlap = psnr(views.flatten(0, 1), truth.flatten(0, 1)).unflatten(0, (count, -1)), silhouette_iou(views, truth)
         for kind, values in (("psnr", quality), ("iou", overlap)):
@@ -196,12 +204,12 @@ def lines(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """A table for each set of objects."""
     text = []
     for name in next(iter(results.values())):
-        text += [f"\n| {name} | sampled sides dB / IoU | back | input dB | one step sides |", "| --- | --- | --- | --- | --- |"]
+        text += [f"\n| {name} | sampled sides dB / IoU | back | input dB | one step sides | without noise sides |", "|" + " --- |" * 6]
         for recipe, sets in results.items():
             row = sets[name]
             sampled = [f"{row[f'sampled_psnr_{side}']:.2f} / {row[f'sampled_iou_{side}']:.3f}" for side in ("sides", "back")]
-            one = f"{row['one_step_psnr_sides']:.2f} / {row['one_step_iou_sides']:.3f}"
-            text.append(f"| {recipe} | {sampled[0]} | {sampled[1]} | {row['sampled_psnr_input']:.2f} | {one} |")
+            others = [f"{row[f'{way}_psnr_sides']:.2f} / {row[f'{way}_iou_sides']:.3f}" for way in ("one_step", "without_noise")]
+            text.append(f"| {recipe} | {sampled[0]} | {sampled[1]} | {row['sampled_psnr_input']:.2f} | {others[0]} | {others[1]} |")
     return "\n".join(text)
 
 
