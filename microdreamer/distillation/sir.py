@@ -131,18 +131,20 @@ def refine_latents(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """The hybrid forward process and the way back (section 4.2): noise to t1, DDIM inversion to t2, guided denoising.
 
-    latents [V,...] are encoded renders; in a round that starts from noise only their shape matters.
+    latents [V,...] are encoded renders; in a round that starts from noise only their shape matters. All noise is `temperature` times
+    the schedule's, as in `ddim_sample`.
     """
-    noise = normal(latents.shape, generator, latents.device)
+    noise = temperature * normal(latents.shape, generator, latents.device)
     if turn.starts_from_noise:
         noisy = noise
     else:
         noisy = prior.schedule.add_noise(latents, noise, turn.inversion[0])
         noisy = ddim_invert(prior, noisy, cameras, condition, turn.inversion, on_step)
-    return ddim_sample(prior, noisy, cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step)
+    return ddim_sample(prior, noisy, cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step, temperature=temperature)
 
 
 @torch.no_grad()
@@ -157,13 +159,14 @@ def repair(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """What the prior makes of `renders` [V,3,S,S] in [0,1]: pictures of the same shape and range to fit to."""
     if turn.starts_from_noise:
         latents = renders.new_empty(prior.latent_shape(len(renders)))
     else:
         latents = prior.encode(_resize(renders, prior.resolution), generator)
-    latents = refine_latents(prior, latents, cameras, condition, turn, guidance_scale, eta, generator, on_step)
+    latents = refine_latents(prior, latents, cameras, condition, turn, guidance_scale, eta, generator, on_step, temperature)
     return _resize(prior.decode(latents).clamp(0, 1), renders.shape[-1]).clamp(0, 1)
 
 

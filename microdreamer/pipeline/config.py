@@ -79,6 +79,7 @@ class Config:
     t_end: float = number(0.2, 0, 1, "fraction towards which the start moves")
     inv_r: float = number(0.6, 1e-3, 1, "level reached by noise as a fraction of the top level; DDIM inversion does the rest")
     eta: float = number(0.5, 0, 1, "fresh noise while denoising: 0 none (DDIM), 1 ancestral")
+    temperature: float = number(1.0, 0, 1, "noise of the rounds, as a share of the schedule's: less draws what is likelier")
 
     batch_size_min: int = number(VIEWS, 1, 64, "fewest views of a round")
     batch_size_max: int = number(VIEWS, 1, 64, "most views of a round")

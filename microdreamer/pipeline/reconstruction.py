@@ -157,7 +157,8 @@ def run_rounds(job: Job, progress: Progress) -> None:
         with progress.watch.phase("prior", announce=False):
             with torch.no_grad():
                 renders = model.render(cameras, background).image
-            targets = sir.repair(prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator, progress.after_prior_step)
+            told = job.condition, turn, config.cfg, config.eta
+            targets = sir.repair(prior, renders, cameras, *told, generator, progress.after_prior_step, config.temperature)
         with progress.watch.phase("fit", announce=False):
             loss = fitter.fit(
                 cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow, on_step=progress.after_fit_step
