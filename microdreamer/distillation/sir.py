@@ -21,6 +21,7 @@ from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS,
 from microdreamer.distillation.schedules import Round
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
+from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 from microdreamer.images.reference import Reference
 from microdreamer.kernels import gaussian_fit
 
@@ -132,6 +133,7 @@ def refine_latents(
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
     temperature: float = 1.0,
+    shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """The hybrid forward process and the way back (section 4.2): noise to t1, DDIM inversion to t2, guided denoising.
 
@@ -143,8 +145,9 @@ def refine_latents(
         noisy = noise
     else:
         noisy = prior.schedule.add_noise(latents, noise, turn.inversion[0])
-        noisy = ddim_invert(prior, noisy, cameras, condition, turn.inversion, on_step)
-    return ddim_sample(prior, noisy, cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step, temperature=temperature)
+        noisy = ddim_invert(prior, noisy, cameras, condition, turn.inversion, on_step, shortcuts)
+    told = cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step
+    return ddim_sample(prior, noisy, *told, temperature=temperature, shortcuts=shortcuts)
 
 
 @torch.no_grad()
@@ -160,13 +163,15 @@ def repair(
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
     temperature: float = 1.0,
+    shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """What the prior makes of `renders` [V,3,S,S] in [0,1]: pictures of the same shape and range to fit to."""
     if turn.starts_from_noise:
         latents = renders.new_empty(prior.latent_shape(len(renders)))
     else:
         latents = prior.encode(_resize(renders, prior.resolution), generator)
-    latents = refine_latents(prior, latents, cameras, condition, turn, guidance_scale, eta, generator, on_step, temperature)
+    told = cameras, condition, turn, guidance_scale, eta, generator, on_step
+    latents = refine_latents(prior, latents, *told, temperature, shortcuts)
     return _resize(prior.decode(latents).clamp(0, 1), renders.shape[-1]).clamp(0, 1)
 
 

@@ -157,8 +157,8 @@ def run_rounds(job: Job, progress: Progress) -> None:
         with progress.watch.phase("prior", announce=False):
             with torch.no_grad():
                 renders = model.render(cameras, background).image
-            told = job.condition, turn, config.cfg, config.eta
-            targets = sir.repair(prior, renders, cameras, *told, generator, progress.after_prior_step, config.temperature)
+            given = prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator
+            targets = sir.repair(*given, progress.after_prior_step, config.temperature, config.shortcuts)
         with progress.watch.phase("fit", announce=False):
             loss = fitter.fit(
                 cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow, on_step=progress.after_fit_step
@@ -233,7 +233,7 @@ def reconstruct(
         watch.check()
 
     complete = True
-    with Progress(job.prior, job.rounds, config.cfg, watch, lambda: preview(job)) as progress:
+    with Progress(job.prior, job.rounds, config.cfg, watch, lambda: preview(job), config.shortcuts) as progress:
         try:
             run_rounds(job, progress)
         except Stopped:

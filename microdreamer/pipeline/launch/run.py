@@ -363,7 +363,8 @@ def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     state = checkpoint.load(path, device)
     check_make(config, state, path)
     with user_errors():
-        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device, state["learner"].get("text_width"))
+        width = state["learner"].get("text_width")
+        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device, width, unfilled=True)
     _fill(learner.load_model, state, path)
     return learner.model.eval(), int(state["step"]), device
 
