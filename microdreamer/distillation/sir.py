@@ -175,6 +175,11 @@ def repair(
     return _resize(prior.decode(latents).clamp(0, 1), renders.shape[-1]).clamp(0, 1)
 
 
+def smaller(size: int, shrink: int) -> int:
+    """A side of `size` pixels shrunk `shrink` times."""
+    return max(size // shrink, 1)
+
+
 def _resize(images: Tensor, size: int) -> Tensor:
     return images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
@@ -213,10 +218,12 @@ class Fitter:
         ref_loss: float = REF_LOSS,
         ref_mask_loss: float = REF_MASK_LOSS,
     ) -> None:
-        self.representation, self.reference, self.background, self.learn = representation, reference, background, learn
+        self.representation, self.background, self.learn = representation, background, learn
         self.weights = {"weight": weight, "ref_loss": ref_loss, "ref_mask_loss": ref_mask_loss}
+        self._references = {1: reference}  # by how many times they are shrunk
         self._graphed = GraphedStep(self._one_step, background.device)
         self._watched: tuple[Cameras, Cameras] | None = None  # cameras last given, and those with the reference's
+        self._shrink = 1  # of these
 
     @property
     def graphs(self) -> bool:
@@ -234,36 +241,50 @@ class Fitter:
         targets: Tensor,
         turn: Round,
         *,
+        shrink: int = 1,
         before_step: Callable[[int], None] = lambda step: None,
         after_step: Callable[[int], bool] = lambda step: False,
         on_step: OnStep | None = None,
     ) -> float:
         """Fit to `targets` [V,3,S,S] (and the reference) for the optimiser steps of the round; returns the last loss.
 
+        All of these and the renders are `shrink` times smaller a side, and a pixel weighs as much as those that it stands for.
         `before_step` and `after_step` take the global step: the one sets learning rates, the other says whether it has replaced
         the representation's tensors, by growing or pruning.
         """
+        if shrink > 1:
+            size = smaller(targets.shape[-1], shrink)
+            cameras, targets = cameras.resized(size, size), F.interpolate(targets, (size, size), mode="area")
         loss = targets.new_zeros(())
         for done, step in enumerate(turn.steps, start=1):
             before_step(step)
-            loss = self.step(cameras, targets)
+            loss = self.step(cameras, targets, shrink)
             if after_step(step):
                 self._graphed.reset()
             if on_step:
                 on_step(done, len(turn.steps), {})
         return float(loss)  # read once a round: reading every step would hold up a GPU
 
-    def step(self, cameras: Cameras, targets: Tensor) -> Tensor:
-        """One step; returns its loss, a scalar tensor."""
+    def step(self, cameras: Cameras, targets: Tensor, shrink: int = 1) -> Tensor:
+        """One step on views that are shrunk already; returns its loss, a scalar tensor."""
         if self._watched is None or self._watched[0] is not cameras:
-            self._watched = cameras, cameras if self.reference is None else concatenate([cameras, self.reference.camera])
+            reference = self._reference(shrink)
+            self._watched = cameras, cameras if reference is None else concatenate([cameras, reference.camera])
+            self._shrink = shrink
         watched = self._watched[1]
         return self._graphed(watched.world_to_camera, watched.intrinsics, targets)
+
+    def _reference(self, shrink: int) -> Reference | None:
+        whole = self._references[1]
+        if shrink not in self._references and whole is not None:
+            self._references[shrink] = whole.resized(smaller(whole.camera.width, shrink))
+        return self._references.get(shrink)
 
     def _one_step(self, world_to_camera: Tensor, intrinsics: Tensor, targets: Tensor) -> Tensor:
         cameras = dataclasses.replace(self._watched[1], world_to_camera=world_to_camera, intrinsics=intrinsics)
         rendering = self.representation.render(cameras, self.background)
-        loss = reconstruction_loss(rendering, targets, self.reference, **self.weights)
+        weights = {name: self._shrink**2 * weight for name, weight in self.weights.items()}
+        loss = reconstruction_loss(rendering, targets, self._reference(self._shrink), **weights)
         loss.backward()
         self.learn(rendering)
         return loss.detach()

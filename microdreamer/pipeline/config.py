@@ -106,6 +106,7 @@ class Config:
         STEPS_SCHEDULES,
         "optimiser steps over the rounds, from steps_min to steps_max or back; fixed takes steps_max",
     )
+    coarse_rounds: int = number(0, 0, 10_000, "rounds, from the first, that are fitted at half of ref_size")
     lambda_sd: float = number(VIEWS_WEIGHT, 0, 1e6, "weight of the prior's views")
     ref_loss: float = number(REF_LOSS, 0, 1e6, "weight of the picture's colours")
     ref_mask_loss: float = number(REF_MASK_LOSS, 0, 1e6, "weight of the picture's mask")
