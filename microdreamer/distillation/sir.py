@@ -20,6 +20,7 @@ from microdreamer.core.cuda_graphs import GraphedStep
 from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS, VIEWS_WEIGHT
 from microdreamer.distillation.schedules import Round
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
 from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 from microdreamer.images.reference import Reference
@@ -132,7 +133,7 @@ def refine_latents(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
-    temperature: float = 1.0,
+    temperature: float = FULL_NOISE,
     shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """The hybrid forward process and the way back (section 4.2): noise to t1, DDIM inversion to t2, guided denoising.
@@ -162,7 +163,7 @@ def repair(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
-    temperature: float = 1.0,
+    temperature: float = FULL_NOISE,
     shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """What the prior makes of `renders` [V,3,S,S] in [0,1]: pictures of the same shape and range to fit to."""

@@ -12,6 +12,7 @@ from cam_utils import Cameras
 from microdreamer.core import profiler
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 
 OnStep = Callable[[int, int, dict[str, float]], None]  # step (from 1), total, metrics
@@ -36,7 +37,7 @@ def ddim_sample(
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
     end: int = -1,
-    temperature: float = 1.0,
+    temperature: float = FULL_NOISE,
     shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """Latents [V,...] at level `end`, the clean sample unless told, from `latents`, which are at `levels[0]` (or are a shape: noise there).

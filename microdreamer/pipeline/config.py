@@ -19,7 +19,7 @@ from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS,
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
 from microdreamer.gaussians import COUNT, GRAD_THRESHOLD, MESH_RESOLUTION, OTHER_FORMATS, PERCENT_DENSE, UPS, LearningRates
 from microdreamer.guidance import PRECISIONS, PRIORS
-from microdreamer.guidance.names import WHOLE
+from microdreamer.guidance.names import FULL_NOISE, WHOLE
 from microdreamer.kernels import FIELD_BLOCKS
 from microdreamer.meshes import MESH_FACES, TEXTURE_SIZE, VERTEX_STEPS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
@@ -83,7 +83,7 @@ class Config:
     t_end: float = number(0.2, 0, 1, "fraction towards which the start moves")
     inv_r: float = number(0.6, 1e-3, 1, "level reached by noise as a fraction of the top level; DDIM inversion does the rest")
     eta: float = number(0.5, 0, 1, "fresh noise while denoising: 0 none (DDIM), 1 ancestral")
-    temperature: float = number(1.0, 0, 1, "noise of the rounds, as a share of the schedule's: less draws what is likelier")
+    temperature: float = number(FULL_NOISE, 0, 1, "noise of the rounds, as a share of the schedule's: less draws what is likelier")
     cfg_interval: Any = pair(WHOLE, 0, 1, "fractions of the schedule between which cfg guides; elsewhere the conditional branch alone")
     feature_interval: int = number(1, 1, 999, "levels that share one evaluation of the prior's deep features; more is faster and worse")
 

@@ -15,7 +15,7 @@ from benchmarks.course import originals, pages, plots
 from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
 from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
-from benchmarks.course.scene import PLAIN, Scene, kind_of, operations
+from benchmarks.course.scene import PLAIN, Scene, kind_of, operations, time_in_turn
 from benchmarks.switches import course_table
 from microdreamer.kernels import course, extension
 
@@ -142,6 +142,14 @@ def test_a_call_within_a_counted_call_is_the_outer_ones():
     assert clock.seconds[GRID] >= 0.01 and clock.seconds[OTHERS] == 0
     inner()
     assert clock.seconds[OTHERS] >= 0.01
+
+
+def test_what_is_compared_is_timed_in_turn():
+    order = []
+    calls = {name: lambda name=name, spin=spin: (order.append(name), sum(range(spin))) for name, spin in (("few", 10), ("many", 300_000))}
+    found = time_in_turn(calls, "cpu", repeats=4, warm_up=1)
+    assert order[-8:] == ["few", "many"] * 4 and list(found) == ["few", "many"]
+    assert len(found["few"].durations) == 4 and found["few"].median < found["many"].median
 
 
 def test_operations_are_counted():

@@ -22,6 +22,7 @@ from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.micro.pixel_gaussians import draw, gaussians_of
 from microdreamer.guidance.micro.prior import MicroPrior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import ddim_sample, normal
 from microdreamer.images.writing import write_sheet
 from microdreamer.metrics.pictures import MASK_LEVEL, mask_iou, psnr
@@ -128,7 +129,7 @@ def score_objects(
     steps: int = STEPS,
     guidance_scale: float = 1.0,
     eta: float = ETA,
-    temperature: float = 1.0,
+    temperature: float = FULL_NOISE,
     prompts: bool = False,
     without_picture: bool = False,
     references: int = 1,
@@ -219,7 +220,7 @@ def main() -> None:
     parser.add_argument("--references", type=int, nargs="+", default=[1], help="numbers of pictures that it is given")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--eta", type=float, default=ETA)
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the noise that is sampled from")
+    parser.add_argument("--temperature", type=float, default=FULL_NOISE, help="of the noise that is sampled from")
     parser.add_argument("--misjudged", type=float, default=0.0, help="degrees by which pictures are taken from higher than is told")
     parser.add_argument("--sheet", type=Path, help="PNG with a row for each object: its four sampled views and the true ones")
     parser.add_argument("--out", type=Path)
