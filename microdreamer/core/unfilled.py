@@ -37,9 +37,9 @@ class _WithoutFirstValues(TorchFunctionMode):
 
 
 def without_first_values() -> AbstractContextManager[Any]:
-    """Modules that are made in the block are whole but for their random first values, which weights that follow would only write over.
+    """Modules that are made in the block lack their random first values, which weights that follow would only write over.
 
-    All that they draw there must be in those weights.
+    All that they draw there must be in those weights; the rest of them is as ever.
     """
     return _WithoutFirstValues(draws=True)
 

@@ -204,7 +204,7 @@ def test_the_second_stage_writes_a_trace_of_its_own(tmp_path, prior, capsys):
         "refine",
         "write",
         "video",
-        "pipeline.results.write_mesh",
+        "meshes.files.write_mesh",
         "gaussians.extraction.extract_mesh",
     }
     assert capsys.readouterr().err == ""
