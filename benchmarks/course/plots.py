@@ -41,10 +41,12 @@ def draw_step(axis: Any, document: dict) -> None:
     values = [row["median_ms"] for row in rows]
     bars = axis.barh([row["what"] for row in rows], values, color="tab:orange")
     axis.bar_label(bars, [f"{figure(row['median_ms'])} ms, operations: {row['operations']}" for row in rows], padding=3)
-    axis.set(
-        xscale="log", xlim=(min(values) / 2, max(values) * 30), xlabel="ms", title=f"a step of the fit, {document['gaussians']} Gaussians"
-    )
+    floor = document["floor_ms"]
+    axis.axvline(floor, color="black", linestyle="--", label=f"floor of a step, {floor:.2g} ms")
+    title = f"a step of the fit, {document['gaussians']} Gaussians, {document['views']} views, {kind_of(document)}"
+    axis.set(xscale="log", xlim=(min([floor, *values]) / 2, max(values) * 30), xlabel="ms", title=title)
     axis.invert_yaxis()
+    axis.legend(loc="lower right")
 
 
 def draw_program(axis: Any, document: dict) -> None:
