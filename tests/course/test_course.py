@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sqlite3
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from conftest import DEVICES
 from PIL import Image
 
-from benchmarks.course import originals, pages, plots
+from benchmarks.course import nsys, originals, pages, plots
 from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
 from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
@@ -188,6 +189,41 @@ def test_plots_are_drawn(ran, tmp_path, monkeypatch):
     plots.main()
     for chapter in plots.DRAWN:
         assert Image.open(tmp_path / f"course_{chapter}_cpu.png").size[0] > 800
+
+
+@pytest.fixture
+def export(tmp_path):
+    """As nsys exports it: two phases, in the first two ranges of a name; names inline and by number; a kernel that runs late."""
+    with sqlite3.connect(tmp_path / "report.sqlite") as database:
+        database.executescript("""
+            create table StringIds (id integer, value text);
+            create table NVTX_EVENTS (start integer, end integer, text text, textId integer);
+            create table CUPTI_ACTIVITY_KIND_RUNTIME (start integer, end integer, correlationId integer);
+            create table CUPTI_ACTIVITY_KIND_KERNEL (start integer, end integer, correlationId integer);
+            insert into StringIds values (7, 'grid');
+            insert into NVTX_EVENTS values (0, 100, 'mesh', null), (10, 50, null, 7), (60, 70, null, 7), (200, 300, 'mesh', null),
+                (240, null, 'a mark', null);
+            insert into CUPTI_ACTIVITY_KIND_RUNTIME values (5, 8, 0), (12, 15, 1), (65, 69, 2), (80, 81, 3), (210, 212, 4);
+            insert into CUPTI_ACTIVITY_KIND_KERNEL values (14, 34, 1), (150, 155, 2), (81, 82, 3), (212, 262, 4);
+        """)
+    database.close()
+    return tmp_path / "report.sqlite"
+
+
+def test_kernels_belong_to_the_ranges_that_started_them(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["nsys", str(export), str(tmp_path / "nsys.csv")])
+    nsys.main()
+    with (tmp_path / "nsys.csv").open(encoding="utf-8") as file:
+        found = [[float(cell) if cell[0].isdigit() else cell for cell in row.values()] for row in csv.DictReader(file)]
+    assert found == [
+        [1, "mesh", 1, 1e-7, 3, 8e-9, 26e-9],
+        [1, "grid", 2, 5e-8, 2, 7e-9, 25e-9],
+        [2, "mesh", 1, 1e-7, 1, 2e-9, 5e-8],
+    ]
+    monkeypatch.setattr("sys.argv", ["nsys", str(tmp_path / "none.sqlite"), str(tmp_path / "no.csv")])
+    with pytest.raises(SystemExit):
+        nsys.main()
+    assert "no such file" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
 
 
 # ---- The pages ----
