@@ -16,17 +16,22 @@ using Differentiate = Gradients(const MaybeTensor&, const MaybeTensor&, const Ma
                                 const MaybeTensor&, const MaybeTensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, int64_t,
                                 int64_t, double, bool);
 
+template <class... Arguments>
+Rendered render_below(const Arguments&... arguments) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  static const auto render = find_op<Render>("microdreamer::rasterize_gaussians");
+  return render.call(arguments...);
+}
+
 class Rasterize : public torch::autograd::Function<Rasterize> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations,
                                const at::Tensor& opacities, const MaybeTensor& colors, const MaybeTensor& sh,
                                const MaybeTensor& means2d_offset, const at::Tensor& world_to_camera, const at::Tensor& intrinsics,
                                const at::Tensor& background, int64_t width, int64_t height, double scale_modifier, bool deterministic) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    static const auto render = find_op<Render>("microdreamer::rasterize_gaussians");
     const auto [image, alpha, depth, radii, splats, order, marks] =
-        render.call(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width, height,
-                    scale_modifier, deterministic);
+        render_below(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
+                     height, scale_modifier, deterministic);
     ctx->set_materialize_grads(false);
     ctx->mark_non_differentiable({radii, splats, order, marks});
     ctx->save_for_backward({image, alpha, depth, radii, splats, order, marks, means, scales, rotations, opacities, or_undefined(colors),
@@ -66,10 +71,8 @@ Rendered rasterize_differentiably(const at::Tensor& means, const at::Tensor& sca
                                   const MaybeTensor& means2d_offset, const at::Tensor& world_to_camera, const at::Tensor& intrinsics,
                                   const at::Tensor& background, int64_t width, int64_t height, double scale_modifier, bool deterministic) {
   if (!is_differentiated(means, scales, rotations, opacities, colors, sh, means2d_offset, background)) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    static const auto render = find_op<Render>("microdreamer::rasterize_gaussians");
-    return render.call(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
-                       height, scale_modifier, deterministic);
+    return render_below(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background, width,
+                        height, scale_modifier, deterministic);
   }
   const variable_list out = Rasterize::apply(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics,
                                              background, width, height, scale_modifier, deterministic);

@@ -17,7 +17,7 @@ from benchmarks.course.__main__ import CHAPTERS, main
 from benchmarks.course.floor import pairs_of_plain
 from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
 from benchmarks.course.scene import PLAIN, Scene, kind_of, operations, time_in_turn
-from benchmarks.switches import headline
+from benchmarks.switches import course_table
 from microdreamer.kernels import course, extension
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -314,7 +314,7 @@ def test_the_first_page_is_of_the_evidence(kind):
 
 def test_the_headline_table_is_of_its_evidence():
     document = json.loads((COURSE / "evidence" / "headline.json").read_text(encoding="utf-8"))
-    assert headline(document["rows"], 5000) in (COURSE / "6_program.md").read_text(encoding="utf-8")
+    assert course_table(document["rows"], 5000) in (COURSE / "6_program.md").read_text(encoding="utf-8")
 
 
 def test_output_goes_to_its_mark():

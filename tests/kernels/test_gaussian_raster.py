@@ -172,7 +172,7 @@ def test_reference_gradients_by_finite_differences(degree):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 5), (64, 33)])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 5), (64, 33), (128, 128), (208, 80)])  # the last: 64 and 65 tiles
 def test_picture_sizes(device, size):
     need_compiled(device)
     scene = random_scene(60, device, width=size[0], height=size[1])

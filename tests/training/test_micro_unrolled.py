@@ -200,6 +200,22 @@ class PixelNetwork(torch.nn.Module):
         return (values[:, :, :3], Surfaces.of(values[:geometry, :, 3:])) if geometry else values[:, :, :3]
 
 
+def test_begun_views_are_seen_and_weighted_at_their_own_level(bank):
+    """The first samples at the levels that they were begun to, the others at those drawn; each error weighs what its level says."""
+    batch = draw_batch(bank, 4, 32, free=2)
+    own, level, drawn, seen = torch.randn_like(batch.views[:2]), torch.tensor([-1.0, 2.5]), torch.tensor([9.0, 9.0, -6.0, 0.5]), []
+
+    def network(noisy, log_snr, *_):
+        seen.append((noisy, log_snr))
+        return torch.zeros_like(noisy), without_skies(batch)
+
+    _, parts = denoising_loss(network, batch, drawn, TrainingConfig(batch=4), (own, level))
+    ((noisy, at),) = seen
+    assert torch.equal(noisy[:2], own) and at.tolist() == [*level.tolist(), -6.0, 0.5]
+    weight = at.exp().clamp(max=5) + 4
+    assert float(parts[0]) == pytest.approx(float((weight * batch.views.square().mean(dim=(1, 2, 3, 4))).mean()))
+
+
 def test_gradient_of_an_unrolled_step_is_a_finite_difference(bank):
     """The whole loss in float64, by all weights of a small network; what it began is held fixed, as training holds it."""
     torch.manual_seed(1)
