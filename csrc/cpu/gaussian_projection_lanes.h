@@ -103,7 +103,9 @@ inline void project_gaussians(const Inputs& in, const Camera* cameras, int64_t b
       const ProjectionLanes p(camera, gaussians);
       Lanes x = p.view[0] * p.inverse_z * camera.fx + (camera.cx - 0.5f), y = p.view[1] * p.inverse_z * camera.fy + (camera.cy - 0.5f);
       if (in.means2d_offset) {
-        const auto offset = [&](int axis) { return each_lane([&](int i) { return i < count ? in.means2d_offset[2 * (at + i) + axis] : 0.f; }); };
+        const auto offset = [&](int axis) {
+          return each_lane([&](int i) { return i < count ? in.means2d_offset[2 * (at + i) + axis] : 0.f; });
+        };
         x += offset(0) * camera.half_width;
         y += offset(1) * camera.half_height;
       }
@@ -125,8 +127,8 @@ inline void project_gaussians(const Inputs& in, const Camera* cameras, int64_t b
           state.radii[at + i] = 0;
           continue;
         }
-        splat = Splat{rows[kX][i], rows[kY][i],    rows[kA][i], rows[kB][i],  rows[kC][i],  in.opacities[first + i],
-                      rows[kDepth][i], reaches[i], colors[i][0], colors[i][1], colors[i][2], radius};
+        splat = Splat{rows[kX][i],     rows[kY][i], rows[kA][i],  rows[kB][i],  rows[kC][i],  in.opacities[first + i],
+                      rows[kDepth][i], reaches[i],  colors[i][0], colors[i][1], colors[i][2], radius};
         state.radii[at + i] = static_cast<int>(smaller(radius, 1073741824.f));
       }
     }

@@ -261,7 +261,8 @@ void backward_cpu(const Inputs& in, const State& state, const Images& images, co
       slots += lists[last_view].splat.size();
     }
     v_slots.reset(new SplatGradient[slots]);  // not zeroed: every slot is written
-    for (int64_t view = first_view; view < last_view; ++view) hits[view] = {lists[view].first_slot.data(), &v_slots[start[view - first_view]]};
+    for (int64_t view = first_view; view < last_view; ++view)
+      hits[view] = {lists[view].first_slot.data(), &v_slots[start[view - first_view]]};
     share_out((last_view - first_view) * tiles, [&](int64_t i) {
       const int view = static_cast<int>(first_view + i / tiles), tile = static_cast<int>(i % tiles);
       const TileLists& list = lists[view];
