@@ -112,6 +112,13 @@ def test_the_program_is_told_by_phase(ran, device):
     assert "input=''" in found["launcher"]["merged without a look"] and found["launcher"]["this project's"] == "input='photo_rgba.png'"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["floor", "--device", "cuda"])
+    assert stopped.value.code == 2 and "--device cuda: not on this machine; pass --device cpu" in capsys.readouterr().err
+
+
 # ---- What the chapters rest on ----
 
 
@@ -186,6 +193,16 @@ def test_plots_are_drawn(ran, tmp_path, monkeypatch):
     plots.main()
     for chapter in plots.DRAWN:
         assert Image.open(tmp_path / f"course_{chapter}_cpu.png").size[0] > 800
+
+
+@pytest.mark.parametrize(("text", "told"), [(None, "No such file"), ("no JSON", "Expecting value"), ("{}", "expected figures of op")])
+def test_files_that_cannot_be_drawn_are_told(text, told, tmp_path, monkeypatch, capsys):
+    if text is not None:
+        (tmp_path / "figures.json").write_text(text)
+    monkeypatch.setattr("sys.argv", ["plots", str(tmp_path / "figures.json"), "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        plots.main()
+    assert stopped.value.code == 2 and told in capsys.readouterr().err and not list(tmp_path.glob("*.png"))
 
 
 @pytest.fixture
