@@ -211,12 +211,13 @@ def export(tmp_path):
     with sqlite3.connect(tmp_path / "report.sqlite") as database:
         database.executescript("""
             create table StringIds (id integer, value text);
-            create table NVTX_EVENTS (start integer, end integer, text text, textId integer);
+            create table NVTX_EVENTS (start integer, end integer, text text, textId integer, domainId integer);
             create table CUPTI_ACTIVITY_KIND_RUNTIME (start integer, end integer, correlationId integer);
             create table CUPTI_ACTIVITY_KIND_KERNEL (start integer, end integer, correlationId integer);
             insert into StringIds values (7, 'grid');
-            insert into NVTX_EVENTS values (0, 100, 'mesh', null), (10, 50, null, 7), (60, 70, null, 7), (200, 300, 'mesh', null),
-                (240, null, 'a mark', null);
+            insert into NVTX_EVENTS values (0, 100, 'mesh', null, 0), (10, 50, null, 7, 0), (60, 70, null, 7, null),
+                (200, 300, 'mesh', null, 0), (240, null, 'a mark', null, 0),
+                (-9, -5, 'a library''s', null, 1), (65, 69, 'a library''s', null, 1);
             insert into CUPTI_ACTIVITY_KIND_RUNTIME values (5, 8, 0), (12, 15, 1), (65, 69, 2), (80, 81, 3), (210, 212, 4);
             insert into CUPTI_ACTIVITY_KIND_KERNEL values (14, 34, 1), (150, 155, 2), (81, 82, 3), (212, 262, 4);
         """)
