@@ -21,7 +21,7 @@ from pathlib import Path
 
 COLUMNS = ("phase", "range", "calls", "seconds", "kernels", "launching_s", "kernels_s")
 RANGES = """select e.start, e.end, coalesce(e.text, s.value) from NVTX_EVENTS e left join StringIds s on s.id = e.textId
-    where e.end is not null order by e.start, e.end desc"""
+    where e.end is not null and coalesce(e.domainId, 0) = 0 order by e.start, e.end desc"""  # libraries have domains of their own
 LAUNCHES = """select r.start, r.end - r.start, k.end - k.start from CUPTI_ACTIVITY_KIND_RUNTIME r
     join CUPTI_ACTIVITY_KIND_KERNEL k on k.correlationId = r.correlationId order by r.start"""
 

@@ -22,7 +22,6 @@ from microdreamer.core.machine import describe
 
 COURSE = Path(__file__).resolve().parents[2] / "docs" / "course"
 NSYS = ("1_profile.md", COURSE / "evidence" / "nsys.csv")
-MOST_RANGES = 5  # of a phase
 HEADER = ("date", "device", "torch", "cuda", "commit")
 
 
@@ -49,12 +48,12 @@ def evidence() -> dict[str, dict]:
 
 
 def nsys_shown() -> str:
-    """What Nsight Systems recorded of the mesh phase (see nsys.py), the longest ranges of each version, as a block of a page."""
+    """What Nsight Systems recorded of the mesh phase (see nsys.py), the ranges of each version by their time, as a block of a page."""
     with NSYS[1].open(encoding="utf-8") as file:
         rows = [{name: text if name == "range" else float(text) for name, text in row.items()} for row in csv.DictReader(file)]
     told = []
     for phase, version in enumerate(("plain PyTorch (USE_CUDA_GAUSS=0 USE_CUDA_EXTRACT=0)", "kernels"), start=1):
-        longest = sorted((row for row in rows if row["phase"] == phase), key=lambda row: -row["seconds"])[:MOST_RANGES]
+        longest = sorted((row for row in rows if row["phase"] == phase), key=lambda row: -row["seconds"])
         cells = [
             (
                 row["range"],

@@ -92,7 +92,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     for path in options.files:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            parser.error(f"{path}: {error}; expected what `python -m benchmarks.course CHAPTER --out` wrote")
         if document.get("chapter") not in DRAWN:
             parser.error(f"{path}: expected figures of {', '.join(DRAWN)}")
         target = options.folder / f"course_{document['chapter']}_{'cpu' if kind_of(document) == 'cpu' else 'gpu'}.png"

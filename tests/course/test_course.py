@@ -112,6 +112,13 @@ def test_the_program_is_told_by_phase(ran, device):
     assert "input=''" in found["launcher"]["merged without a look"] and found["launcher"]["this project's"] == "input='photo_rgba.png'"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["floor", "--device", "cuda"])
+    assert stopped.value.code == 2 and "--device cuda: not on this machine; pass --device cpu" in capsys.readouterr().err
+
+
 # ---- What the chapters rest on ----
 
 
@@ -188,18 +195,29 @@ def test_plots_are_drawn(ran, tmp_path, monkeypatch):
         assert Image.open(tmp_path / f"course_{chapter}_cpu.png").size[0] > 800
 
 
+@pytest.mark.parametrize(("text", "told"), [(None, "No such file"), ("no JSON", "Expecting value"), ("{}", "expected figures of op")])
+def test_files_that_cannot_be_drawn_are_told(text, told, tmp_path, monkeypatch, capsys):
+    if text is not None:
+        (tmp_path / "figures.json").write_text(text)
+    monkeypatch.setattr("sys.argv", ["plots", str(tmp_path / "figures.json"), "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        plots.main()
+    assert stopped.value.code == 2 and told in capsys.readouterr().err and not list(tmp_path.glob("*.png"))
+
+
 @pytest.fixture
 def export(tmp_path):
     """As nsys exports it: two phases, in the first two ranges of a name; names inline and by number; a kernel that runs late."""
     with sqlite3.connect(tmp_path / "report.sqlite") as database:
         database.executescript("""
             create table StringIds (id integer, value text);
-            create table NVTX_EVENTS (start integer, end integer, text text, textId integer);
+            create table NVTX_EVENTS (start integer, end integer, text text, textId integer, domainId integer);
             create table CUPTI_ACTIVITY_KIND_RUNTIME (start integer, end integer, correlationId integer);
             create table CUPTI_ACTIVITY_KIND_KERNEL (start integer, end integer, correlationId integer);
             insert into StringIds values (7, 'grid');
-            insert into NVTX_EVENTS values (0, 100, 'mesh', null), (10, 50, null, 7), (60, 70, null, 7), (200, 300, 'mesh', null),
-                (240, null, 'a mark', null);
+            insert into NVTX_EVENTS values (0, 100, 'mesh', null, 0), (10, 50, null, 7, 0), (60, 70, null, 7, null),
+                (200, 300, 'mesh', null, 0), (240, null, 'a mark', null, 0),
+                (-9, -5, 'a library''s', null, 1), (65, 69, 'a library''s', null, 1);
             insert into CUPTI_ACTIVITY_KIND_RUNTIME values (5, 8, 0), (12, 15, 1), (65, 69, 2), (80, 81, 3), (210, 212, 4);
             insert into CUPTI_ACTIVITY_KIND_KERNEL values (14, 34, 1), (150, 155, 2), (81, 82, 3), (212, 262, 4);
         """)
