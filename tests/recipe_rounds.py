@@ -249,6 +249,23 @@ def _(bench, key):
     assert counts == {"fixed": 7 + 4 * 3, "linear": 5 + 2 + 4 + 6 + 8, "linear_down": 5 + 10 + 8 + 6 + 4}
 
 
+@row("coarse_rounds")
+def _(bench):
+    """Pixels a side of what is rendered for an optimiser step, round by round; the prior still sees all pixels."""
+    render, sizes = GaussianModel.render, []
+
+    def watched(model, cameras, *given, **more):
+        if torch.is_grad_enabled():
+            sizes.append(cameras.width)
+        return render(model, cameras, *given, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GaussianModel, "render", watched)
+        run = bench.first("coarse_rounds=2", "total_steps=3", "init_steps=3")
+    assert sizes == [RESOLUTION // 2] * (3 + 2) + [RESOLUTION] * 2
+    assert {call.latents.shape[-1] for call in run.prior.seen} == {RESOLUTION}
+
+
 @row("lambda_sd", "ref_loss", "ref_mask_loss")
 def _(bench, key):
     """With no weight nothing moves; the mask moves no colour, the picture and the prior's views do."""

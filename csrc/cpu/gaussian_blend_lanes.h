@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "gaussian_blend.h"
+#include "gaussian_projection_lanes.h"
 #include "gaussian_raster.h"
 #include "lanes.h"
 
@@ -28,13 +29,6 @@ inline int strip_of(int block) { return block / kTile; }
 inline int first_pixel(int block) { return block * kStrip; }
 inline int pixel_at(int row, int column) { return (column / kStrip * kTile + row) * kStrip + column % kStrip; }
 inline int block_at(int row, int strip) { return strip * kTile + row / kBlockRows * kBlockRows; }
-
-template <class F>
-inline Lanes each_lane(F f) {
-  alignas(4 * kLanes) float values[kLanes];
-  for (int i = 0; i < kLanes; ++i) values[i] = static_cast<float>(f(i));
-  return load_lanes(values);
-}
 
 // Where the pixels of a tile's blocks are in the picture.
 struct PixelCentres {
@@ -208,9 +202,13 @@ inline void blend_tile_backward(const Inputs& in, const Splat* splats, const Til
       LaneMask taken;
       const Lanes weight = transmittance.blend(c, block, before, taken);
       if (!any(taken)) continue;
-      const Lanes v_red = load_lanes(v.red + i), v_green = load_lanes(v.green + i), v_blue = load_lanes(v.blue + i),
-                  v_depth = load_lanes(v.depth + i);
-      const Lanes gain = v_red * s.red + v_green * s.green + v_blue * s.blue + v_depth * s.depth + load_lanes(v.alpha + i);
+      const Lanes v_red = load_lanes(v.red + i), v_green = load_lanes(v.green + i), v_blue = load_lanes(v.blue + i);
+      Lanes gain = v_red * s.red + v_green * s.green + v_blue * s.blue + load_lanes(v.alpha + i);
+      if (v_images.depth) {  // a fit to pictures has none
+        const Lanes v_depth = load_lanes(v.depth + i);
+        gain += v_depth * s.depth;
+        depth += weight * v_depth;
+      }
       const Lanes behind = load_lanes(v.behind + i) - weight * gain;
       store_lanes(v.behind + i, behind);
       const Lanes v_alpha = before * gain - behind / (1.f - c.alpha);
@@ -218,7 +216,6 @@ inline void blend_tile_backward(const Inputs& in, const Splat* splats, const Til
       red += weight * v_red;
       green += weight * v_green;
       blue += weight * v_blue;
-      depth += weight * v_depth;
       const Lanes v_power_x = v_power * c.dx;
       m += v_power;
       mx += v_power_x;
@@ -246,7 +243,7 @@ inline void blend_tile_backward(const Inputs& in, const Splat* splats, const Til
   }
 }
 
-inline constexpr Blending kBlending{blend_tile, blend_tile_backward};
+inline constexpr Blending kBlending{project_gaussians, blend_tile, blend_tile_backward, gaussian_gradients};
 
 }  // namespace MD_LANES_NAMESPACE
 }  // namespace md::raster

@@ -40,6 +40,15 @@ void share_out(int64_t count, F f) {
   });
 }
 
+// f(begin, end) for so many Gaussians, in groups whose splats in all views stay in the cache.
+template <class F>
+void for_groups(int64_t count, F f) {
+  constexpr int64_t kTogether = 64;
+  at::parallel_for(0, count, kTogether, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += kTogether) f(first, std::min(first + kTogether, end));
+  });
+}
+
 // Which splats each tile of one view blends, nearest first.
 struct TileLists {
   std::vector<int> first;       // [tiles + 1] into `splat`
@@ -68,8 +77,11 @@ class TilesMet {
 // f(x, y) for each tile that a splat meets, row by row.
 template <class F>
 void for_tiles_met(const Inputs& in, const Splat& s, F f) {
-  const TileRect rect = visible_tiles(s, in.width, in.height);
-  const bool one_tile = rect.x1 - rect.x0 == 1 && rect.y1 - rect.y0 == 1;
+  if (s.opacity < kMinAlpha) return;
+  const auto is_one = [](const TileRect& rect) { return rect.x1 - rect.x0 == 1 && rect.y1 - rect.y0 == 1; };
+  TileRect rect = square_tiles(s.x, s.y, s.extent, in.width, in.height);
+  if (!is_one(rect)) rect = visible_tiles(s, in.width, in.height);
+  const bool one_tile = is_one(rect);
   for (int y = rect.y0; y < rect.y1; ++y) {
     for (int x = rect.x0; x < rect.x1; ++x) {
       const float left = static_cast<float>(x * kTile), top = static_cast<float>(y * kTile);
@@ -78,7 +90,7 @@ void for_tiles_met(const Inputs& in, const Splat& s, F f) {
   }
 }
 
-// Of one view. The backward pass wants slots, and takes `met` as the forward pass has left it.
+// Of one view; the backward pass wants slots.
 TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, TilesMet met, bool with_slots) {
   const int across = tiles_along(in.width), down = tiles_along(in.height);
   TileLists lists;
@@ -94,16 +106,11 @@ TileLists list_tiles(const Inputs& in, const Splat* splats, const int* order, Ti
   for (int rank = 0; rank < in.gaussians && order[rank] >= 0; ++rank) {
     const int n = order[rank];
     const size_t before = touched.size();
-    if (met && with_slots) {
+    if (met) {
       for (uint64_t tiles = met.load(n); tiles; tiles &= tiles - 1) touch(std::countr_zero(tiles));
     } else {
       if (rank + kAhead < in.gaussians && order[rank + kAhead] >= 0) fetch_ahead(splats[order[rank + kAhead]]);
-      uint64_t tiles = 0;
-      for_tiles_met(in, splats[n], [&](int x, int y) {
-        touch(y * across + x);
-        if (met) tiles |= uint64_t{1} << (y * across + x);
-      });
-      if (met) met.store(n, tiles);
+      for_tiles_met(in, splats[n], [&](int x, int y) { touch(y * across + x); });
     }
     count.emplace_back(n, static_cast<int>(touched.size() - before));
   }
@@ -158,40 +165,54 @@ std::vector<Camera> load_cameras(const Inputs& in) {
   return cameras;
 }
 
-// Gradients of the splats of some views: those of a Gaussian's hits, which lie one after the other.
-struct HitGradients {
-  std::vector<TileLists> lists;  // of all views
-  std::vector<size_t> start;     // of a view's slots in v_slots
-  std::unique_ptr<SplatGradient[]> v_slots;
-
-  SplatGradient sum(int view, int64_t n) const {
-    SplatGradient total{};
-    float* sums = reinterpret_cast<float*>(&total);
-    const SplatGradient* parts = v_slots.get() + start[view];
-    for (int slot = lists[view].first_slot[n]; slot < lists[view].first_slot[n + 1]; ++slot) {
-      const float* part = reinterpret_cast<const float*>(parts + slot);
-      for (int k = 0; k < kGradients; ++k) sums[k] += part[k];
-    }
-    return total;
-  }
-};
-
 struct Source {
-  const std::vector<Camera>& cameras;
-  const HitGradients& hits;
-  const std::vector<SplatGradient>& v_splats;  // [V,N], or empty where the hits of all views are there
-  int gaussians;
+  const Camera* cameras;
+  const Hits* hits;  // [V]
   const Camera& camera(int view) const { return cameras[view]; }
-  SplatGradient gradient(int view, int n) const {
-    return v_splats.empty() ? hits.sum(view, n) : v_splats[static_cast<int64_t>(view) * gaussians + n];
-  }
+  SplatGradient gradient(int view, int n) const { return hits[view].sum(n); }
 };
+
+bool has_fixed_colors(const Inputs& in) { return in.coefficients <= 1; }
 
 template <int K>
-void all_gaussian_gradients(const Inputs& in, const int* radii, const Source& source, const InputGradients& out) {
-  at::parallel_for(0, in.gaussians, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) gaussian_gradient<K>(in, radii, source, static_cast<int>(n), out);
-  });
+void gradients_one_by_one(const Inputs& in, const int* radii, const Source& source, int64_t begin, int64_t end, const InputGradients& out) {
+  for (int64_t n = begin; n < end; ++n) gaussian_gradient<K>(in, radii, source, static_cast<int>(n), out);
+}
+
+void gaussian_gradients(const Inputs& in, const int* radii, const Source& source, int64_t begin, int64_t end, const InputGradients& out) {
+  if (has_fixed_colors(in)) return blending().gaussians(in, source.cameras, radii, source.hits, begin, end, out);
+  switch (in.coefficients) {
+    case 4:
+      return gradients_one_by_one<4>(in, radii, source, begin, end, out);
+    case 9:
+      return gradients_one_by_one<9>(in, radii, source, begin, end, out);
+    default:
+      return gradients_one_by_one<16>(in, radii, source, begin, end, out);
+  }
+}
+
+// Splats, radii and tiles met of Gaussians [begin, end) in all views.
+void project(const Inputs& in, const std::vector<Camera>& cameras, int64_t begin, int64_t end, const State& state) {
+  const int64_t count = in.gaussians;
+  if (has_fixed_colors(in)) {
+    blending().project(in, cameras.data(), begin, end, state);
+  } else {
+    for (int view = 0; view < in.views; ++view) {
+      for (int64_t n = begin; n < end; ++n)
+        state.radii[view * count + n] = make_splat(in, cameras[view], view, static_cast<int>(n), state.splats[view * count + n]);
+    }
+  }
+  const int across = tiles_along(in.width);
+  for (int64_t view = 0; view < in.views; ++view) {
+    const TilesMet met(in, state, view);
+    if (!met) continue;
+    for (int64_t n = begin; n < end; ++n) {
+      if (state.radii[view * count + n] <= 0) continue;
+      uint64_t tiles = 0;
+      for_tiles_met(in, state.splats[view * count + n], [&](int x, int y) { tiles |= uint64_t{1} << (y * across + x); });
+      met.store(static_cast<int>(n), tiles);
+    }
+  }
 }
 
 }  // namespace
@@ -199,12 +220,7 @@ void all_gaussian_gradients(const Inputs& in, const int* radii, const Source& so
 void forward_cpu(const Inputs& in, const State& state, const Images& images) {
   const int64_t count = in.gaussians;
   const std::vector<Camera> cameras = load_cameras(in);
-  at::parallel_for(0, in.views * count, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int view = static_cast<int>(i / count);
-      state.radii[i] = make_splat(in, cameras[view], view, static_cast<int>(i % count), state.splats[i]);
-    }
-  });
+  for_groups(count, [&](int64_t begin, int64_t end) { project(in, cameras, begin, end, state); });
   std::vector<TileLists> lists(in.views);
   at::parallel_for(0, in.views, 1, [&](int64_t begin, int64_t end) {
     for (int64_t view = begin; view < end; ++view) {
@@ -227,50 +243,48 @@ void forward_cpu(const Inputs& in, const State& state, const Images& images) {
 void backward_cpu(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images, const InputGradients& out) {
   const int64_t count = in.gaussians;
   const int across = tiles_along(in.width), tiles = across * tiles_along(in.height);
-  HitGradients all;
-  all.lists.resize(in.views);
-  all.start.resize(in.views);
+  std::vector<TileLists> lists(in.views);
   at::parallel_for(0, in.views, 1, [&](int64_t begin, int64_t end) {
     for (int64_t view = begin; view < end; ++view)
-      all.lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, TilesMet(in, state, view), true);
+      lists[view] = list_tiles(in, state.splats + view * count, state.order + view * count, TilesMet(in, state, view), true);
   });
-  std::vector<SplatGradient> v_splats;
+  std::vector<Hits> hits(in.views);
+  std::unique_ptr<SplatGradient[]> v_slots;
+  std::vector<SplatGradient> v_splats;  // [V,N], where the hits are too many to be there together
+  std::vector<int> one_each;
   for (int64_t first_view = 0, last_view; first_view < in.views; first_view = last_view) {
-    size_t hits = 0;
+    size_t slots = 0;
+    std::vector<size_t> start;
     for (last_view = first_view; last_view < in.views; ++last_view) {
-      if (last_view > first_view && hits + all.lists[last_view].splat.size() > kHitsAtOnce) break;
-      all.start[last_view] = hits;
-      hits += all.lists[last_view].splat.size();
+      if (last_view > first_view && slots + lists[last_view].splat.size() > kHitsAtOnce) break;
+      start.push_back(slots);
+      slots += lists[last_view].splat.size();
     }
-    all.v_slots.reset(new SplatGradient[hits]);  // not zeroed: every slot is written
+    v_slots.reset(new SplatGradient[slots]);  // not zeroed: every slot is written
+    for (int64_t view = first_view; view < last_view; ++view)
+      hits[view] = {lists[view].first_slot.data(), &v_slots[start[view - first_view]]};
     share_out((last_view - first_view) * tiles, [&](int64_t i) {
       const int view = static_cast<int>(first_view + i / tiles), tile = static_cast<int>(i % tiles);
-      const TileLists& list = all.lists[view];
+      const TileLists& list = lists[view];
       const int first = list.first[tile], last = list.first[tile + 1];
       const Tile own{list.splat.data() + first, list.splat.data() + last, view, tile % across * kTile, tile / across * kTile};
-      SplatGradient* v_slots = all.v_slots.get() + all.start[view];
-      blending().backward(in, state.splats + view * count, own, images, v_images, list.slot.data() + first, v_slots);
+      SplatGradient* v_view = v_slots.get() + start[view - first_view];
+      blending().backward(in, state.splats + view * count, own, images, v_images, list.slot.data() + first, v_view);
     });
     if (first_view == 0 && last_view == in.views) break;
     v_splats.resize(in.views * count);
     at::parallel_for(first_view * count, last_view * count, 256, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) v_splats[i] = all.sum(static_cast<int>(i / count), i % count);
+      for (int64_t i = begin; i < end; ++i) v_splats[i] = hits[i / count].sum(i % count);
     });
   }
-  const std::vector<Camera> cameras = load_cameras(in);
-  const Source source{cameras, all, v_splats, in.gaussians};
-  switch (in.coefficients) {
-    case 0:
-      return all_gaussian_gradients<0>(in, state.radii, source, out);
-    case 1:
-      return all_gaussian_gradients<1>(in, state.radii, source, out);
-    case 4:
-      return all_gaussian_gradients<4>(in, state.radii, source, out);
-    case 9:
-      return all_gaussian_gradients<9>(in, state.radii, source, out);
-    default:
-      return all_gaussian_gradients<16>(in, state.radii, source, out);
+  if (!v_splats.empty()) {
+    one_each.resize(count + 1);
+    std::iota(one_each.begin(), one_each.end(), 0);
+    for (int64_t view = 0; view < in.views; ++view) hits[view] = {one_each.data(), v_splats.data() + view * count};
   }
+  const std::vector<Camera> cameras = load_cameras(in);
+  const Source source{cameras.data(), hits.data()};
+  for_groups(count, [&](int64_t begin, int64_t end) { gaussian_gradients(in, state.radii, source, begin, end, out); });
 }
 
 }  // namespace md::raster

@@ -186,6 +186,12 @@ inline Lanes load_lanes(const float* from) {
   std::memcpy(&r, from, sizeof r);
   return r;
 }
+template <class F>
+inline Lanes each_lane(F f) {
+  alignas(4 * kLanes) float values[kLanes];
+  for (int i = 0; i < kLanes; ++i) values[i] = static_cast<float>(f(i));
+  return load_lanes(values);
+}
 inline bool any(LaneMask mask) { return bits(mask) != 0; }
 inline void store_lanes(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
 

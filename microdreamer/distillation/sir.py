@@ -20,6 +20,7 @@ from microdreamer.core.cuda_graphs import GraphedStep
 from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS, VIEWS_WEIGHT
 from microdreamer.distillation.schedules import Round
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
 from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 from microdreamer.images.reference import Reference
@@ -132,19 +133,22 @@ def refine_latents(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    temperature: float = FULL_NOISE,
     shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """The hybrid forward process and the way back (section 4.2): noise to t1, DDIM inversion to t2, guided denoising.
 
-    latents [V,...] are encoded renders; in a round that starts from noise only their shape matters.
+    latents [V,...] are encoded renders; in a round that starts from noise only their shape matters. All noise is `temperature` times
+    the schedule's, as in `ddim_sample`.
     """
-    noise = normal(latents.shape, generator, latents.device)
+    noise = temperature * normal(latents.shape, generator, latents.device)
     if turn.starts_from_noise:
         noisy = noise
     else:
         noisy = prior.schedule.add_noise(latents, noise, turn.inversion[0])
         noisy = ddim_invert(prior, noisy, cameras, condition, turn.inversion, on_step, shortcuts)
-    return ddim_sample(prior, noisy, cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step, shortcuts=shortcuts)
+    told = cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step
+    return ddim_sample(prior, noisy, *told, temperature=temperature, shortcuts=shortcuts)
 
 
 @torch.no_grad()
@@ -159,6 +163,7 @@ def repair(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    temperature: float = FULL_NOISE,
     shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """What the prior makes of `renders` [V,3,S,S] in [0,1]: pictures of the same shape and range to fit to."""
@@ -166,8 +171,14 @@ def repair(
         latents = renders.new_empty(prior.latent_shape(len(renders)))
     else:
         latents = prior.encode(_resize(renders, prior.resolution), generator)
-    latents = refine_latents(prior, latents, cameras, condition, turn, guidance_scale, eta, generator, on_step, shortcuts)
+    told = cameras, condition, turn, guidance_scale, eta, generator, on_step
+    latents = refine_latents(prior, latents, *told, temperature, shortcuts)
     return _resize(prior.decode(latents).clamp(0, 1), renders.shape[-1]).clamp(0, 1)
+
+
+def smaller(size: int, shrink: int) -> int:
+    """A side of `size` pixels shrunk `shrink` times."""
+    return max(size // shrink, 1)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -208,10 +219,12 @@ class Fitter:
         ref_loss: float = REF_LOSS,
         ref_mask_loss: float = REF_MASK_LOSS,
     ) -> None:
-        self.representation, self.reference, self.background, self.learn = representation, reference, background, learn
+        self.representation, self.background, self.learn = representation, background, learn
         self.weights = {"weight": weight, "ref_loss": ref_loss, "ref_mask_loss": ref_mask_loss}
+        self._references = {1: reference}  # by how many times they are shrunk
         self._graphed = GraphedStep(self._one_step, background.device)
         self._watched: tuple[Cameras, Cameras] | None = None  # cameras last given, and those with the reference's
+        self._shrink = 1  # of these
 
     @property
     def graphs(self) -> bool:
@@ -229,36 +242,50 @@ class Fitter:
         targets: Tensor,
         turn: Round,
         *,
+        shrink: int = 1,
         before_step: Callable[[int], None] = lambda step: None,
         after_step: Callable[[int], bool] = lambda step: False,
         on_step: OnStep | None = None,
     ) -> float:
         """Fit to `targets` [V,3,S,S] (and the reference) for the optimiser steps of the round; returns the last loss.
 
+        All of these and the renders are `shrink` times smaller a side, and a pixel weighs as much as those that it stands for.
         `before_step` and `after_step` take the global step: the one sets learning rates, the other says whether it has replaced
         the representation's tensors, by growing or pruning.
         """
+        if shrink > 1:
+            size = smaller(targets.shape[-1], shrink)
+            cameras, targets = cameras.resized(size, size), F.interpolate(targets, (size, size), mode="area")
         loss = targets.new_zeros(())
         for done, step in enumerate(turn.steps, start=1):
             before_step(step)
-            loss = self.step(cameras, targets)
+            loss = self.step(cameras, targets, shrink)
             if after_step(step):
                 self._graphed.reset()
             if on_step:
                 on_step(done, len(turn.steps), {})
         return float(loss)  # read once a round: reading every step would hold up a GPU
 
-    def step(self, cameras: Cameras, targets: Tensor) -> Tensor:
-        """One step; returns its loss, a scalar tensor."""
+    def step(self, cameras: Cameras, targets: Tensor, shrink: int = 1) -> Tensor:
+        """One step on views that are shrunk already; returns its loss, a scalar tensor."""
         if self._watched is None or self._watched[0] is not cameras:
-            self._watched = cameras, cameras if self.reference is None else concatenate([cameras, self.reference.camera])
+            reference = self._reference(shrink)
+            self._watched = cameras, cameras if reference is None else concatenate([cameras, reference.camera])
+            self._shrink = shrink
         watched = self._watched[1]
         return self._graphed(watched.world_to_camera, watched.intrinsics, targets)
+
+    def _reference(self, shrink: int) -> Reference | None:
+        whole = self._references[1]
+        if shrink not in self._references and whole is not None:
+            self._references[shrink] = whole.resized(smaller(whole.camera.width, shrink))
+        return self._references.get(shrink)
 
     def _one_step(self, world_to_camera: Tensor, intrinsics: Tensor, targets: Tensor) -> Tensor:
         cameras = dataclasses.replace(self._watched[1], world_to_camera=world_to_camera, intrinsics=intrinsics)
         rendering = self.representation.render(cameras, self.background)
-        loss = reconstruction_loss(rendering, targets, self.reference, **self.weights)
+        weights = {name: self._shrink**2 * weight for name, weight in self.weights.items()}
+        loss = reconstruction_loss(rendering, targets, self._reference(self._shrink), **weights)
         loss.backward()
         self.learn(rendering)
         return loss.detach()

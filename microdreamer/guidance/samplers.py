@@ -12,6 +12,7 @@ from cam_utils import Cameras
 from microdreamer.core import profiler
 from microdreamer.core.transfer import send
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 
 OnStep = Callable[[int, int, dict[str, float]], None]  # step (from 1), total, metrics
@@ -36,21 +37,23 @@ def ddim_sample(
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
     end: int = -1,
+    temperature: float = FULL_NOISE,
     shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """Latents [V,...] at level `end`, the clean sample unless told, from `latents`, which are at `levels[0]` (or are a shape: noise there).
 
-    `levels` falls, and `end` lies below them. DDIM, Song et al. 2021.
+    `levels` falls, and `end` lies below them. DDIM, Song et al. 2021. All noise drawn here is `temperature` times the schedule's: less
+    of it draws nearer to what is likeliest, and at 0 nothing is left to chance.
     """
     if any(b >= a for a, b in itertools.pairwise([*levels, end])) or not levels:
         raise ValueError(f"levels {list(levels)} down to {end}: expected at least one, falling")
     if not isinstance(latents, Tensor):
-        latents = normal(latents, generator, cameras.device)
+        latents = temperature * normal(latents, generator, cameras.device)
     # Noise for all steps at once: a copy to a GPU between two steps would wait for the first of them.
     fresh = [None] * len(levels)
     if eta > 0:
         drawn_on = latents.device if generator is None else generator.device
-        fresh = torch.stack([normal(latents.shape, generator, drawn_on) for _ in levels]).to(latents.device)
+        fresh = temperature * torch.stack([normal(latents.shape, generator, drawn_on) for _ in levels]).to(latents.device)
     with prior.sharing_features(shortcuts.feature_interval):
         for index, (t, t_next) in enumerate(itertools.pairwise([*levels, end])):
             noise = prior.predict_noise(latents, t, cameras, condition, shortcuts.scale_at(t, prior.schedule, guidance_scale))

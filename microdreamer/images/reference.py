@@ -33,6 +33,11 @@ class Reference:
         """One view at a time."""
         return [Reference(self.camera[index], self.image[index, None], self.mask[index, None]) for index in range(len(self.camera))]
 
+    def resized(self, size: int) -> Reference:
+        """The same views with fewer pixels, `size` a side, each the mean of those that it covers."""
+        image, mask = (F.interpolate(layer, (size, size), mode="area") for layer in (self.image, self.mask))
+        return Reference(self.camera.resized(size, size), image, mask)
+
 
 def on_white(rgba: Tensor) -> Tensor:
     """Pictures [B,3,H,W] on white, from straight RGBA [B,4,H,W], both in [0,1]."""

@@ -19,7 +19,7 @@ from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS,
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
 from microdreamer.gaussians import COUNT, GRAD_THRESHOLD, MESH_RESOLUTION, OTHER_FORMATS, PERCENT_DENSE, UPS, LearningRates
 from microdreamer.guidance import PRECISIONS, PRIORS
-from microdreamer.guidance.names import WHOLE
+from microdreamer.guidance.names import FULL_NOISE, WHOLE
 from microdreamer.kernels import FIELD_BLOCKS
 from microdreamer.meshes import MESH_FACES, TEXTURE_SIZE, VERTEX_STEPS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
@@ -83,6 +83,7 @@ class Config:
     t_end: float = number(0.2, 0, 1, "fraction towards which the start moves")
     inv_r: float = number(0.6, 1e-3, 1, "level reached by noise as a fraction of the top level; DDIM inversion does the rest")
     eta: float = number(0.5, 0, 1, "fresh noise while denoising: 0 none (DDIM), 1 ancestral")
+    temperature: float = number(FULL_NOISE, 0, 1, "noise of the rounds, as a share of the schedule's: less draws what is likelier")
     cfg_interval: Any = pair(WHOLE, 0, 1, "fractions of the schedule between which cfg guides; elsewhere the conditional branch alone")
     feature_interval: int = number(1, 1, 999, "levels that share one evaluation of the prior's deep features; more is faster and worse")
 
@@ -105,6 +106,7 @@ class Config:
         STEPS_SCHEDULES,
         "optimiser steps over the rounds, from steps_min to steps_max or back; fixed takes steps_max",
     )
+    coarse_rounds: int = number(0, 0, 10_000, "rounds, from the first, that are fitted at half of ref_size")
     lambda_sd: float = number(VIEWS_WEIGHT, 0, 1e6, "weight of the prior's views")
     ref_loss: float = number(REF_LOSS, 0, 1e6, "weight of the picture's colours")
     ref_mask_loss: float = number(REF_MASK_LOSS, 0, 1e6, "weight of the picture's mask")

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 TEXTURE_VIEW = 512  # px of the picture where it colours the mesh
 PREVIEW_VIEW = 256  # px
+COARSE = 2  # times smaller a side are views in the fit of the first `coarse_rounds`
 NOTHING_TO_MAKE = 'nothing to make: pass input=picture.png, prompt="a sentence", or both'
 PLAN_KEYS = ("total_steps", "denoise_steps", "t_start", "t_end", "inv_r", "init_steps", "steps_min", "steps_max", "steps_schedule")
 LEARNING_KEYS = tuple(field.name for field in dataclasses.fields(LearningRates))
@@ -158,11 +159,11 @@ def run_rounds(job: Job, progress: Progress) -> None:
             with torch.no_grad():
                 renders = model.render(cameras, background).image
             given = prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator
-            targets = sir.repair(*given, progress.after_prior_step, config.shortcuts)
+            targets = sir.repair(*given, progress.after_prior_step, config.temperature, config.shortcuts)
         with progress.watch.phase("fit", announce=False):
-            loss = fitter.fit(
-                cameras, targets, turn, before_step=model.update_learning_rate, after_step=grow, on_step=progress.after_fit_step
-            )
+            shrink = COARSE if turn.index < config.coarse_rounds else 1
+            watchers = {"before_step": model.update_learning_rate, "after_step": grow, "on_step": progress.after_fit_step}
+            loss = fitter.fit(cameras, targets, turn, shrink=shrink, **watchers)
         progress.end_round(loss)
 
 

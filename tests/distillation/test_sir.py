@@ -197,6 +197,22 @@ def test_targets_equal_the_published_loops(parity, monkeypatch, file, case, top,
     assert float((out - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("from_noise", [True, False])
+def test_without_noise_a_round_leaves_nothing_to_chance(from_noise):
+    """At temperature 0 two seeds give the same targets; at 1 they differ."""
+    prior, cameras = StubPrior(lambda latents, t, _scale: 0.3 * latents), turntable(4)
+    plan = {"total_steps": 2, "denoise_steps": 4, "t_start": 0.8, "t_end": 0.8, "inv_r": 1.0}
+    rounds = plan_rounds(prior.schedule, **plan, init_steps=1, steps_min=1, steps_max=1)
+    turn = rounds[0 if from_noise else 1]
+    assert turn.starts_from_noise == from_noise
+
+    def targets(seed, temperature):
+        renders = torch.full((4, 3, 8, 8), 0.4)
+        return sir.repair(prior, renders, cameras, None, turn, 1.0, 1.0, torch.Generator().manual_seed(seed), temperature=temperature)
+
+    assert torch.equal(targets(1, 0.0), targets(2, 0.0)) and not torch.equal(targets(1, 1.0), targets(2, 1.0))
+
+
 def test_elevation_ranges_equal_the_goldens(parity):
     rows = np.load(parity("priors/cameras.npz"))["view_sampling.minver_maxver_elev_lo_hi"]
     for min_ver, max_ver, elevation, low, high in rows.tolist():
@@ -271,6 +287,61 @@ def test_fit_follows_targets_and_reference():
     torch.testing.assert_close(picture.pixels[:4, :3].detach(), targets, rtol=0, atol=0.03)
     torch.testing.assert_close(picture.pixels[4:, :3].detach(), reference.image, rtol=0, atol=0.03)
     assert loss < 10
+
+
+class Blocks:
+    """Pictures of whole blocks of pixels, whatever their size: what is shrunk shows the same."""
+
+    def __init__(self, blocks):
+        self.blocks, self.sizes = blocks.clone().requires_grad_(), []
+
+    def render(self, cameras, background):
+        self.sizes.append((cameras.height, cameras.width))
+        assert cameras.world_to_camera.shape[0] == len(self.blocks)
+        pixels = torch.nn.functional.interpolate(self.blocks, (cameras.height, cameras.width), mode="nearest")
+        self.image, self.alpha = pixels[:, :3], pixels[:, 3:]
+        torch.testing.assert_close(cameras.intrinsics, torch.tensor([[cameras.width / 16] * 4]) * whole_cameras().intrinsics)
+        return self
+
+
+def whole_cameras():
+    return turntable(5, width=16, height=16)
+
+
+def test_a_shrunk_fit_sees_fewer_pixels_that_weigh_as_much():
+    generator = torch.Generator().manual_seed(0)
+    shown, wanted, picture = (torch.rand(count, 4, 4, 4, generator=generator) for count in (5, 4, 1))
+    large = [torch.nn.functional.interpolate(part, (16, 16), mode="nearest") for part in (wanted, picture)]
+    cameras, reference = whole_cameras()[:4], sir.Reference(whole_cameras()[4:], large[1][:, :3], large[1][:, 3:])
+    turn = plan_rounds(
+        NoiseSchedule.scaled_linear(), total_steps=1, denoise_steps=5, t_start=1, t_end=0, inv_r=1, init_steps=1, steps_min=1, steps_max=1
+    )[0]
+
+    def fitted(shrink):
+        blocks = Blocks(shown)
+        fitter = sir.Fitter(blocks, reference, torch.ones(3), lambda _rendering: None, ref_mask_loss=1.0)
+        loss = fitter.fit(cameras, large[0][:, :3], turn, shrink=shrink)
+        return blocks.sizes, loss, blocks.blocks.grad
+
+    _, whole_loss, whole_gradient = fitted(1)
+    for shrink in (2, 4):
+        sizes, loss, gradient = fitted(shrink)
+        assert sizes == [(16 // shrink, 16 // shrink)]
+        assert loss == pytest.approx(whole_loss, rel=1e-5)
+        torch.testing.assert_close(gradient, whole_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_one_fitter_goes_from_shrunk_views_to_whole_ones():
+    """As a run does: the reference of each size is compared with renders of that size."""
+    blocks, generator = Blocks(torch.full((5, 4, 4, 4), 0.5)), torch.Generator().manual_seed(0)
+    cameras, targets = whole_cameras()[:4], torch.rand(4, 3, 16, 16, generator=generator)
+    reference = sir.Reference(whole_cameras()[4:], torch.rand(1, 3, 16, 16, generator=generator), torch.ones(1, 1, 16, 16))
+    fitter = sir.Fitter(blocks, reference, torch.ones(3), lambda _rendering: None)
+    plan = {"total_steps": 2, "denoise_steps": 5, "t_start": 1, "t_end": 0, "inv_r": 1, "init_steps": 2, "steps_min": 1, "steps_max": 1}
+    first, second = plan_rounds(NoiseSchedule.scaled_linear(), **plan)
+    fitter.fit(cameras, targets, first, shrink=2)
+    fitter.fit(cameras, targets, second)
+    assert blocks.sizes == [(8, 8), (8, 8), (16, 16)]
 
 
 def test_sir_recovers_an_object_that_the_prior_knows():
