@@ -64,6 +64,20 @@ def _(bench):
     assert {call.scale for call in bench.first("cfg=2.5", "inv_r=1").prior.seen} == {2.5}
 
 
+@row("temperature")
+def _(bench):
+    """All noise of a run is the same as ever, times the temperature: what the rounds start from, and what is added on the way."""
+    full, half = (bench.first("total_steps=1", "eta=1", f"temperature={value}").prior for value in (1.0, 0.5))
+    torch.testing.assert_close(half.seen[0].latents, 0.5 * full.seen[0].latents)
+
+    def fresh(prior):
+        here, there = prior.seen[:2]
+        return there.latents - prior.schedule.step(here.latents, here.noise, here.t, there.t, 1.0, torch.zeros_like(here.latents))
+
+    torch.testing.assert_close(fresh(half), 0.5 * fresh(full), rtol=0, atol=1e-4)
+    assert float(fresh(full).std()) > 0.01
+
+
 @row("cfg_interval")
 def _(bench):
     seen = bench.first("cfg=2.5", "cfg_interval=[0.3,0.6]", "inv_r=1").prior.seen
