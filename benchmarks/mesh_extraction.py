@@ -150,9 +150,7 @@ def measure(name: str, model: GaussianModel, options: argparse.Namespace) -> lis
     with tempfile.TemporaryDirectory() as folder:
 
         def write() -> None:
-            png = mesh_io.encoded_texture(mesh)
-            mesh_io.write_obj(mesh, Path(folder) / "mesh.obj", png)
-            mesh_io.write_glb(mesh, Path(folder) / "mesh.glb", png)
+            mesh_io.write_mesh(mesh, Path(folder) / "mesh")
 
         phase("writing", write)
     total = sum(row.figures["median_ms"] for row in rows if not row.figures["phase"].startswith(" "))

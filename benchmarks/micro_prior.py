@@ -29,8 +29,6 @@ GUIDANCE = 2.0
 # Relative L2 from the branches in float32, by what is multiplied in. Their own rounding is some 1e-7, and 1e-2 where every product rounds
 # to 2^-9, as it does in bfloat16 and (to 2^-11) in TF32; guidance magnifies it. A branch in the place of the guided result is off by 0.5.
 LARGEST_ERROR = {torch.float32: 1e-5, torch.bfloat16: 16 * 2**-9}
-
-
 BRANCHES = {"guided": GUIDANCE, "conditional": 1.0, "unconditional": None}  # guidance scales
 
 

@@ -138,11 +138,11 @@ def benchmark(name: str, parts: Parts, repeats: int, compiled: bool, tiny: bool)
     if device.type == "cuda":  # the same network as it is published
         configs = configurations(name, tiny)
         prior.network = random_module(configs["unet"], device, list(configs).index("unet"), parts.dtype)
-        prior.call = type(prior.call)(prior._network)
+        prior.call = type(prior.call)(prior._noise)
         row("guided, CUDA graph, channels first", guided, tflop, plain)
         if compiled:
             prior.network.forward = torch.compile(prior.network.forward)
-            prior.call = type(prior.call)(prior._network)
+            prior.call = type(prior.call)(prior._noise)
             row("guided, CUDA graph, compiled", guided, tflop, plain)
     return rows
 

@@ -3,13 +3,14 @@
     python -m benchmarks.stages [--config configs/micro.yaml] [--out results.json] [key=value ...]
 
     python scripts/make_random_checkpoint.py stable_zero123 /tmp/random
-    python -m benchmarks.stages --config configs/image_sai.yaml prior_path=/tmp/random
+    python -m benchmarks.stages --config configs/image_sai.yaml prior_path=/tmp/random [--object test_data/objects_small.npz]
 
 These are main.py's and main2.py's own runs, files included, one after the other in this process: the first as a user finds it (except for
 the start of Python and PyTorch), then --warm more of each with other seeds, for which the prior is in memory, CUDA graphs are captured
 and libraries are loaded. The second stage refines what the first has written, and shares its prior. A phase ends when the device has
 done its work; `rest` is what the programs do between the phases. Every run must have done the same work (rounds, optimiser steps,
-evaluations of the prior), or the script ends without a table. Random weights draw noise; its time is real.
+evaluations of the prior), or the script ends without a table. Random weights draw noise; its time is real. With --object, true views of
+the first object of a pack take the place of what the decoder draws, which works as ever: then surface and charts are an object's.
 
 There is no floor: what a run cannot do without is told phase by phase in docs/benchmarks_runs.md.
 """
@@ -27,17 +28,24 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from benchmarks.rows import Bench, Row
 from benchmarks.timing import Timing, write_json
+from cam_utils import Cameras
 from microdreamer.core.errors import UserError
 from microdreamer.core.machine import choose_device, describe, provenance
+from microdreamer.evaluation.image_to_3d import INPUT_ELEVATION, input_picture
 from microdreamer.guidance import load_prior
 from microdreamer.guidance.base import Prior
 from microdreamer.pipeline.commands import run_make, run_refine
 from microdreamer.pipeline.config import Config, load_config
+from microdreamer.shapes.packed import PackedMeshes, load_packed
+from microdreamer.shapes.render import over_white, render_views
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = str(ROOT / "test_data" / "robot_rgba.png")
@@ -100,7 +108,32 @@ def work_of(records: dict[str, dict]) -> dict[str, dict]:
     return {name: {key: record[key] for key in WORK if key in record} for name, record in records.items()}
 
 
-def measure(config: Config, device: torch.device, warm_runs: int, stages: list[str]) -> tuple[list[Seconds], list[dict]]:
+def show(prior: Prior, meshes: PackedMeshes) -> None:
+    """Have `prior` evaluate and decode as ever, and then give the object's true views from the cameras that it was last asked for."""
+    predict, decode, asked = prior.predict_noise, prior.decode, []
+
+    def predict_noise(latents: Tensor, t: int, cameras: Cameras, *rest: Any) -> Tensor:
+        asked[:] = [cameras]
+        return predict(latents, t, cameras, *rest)
+
+    def decoded(latents: Tensor) -> Tensor:
+        decode(latents)
+        return over_white(render_views(meshes, 0, asked[0].resized(prior.resolution, prior.resolution)))
+
+    vars(prior).update(predict_noise=predict_noise, decode=decoded)
+
+
+def of_object(config: Config, meshes: PackedMeshes, folder: str) -> Config:
+    """The configuration with a picture of the first object, which is written to `folder`."""
+    path = Path(folder) / "object_rgba.png"
+    rgba = (input_picture(meshes, 0, config) * 255).round().byte().permute(1, 2, 0)
+    Image.fromarray(rgba.cpu().numpy()).save(path)
+    return dataclasses.replace(config, input=str(path), elevation=INPUT_ELEVATION, recenter=False)
+
+
+def measure(
+    config: Config, device: torch.device, warm_runs: int, stages: list[str], meshes: PackedMeshes | None = None
+) -> tuple[list[Seconds], list[dict]]:
     """Seconds and records of the first run and of the warm ones. Raises SystemExit where their work is not the same."""
     started = time.perf_counter()
     try:
@@ -110,6 +143,8 @@ def measure(config: Config, device: torch.device, warm_runs: int, stages: list[s
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     loading = time.perf_counter() - started
+    if meshes is not None:
+        show(prior, meshes)
     runs, records = [], []
     for number in range(1 + warm_runs):
         seconds, found = run_both(dataclasses.replace(config, seed=config.seed + number), prior, device, stages)
@@ -191,6 +226,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/micro.yaml"))
     parser.add_argument("--warm", type=int, default=2, help="warm runs after the first")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="the second needs what the first writes")
+    parser.add_argument("--object", type=Path, help="a pack of meshes: show its first one in place of what the prior draws")
     parser.add_argument("--out", type=Path, help="also write JSON here")
     options, words = parser.parse_known_args()
     try:
@@ -202,8 +238,10 @@ def main() -> None:
         parser.error(str(error))
     header = provenance(device)
     print(describe(header), flush=True)
+    meshes = load_packed(options.object).to(device) if options.object else None
     with tempfile.TemporaryDirectory() as folder:
-        runs, records = measure(dataclasses.replace(config, outdir=folder, save_path=NAME), device, options.warm, options.stages)
+        config = config if meshes is None else of_object(config, meshes, folder)
+        runs, records = measure(dataclasses.replace(config, outdir=folder, save_path=NAME), device, options.warm, options.stages, meshes)
     rows = rows_of(runs, config)
     print(f"\n{options.config}: seconds, warm: median (least to most) of {options.warm}\n")
     print("| stage | phase | first | warm | the originals, image_sai.yaml on an H200 |\n| --- | --- | --- | --- | --- |")

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.course import originals
+from benchmarks.course.scene import figure
 from benchmarks.extract_fields import TOLERANCE, object_like_gaussians
 from benchmarks.timing import Timing, busy_milliseconds, time_calls, write_json
 from microdreamer.core.machine import describe, provenance
@@ -108,11 +109,6 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def figure(value: float | None) -> str:
-    """Three digits, all of the whole ones."""
-    return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 class Table:
     """The rows so far; a speed-up is told against the plain row of the same job."""
 
@@ -163,7 +159,7 @@ class Table:
         return f"| {' | '.join(cells)} |"
 
 
-def headline(rows: list[dict], count: int) -> str:
+def course_table(rows: list[dict], count: int) -> str:
     """The course's table of the density field of `count` Gaussians."""
 
     def told(version: str, device: str, key: str) -> float | None:
@@ -345,7 +341,7 @@ def main() -> None:
     for wanted in possible(MESH, [options.mesh_count], options.mesh_devices):
         add_meshes(table, wanted, options.resolution)
     count = options.counts[0]
-    print(f"\nThe density field of {count} Gaussians on {options.resolution}^3 points:\n\n{headline(table.rows, count)}")
+    print(f"\nThe density field of {count} Gaussians on {options.resolution}^3 points:\n\n{course_table(table.rows, count)}")
     if missing:
         print("\nNot measured:")
         print("\n".join(dict.fromkeys(f"- {entry['row']}: {entry['reason']}" for entry in missing)))

@@ -1,4 +1,4 @@
-// The arguments of extract_fields, checked, as its kernels take them.
+// The arguments of extract_fields and of gaussian_3d_coeff, checked; those of the first as its kernels take them.
 #pragma once
 
 #include "checks.h"
@@ -32,6 +32,16 @@ inline FieldParams field_params(const at::Tensor& means, const at::Tensor& covs,
   params.grid.num_blocks = static_cast<int>(num_blocks);
   params.grid.margin = static_cast<float>(relax_ratio * 2.0 / static_cast<double>(num_blocks));
   return params;
+}
+
+// Of the weights of N pairs: offsets [N,3] and covariances [N,6] of one type.
+inline void check_coeff_arguments(const at::Tensor& xyzs, const at::Tensor& covs) {
+  TORCH_CHECK_VALUE(xyzs.scalar_type() == at::kFloat || xyzs.scalar_type() == at::kDouble, "xyzs: expected float32 or float64, got ",
+                    xyzs.scalar_type());
+  check_tensor(xyzs, "xyzs", xyzs.scalar_type(), xyzs.device());
+  check_shape(xyzs, "xyzs", {-1, 3});
+  check_tensor(covs, "covs", xyzs.scalar_type(), xyzs.device());
+  check_shape(covs, "covs", {xyzs.size(0), 6});
 }
 
 inline void check_finite(const at::Tensor& tensor, const char* name) {

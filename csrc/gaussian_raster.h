@@ -54,9 +54,9 @@ void forward_cpu(const Inputs& in, const State& state, const Images& images);
 void backward_cpu(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images, const InputGradients& out);
 
 #if defined(MD_WITH_CUDA) || defined(__CUDACC__)
-// The workspaces are scratch memory of the sizes told, aligned to 256 bytes. Nothing here waits for the device.
+// The workspaces are scratch memory of the sizes told (`bytes`), aligned to 256 bytes. Nothing here waits for the device.
 size_t forward_workspace_bytes(const Inputs& in);
-cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream);
+cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, size_t bytes, cudaStream_t stream);
 size_t backward_workspace_bytes(const Inputs& in, bool deterministic);
 cudaError_t backward_cuda(const Inputs& in, const State& state, const Images& images, const ImageGradients& v_images,
                           const InputGradients& out, bool deterministic, void* workspace, cudaStream_t stream);

@@ -10,12 +10,13 @@ namespace md::raster {
 constexpr int kMaxCoefficients = 16;  // of the harmonics of degree 3
 constexpr int kSplatFloats = 12;      // sizeof(Splat) / sizeof(float)
 constexpr int kGradients = 10;        // sizeof(SplatGradient) / sizeof(float)
+constexpr float kMinLength = 1e-12f;  // of a quaternion: what is shorter is divided by this, as torch.nn.functional.normalize does
 
 // All pointers are to contiguous float32. N Gaussians, V views, K coefficients of the harmonics.
 struct Inputs {
   const float* means;            // [N,3]
   const float* scales;           // [N,3]
-  const float* rotations;        // [N,4] unit quaternions wxyz
+  const float* rotations;        // [N,4] quaternions wxyz, unit ones unless `normalizes`
   const float* opacities;        // [N]
   const float* colors;           // [N,3], or null: sh
   const float* sh;               // [N,K,3], or null: colors
@@ -29,6 +30,7 @@ struct Inputs {
   int width;
   int height;
   float scale_modifier;
+  bool normalizes;  // rotations
 };
 
 struct ImageGradients {  // each may be null
@@ -59,7 +61,7 @@ struct alignas(16) Splat {
 static_assert(sizeof(Splat) == kSplatFloats * sizeof(float));
 
 // Loss gradients of a Splat. (a, b, c) count b once: power = -(a dx^2 + c dy^2) / 2 - b dx dy.
-struct SplatGradient {
+struct alignas(8) SplatGradient {
   float x, y, a, b, c, opacity, depth, red, green, blue;
 };
 static_assert(sizeof(SplatGradient) == kGradients * sizeof(float));
@@ -247,13 +249,33 @@ MD_HOST_DEVICE void rotation_matrix_gradient(const float* q, const float v[3][3]
   v_q[3] += 2 * (x * (v[0][2] + v[2][0]) + y * (v[1][2] + v[2][1]) + w * (v[1][0] - v[0][1]) - 2 * z * (v[0][0] + v[1][1]));
 }
 
+// The quaternion that Gaussian n turns by; returns what it was divided by.
+MD_HOST_DEVICE float unit_quaternion(const Inputs& in, int n, float q[4]) {
+  const float* given = in.rotations + 4 * static_cast<int64_t>(n);
+  const float length =
+      !in.normalizes ? 1.f
+                     : larger(sqrtf(given[0] * given[0] + given[1] * given[1] + given[2] * given[2] + given[3] * given[3]), kMinLength);
+  for (int k = 0; k < 4; ++k) q[k] = in.normalizes ? given[k] / length : given[k];
+  return length;
+}
+
+// In place: from the gradient of the unit quaternion to that of the one that was given.
+MD_HOST_DEVICE void unit_quaternion_gradient(const Inputs& in, int n, float v[4]) {
+  if (!in.normalizes) return;
+  float q[4];
+  const float length = unit_quaternion(in, n, q);
+  const float along = length > kMinLength ? v[0] * q[0] + v[1] * q[1] + v[2] * q[2] + v[3] * q[3] : 0.f;
+  for (int k = 0; k < 4; ++k) v[k] = (v[k] - along * q[k]) / length;
+}
+
 // What the projection of one Gaussian computes on its way, shared by forward and backward.
 struct Projection {
   float view[3];     // mean in the camera
   float limited[2];  // view x and y with their slopes limited
   bool is_limited[2];
   float jw[2][3];        // Jacobian times the rotation of the view
-  float rotation[3][3];  // of the Gaussian
+  float quaternion[4];   // of the Gaussian, a unit one
+  float rotation[3][3];  // the same
   float size[3];         // scales times the modifier
   float axes[2][3];      // the three half axes on the screen, in pixels
   float xx, xy, yy;      // covariance, with the low-pass filter
@@ -277,7 +299,8 @@ MD_HOST_DEVICE bool project(const Inputs& in, const Camera& camera, int n, Proje
     const float along = focal[axis] / z, across = -focal[axis] * p.limited[axis] / (z * z);
     for (int column = 0; column < 3; ++column) p.jw[axis][column] = along * camera.r[axis][column] + across * camera.r[2][column];
   }
-  rotation_matrix(in.rotations + 4 * static_cast<int64_t>(n), p.rotation);
+  unit_quaternion(in, n, p.quaternion);
+  rotation_matrix(p.quaternion, p.rotation);
   for (int axis = 0; axis < 3; ++axis) {
     p.size[axis] = in.scales[3 * static_cast<int64_t>(n) + axis] * in.scale_modifier;
     for (int row = 0; row < 2; ++row) {
@@ -434,7 +457,7 @@ MD_HOST_DEVICE void splat_gradient(const Inputs& in, const Camera& camera, int n
     }
     out.scale[axis] += v_size * in.scale_modifier;
   }
-  rotation_matrix_gradient(in.rotations + 4 * static_cast<int64_t>(n), v_rotation, out.rotation);
+  rotation_matrix_gradient(p.quaternion, v_rotation, out.rotation);
 
   const float z = p.view[2], inverse_z = 1.f / z;
   const float focal[2] = {camera.fx, camera.fy}, v_center[2] = {v.x, v.y};
@@ -469,7 +492,7 @@ MD_HOST_DEVICE void color_gradient(const Inputs& in, const Camera& camera, int n
   }
 }
 
-// Where `gaussian_gradient` takes cameras and the gradients of splats from: here, cameras loaded anew and an array [V,N].
+// Where gradients of Gaussians take cameras and the gradients of splats from: here, cameras loaded anew and an array [V,N].
 struct FromMemory {
   const Inputs& in;
   const SplatGradient* v_splats;
@@ -477,35 +500,52 @@ struct FromMemory {
   MD_HOST_DEVICE SplatGradient gradient(int view, int n) const { return v_splats[static_cast<int64_t>(view) * in.gaussians + n]; }
 };
 
-// All gradients of Gaussian n over the views, in their order, from radii [V,N] and what `source` gives, see FromMemory.
+// Gradients of one Gaussian with all that it looks like; K as in color_gradient.
+template <int K>
+struct GradientSums {
+  static constexpr int kChannels = K == 0 ? 3 : 3 * K;
+  GaussianGradient shape{};
+  float appearance[kChannels] = {};
+};
+
+// Adds what one view says of Gaussian n, from radii [V,N] and what `source` gives, see FromMemory.
 template <int K, class Source>
-MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const Source& source, int n, const InputGradients& out) {
-  GaussianGradient sum{};
-  constexpr int kChannels = K == 0 ? 3 : 3 * K;
-  float v_appearance[kChannels];
-  for (int i = 0; i < kChannels; ++i) v_appearance[i] = 0.f;
-  for (int view = 0; view < in.views; ++view) {
-    const int64_t seen = static_cast<int64_t>(view) * in.gaussians + n;
-    float v_offset[2] = {0.f, 0.f};
-    if (radii[seen] > 0) {
-      const SplatGradient v = source.gradient(view, n);
-      const Camera& camera = source.camera(view);
-      splat_gradient(in, camera, n, v, sum, v_offset);
-      color_gradient<K>(in, camera, n, v, v_appearance, sum.mean);
-    }
-    if (out.means2d_offset) {
-      out.means2d_offset[2 * seen] = v_offset[0];
-      out.means2d_offset[2 * seen + 1] = v_offset[1];
-    }
+MD_HOST_DEVICE void add_view_gradient(const Inputs& in, const int* radii, const Source& source, int view, int n, GradientSums<K>& sums,
+                                      const InputGradients& out) {
+  const int64_t seen = static_cast<int64_t>(view) * in.gaussians + n;
+  float v_offset[2] = {0.f, 0.f};
+  if (radii[seen] > 0) {
+    const SplatGradient v = source.gradient(view, n);
+    const Camera& camera = source.camera(view);
+    splat_gradient(in, camera, n, v, sums.shape, v_offset);
+    color_gradient<K>(in, camera, n, v, sums.appearance, sums.shape.mean);
   }
+  if (out.means2d_offset) {
+    out.means2d_offset[2 * seen] = v_offset[0];
+    out.means2d_offset[2 * seen + 1] = v_offset[1];
+  }
+}
+
+template <int K>
+MD_HOST_DEVICE void store_gradients(const Inputs& in, int n, GradientSums<K>& sums, const InputGradients& out) {
+  unit_quaternion_gradient(in, n, sums.shape.rotation);
   const int64_t i = n;
   for (int axis = 0; axis < 3; ++axis) {
-    out.means[3 * i + axis] = sum.mean[axis];
-    out.scales[3 * i + axis] = sum.scale[axis];
+    out.means[3 * i + axis] = sums.shape.mean[axis];
+    out.scales[3 * i + axis] = sums.shape.scale[axis];
   }
-  for (int k = 0; k < 4; ++k) out.rotations[4 * i + k] = sum.rotation[k];
-  out.opacities[i] = sum.opacity;
-  for (int k = 0; k < kChannels; ++k) out.appearance[kChannels * i + k] = v_appearance[k];
+  for (int k = 0; k < 4; ++k) out.rotations[4 * i + k] = sums.shape.rotation[k];
+  out.opacities[i] = sums.shape.opacity;
+  constexpr int kChannels = GradientSums<K>::kChannels;
+  for (int k = 0; k < kChannels; ++k) out.appearance[kChannels * i + k] = sums.appearance[k];
+}
+
+// All gradients of Gaussian n over the views, in their order.
+template <int K, class Source>
+MD_HOST_DEVICE void gaussian_gradient(const Inputs& in, const int* radii, const Source& source, int n, const InputGradients& out) {
+  GradientSums<K> sums;
+  for (int view = 0; view < in.views; ++view) add_view_gradient<K>(in, radii, source, view, n, sums, out);
+  store_gradients<K>(in, n, sums, out);
 }
 
 }  // namespace md::raster

@@ -8,15 +8,6 @@
 namespace md {
 namespace {
 
-void check_coeff_arguments(const at::Tensor& xyzs, const at::Tensor& covs) {
-  TORCH_CHECK_VALUE(xyzs.scalar_type() == at::kFloat || xyzs.scalar_type() == at::kDouble, "xyzs: expected float32 or float64, got ",
-                    xyzs.scalar_type());
-  check_tensor(xyzs, "xyzs", xyzs.scalar_type(), xyzs.device());
-  check_shape(xyzs, "xyzs", {-1, 3});
-  check_tensor(covs, "covs", xyzs.scalar_type(), xyzs.device());
-  check_shape(covs, "covs", {xyzs.size(0), 6});
-}
-
 void check_weight_gradient(const at::Tensor& xyzs, const at::Tensor& v_weights) {
   check_tensor(v_weights, "v_weights", xyzs.scalar_type(), xyzs.device());
   check_shape(v_weights, "v_weights", {xyzs.size(0)});

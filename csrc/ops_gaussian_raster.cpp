@@ -37,7 +37,7 @@ void check_finite(const OptionalTensor& tensor, const char* name) {
 Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities,
                       const OptionalTensor& colors, const OptionalTensor& sh, const OptionalTensor& means2d_offset,
                       const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& background, int64_t width,
-                      int64_t height, double scale_modifier) {
+                      int64_t height, double scale_modifier, bool normalize_rotations) {
   const at::Device device = means.device();
   TORCH_CHECK_VALUE(colors.has_value() != sh.has_value(), "colors, sh: expected one of the two");
   TORCH_CHECK_VALUE(means.dim() == 2 && world_to_camera.dim() == 3, "means, world_to_camera: expected [N,3] and [V,4,4], got ",
@@ -80,6 +80,7 @@ Inputs checked_inputs(const at::Tensor& means, const at::Tensor& scales, const a
   in.width = static_cast<int>(width);
   in.height = static_cast<int>(height);
   in.scale_modifier = static_cast<float>(scale_modifier);
+  in.normalizes = normalize_rotations;
   return in;
 }
 
@@ -108,9 +109,9 @@ at::Tensor workspace(size_t bytes, const at::Tensor& like) {
 ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities,
                       const OptionalTensor& colors, const OptionalTensor& sh, const OptionalTensor& means2d_offset,
                       const at::Tensor& world_to_camera, const at::Tensor& intrinsics, const at::Tensor& background, int64_t width,
-                      int64_t height, double scale_modifier, bool /*deterministic*/) {
+                      int64_t height, double scale_modifier, bool /*deterministic*/, bool normalize_rotations) {
   const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background,
-                                   width, height, scale_modifier);
+                                   width, height, scale_modifier, normalize_rotations);
   const auto floats = means.options();
   const auto integers = floats.dtype(at::kInt);
   const int64_t views = in.views, count = in.gaussians;
@@ -138,8 +139,9 @@ ForwardResult forward(const at::Tensor& means, const at::Tensor& scales, const a
 #ifdef MD_WITH_CUDA
   else {
     const c10::cuda::CUDAGuard guard(means.device());
-    const at::Tensor scratch = workspace(forward_workspace_bytes(in), means);
-    C10_CUDA_CHECK(forward_cuda(in, state, images, scratch.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream()));
+    const size_t bytes = forward_workspace_bytes(in);
+    const at::Tensor scratch = workspace(bytes, means);
+    C10_CUDA_CHECK(forward_cuda(in, state, images, scratch.mutable_data_ptr(), bytes, c10::cuda::getCurrentCUDAStream()));
   }
 #endif
   return {image, alpha, depth, radii, splats, order, marks};
@@ -151,9 +153,9 @@ BackwardResult backward(const OptionalTensor& v_image, const OptionalTensor& v_a
                         const at::Tensor& scales, const at::Tensor& rotations, const at::Tensor& opacities, const OptionalTensor& colors,
                         const OptionalTensor& sh, const OptionalTensor& means2d_offset, const at::Tensor& world_to_camera,
                         const at::Tensor& intrinsics, const at::Tensor& background, int64_t width, int64_t height, double scale_modifier,
-                        [[maybe_unused]] bool deterministic) {
+                        [[maybe_unused]] bool deterministic, bool normalize_rotations) {
   const Inputs in = checked_inputs(means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background,
-                                   width, height, scale_modifier);
+                                   width, height, scale_modifier, normalize_rotations);
   const at::Device device = means.device();
   const int64_t views = in.views, count = in.gaussians;
   check_floats(v_image, "v_image", {views, 3, height, width}, device);
@@ -206,14 +208,14 @@ TORCH_LIBRARY_FRAGMENT(microdreamer, m) {
   m.def(
       "rasterize_gaussians(Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? sh, "
       "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor background, int width, int height, "
-      "float scale_modifier, bool deterministic) "
+      "float scale_modifier, bool deterministic, bool normalize_rotations=False) "
       "-> (Tensor image, Tensor alpha, Tensor depth, Tensor radii, Tensor splats, Tensor order, Tensor marks)");
   m.def(
       "rasterize_gaussians_bwd(Tensor? v_image, Tensor? v_alpha, Tensor? v_depth, Tensor image, Tensor alpha, Tensor depth, Tensor radii, "
       "Tensor splats, Tensor order, Tensor marks, Tensor means, Tensor scales, Tensor rotations, Tensor opacities, Tensor? colors, Tensor? "
       "sh, "
       "Tensor? means2d_offset, Tensor world_to_camera, Tensor intrinsics, Tensor background, int width, int height, "
-      "float scale_modifier, bool deterministic) "
+      "float scale_modifier, bool deterministic, bool normalize_rotations=False) "
       "-> (Tensor v_means, Tensor v_scales, Tensor v_rotations, Tensor v_opacities, Tensor v_appearance, Tensor v_means2d_offset)");
 }
 

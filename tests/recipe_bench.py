@@ -41,7 +41,7 @@ class Witness(OraclePrior):
 
     def __init__(self, truth):
         super().__init__(truth, RESOLUTION)
-        self.loaded, self.given, self.seen = None, None, []
+        self.loaded, self.given, self.seen, self.shared = None, None, [], set()
 
     def condition(self, image=None, prompt=None, negative_prompt=None, elevation=0.0):
         super().condition(image, prompt, negative_prompt, elevation)
@@ -50,6 +50,7 @@ class Witness(OraclePrior):
     def predict_noise(self, latents, t, cameras, condition, guidance_scale):
         noise = super().predict_noise(latents, t, cameras, condition, guidance_scale)
         self.seen.append(Call(t, guidance_scale, cameras, latents, noise))
+        self.shared.add(self.features.interval if self.features else 1)
         return noise
 
 

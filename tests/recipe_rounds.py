@@ -64,6 +64,21 @@ def _(bench):
     assert {call.scale for call in bench.first("cfg=2.5", "inv_r=1").prior.seen} == {2.5}
 
 
+@row("cfg_interval")
+def _(bench):
+    seen = bench.first("cfg=2.5", "cfg_interval=[0.3,0.6]", "inv_r=1").prior.seen
+    assert {call.scale for call in seen} == {1.0, 2.5}
+    assert all((call.scale == 2.5) == (300 <= call.t <= 600) for call in seen)
+    words = "prompt=an egg", bench.cube(), "refine_cfg=2.5", "cfg_interval=[0.9,1]"
+    assert {call.scale for call in bench.second(*words).prior.seen} == {1.0}
+
+
+@row("feature_interval")
+def _(bench):
+    for stage, words in ((bench.first, ()), (bench.second, ("prompt=an egg", bench.cube()))):
+        assert stage(*words, "feature_interval=3").prior.shared == {3} and stage(*words).prior.shared == {1}
+
+
 @row("seed")
 def _(bench):
     first = [bench.first(f"seed={seed}").prior.seen[0].latents for seed in (5, 6)]

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from benchmarks.course.scene import Scene, one_thread
 from benchmarks.timing import write_json
-from microdreamer.core.machine import best_device, describe, provenance
+from microdreamer.core.errors import UserError
+from microdreamer.core.machine import best_device, choose_device, describe, provenance
 from microdreamer.kernels import extension
 
 CHAPTERS = ("profile", "floor", "op", "kernels", "step", "program")
@@ -34,6 +35,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="a small case, in seconds; its times mean little")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(words)
+    try:
+        choose_device(options.device, "--device ")
+    except UserError as error:
+        parser.error(str(error))
     if not extension.available(options.device):
         parser.error(f"the course compares compiled {options.device} kernels and there are none; {extension.BUILD_HINT}")
     chapter = importlib.import_module(f"benchmarks.course.{options.chapter}")

@@ -39,12 +39,15 @@ def draw_kernels(axis: Any, document: dict) -> None:
 def draw_step(axis: Any, document: dict) -> None:
     rows = document["rows"]
     values = [row["median_ms"] for row in rows]
-    bars = axis.barh([row["what"] for row in rows], values, color="tab:orange")
+    whole = ["view" in row["what"] for row in rows]  # the others are a part of a step, Adam
+    bars = axis.barh([row["what"] for row in rows], values, color=["tab:orange" if step else "tab:gray" for step in whole])
     axis.bar_label(bars, [f"{figure(row['median_ms'])} ms, operations: {row['operations']}" for row in rows], padding=3)
-    axis.set(
-        xscale="log", xlim=(min(values) / 2, max(values) * 30), xlabel="ms", title=f"a step of the fit, {document['gaussians']} Gaussians"
-    )
+    floor = document["floor_ms"]
+    axis.vlines(floor, -0.5, sum(whole) - 0.5, color="black", linestyle="--", label=f"floor of a step, {floor:.2g} ms")
+    title = f"a step of the fit, {document['gaussians']} Gaussians, {document['views']} views, {kind_of(document)}"
+    axis.set(xscale="log", xlim=(min([floor, *values]) / 2, max(values) * 30), xlabel="ms", title=title)
     axis.invert_yaxis()
+    axis.legend(loc="lower right")
 
 
 def draw_program(axis: Any, document: dict) -> None:
@@ -89,7 +92,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     for path in options.files:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            parser.error(f"{path}: {error}; expected what `python -m benchmarks.course CHAPTER --out` wrote")
         if document.get("chapter") not in DRAWN:
             parser.error(f"{path}: expected figures of {', '.join(DRAWN)}")
         target = options.folder / f"course_{document['chapter']}_{'cpu' if kind_of(document) == 'cpu' else 'gpu'}.png"

@@ -86,6 +86,14 @@ def time_here(call: Callable[[], object], device: str, repeats: int, warm_up: in
     return time_calls(call, device, repeats, warm_up, clock=time.process_time)
 
 
+def time_in_turn(calls: dict[str, Callable[[], object]], device: str, repeats: int, warm_up: int = 3) -> dict[str, Timing]:
+    """`time_here` of calls that are held against each other: each once, `repeats` times over, so that other programs meet all alike."""
+    for call in calls.values():
+        time_here(call, device, 1, warm_up)
+    turns = [{name: time_here(call, device, 1, warm_up=0) for name, call in calls.items()} for _ in range(repeats)]
+    return {name: Timing(tuple(sorted(turn[name].least for turn in turns))) for name in calls}
+
+
 @contextlib.contextmanager
 def one_thread(device: str) -> Iterator[None]:
     """On the CPU, PyTorch and the kernels keep to one thread while the block runs."""

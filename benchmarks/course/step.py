@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.course.scene import Scene, figure, kind_of, operations, table, time_here
+from benchmarks.course.scene import Scene, figure, kind_of, operations, table, time_in_turn
 from benchmarks.fit_step import check, least_bytes, steps
 from benchmarks.timing import Timing, bytes_per_millisecond
 from microdreamer.gaussians.model import GaussianModel
@@ -58,7 +58,7 @@ def adam_parameters(count: int, device: str) -> list[Tensor]:
 
 def adams(count: int, device: str, repeats: int) -> dict[str, tuple[Timing, int]]:
     """Milliseconds and operations of each; all must have moved the parameters to the same place after three steps."""
-    found, first = {}, None
+    steps_of, first = {}, None
     for name, make in ADAMS.items():
         parameters = adam_parameters(count, device)
         step = make(parameters)
@@ -69,26 +69,26 @@ def adams(count: int, device: str, repeats: int) -> dict[str, tuple[Timing, int]
         difference = float((moved - first).abs().max())
         if not difference <= 1e-5:
             raise SystemExit(f"{name}: parameters differ by {difference:.1g} after three steps; expected at most 1e-5")
-        found[name] = time_here(step, device, repeats), operations(step)
-    return found
+        steps_of[name] = step
+    timings = time_in_turn(steps_of, device, repeats)
+    return {name: (timings[name], operations(step)) for name, step in steps_of.items()}
 
 
 def run(scene: Scene) -> dict:
     device = torch.device(scene.device)
     count, views, size = (100, 3, 32) if scene.small else (5000, 7, 256) if scene.device == "cuda" else (1000, 5, 128)
-    repeats = scene.repeats
+    repeats = 2 if scene.small else 50 if scene.device == "cuda" else 20
     kinds = ["view by view", "all views"] + ["all views, CUDA graph"] * (scene.device == "cuda")
 
     def build(kind: str) -> Callable[[], Tensor]:
         return steps(kind, count, views, size, device)
 
     agreement = check(kinds, build)
-    rows = []
-    for kind in kinds:
-        step = build(kind)
-        timing = time_here(step, device, repeats, warm_up=5 if scene.device == "cuda" else 1)
-        # A replayed graph is one operation to the host; PyTorch's counter would stand in the way of the replay.
-        rows.append({"what": kind, "operations": 1 if "graph" in kind else operations(step), **timing.as_row()})
+    calls = {kind: build(kind) for kind in kinds}
+    timings = time_in_turn(calls, scene.device, repeats, warm_up=5)
+    # A replayed graph is one operation to the host; PyTorch's counter would stand in the way of the replay.
+    counts = {kind: 1 if "graph" in kind else operations(call) for kind, call in calls.items()}
+    rows = [{"what": kind, "operations": counts[kind], **timings[kind].as_row()} for kind in kinds]
     for name, (timing, count_of) in adams(count, scene.device, repeats).items():
         rows.append({"what": name, "operations": count_of, **timing.as_row()})
     floor = least_bytes(count, views, size) / bytes_per_millisecond(scene.device, time.process_time)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks.course.scene import LIBRARY, PLAIN, Scene, table, time_here
+from benchmarks.course.scene import LIBRARY, PLAIN, Scene, table, time_in_turn
 from benchmarks.extract_fields import device_floor_ms, object_like_gaussians
 from benchmarks.timing import busy_milliseconds
 from microdreamer.kernels import course
@@ -111,16 +112,16 @@ def run(scene: Scene) -> dict:
     xyzs, covs = pairs(count, scene.device)
     flat = flat_pairs(FEW, scene.device)
     floors = floor_ms(count, scene.device)
-    rows = []
-    for version in (PLAIN, *WEIGHT_STEPS, LIBRARY):
-        call = call_of(version)
-        difference = difference_from_twin(call(xyzs, covs), xyzs, covs)
+    calls = {version: functools.partial(call_of(version), xyzs, covs) for version in (PLAIN, *WEIGHT_STEPS, LIBRARY)}
+    differences = {version: difference_from_twin(call(), xyzs, covs) for version, call in calls.items()}
+    for version, difference in differences.items():
         if not difference <= TOLERANCE:
             raise SystemExit(f"{version}: differs from float64 by {difference:.1g}; expected at most {TOLERANCE}")
-        timing = time_here(lambda call=call: call(xyzs, covs), scene.device, 2 if scene.small else 20)
-        busy = busy_milliseconds(lambda call=call: call(xyzs, covs)) if scene.device == "cuda" else timing.median
-        rows.append({"version": version, **timing.as_row(), "kernels_ms": busy, "difference": difference})
-        rows[-1]["flat_difference"] = difference_from_twin(call(*flat), *flat)
+    rows = []
+    for version, timing in time_in_turn(calls, scene.device, 2 if scene.small else 20).items():
+        busy = busy_milliseconds(calls[version]) if scene.device == "cuda" else timing.median
+        rows.append({"version": version, **timing.as_row(), "kernels_ms": busy, "difference": differences[version]})
+        rows[-1]["flat_difference"] = difference_from_twin(call_of(version)(*flat), *flat)
         rows[-1]["times_plain"] = rows[0]["median_ms"] / timing.median
         rows[-1]["floor_percent"] = 100 * max(floors.values()) / timing.median
     covered = [

@@ -2,9 +2,9 @@
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
-#include "checks.h"
 #include "course/variant_names.h"
 #include "course/weight_steps.h"
+#include "gaussian_field_arguments.h"
 
 namespace md::course {
 namespace {
@@ -19,12 +19,7 @@ constexpr std::pair<const char*, WeightVariant> kWeightVariants[] = {
 
 // The weights, still to be computed.
 at::Tensor empty_weights(const at::Tensor& xyzs, const at::Tensor& covs) {
-  TORCH_CHECK_VALUE(xyzs.scalar_type() == at::kFloat || xyzs.scalar_type() == at::kDouble, "xyzs: expected float32 or float64, got ",
-                    xyzs.scalar_type());
-  check_tensor(xyzs, "xyzs", xyzs.scalar_type(), xyzs.device());
-  check_shape(xyzs, "xyzs", {-1, 3});
-  check_tensor(covs, "covs", xyzs.scalar_type(), xyzs.device());
-  check_shape(covs, "covs", {xyzs.size(0), 6});
+  check_coeff_arguments(xyzs, covs);
   return at::empty({xyzs.size(0)}, xyzs.options());
 }
 

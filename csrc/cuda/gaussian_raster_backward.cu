@@ -5,10 +5,15 @@
 namespace md::raster {
 namespace {
 
+constexpr int kBackwardAtOnce = 2;           // splats that a warp looks at together
 constexpr int kBackwardPixels = 2;           // pixels a thread
 constexpr int kTogether = 8;                 // splats whose gradients a warp sums at a time
 constexpr int kSharing = kWarp / kTogether;  // lanes that share the sums of a splat
-constexpr int kResident = 7;                 // blocks of tiles that a processor has memory for
+constexpr int kResident = 5;                 // blocks on a processor at a time; with more of them the last to come find no free one
+
+constexpr int kGaussianBlock = 64;
+constexpr int kViewLanes = 8;         // threads that share the views of a Gaussian
+constexpr int kFewGaussians = 65536;  // up to here
 
 struct BackwardParts {
   SplatGradient* v_splats;   // [V,N]
@@ -168,40 +173,48 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads, kResiden
     __syncwarp();
     listed = 0;
   };
-  walk<P>(
+  walk<kBackwardAtOnce>(
       in, state, grid, place, shared,
-      [&](int i) {
-        const Splat& s = shared.splats[i];
-        const float dx = s.x - x;
-        float alpha[P], uncapped[P], before[P];
-        bool blends[P], any_blends = false;
+      [&](const int (&indices)[kBackwardAtOnce], int count) {
+        Coverage covers[kBackwardAtOnce][P];
 #pragma unroll
-        for (int p = 0; p < P; ++p) {
-          const Coverage c = cover(s, dx, s.y - static_cast<float>(place.y + 4 * p));
-          const bool reached = c.seen && transmittance[p] > 0.f;
-          const float after = transmittance[p] * (1.f - c.alpha);
-          alpha[p] = c.alpha;
-          uncapped[p] = c.uncapped;
-          before[p] = transmittance[p];
-          blends[p] = reached && after >= kMinTransmittance;
-          any_blends = any_blends || blends[p];
-          transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
-        }
-        if (!__any_sync(kAllLanes, any_blends)) return;
-        // All lanes go on together; where a pixel does not blend the splat its part is 0.
-        float weight[P], v_power[P];
+        for (int k = 0; k < kBackwardAtOnce; ++k) {
+          const Splat& s = shared.splats[indices[k]];
 #pragma unroll
-        for (int p = 0; p < P; ++p) {
-          weight[p] = blends[p] ? before[p] * alpha[p] : 0.f;
-          const float all = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
-          const float gain = blends[p] ? all : 0.f;
-          behind[p] -= weight[p] * gain;
-          const float v_alpha_of_splat = before[p] * gain - __fdividef(behind[p], 1.f - alpha[p]);
-          v_power[p] = blends[p] ? v_alpha_of_splat * uncapped[p] : 0.f;  // the cap passes the gradient
+          for (int p = 0; p < P; ++p) covers[k][p] = cover(s, s.x - x, s.y - static_cast<float>(place.y + 4 * p));
         }
-        sheet.of_lane[listed][place.lane] = make_float4(weight[0], v_power[0], weight[1], v_power[1]);
-        if (place.lane % kTogether == listed) mine = i;
-        if (++listed == kTogether) add_up_listed();
+#pragma unroll
+        for (int k = 0; k < kBackwardAtOnce; ++k) {
+          float alpha[P], before[P];
+          bool blends[P], any_blends = false;
+#pragma unroll
+          for (int p = 0; p < P; ++p) {
+            const bool reached = k < count && covers[k][p].seen && transmittance[p] > 0.f;
+            alpha[p] = covers[k][p].alpha;
+            const float after = transmittance[p] * (1.f - alpha[p]);
+            before[p] = transmittance[p];
+            blends[p] = reached && after >= kMinTransmittance;
+            any_blends = any_blends || blends[p];
+            transmittance[p] = blends[p] ? after : reached ? 0.f : before[p];
+          }
+          if (!__any_sync(kAllLanes, any_blends)) continue;
+          // All lanes go on together; where a pixel does not blend the splat its part is 0.
+          const Splat& s = shared.splats[indices[k]];
+          float weight[P], v_power[P];
+#pragma unroll
+          for (int p = 0; p < P; ++p) {
+            weight[p] = blends[p] ? before[p] * alpha[p] : 0.f;
+            const float all = v_red[p] * s.red + v_green[p] * s.green + v_blue[p] * s.blue + v_depth[p] * s.depth + v_alpha[p];
+            const float gain = blends[p] ? all : 0.f;
+            behind[p] -= weight[p] * gain;
+            const float v_alpha_of_splat = before[p] * gain - __fdividef(behind[p], 1.f - alpha[p]);
+            v_power[p] = blends[p] ? v_alpha_of_splat * covers[k][p].uncapped : 0.f;  // the cap passes the gradient
+          }
+          sheet.of_lane[listed][place.lane] = make_float4(weight[0], v_power[0], weight[1], v_power[1]);
+          if (place.lane % kTogether == listed) mine = indices[k];
+          ++listed;
+        }
+        if (listed > kTogether - kBackwardAtOnce) add_up_listed();  // the next ones may not find room
       },
       [&] {
         bool done = true;
@@ -213,10 +226,40 @@ __global__ void __launch_bounds__(TileShape<kBackwardPixels>::kThreads, kResiden
 }
 
 template <int K>
-__global__ void __launch_bounds__(64)
+__global__ void __launch_bounds__(kGaussianBlock)
     gaussian_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
-  const int n = blockIdx.x * 64 + threadIdx.x;
+  const int n = blockIdx.x * kGaussianBlock + threadIdx.x;
   if (n < in.gaussians) gaussian_gradient<K>(in, radii, FromMemory{in, v_splats}, n, out);
+}
+
+// The same for few Gaussians, which would leave most of the device idle: kViewLanes threads for each of them share the views.
+template <int K>
+__global__ void __launch_bounds__(kGaussianBlock)
+    shared_gradient_kernel(Inputs in, const int* radii, const SplatGradient* v_splats, InputGradients out) {
+  const int lane = threadIdx.x % kViewLanes, n = (blockIdx.x * kGaussianBlock + threadIdx.x) / kViewLanes;
+  GradientSums<K> sums;
+  if (n < in.gaussians) {
+    for (int view = lane; view < in.views; view += kViewLanes)
+      add_view_gradient<K>(in, radii, FromMemory{in, v_splats}, view, n, sums, out);
+  }
+  float* values = reinterpret_cast<float*>(&sums);
+  constexpr int kValues = sizeof(sums) / sizeof(float);
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    for (int step = 1; step < kViewLanes; step *= 2) values[i] += __shfl_xor_sync(kAllLanes, values[i], step);
+  }
+  if (n < in.gaussians && lane == 0) store_gradients<K>(in, n, sums, out);
+}
+
+template <int K>
+void launch_gaussian_gradient(const Inputs& in, const int* radii, const SplatGradient* v_splats, const InputGradients& out,
+                              cudaStream_t stream) {
+  if (in.views > 1 && in.gaussians <= kFewGaussians) {
+    const int64_t threads = static_cast<int64_t>(in.gaussians) * kViewLanes;
+    shared_gradient_kernel<K><<<blocks(threads, kGaussianBlock), kGaussianBlock, 0, stream>>>(in, radii, v_splats, out);
+  } else {
+    gaussian_gradient_kernel<K><<<blocks(in.gaussians, kGaussianBlock), kGaussianBlock, 0, stream>>>(in, radii, v_splats, out);
+  }
 }
 
 template <Sum kSum>
@@ -249,22 +292,22 @@ cudaError_t backward_cuda(const Inputs& in, const State& state, const Images& im
       launch_blend_backward<Sum::kFast>(in, state, grid, images, v_images, to, stream);
     }
   }
-  const unsigned count = blocks(in.gaussians, 64);
   switch (in.coefficients) {
     case 0:
-      gaussian_gradient_kernel<0><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<0>(in, state.radii, parts.v_splats, out, stream);
       break;
     case 1:
-      gaussian_gradient_kernel<1><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<1>(in, state.radii, parts.v_splats, out, stream);
       break;
     case 4:
-      gaussian_gradient_kernel<4><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<4>(in, state.radii, parts.v_splats, out, stream);
       break;
     case 9:
-      gaussian_gradient_kernel<9><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<9>(in, state.radii, parts.v_splats, out, stream);
       break;
     default:
-      gaussian_gradient_kernel<16><<<count, 64, 0, stream>>>(in, state.radii, parts.v_splats, out);
+      launch_gaussian_gradient<16>(in, state.radii, parts.v_splats, out, stream);
+      break;
   }
   return cudaGetLastError();
 }

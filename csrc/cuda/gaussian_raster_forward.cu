@@ -12,12 +12,14 @@ namespace md::raster {
 namespace {
 
 constexpr int kForwardPixels = 1;  // pixels a thread
+constexpr int kForwardAtOnce = 4;  // splats that a warp looks at together
 // Positive floats sort as their bits do. From kNear on, 29 bits reach to 3.7e18 (beyond, the order is the input's), and with
 // 3 bits for the view the radix sort needs four passes of eight bits.
 constexpr int kDepthBits = 29;
 
 constexpr int kRanked = 64;                       // Gaussians that a block ranks by counting
 constexpr int kSlices = 8;                        // threads that share what one of them is compared with
+constexpr int kLoads = 4;                         // depths that a thread puts there for all, at a time
 constexpr int64_t kMostPairs = int64_t{1} << 28;  // to compare; with more a radix sort is faster
 
 bool ranks_by_counting(const Inputs& in) { return static_cast<int64_t>(in.views) * in.gaussians * in.gaussians <= kMostPairs; }
@@ -38,15 +40,18 @@ struct SortParts {
   void* sort;
   size_t sort_bytes, total;
 
-  SortParts(const Inputs& in, void* base) {
+  // A null base asks how many bytes it takes, and CUB in turn, which takes the host a while; else `bytes` are there.
+  SortParts(const Inputs& in, void* base, size_t bytes) {
     const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
     Parts parts(base);
     keys = parts.take<Key>(count);
     keys_sorted = parts.take<Key>(count);
     indices = parts.take<int>(count);
-    sort_bytes = 0;
-    cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
-                                    sorted_bits(in.views));
+    sort_bytes = base ? bytes - parts.used() : 0;
+    if (!base) {
+      cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys, keys_sorted, indices, indices, static_cast<int>(count), 0,
+                                      sorted_bits(in.views));
+    }
     sort = parts.take<uint8_t>(static_cast<int64_t>(sort_bytes));
     total = parts.used();
   }
@@ -71,41 +76,46 @@ __global__ void __launch_bounds__(kBlock) depth_keys(Inputs in, Key* keys, int* 
   indices[i] = n;
 }
 
-// Writes the order of each view, and clears the marks on the way. A block ranks kRanked Gaussians of a view: a thread for each of
-// them and each slice of the others. Of two at one depth the first comes first.
-__global__ void __launch_bounds__(kRanked* kSlices) rank_by_counting(Inputs in, State state, int64_t words) {
-  constexpr int kChunk = kRanked * kSlices;
+// Writes the order of each view, and clears so many words of the marks on the way. A block ranks kRanked Gaussians of a view: a thread for
+// each of them and each slice of the others. Of two at one depth the first comes first.
+__global__ void __launch_bounds__(kRanked* kSlices, 4) rank_by_counting(Inputs in, State state, int64_t words) {
+  constexpr int kThreads = kRanked * kSlices, kChunk = kLoads * kThreads;
   constexpr uint32_t kFarthest = 0x7fffffffu;
   __shared__ uint4 chunk[kChunk / 4];
   __shared__ int nearer[kSlices][kRanked];
   const int blocks_per_view = (in.gaussians + kRanked - 1) / kRanked;
   const int view = blockIdx.x / blocks_per_view, block = blockIdx.x % blocks_per_view;
   const int own = threadIdx.x % kRanked, slice = threadIdx.x / kRanked, n = block * kRanked + own;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kChunk + threadIdx.x; i < words; i += static_cast<int64_t>(gridDim.x) * kChunk) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < words; i += static_cast<int64_t>(gridDim.x) * kThreads) {
     state.marks[i] = 0;
   }
   const uint32_t bits = n < in.gaussians ? depth_bits(in, view, n) : 0u;
   uint32_t count = 0;
   for (int begin = 0; begin < in.gaussians; begin += kChunk) {
-    const int other = begin + threadIdx.x;
-    reinterpret_cast<uint32_t*>(chunk)[threadIdx.x] = other < in.gaussians ? depth_bits(in, view, other) : kFarthest;
-    __syncthreads();
-    const int compared = begin / kRanked + slice;  // the block whose Gaussians this slice is
-    const uint4* others = chunk + slice * (kRanked / 4);
-    if (compared != block) {
-      // One at the same depth is nearer if it is of an earlier block. A difference below zero has the highest bit.
-      const uint32_t limit = bits + (compared < block);
 #pragma unroll
-      for (int i = 0; i < kRanked / 4; ++i) {
-        const uint4 four = others[i];
-        count += (four.x - limit) >> 31;
-        count += (four.y - limit) >> 31;
-        count += (four.z - limit) >> 31;
-        count += (four.w - limit) >> 31;
+    for (int load = 0; load < kLoads; ++load) {
+      const int at = load * kThreads + threadIdx.x, other = begin + at;
+      reinterpret_cast<uint32_t*>(chunk)[at] = other < in.gaussians ? depth_bits(in, view, other) : kFarthest;
+    }
+    __syncthreads();
+    for (int at = slice * kRanked; at < kChunk && begin + at < in.gaussians; at += kThreads) {
+      const int compared = (begin + at) / kRanked;  // the block whose Gaussians this slice is
+      const uint4* others = chunk + at / 4;
+      if (compared != block) {
+        // One at the same depth is nearer if it is of an earlier block. A difference below zero has the highest bit.
+        const uint32_t limit = bits + (compared < block);
+#pragma unroll
+        for (int i = 0; i < kRanked / 4; ++i) {
+          const uint4 four = others[i];
+          count += (four.x - limit) >> 31;
+          count += (four.y - limit) >> 31;
+          count += (four.z - limit) >> 31;
+          count += (four.w - limit) >> 31;
+        }
+      } else {
+        const uint32_t* singles = reinterpret_cast<const uint32_t*>(others);
+        for (int i = 0; i < kRanked; ++i) count += singles[i] < bits + (i < own);
       }
-    } else {
-      const uint32_t* singles = reinterpret_cast<const uint32_t*>(others);
-      for (int i = 0; i < kRanked; ++i) count += singles[i] < bits + (i < own);
     }
     __syncthreads();
   }
@@ -129,14 +139,28 @@ __device__ Splat in_powers_of_two(Splat s) {
   return s;
 }
 
+constexpr int kWordsOfBlock = kBlock / kWarp;  // that a block of project_and_mark writes in each row
+static_assert(kWordsOfBlock == 8, "rows are a multiple of it, so that a block has one view, and writes 32 bytes");
+
+// A block keeps its words of all rows in shared memory and writes them out where there are few enough cells for that.
+constexpr size_t kMostShared = 48 << 10;
+size_t shared_marks_bytes(const Grid& grid) { return static_cast<size_t>(grid.cells) * kWordsOfBlock * sizeof(uint32_t); }
+bool shares_marks(const Grid& grid) { return shared_marks_bytes(grid) <= kMostShared; }
+
 // One warp projects 32 consecutive ranks of a view, and marks them: one word of the bits of each cell, which are zero
-// before. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out over its lanes,
-// however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
+// before unless kShared. It lists every pair of a splat and a cell of the splat's own rectangle and shares the pairs out
+// over its lanes, however unlike the rectangles' sizes are. The rank of a culled Gaussian is marked nowhere.
+template <bool kShared>
 __global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State state, Grid grid) {
+  extern __shared__ uint4 shared_marks[];  // [cells, kWordsOfBlock / 4]
   const int warps_per_view = grid.row_words;
   const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) / kWarp;
   const int view = static_cast<int>(warp / warps_per_view), word = static_cast<int>(warp % warps_per_view);
   if (view >= in.views) return;
+  if constexpr (kShared) {
+    for (int i = threadIdx.x; i < grid.cells * 2; i += kBlock) shared_marks[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+  }
   const int lane = threadIdx.x % kWarp, rank = word * kWarp + lane;
   const int64_t first = static_cast<int64_t>(view) * in.gaussians;
   Splat splat{};
@@ -160,7 +184,9 @@ __global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State stat
     if (lane >= step) up_to += other;
   }
   const unsigned pairs = __shfl_sync(kAllLanes, up_to, kWarp - 1);
-  uint32_t* marks = state.marks + static_cast<int64_t>(view) * grid.cells * grid.row_words + word;
+  uint32_t* all_marks = state.marks + static_cast<int64_t>(view) * grid.cells * grid.row_words + word;
+  uint32_t* marks = kShared ? reinterpret_cast<uint32_t*>(shared_marks) + word % kWordsOfBlock : all_marks;
+  const int64_t stride = kShared ? kWordsOfBlock : grid.row_words;  // from row to row
   const float size = static_cast<float>(kTile << grid.shift);
   for (unsigned begin = 0; begin < pairs; begin += kWarp) {
     const unsigned pair = begin + lane;
@@ -183,7 +209,13 @@ __global__ void __launch_bounds__(kBlock) project_and_mark(Inputs in, State stat
     y += static_cast<int>(at / width);
     const float left = static_cast<float>(x) * size, top = static_cast<float>(y) * size;
     if (!ellipse_meets(s, left, top, left + (size - 1), top + (size - 1))) continue;
-    atomicOr(marks + static_cast<int64_t>(y * grid.cells_across + x) * grid.row_words, 1u << from);
+    atomicOr(marks + (y * grid.cells_across + x) * stride, 1u << from);
+  }
+  if constexpr (kShared) {
+    __syncthreads();
+    uint4* rows = reinterpret_cast<uint4*>(all_marks - word % kWordsOfBlock);
+    for (int i = threadIdx.x; i < grid.cells * 2; i += kBlock)
+      rows[static_cast<int64_t>(i / 2) * (grid.row_words / 4) + i % 2] = shared_marks[i];
   }
 }
 
@@ -197,23 +229,30 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
   const float x = static_cast<float>(place.x), y = static_cast<float>(place.y);
   float transmittance = 1.f, red = 0.f, green = 0.f, blue = 0.f, depth = 0.f;
   bool done = !inside;
-  walk<1>(
+  walk<kForwardAtOnce>(
       in, state, grid, place, shared,
-      [&](int i) {
-        const Splat& s = shared.splats[i];
-        const Coverage c = cover(s, s.x - x, s.y - y);
-        if (done || !c.seen) return;
-        const float after = transmittance * (1.f - c.alpha);
-        if (after < kMinTransmittance) {
-          done = true;
-          return;
+      [&](const int (&indices)[kForwardAtOnce], int count) {
+        Coverage covers[kForwardAtOnce];
+#pragma unroll
+        for (int k = 0; k < kForwardAtOnce; ++k) {
+          const Splat& s = shared.splats[indices[k]];
+          covers[k] = cover(s, s.x - x, s.y - y);
         }
-        const float weight = transmittance * c.alpha;
-        red += weight * s.red;
-        green += weight * s.green;
-        blue += weight * s.blue;
-        depth += weight * s.depth;
-        transmittance = after;
+#pragma unroll
+        for (int k = 0; k < kForwardAtOnce; ++k) {
+          const Splat& s = shared.splats[indices[k]];
+          const bool seen = k < count && covers[k].seen && !done;
+          const float after = transmittance * (1.f - covers[k].alpha), weight = transmittance * covers[k].alpha;
+          const bool blends = seen && after >= kMinTransmittance;
+          done = done || (seen && !blends);
+          if (blends) {
+            red += weight * s.red;
+            green += weight * s.green;
+            blue += weight * s.blue;
+            depth += weight * s.depth;
+            transmittance = after;
+          }
+        }
       },
       [&] { return done; }, [] {});
   if (!inside) return;
@@ -231,34 +270,42 @@ __global__ void __launch_bounds__(TileShape<kForwardPixels>::kThreads) blend_ker
 }  // namespace
 
 template <class Key>
-cudaError_t sort_by_depth(const Inputs& in, const State& state, void* workspace, cudaStream_t stream) {
+cudaError_t sort_by_depth(const Inputs& in, const State& state, void* workspace, size_t bytes, cudaStream_t stream) {
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
-  SortParts<Key> parts(in, workspace);
+  SortParts<Key> parts(in, workspace, bytes);
   depth_keys<Key><<<blocks(count, kBlock), kBlock, 0, stream>>>(in, parts.keys, parts.indices);
   return cub::DeviceRadixSort::SortPairs(parts.sort, parts.sort_bytes, parts.keys, parts.keys_sorted, parts.indices, state.order,
                                          static_cast<int>(count), 0, sorted_bits(in.views), stream);
 }
 
 size_t forward_workspace_bytes(const Inputs& in) {
-  return ranks_by_counting(in) ? 0 : has_short_keys(in) ? SortParts<uint32_t>(in, nullptr).total : SortParts<uint64_t>(in, nullptr).total;
+  return ranks_by_counting(in) ? 0
+         : has_short_keys(in)  ? SortParts<uint32_t>(in, nullptr, 0).total
+                               : SortParts<uint64_t>(in, nullptr, 0).total;
 }
 
-cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, cudaStream_t stream) {
+cudaError_t forward_cuda(const Inputs& in, const State& state, const Images& images, void* workspace, size_t bytes, cudaStream_t stream) {
   if (in.views == 0) return cudaSuccess;
   const Grid grid = make_grid(in);
   const int64_t count = static_cast<int64_t>(in.views) * in.gaussians;
   if (count > 0) {
     const int64_t columns = static_cast<int64_t>(in.views) * grid.row_words, words = columns * grid.cells;
+    const bool shared = shares_marks(grid);
     if (ranks_by_counting(in)) {
       const unsigned ranking = in.views * blocks(in.gaussians, kRanked);
-      rank_by_counting<<<ranking, kRanked * kSlices, 0, stream>>>(in, state, words);
+      rank_by_counting<<<ranking, kRanked * kSlices, 0, stream>>>(in, state, shared ? 0 : words);
     } else {
-      const cudaError_t sorted = has_short_keys(in) ? sort_by_depth<uint32_t>(in, state, workspace, stream)
-                                                    : sort_by_depth<uint64_t>(in, state, workspace, stream);
+      const cudaError_t sorted = has_short_keys(in) ? sort_by_depth<uint32_t>(in, state, workspace, bytes, stream)
+                                                    : sort_by_depth<uint64_t>(in, state, workspace, bytes, stream);
       if (sorted != cudaSuccess) return sorted;
-      cudaMemsetAsync(state.marks, 0, words * sizeof(uint32_t), stream);
+      if (!shared) cudaMemsetAsync(state.marks, 0, words * sizeof(uint32_t), stream);
     }
-    project_and_mark<<<blocks(columns * kWarp, kBlock), kBlock, 0, stream>>>(in, state, grid);
+    const unsigned projecting = blocks(columns * kWarp, kBlock);
+    if (shared) {
+      project_and_mark<true><<<projecting, kBlock, shared_marks_bytes(grid), stream>>>(in, state, grid);
+    } else {
+      project_and_mark<false><<<projecting, kBlock, 0, stream>>>(in, state, grid);
+    }
   }
   blend_kernel<<<static_cast<unsigned>(in.views * grid.tiles), TileShape<kForwardPixels>::kThreads, 0, stream>>>(in, state, grid, images);
   return cudaGetLastError();

@@ -72,6 +72,30 @@ struct TileShared {
   static_assert(kListed >= Shape::kThreads + kWords * kWarp, "gather() must get on by a thread's words at least");
 };
 
+// The numbers below n from the middle outwards: n / 2, n / 2 - 1, n / 2 + 1, ...
+__device__ inline int from_middle(int i, int n) { return n / 2 + (i % 2 ? -(i + 1) / 2 : i / 2); }
+
+// Tile `rank` of a picture of across x down tiles, from the middle outwards, square ring by square ring. Objects are in the middle, and
+// blocks start in the order of their numbers: so the longest lists come first, and each processor gets as many of them as any other.
+// Row by row the backward pass of a fit would take nearly twice as long.
+__device__ inline void tile_from_middle(int rank, int across, int down, int& x, int& y) {
+  const int side = min(across, down);
+  int i, j;  // along the longer axis, and along the other
+  if (rank < side * side) {
+    int ring = static_cast<int>(sqrtf(static_cast<float>(rank)));
+    while (ring * ring > rank) --ring;
+    while ((ring + 1) * (ring + 1) <= rank) ++ring;
+    const int at = rank - ring * ring;
+    i = min(ring, 2 * ring - at);
+    j = min(ring, at);
+  } else {
+    i = rank / side;
+    j = rank % side;
+  }
+  x = from_middle(across >= down ? i : j, across);
+  y = from_middle(across >= down ? j : i, down);
+}
+
 // Where a thread stands: the tile, its warp's box of pixels, and its own pixels (x, y), (x, y + 4), ...
 template <int kPixels>
 struct Place {
@@ -81,10 +105,9 @@ struct Place {
 
   __device__ Place(const Grid& grid) {
     using Shape = TileShape<kPixels>;
-    view = blockIdx.x / grid.tiles;
-    const int tile = blockIdx.x % grid.tiles;
-    tile_x = tile % grid.across;
-    tile_y = tile / grid.across;
+    const int views = gridDim.x / grid.tiles;
+    view = blockIdx.x % views;
+    tile_from_middle(blockIdx.x / views, grid.across, grid.tiles / grid.across, tile_x, tile_y);
     lane = threadIdx.x % kWarp;
     warp = threadIdx.x / kWarp;
     box_x = tile_x * kTile + warp % 2 * Shape::kWarpWidth;
@@ -148,10 +171,12 @@ __device__ int gather(TileShared<kPixels>& shared, const uint32_t* words, int ro
   return total;
 }
 
-// Calls visit(i) for every splat, nearest first, that may reach the pixels of this warp, by the whole warp at once: it is
-// shared.splats[i], Gaussian shared.ids[i]. is_done(): this thread needs no more; when all of the block agree the walk ends.
+// Calls visit(indices, count) for all splats, nearest first, that may reach the pixels of this warp, by the whole warp at once: they
+// are shared.splats[i], Gaussians shared.ids[i]. There are kAtOnce indices, so that what does not depend on the splats before is
+// worked out for all of them together (the time of a picture is that of its longest row of splats, one waiting for the other); the
+// first `count` are new, the others repeat the last. is_done(): this thread needs no more; when all of the block agree the walk ends.
 // before_next(): called by the whole warp before other splats take the place of those in `shared`, and before the end.
-template <int kPixels, class Visit, class Done, class BeforeNext>
+template <int kAtOnce, int kPixels, class Visit, class Done, class BeforeNext>
 __device__ void walk(const Inputs& in, const State& state, const Grid& grid, const Place<kPixels>& place, TileShared<kPixels>& shared,
                      Visit visit, Done is_done, BeforeNext before_next) {
   using Shape = TileShape<kPixels>;
@@ -183,7 +208,15 @@ __device__ void walk(const Inputs& in, const State& state, const Grid& grid, con
             meets = rect.x0 <= place.tile_x && place.tile_x < rect.x1 && rect.y0 <= place.tile_y && place.tile_y < rect.y1;
           }
         }
-        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes; votes &= votes - 1) { visit(group + __ffs(votes) - 1); }
+        for (unsigned votes = __ballot_sync(kAllLanes, meets); votes;) {
+          int indices[kAtOnce], count_at_once = 0;
+#pragma unroll
+          for (int k = 0; k < kAtOnce; ++k, votes &= votes - 1) {
+            if (votes) ++count_at_once;
+            indices[k] = votes ? group + __ffs(votes) - 1 : indices[k > 0 ? k - 1 : 0];
+          }
+          visit(indices, count_at_once);
+        }
       }
       before_next();
       if (__syncthreads_and(is_done())) return;

@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(kBlock) interpolate_gradients(Attributes in, A
   int64_t face = p.inside ? face_at(in.rast + 4 * p.number, in.faces) : -1;
   if (face >= 0 && !corner_attributes(in, p.picture, face, corner)) face = -1;
   float4 v_rast = make_float4(0.0f, 0.0f, 0.0f, 0.0f), v_db = v_rast;
-  if (__any_sync(kAllLanes, face >= 0)) {
+  const WarpPeers warps(face);
+  if (warps.joined || __any_sync(kAllLanes, face >= 0)) {
     const bool covered = face >= 0, with_db = v.v_rast_db && v.v_out_da;
     const float4 rast = covered ? reinterpret_cast<const float4*>(in.rast)[p.number] : v_rast;
     const float4 db = covered && with_db ? reinterpret_cast<const float4*>(in.rast_db)[p.number] : v_rast;
@@ -64,7 +65,9 @@ __global__ void __launch_bounds__(kBlock) interpolate_gradients(Attributes in, A
         }
       }
       sum_over_peers(peers, v_corner);
-      for (int k = 0; covered && peers.leads && k < 3; ++k) sum.add((set + in.tri[3 * face + k]) * in.channels + c, v_corner[k]);
+      const bool adds = covered && peers.leads;
+      if (warps.joined) warps.sum(adds, c % 2, v_corner);
+      for (int k = 0; adds && warps.leads && k < 3; ++k) sum.add((set + in.tri[3 * face + k]) * in.channels + c, v_corner[k]);
     }
   }
   if (!p.inside) return;

@@ -85,6 +85,46 @@ __device__ void sum_over_peers(Peers peers, float (&values)[Count]) {
   }
 }
 
+// Warps of a block that show one face alone, and the same one: few large faces would else have all warps add to the same few places.
+struct WarpPeers {
+  static constexpr int kWarps = kBlock / kWarp;
+  bool joined;   // whether any warps of the block have peers
+  bool others;   // whether this one has
+  bool leads;    // the first of them
+  unsigned all;  // bits by warp
+
+  // All threads of the block take part; face is -1 for none.
+  __device__ explicit WarpPeers(int64_t face) {
+    __shared__ int shown[kWarps];
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    const unsigned covered = __ballot_sync(kAllLanes, face >= 0);
+    const int one = __shfl_sync(kAllLanes, static_cast<int>(face), covered != 0 ? __ffs(covered) - 1 : 0);
+    const bool alone = __all_sync(kAllLanes, face < 0 || face == one);
+    if (lane == 0) shown[warp] = covered != 0 && alone ? one : -1 - warp;  // or what no other has
+    __syncthreads();
+    all = 0;
+    for (int w = 0; w < kWarps; ++w) all |= (shown[w] == shown[warp] ? 1u : 0u) << w;
+    others = __popc(all) > 1;
+    leads = __ffs(all) - 1 == warp;
+    joined = __syncthreads_or(others);
+  }
+
+  // Sums values[Count] of one lane of each warp over the warp's peers, in their order; the leading warp has the total. All threads of
+  // the block take part where `joined`, `turn` is 0 and 1 by turns.
+  template <int Count>
+  __device__ void sum(bool from_this_lane, int turn, float (&values)[Count]) const {
+    __shared__ float sums[2][kWarps][Count];
+    if (others && from_this_lane) {
+      for (int i = 0; i < Count; ++i) sums[turn][threadIdx.x / kWarp][i] = values[i];
+    }
+    __syncthreads();
+    if (!others || !leads) return;
+    for (unsigned rest = all & (all - 1); rest != 0; rest &= rest - 1) {
+      for (int i = 0; i < Count; ++i) values[i] += sums[turn][__ffs(rest) - 1][i];
+    }
+  }
+};
+
 // Backward passes give a warp a tile of kTileX x kTileY pixels, whose lanes share more faces than those of a row would.
 struct TiledPixel {
   int64_t picture;

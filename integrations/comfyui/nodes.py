@@ -124,7 +124,8 @@ class PictureTo3D:
         """The names of the mesh and of the Gaussians, and eight views [8,H,W,3] in [0,1]."""
         import microdreamer
         from cam_utils import turntable
-        from microdreamer.pipeline.results import distance_for, render_views, write_mesh
+        from microdreamer.meshes.files import write_mesh
+        from microdreamer.pipeline.results import distance_for, render_views
 
         settings = microdreamer.load_config(config, [f"seed={seed}", f"mesh_faces={faces}", f"elevation={elevation}"])
         picture = None if image is None else rgba_of(image, mask)
@@ -137,7 +138,7 @@ class PictureTo3D:
         if refine:
             with Watched() as calls:
                 result = microdreamer.refine(result, prior=prior_of(config), **calls)
-        write_mesh(settings, stem, result.mesh)
+        write_mesh(result.mesh, stem, settings.mesh_format)
         radius = max(settings.radius, distance_for(result.points, settings.fovy))
         look = {"elevation": elevation, "radius": radius, "fov_y": settings.fovy, "device": result.points.device}
         cameras = turntable(8, **look, width=settings.video_size, height=settings.video_size)

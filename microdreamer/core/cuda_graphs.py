@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from microdreamer.core.rows import map_tensors
 from microdreamer.kernels import extension
 
 Output = TypeVar("Output")
@@ -94,30 +95,36 @@ class _Captured:
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     given: list[tuple[Tensor, int]]  # the tensors last copied to `inputs`, with their versions
-    output: Tensor
+    output: Any  # of the function: a tensor or a tuple of them
 
-    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
+    def replay(self, inputs: Sequence[Tensor]) -> Any:
         for index, (static, tensor) in enumerate(zip(self.inputs, inputs, strict=True)):
             last, version = self.given[index]
             if last is not tensor or version != tensor._version:
                 static.copy_(tensor)
                 self.given[index] = tensor, tensor._version
         self.graph.replay()
-        return self.output.clone()
+        return map_tensors(Tensor.clone, self.output)
 
 
 class _Graphs:
     """The graphs of one function, by the shapes of its inputs, which share their memory: one is replayed at a time."""
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any], lock: threading.Lock | None = None) -> None:
         self.function = function
         self.enabled = True
         self._captured: dict[tuple, _Captured] = {}
+        self._calls: dict[tuple, int] = {}  # before there was a graph
         self._pool = None
-        self._lock = threading.Lock()  # threads that share the function take turns from the copy of their inputs to that of the output
+        self._lock = lock or threading.Lock()  # threads that share the function take turns from the copy of inputs to that of the output
 
     def _takes_graphs(self, device: torch.device) -> bool:
         return self.enabled and not _plain and device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+
+    def _is_warm(self, key: tuple) -> bool:
+        """Whether there were as many calls with these shapes as a capture needs before it; counts this one if not."""
+        self._calls[key] = self._calls.get(key, 0) + 1
+        return self._calls[key] > WARM_UPS
 
     @staticmethod
     def _key(inputs: Sequence[Tensor]) -> tuple:
@@ -131,23 +138,25 @@ class _Graphs:
 
 
 class GraphedFunction(_Graphs):
-    """Calls `function(*tensors) -> tensor`, on a GPU by replaying what was captured at the first call with these shapes.
+    """Calls `function(*tensors)`, which gives a tensor or a tuple of them, on a GPU by replaying what was captured.
 
-    The function must be free of host synchronisation and side effects. Inputs that are the same tensors as in the last call
-    are not copied again. On the CPU, with `enabled` false, or where gradients are wanted, it is the function itself.
+    The first WARM_UPS calls with inputs of their shapes run as they are, so that what happens once or twice costs no capture. The
+    function must be free of host synchronisation and side effects. Inputs that are the same tensors as in the last call
+    are not copied again. On the CPU, with `enabled` false, or where gradients are wanted, it is the function itself. lock: one that
+    functions of the same modules share.
     """
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:
         device = inputs[0].device
         differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
         if differentiated or not self._takes_graphs(device):
             return self.function(*inputs)
         key = self._key(inputs)
-        if key not in self._captured:
-            static = [tensor.clone() for tensor in inputs]
-            warm_up(lambda: self.function(*static), device)
-            self._captured[key] = self._capture(device, inputs, static)
         with self._lock:
+            if key not in self._captured:
+                if not self._is_warm(key):
+                    return warm_up(lambda: self.function(*inputs), device, 1)
+                self._captured[key] = self._capture(device, inputs, [tensor.clone() for tensor in inputs])
             return self._captured[key].replay(inputs)
 
 
@@ -240,15 +249,13 @@ class GraphedStep(_Graphs):
         super().__init__(function)
         self.device = device
         self.enabled = extension.available(device)
-        self._calls: dict[tuple, int] = {}
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if not self._takes_graphs(self.device):
             return self.function(*inputs)
         key = self._key(inputs)
         if key not in self._captured:
-            self._calls[key] = self._calls.get(key, 0) + 1
-            if self._calls[key] <= WARM_UPS:
+            if not self._is_warm(key):
                 return warm_up(lambda: self.function(*inputs), self.device, 1)
             self._captured[key] = self._capture(self.device, inputs, [tensor.clone() for tensor in inputs])
         with self._lock:

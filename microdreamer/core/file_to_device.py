@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,11 +45,13 @@ def read_tensors_to(path: Path, device: torch.device | str, dtype: torch.dtype) 
             made = {entry.name: torch.empty(entry.shape, dtype=entry.dtype, device=device) for entry in group}
             pieces = deque(_pieces([(entry.at, made[entry.name].reshape(-1).view(torch.uint8)) for entry in group]))
             ready = torch.cuda.current_stream(device) if device.type == "cuda" else None
+            work = [readers.submit(_read, path, pieces, device, ready) for _ in range(READERS)]
             try:
-                for reader in [readers.submit(_read, path, pieces, device, ready) for _ in range(READERS)]:
-                    reader.result()
+                wait(work, return_when=FIRST_EXCEPTION)
             finally:
                 pieces.clear()  # where a reader failed, or after Ctrl-C, the others stop too
+            for reader in work:
+                reader.result()
             found.update({name: tensor.to(dtype) for name, tensor in made.items()})
             del made  # before the next group takes its memory
     return found

@@ -14,7 +14,8 @@ ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 class Row(NamedTuple):
     """Seconds of all calls of a range, of an operation within one range, or of a kernel.
 
-    `own` leaves out what ran in ranges and operations inside; in `total` a name inside itself counts once.
+    `own` leaves out what ran in ranges and operations inside; in `total` a name inside itself counts once. An operation directly inside
+    itself is no other call: PyTorch hands it on, as from autograd to the device.
     """
 
     kind: str  # range, operation or kernel
@@ -46,15 +47,16 @@ def rows(events: Iterable[dict]) -> list[Row]:
                 key = ("range", event["name"], "")
             else:
                 key = ("operation", event["name"], next((name for kind, name, _ in reversed(keys) if kind == "range"), ""))
-            _add(sums[key], 0.0 if key in keys else event["dur"], event["dur"])
+            handed_on = key[0] == "operation" and keys[-1:] == [key]
+            _add(sums[key], 0.0 if key in keys else event["dur"], event["dur"], calls=0 if handed_on else 1)
             if keys:
                 sums[keys[-1]][2] -= event["dur"]
             around.append((event["ts"] + event["dur"], key))
     return [Row(*key, int(calls), total / 1e6, own / 1e6) for key, (calls, total, own) in sums.items()]
 
 
-def _add(entry: list[float], total: float, own: float) -> None:
-    entry[0] += 1
+def _add(entry: list[float], total: float, own: float, calls: int = 1) -> None:
+    entry[0] += calls
     entry[1] += total
     entry[2] += own
 

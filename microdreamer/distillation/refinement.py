@@ -15,6 +15,7 @@ from cam_utils import Cameras, orbit_cameras
 from microdreamer.core import profiler
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.samplers import OnStep, ddim_sample, normal
+from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 
 
 def check_view_count(prior: Prior, count: int) -> None:
@@ -61,6 +62,7 @@ def retouched(
     guidance_scale: float,
     generator: torch.Generator,
     on_step: OnStep | None = None,
+    shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """What the prior makes of `renders` [V,3,S,S] in [0,1] after noise up to `levels[0]`: pictures of the same size.
 
@@ -71,6 +73,7 @@ def retouched(
     small = F.interpolate(renders, (resolution, resolution), mode="bilinear", antialias=True)
     latents = prior.encode(small, generator)
     noisy = prior.schedule.add_noise(latents, normal(latents.shape, generator, latents.device), levels[0])
-    clean = prior.decode(ddim_sample(prior, noisy, cameras, condition, levels, guidance_scale, 0.0, generator, on_step))
+    latents = ddim_sample(prior, noisy, cameras, condition, levels, guidance_scale, 0.0, generator, on_step, shortcuts=shortcuts)
+    clean = prior.decode(latents)
     change = F.interpolate(clean.clamp(0, 1) - small, renders.shape[-2:], mode="bicubic")
     return (renders + change).clamp(0, 1)

@@ -20,7 +20,9 @@ from microdreamer.core.cuda_graphs import GraphedStep
 from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS, VIEWS_WEIGHT
 from microdreamer.distillation.schedules import Round
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import OnStep, ddim_invert, ddim_sample, normal
+from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 from microdreamer.images.reference import Reference
 from microdreamer.kernels import gaussian_fit
 
@@ -131,18 +133,22 @@ def refine_latents(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    temperature: float = FULL_NOISE,
+    shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """The hybrid forward process and the way back (section 4.2): noise to t1, DDIM inversion to t2, guided denoising.
 
-    latents [V,...] are encoded renders; in a round that starts from noise only their shape matters.
+    latents [V,...] are encoded renders; in a round that starts from noise only their shape matters. All noise is `temperature` times
+    the schedule's, as in `ddim_sample`.
     """
-    noise = normal(latents.shape, generator, latents.device)
+    noise = temperature * normal(latents.shape, generator, latents.device)
     if turn.starts_from_noise:
         noisy = noise
     else:
         noisy = prior.schedule.add_noise(latents, noise, turn.inversion[0])
-        noisy = ddim_invert(prior, noisy, cameras, condition, turn.inversion, on_step)
-    return ddim_sample(prior, noisy, cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step)
+        noisy = ddim_invert(prior, noisy, cameras, condition, turn.inversion, on_step, shortcuts)
+    told = cameras, condition, turn.denoising, guidance_scale, eta, generator, on_step
+    return ddim_sample(prior, noisy, *told, temperature=temperature, shortcuts=shortcuts)
 
 
 @torch.no_grad()
@@ -157,13 +163,16 @@ def repair(
     eta: float,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    temperature: float = FULL_NOISE,
+    shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Tensor:
     """What the prior makes of `renders` [V,3,S,S] in [0,1]: pictures of the same shape and range to fit to."""
     if turn.starts_from_noise:
         latents = renders.new_empty(prior.latent_shape(len(renders)))
     else:
         latents = prior.encode(_resize(renders, prior.resolution), generator)
-    latents = refine_latents(prior, latents, cameras, condition, turn, guidance_scale, eta, generator, on_step)
+    told = cameras, condition, turn, guidance_scale, eta, generator, on_step
+    latents = refine_latents(prior, latents, *told, temperature, shortcuts)
     return _resize(prior.decode(latents).clamp(0, 1), renders.shape[-1]).clamp(0, 1)
 
 

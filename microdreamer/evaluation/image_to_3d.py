@@ -175,7 +175,8 @@ def prior_scores(prior: Prior, condition: object, meshes: PackedMeshes, index: i
     truth = shape_render.over_white(shape_render.render_views(meshes, index, cameras))
     generator = torch.Generator().manual_seed(seed)
     levels = prior.schedule.levels(PRIOR_STEPS)[::-1]
-    latents = ddim_sample(prior, prior.latent_shape(len(cameras)), cameras, condition, levels, config.cfg, generator=generator)
+    options = {"generator": generator, "temperature": config.temperature}
+    latents = ddim_sample(prior, prior.latent_shape(len(cameras)), cameras, condition, levels, config.cfg, **options)
     views = prior.decode(latents).clamp(0, 1)
     rows = {"psnr_db": psnr(views, truth).tolist(), "iou": silhouette_iou(views, truth).tolist()}
     scores = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from microdreamer.core.transfer import send
 from microdreamer.guidance.names import PRIORS, SENTENCE_ENCODERS
 from microdreamer.guidance.schedule import NoiseSchedule
 from microdreamer.guidance.sentences import SentenceEncoder
+from microdreamer.guidance.shortcuts import FeatureCache
 
 if TYPE_CHECKING:
     from microdreamer.guidance.micro.network import Surfaces
@@ -36,6 +38,12 @@ class Branch(NamedTuple):
     latents: Tensor  # [V,...]
     t: int | Sequence[int]  # the level of all views, or of each group of `views`
     told: str | Tensor = CONDITIONAL  # or NULL; or rows [V,5] that mix the sentences of a prior that is told `by_direction`
+
+
+def asked(branches: Sequence[Branch], condition: object, part: int = 0) -> Hashable:
+    """By what evaluations know each other while they share features: what their branches are told. None: no other will be like this one."""
+    told = tuple(branch.told for branch in branches)
+    return None if any(isinstance(one, Tensor) for one in told) else (told, id(condition), part)
 
 
 class Prior(abc.ABC):
@@ -69,6 +77,23 @@ class Prior(abc.ABC):
     @evaluations.setter
     def evaluations(self, count: int) -> None:
         self._counts.evaluations = count
+
+    @contextlib.contextmanager
+    def sharing_features(self, interval: int) -> Iterator[None]:
+        """Within the block, and this thread, `interval` consecutive evaluations of the same branches share the network's deep features.
+
+        A prior whose network has none evaluates everything.
+        """
+        before, self._counts.features = self.features, FeatureCache(interval) if interval > 1 else None
+        try:
+            yield
+        finally:
+            self._counts.features = before
+
+    @property
+    def features(self) -> FeatureCache | None:
+        """What this thread's evaluations share, if they do."""
+        return getattr(self._counts, "features", None)
 
     @abc.abstractmethod
     def condition(

@@ -11,3 +11,5 @@ PRIORS: dict[str, frozenset[str]] = {
 }
 SENTENCE_ENCODERS = ("micro", "mvdream", "imagedream", "stable_diffusion")  # those with a text tower
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")  # in which the published ones compute
+WHOLE = (0.0, 1.0)  # the shares of the schedule between which a sampler guides, unless told
+FULL_NOISE = 1.0  # of `temperature`: as much noise as the schedule has

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ class WrappedPrior(Prior):
     @evaluations.setter
     def evaluations(self, count: int) -> None:
         self.prior.evaluations = count
+
+    def sharing_features(self, interval: int) -> AbstractContextManager[None]:
+        return self.prior.sharing_features(interval)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.prior.encode(images, generator)

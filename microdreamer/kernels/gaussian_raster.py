@@ -63,15 +63,17 @@ def rasterize_gaussians(
     scale_modifier: float = 1.0,
     means2d_offset: Tensor | None = None,
     deterministic: bool = False,
+    normalize_rotations: bool = False,
     compiled: bool | None = None,
 ) -> Rendering:
     """Render N Gaussians from V views.
 
     means [N,3] in the world; scales [N,3] standard deviations along the Gaussian's axes (multiplied by
-    `scale_modifier`); rotations [N,4] quaternions wxyz, used as they come: pass unit ones; opacities [N] or [N,1] in
-    [0,1]; either colors [N,3] or sh [N,K,3], whose K = 1, 4, 9, 16 tells the degree, seen along the ray from the eye.
-    world_to_camera [V,4,4] rigid, OpenCV axes (x right, y down, z forward); intrinsics [V,4] = (fx, fy, cx, cy) in
-    pixels with pixel centres at +0.5; background [3], or [V,3] for one a view. All float32 on one device.
+    `scale_modifier`); rotations [N,4] quaternions wxyz, used as they come: pass unit ones, or any with
+    `normalize_rotations`; opacities [N] or [N,1] in [0,1]; either colors [N,3] or sh [N,K,3], whose K = 1, 4, 9, 16 tells
+    the degree, seen along the ray from the eye. world_to_camera [V,4,4] rigid, OpenCV axes (x right, y down, z forward);
+    intrinsics [V,4] = (fx, fy, cx, cy) in pixels with pixel centres at +0.5; background [3], or [V,3] for one a view. All
+    float32 on one device.
 
     means2d_offset [V,N,2] is added to the splats' centres, in normalised device units (1 is half the picture); as zeros
     that require a gradient it measures the screen-space gradient that density control wants.
@@ -129,10 +131,12 @@ def rasterize_gaussians(
             background=background,
             scale_modifier=scale_modifier,
             means2d_offset=means2d_offset,
+            normalize_rotations=normalize_rotations,
         )
     tensors = (means, scales, rotations, opacities, colors, sh, means2d_offset, world_to_camera, intrinsics, background)
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in tensors]
-    image, alpha, depth, radii, *_ = torch.ops.microdreamer.rasterize_gaussians(*contiguous, width, height, scale_modifier, deterministic)
+    settings = width, height, scale_modifier, deterministic, normalize_rotations
+    image, alpha, depth, radii, *_ = torch.ops.microdreamer.rasterize_gaussians(*contiguous, *settings)
     return Rendering(image, alpha, depth, radii)
 
 
@@ -218,6 +222,7 @@ def rasterize_gaussians_reference(
     background: Tensor,
     scale_modifier: float = 1.0,
     means2d_offset: Tensor | None = None,
+    normalize_rotations: bool = False,
 ) -> Rendering:
     """`rasterize_gaussians` in plain PyTorch, for any floating dtype: the definition that the op is compared with.
 
@@ -225,6 +230,8 @@ def rasterize_gaussians_reference(
     the backward pass computes again).
     """
     opacities = opacities.reshape(-1)
+    if normalize_rotations:
+        rotations = torch.nn.functional.normalize(rotations, dim=-1)
     background = background.expand(world_to_camera.shape[0], 3)
     images, alphas, depths, all_radii = [], [], [], []
     for view, camera in enumerate(world_to_camera):

@@ -129,8 +129,11 @@ def sample_points(samples: Samples, origins: Tensor, directions: Tensor, *, comp
 
 
 def take_rows(table: Tensor, source: Tensor, *, compiled: bool | None = None) -> Tensor:
-    """The rows [K,C] of `table` [M,C] that source [K] int32 names, as `Samples.source` does. Not differentiable; `compiled` as in
-    `march_rays`."""
+    """The rows [K,C] of `table` [M,C], of any type, that source [K] int32 names, as `Samples.source` does.
+
+    Not differentiable; `compiled` as in `march_rays`. The op raises ValueError for other shapes and types. Rows must be there: the CPU
+    raises IndexError for others, a GPU does not look.
+    """
     if not extension.use_compiled(table.device, asked=compiled):
         return take_rows_reference(table, source)
     return torch.ops.microdreamer.take_rows(table.detach().contiguous(), source.contiguous())

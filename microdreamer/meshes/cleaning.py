@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from microdreamer.core import profiler
+from microdreamer.core.unique_rows import unique_rows
 from microdreamer.kernels import extension
 from microdreamer.kernels.mesh_simplify import is_closed_manifold, simplify_closed_mesh
 from microdreamer.meshes.topology import edges_of, half_edges
@@ -45,15 +46,15 @@ def merge_vertices(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
     if len(vertices) == 0:
         return vertices, faces
     cell = max(float(np.linalg.norm(np.ptp(vertices, axis=0))) * MERGE_DISTANCE, np.finfo(np.float64).tiny)
-    _, first, target = np.unique(np.round(vertices / cell), axis=0, return_index=True, return_inverse=True)
-    return vertices[first], target.reshape(-1)[faces]
+    _, first, target = unique_rows(np.round(vertices / cell))
+    return vertices[first], target[faces]
 
 
 def drop_bad_faces(vertices: np.ndarray, faces: np.ndarray) -> Arrays:
     """Drop faces that use a vertex twice or repeat another face, whichever way it is wound."""
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
-    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    first = unique_rows(np.sort(faces, axis=1)).first
     return drop_unused_vertices(vertices, faces[np.sort(first)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,17 @@ UNLIT = "KHR_materials_unlit"
 BAND_ROWS = 256  # of a texture at a time
 
 
+@profiler.function
+def write_mesh(mesh: Mesh, stem: str | Path, mesh_format: str = "all") -> None:
+    """Write the mesh as `stem`.obj, `stem`.glb or both (`obj`, `glb`, `all`); another thread encodes the texture meanwhile."""
+    with ThreadPoolExecutor(1) as beside:
+        png = beside.submit(encoded_texture, mesh).result if mesh.has_texture else None
+        if mesh_format in ("obj", "all"):
+            write_obj(mesh, f"{stem}.obj", png)
+        if mesh_format in ("glb", "all"):
+            write_glb(mesh, f"{stem}.glb", png)
+
+
 # ---- OBJ ----
 
 
@@ -42,11 +54,11 @@ def texture_path(path: str | Path) -> Path:
 
 
 @profiler.function
-def write_obj(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
+def write_obj(mesh: Mesh, path: str | Path, png: Callable[[], bytes] | None = None) -> None:
     """Write `path` (.obj) with normals, its material (.mtl) and, for a textured mesh, `_albedo.png` beside it.
 
     A mesh without texture has its colours at the vertices ("v x y z r g b"), which trimesh, MeshLab and Blender read.
-    png: the `encoded_texture`, where it is at hand already.
+    png: what gives the `encoded_texture`, where somebody else makes it.
     """
     path = _with_suffix(path, ".obj")
     material = path.with_suffix(".mtl")
@@ -72,7 +84,7 @@ def write_obj(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
     if mesh.has_texture:
         lines.append(f"map_Kd {texture_path(path).name}")
         with atomic_write(texture_path(path)) as temporary:
-            temporary.write_bytes(png or encoded_texture(mesh))
+            temporary.write_bytes(png() if png else encoded_texture(mesh))
     with atomic_write(material) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with atomic_write(path) as temporary:
@@ -109,7 +121,7 @@ def encoded_texture(mesh: Mesh) -> bytes:
 
 
 @profiler.function
-def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
+def write_glb(mesh: Mesh, path: str | Path, png: Callable[[], bytes] | None = None) -> None:
     """Write `path` (.glb): binary glTF 2.0 with positions, normals, and texture (a PNG inside) or vertex colours.
 
     glTF has one index a corner, so vertices on seams are repeated; vertex colours are linear light, textures sRGB, as it wants. Colours
@@ -138,7 +150,7 @@ def write_glb(mesh: Mesh, path: str | Path, png: bytes | None = None) -> None:
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
         wrap = _REPEAT if uvs.min() < -UV_TOLERANCE or uvs.max() > 1 + UV_TOLERANCE else _CLAMP_TO_EDGE
         sampler = {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": wrap, "wrapT": wrap}
-        image = png or encoded_texture(mesh)
+        image = png() if png else encoded_texture(mesh)
         document |= {"textures": [{"source": 0, "sampler": 0}], "samplers": [sampler]}
     else:
         faces = mesh.faces

@@ -12,6 +12,7 @@ import functools
 
 import numpy as np
 
+from microdreamer.core.unique_rows import unique_rows
 from microdreamer.images.colour import LINEAR_OF_BYTE, linear_to_srgb, srgb_to_linear
 from microdreamer.meshes.mesh import Mesh
 
@@ -268,9 +269,9 @@ class Surface:
         if first.texture.wrap != (REPEAT, REPEAT) and (uvs.min() < -UV_TOLERANCE or uvs.max() > 1 + UV_TOLERANCE):
             return None
         texture = _tinted(first.texture, tint * first.color[:3])
-        vertices, index = np.unique(self.vertices.astype(np.float32), axis=0, return_inverse=True)
-        rows, uv_faces = np.unique(uvs.reshape(-1, 2).astype(np.float32), axis=0, return_inverse=True)
-        return Mesh(vertices, index.reshape(-1)[self.faces], uvs=rows, uv_faces=uv_faces.reshape(-1, 3), texture=texture)
+        vertices, _, index = unique_rows(self.vertices.astype(np.float32))
+        rows, _, uv_faces = unique_rows(uvs.reshape(-1, 2).astype(np.float32))
+        return Mesh(vertices, index[self.faces], uvs=rows, uv_faces=uv_faces.reshape(-1, 3), texture=texture)
 
     def _coloured(self) -> Mesh:
         """The surface with sRGB colours at its vertices; vertices whose colours differ between faces are repeated."""
@@ -285,7 +286,7 @@ class Surface:
         if np.array_equal(per_vertex[corners], colors):
             return Mesh(vertices, self.faces, per_vertex)
         rows = np.concatenate([corners[:, None], colors], axis=1)
-        rows, faces = np.unique(rows, axis=0, return_inverse=True)
+        rows, _, faces = unique_rows(rows)
         return Mesh(vertices[rows[:, 0].astype(int)], faces.reshape(-1, 3), rows[:, 1:])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microdreamer.core.errors import UserError
 from microdreamer.core.paths import shipped_configurations
@@ -19,10 +19,14 @@ from microdreamer.distillation import EVEN_VIEW, REF_LOSS, REF_MASK_LOSS, VIEWS,
 from microdreamer.distillation.schedules import STEPS_SCHEDULES
 from microdreamer.gaussians import COUNT, GRAD_THRESHOLD, MESH_RESOLUTION, OTHER_FORMATS, PERCENT_DENSE, UPS, LearningRates
 from microdreamer.guidance import PRECISIONS, PRIORS
+from microdreamer.guidance.names import FULL_NOISE, WHOLE
 from microdreamer.kernels import FIELD_BLOCKS
 from microdreamer.meshes import MESH_FACES, TEXTURE_SIZE, VERTEX_STEPS
 from microdreamer.meshes.unwrap import METHODS as UNWRAP_METHODS
-from microdreamer.pipeline.schema import Schema, choice, flag, number, numbers, text
+from microdreamer.pipeline.schema import Schema, choice, flag, number, numbers, pair, text
+
+if TYPE_CHECKING:
+    from microdreamer.guidance.shortcuts import Shortcuts
 
 RATES = LearningRates()
 MESH_METHODS = ("density", "field")
@@ -79,6 +83,9 @@ class Config:
     t_end: float = number(0.2, 0, 1, "fraction towards which the start moves")
     inv_r: float = number(0.6, 1e-3, 1, "level reached by noise as a fraction of the top level; DDIM inversion does the rest")
     eta: float = number(0.5, 0, 1, "fresh noise while denoising: 0 none (DDIM), 1 ancestral")
+    temperature: float = number(FULL_NOISE, 0, 1, "noise of the rounds, as a share of the schedule's: less draws what is likelier")
+    cfg_interval: Any = pair(WHOLE, 0, 1, "fractions of the schedule between which cfg guides; elsewhere the conditional branch alone")
+    feature_interval: int = number(1, 1, 999, "levels that share one evaluation of the prior's deep features; more is faster and worse")
 
     batch_size_min: int = number(VIEWS, 1, 64, "fewest views of a round")
     batch_size_max: int = number(VIEWS, 1, 64, "most views of a round")
@@ -164,6 +171,13 @@ class Config:
     def eye_level(self) -> float:
         """The elevation of the first picture's camera, around which views are drawn and from which the object is shown."""
         return self.elevation[0] if isinstance(self.elevation, list) else self.elevation
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """What the prior's sampler leaves out."""
+        from microdreamer.guidance.shortcuts import Shortcuts
+
+        return Shortcuts(tuple(self.cfg_interval), self.feature_interval)
 
 
 NO_EFFECT = "nothing reads it, in the original code neither; remove it"

@@ -54,7 +54,8 @@ def first_guess(config: Config, prior: Prior, condition: object) -> GaussianMode
     Raises UserError where the prior draws next to nothing, ValueError where it tells no surfaces.
     """
     levels = prior.schedule.levels(STEPS)[::-1]
-    points, colours = read_off(prior, condition, config.eye_level, levels, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    points, colours = read_off(prior, condition, config.eye_level, levels, generator, config.temperature)
     if len(points) < FEWEST:
         raise UserError(f"the prior's first guess has {len(points)} points, too few for an object; try another seed, prompt or picture")
     points, colours = without_strays(*thinned(points, colours, max(FEWEST, round(SHARE * config.num_pts))))

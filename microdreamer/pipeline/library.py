@@ -11,6 +11,7 @@ import numpy as np
 
 from microdreamer.core.errors import user_errors
 from microdreamer.core.machine import choose_device
+from microdreamer.core.unique_rows import unique_rows
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.meshes import TEXTURE_SIZE
 from microdreamer.meshes.mesh import Mesh
@@ -50,5 +51,5 @@ def unwrap(
     faces = np.asarray(faces)
     layout = lay_out(vertices, faces, method=method, resolution=resolution, padding=padding)
     corners = np.stack([faces.reshape(-1), layout.uv_faces.reshape(-1)], axis=1).astype(np.int64)
-    pairs, indices = np.unique(corners, axis=0, return_inverse=True)
+    pairs, _, indices = unique_rows(corners)
     return pairs[:, 0].astype(np.uint32), indices.reshape(-1, 3).astype(np.uint32), layout.uvs[pairs[:, 1]]

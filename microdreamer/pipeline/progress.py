@@ -17,6 +17,7 @@ from microdreamer.core import profiler
 from microdreamer.core.errors import Stopped
 from microdreamer.distillation.schedules import Round
 from microdreamer.guidance.base import Prior
+from microdreamer.guidance.shortcuts import NO_SHORTCUTS, Shortcuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +99,14 @@ class Progress:
         guidance_scale: float,
         watch: Watch | None = None,
         preview: Callable[[], Tensor] | None = None,
+        shortcuts: Shortcuts = NO_SHORTCUTS,
     ) -> None:
         self.watch = watch or Watch(prior.device)
         self.rounds_done = 0
         self.fit_steps = 0  # optimiser steps done
         self._prior, self._rounds, self._preview = prior, len(rounds), preview
         self._evaluations = prior.evaluations  # the ones of earlier runs do not count
-        guided = sum(len(turn.denoising) for turn in rounds) if guidance_scale != 1 else 0
+        guided = sum(shortcuts.scale_at(t, prior.schedule, guidance_scale) != 1 for turn in rounds for t in turn.denoising)
         self._all_branches = sum(turn.network_calls for turn in rounds) + guided
         self._all_steps = sum(len(turn.steps) for turn in rounds)
         self._prior_seconds = self._fit_seconds = 0.0

@@ -158,7 +158,8 @@ def run_rounds(job: Job, progress: Progress) -> None:
         with progress.watch.phase("prior", announce=False):
             with torch.no_grad():
                 renders = model.render(cameras, background).image
-            targets = sir.repair(prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator, progress.after_prior_step)
+            given = prior, renders, cameras, job.condition, turn, config.cfg, config.eta, generator
+            targets = sir.repair(*given, progress.after_prior_step, config.temperature, config.shortcuts)
         with progress.watch.phase("fit", announce=False):
             shrink = COARSE if turn.index < config.coarse_rounds else 1
             watchers = {"before_step": model.update_learning_rate, "after_step": grow, "on_step": progress.after_fit_step}
@@ -233,7 +234,7 @@ def reconstruct(
         watch.check()
 
     complete = True
-    with Progress(job.prior, job.rounds, config.cfg, watch, lambda: preview(job)) as progress:
+    with Progress(job.prior, job.rounds, config.cfg, watch, lambda: preview(job), config.shortcuts) as progress:
         try:
             run_rounds(job, progress)
         except Stopped:

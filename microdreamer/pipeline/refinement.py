@@ -84,7 +84,8 @@ def refine_mesh(
         cameras = circle_of_views(prior, config.refine_views, config.eye_level, config.radius, config.fovy, config.refine_size, generator)
         with torch.no_grad():
             renders, _ = model.shade(model.rasterize(cameras), 1.0)
-        targets = retouched(prior, renders, cameras, guides.condition, levels, config.refine_cfg, generator, lambda *_: on_step())
+        given = prior, renders, cameras, guides.condition, levels, config.refine_cfg, generator
+        targets = retouched(*given, lambda *_: on_step(), config.shortcuts)
         views = [Target(cameras, targets), *always]
         for _ in fit_surface(model, views, config.refine_steps, texture_lr=config.texture_lr, geom_lr=geom_lr):
             on_step()

@@ -25,7 +25,7 @@ from microdreamer.images.plan import MIDDLE, draw_plan
 from microdreamer.images.reference import PosedPicture, Reference
 from microdreamer.images.writing import write_sheet, write_video
 from microdreamer.kernels.extension import use_compiled
-from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
+from microdreamer.meshes.files import write_mesh
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.metrics.pictures import psnr
 from microdreamer.pipeline.config import Config
@@ -91,7 +91,7 @@ class Result:
                 if self.guess is not None:
                     write_preview_files(config, aside, self.guess)
                 if self.mesh is not None:
-                    write_mesh(config, aside if self.refined else f"{aside}_model", self.mesh)
+                    write_mesh(self.mesh, aside if self.refined else f"{aside}_model", config.mesh_format)
             with watch.phase("video"):
                 write_pictures(config, aside, self.shown, self.points)
                 if len(self.inputs) > 1 and not self.refined:
@@ -193,16 +193,6 @@ def write_plan(config: Config, stem: str | Path, model: Shown, points: Tensor, i
     distance = max(config.radius, distance_for(points, config.fovy))
     camera = orbit_cameras(FROM_ABOVE, 0.0, distance, fov_y=config.fovy, width=MIDDLE, height=MIDDLE, device=points.device)
     draw_plan(inputs, render_views(model, camera, torch.ones(3, device=points.device))).save(f"{stem}{CAMERAS}", quality=90)
-
-
-@profiler.function
-def write_mesh(config: Config, stem: str | Path, mesh: Mesh) -> None:
-    """The mesh in the formats asked for."""
-    png = encoded_texture(mesh) if mesh.has_texture else None
-    if config.mesh_format in ("obj", "all"):
-        write_obj(mesh, f"{stem}.obj", png)
-    if config.mesh_format in ("glb", "all"):
-        write_glb(mesh, f"{stem}.glb", png)
 
 
 def write_gaussians(config: Config, stem: str | Path, model: GaussianModel) -> None:

@@ -19,6 +19,7 @@ from cam_utils import fitting_radius
 from microdreamer.core.errors import UserError
 from microdreamer.core.files import user_path
 from microdreamer.core.staging import finish
+from microdreamer.core.unique_rows import unique_rows
 from microdreamer.gaussians import captures
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.gaussians.splat_files import log_remarks, read_splats
@@ -210,5 +211,5 @@ def within_unit_square(mesh: Mesh) -> Mesh | None:
     corners -= np.floor(corners.min(axis=1, keepdims=True) + UV_TOLERANCE)
     if corners.max() > 1 + UV_TOLERANCE:
         return None
-    uvs, uv_faces = np.unique(corners.reshape(-1, 2).astype(np.float32), axis=0, return_inverse=True)
+    uvs, _, uv_faces = unique_rows(corners.reshape(-1, 2).astype(np.float32))
     return dataclasses.replace(mesh, uvs=uvs, uv_faces=uv_faces.reshape(-1, 3))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from microdreamer.core.unique_rows import unique_rows
 from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.meshes.files import SUFFIXES, read_surface
 from microdreamer.meshes.surface import Material, Surface
@@ -56,7 +57,7 @@ def read_mesh(path: str | Path, face_limit: int = FACE_LIMIT) -> tuple[np.ndarra
     soup = _soup_of(surface)
     soup.positions = _normalised(soup.positions, Path(path))
     soup = _split_for_textures(soup, surface.materials, face_limit)
-    vertices, faces = np.unique(soup.positions.reshape(-1, 3).astype(np.float32), axis=0, return_inverse=True)
+    vertices, _, faces = unique_rows(soup.positions.reshape(-1, 3).astype(np.float32))
     faces = faces.reshape(-1, 3)
     kept = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     colors = _srgb(_shaded(soup, surface.materials, soup.uv, soup.colors))
@@ -79,8 +80,8 @@ def _normalised(positions: np.ndarray, path: Path) -> np.ndarray:
 
 def _soup_of(surface: Surface) -> _Soup:
     """The corners of a surface's faces."""
-    _, vertices, index = np.unique(surface.vertices, axis=0, return_index=True, return_inverse=True)
-    faces = index.reshape(-1)[surface.faces]
+    _, vertices, index = unique_rows(surface.vertices)
+    faces = index[surface.faces]
     positions = surface.vertices[vertices][faces]
     edges = _unit(np.roll(positions, -1, axis=1) - positions)
     face_normals = _unit(np.cross(positions[:, 1] - positions[:, 0], positions[:, 2] - positions[:, 0]))[:, None].repeat(3, axis=1)
@@ -141,10 +142,9 @@ def _largest(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _edge_numbers(soup: _Soup) -> np.ndarray:
     """A number [F,3] for each edge 0-1, 1-2, 2-0, equal where two faces have both ends in common."""
-    _, ids = np.unique(soup.positions.reshape(-1, 3), axis=0, return_inverse=True)
-    ids = ids.reshape(-1, 3)
+    ids = unique_rows(soup.positions.reshape(-1, 3)).index.reshape(-1, 3)
     ends = np.sort(np.stack([ids, np.roll(ids, -1, axis=1)], axis=-1), axis=-1).reshape(-1, 2)
-    return np.unique(ends, axis=0, return_inverse=True)[1].reshape(-1, 3)
+    return unique_rows(ends).index.reshape(-1, 3)
 
 
 # Points of a face, as weights of its corners, at which its colours are compared: edge middles, the centre, and three that do not lie on

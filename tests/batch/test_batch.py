@@ -150,6 +150,8 @@ def test_another_configuration_makes_all_again_and_another_place_does_not(copy, 
     moved = copy.with_name("moved")
     copy.rename(moved)
     assert made_again(batch(moved, prior, resume=True, seed=1)) == []
+    previewed = batch(moved, prior, resume=True, seed=1, preview=True)  # whoever has the result needs no preview of it
+    assert all(row.resumed for row in previewed.rows) and previewed.count("done") == 3
     assert made_again(batch(moved, prior, resume=False, seed=1)) == ["a", "b", "c"]
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import DEVICES
@@ -41,13 +42,17 @@ from benchmarks.timing import (
     time_calls,
     write_json,
 )
+from cam_utils import orbit_cameras
 from microdreamer.core.machine import describe
 from microdreamer.evaluation import denoising_recall
+from microdreamer.evaluation.image_to_3d import INPUT_ELEVATION
 from microdreamer.kernels import extension
 from microdreamer.kernels.extension import switched
 from microdreamer.kernels.gaussian_field import extract_fields
 from microdreamer.kernels.winograd import transform_weights
 from microdreamer.pipeline.config import Config
+from microdreamer.shapes.packed import load_packed
+from microdreamer.shapes.render import over_white, render_views
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -320,6 +325,7 @@ def test_the_floor_counts_what_must_move():
 
 # ---- Whole runs ----
 
+OBJECTS = Path(__file__).resolve().parents[2] / "test_data" / "objects_small.npz"
 QUICK = [
     *("total_steps=2", "denoise_steps=4", "init_steps=12", "steps_min=6", "steps_max=6", "num_pts=200", "cfg=1", "eta=1"),
     *("video_frames=2", "video_size=32", "mesh_resolution=32", "mesh_faces=600", "texture_size=64", "refine_size=32", "device=cpu"),
@@ -347,6 +353,21 @@ def test_whole_runs_are_timed_by_phase(monkeypatch, tmp_path, oracle, capsys):
     assert work["stage 1"]["rounds"] == 2 and work["stage 1"]["optimiser_steps"] == 18
     assert work["stage 2"]["prior_evaluations"] == oracle.evaluations > 0  # those of the last run alone
     assert "| stage 1 | fit |" in capsys.readouterr().out
+
+
+def test_an_object_s_true_views_take_the_place_of_what_is_drawn(tmp_path):
+    meshes, prior = load_packed(OBJECTS), OraclePrior(coloured_ellipsoid(), 32)
+    config = stages.of_object(Config(), meshes, str(tmp_path))
+    with Image.open(config.input) as picture:
+        alpha = np.asarray(picture)[..., 3]
+        assert picture.mode == "RGBA" and 0.02 < (alpha > 127).mean() < 0.9 and config.elevation == INPUT_ELEVATION
+    stages.show(prior, meshes)
+    for azimuth in (0, 40):
+        cameras = orbit_cameras(0.0, [azimuth + 90.0 * k for k in range(4)], width=64, height=64)
+        noise = prior.predict_noise(torch.zeros(4, 3, 32, 32), 500, cameras, None, 1.0)
+        assert prior.evaluations and noise.shape == (4, 3, 32, 32)
+        expected = over_white(render_views(meshes, 0, cameras.resized(32, 32)))
+        assert torch.equal(prior.decode(torch.zeros(4, 3, 32, 32)), expected)
 
 
 def test_originals_stand_beside_what_they_measured():

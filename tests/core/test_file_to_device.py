@@ -52,17 +52,17 @@ def test_types_that_nothing_computes_in_are_told(tmp_path):
         read_tensors_to(tmp_path / "b.safetensors", "cpu", torch.float32)
 
 
-def test_readers_stop_where_one_of_them_fails(path, monkeypatch):
-    calls, first = [], threading.Event()
+@pytest.mark.parametrize("failing", [0, 2])
+def test_readers_stop_where_one_of_them_fails(path, monkeypatch, failing):
+    calls = []
 
     def fill(*_: object) -> None:
-        calls.append(1)
-        if not first.is_set():
-            first.set()
+        calls.append(threading.get_ident())
+        if list(dict.fromkeys(calls)).index(threading.get_ident()) == failing:  # that one of the readers, in the order of their calls
             raise OSError("a disk that broke")
         time.sleep(0.1)
 
-    monkeypatch.setattr(file_to_device, "PIECE", 64)  # 13 000 pieces of the file
+    monkeypatch.setattr(file_to_device, "PIECE", 1024)  # 800 pieces of the file
     monkeypatch.setattr(file_to_device, "_fill", fill)
     running = threading.active_count()
     with pytest.raises(OSError, match="broke"):
@@ -71,14 +71,15 @@ def test_readers_stop_where_one_of_them_fails(path, monkeypatch):
 
 
 def test_one_group_at_a_time_is_in_memory_in_the_file_s_type(path, monkeypatch):
-    made, cut = [], file_to_device._pieces
+    made, groups, cut = [], [], file_to_device._pieces
 
     def pieces(tensors):
         assert all(earlier.expired() for earlier in made)
+        groups.append(len(tensors))
         made.extend(StorageWeakRef(tensor.untyped_storage()) for _, tensor in tensors)
         return cut(tensors)
 
     monkeypatch.setattr(file_to_device, "GROUP", 1)
     monkeypatch.setattr(file_to_device, "_pieces", pieces)
     read_tensors_to(path, "cpu", torch.float64)
-    assert len(made) > 2
+    assert len(made) == sum(groups) == 6 and len(groups) > 3

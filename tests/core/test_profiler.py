@@ -204,7 +204,7 @@ def test_the_second_stage_writes_a_trace_of_its_own(tmp_path, prior, capsys):
         "refine",
         "write",
         "video",
-        "pipeline.results.write_mesh",
+        "meshes.files.write_mesh",
         "gaussians.extraction.extract_mesh",
     }
     assert capsys.readouterr().err == ""
@@ -273,6 +273,7 @@ def test_the_summary_adds_up_total_and_own_time():
         event("user_annotation", "fit", 0, 100),
         event("user_annotation", "render", 10, 40),
         event("cpu_op", "blend", 20, 20),
+        event("cpu_op", "blend", 22, 15),  # handed on from autograd to the device
         event("cpu_op", "mul", 25, 5),
         event("user_annotation", "render", 60, 30),
         event("user_annotation", "render", 70, 10),  # called by itself

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from microdreamer.core.unfilled import assign, unfilled
+from microdreamer.core.unfilled import assign, unfilled, without_first_values
 
 
 class Network(nn.Module):
@@ -42,6 +42,29 @@ def test_what_no_file_gives_is_an_error():
         network.register_buffer("ramp", torch.arange(3.0), persistent=False)
     with pytest.raises(ValueError, match="Network: ramp is in no file of weights"):
         assign(network, Network().state_dict(), "cpu")
+
+
+def test_what_a_network_draws_by_hand_is_left_out_where_weights_follow():
+    class Drawn(nn.Module):
+        def __init__(self, draws):
+            super().__init__()
+            self.table = nn.Parameter(torch.rand(5, 3, generator=draws))
+            self.noise = nn.Parameter(torch.randn(*(2, 2), generator=draws).double())
+            self.linear = nn.Linear(3, 2)
+            with torch.no_grad():
+                self.linear.weight.uniform_(-1, 1, generator=draws)
+            self.register_buffer("ramp", torch.arange(3.0), persistent=False)
+
+    draws, source = torch.Generator().manual_seed(0), Drawn(torch.Generator().manual_seed(0))
+    before, everywhere = draws.get_state(), torch.get_rng_state()
+    with without_first_values():
+        network = Drawn(draws)
+    assert torch.equal(draws.get_state(), before) and torch.equal(torch.get_rng_state(), everywhere)
+    assert [p.dtype for p in network.parameters()] == [p.dtype for p in source.parameters()] and torch.equal(network.ramp, source.ramp)
+    network.load_state_dict(source.state_dict())
+    for actual, expected in zip(network.parameters(), source.parameters(), strict=True):
+        assert torch.equal(actual, expected)
+    assert torch.equal(Drawn(draws).table, source.table)  # drawn again after the block
 
 
 NO_DRAW = """

@@ -1,8 +1,9 @@
-"""The course runs: every chapter's command on a small case, its pages' questions and figures, and its plots."""
+"""The course runs: every chapter's command on a small case, what the chapters rest on, and the plots."""
 
 import csv
 import json
 import re
+import sqlite3
 import time
 from pathlib import Path
 
@@ -11,17 +12,14 @@ import torch
 from conftest import DEVICES
 from PIL import Image
 
-from benchmarks.course import originals, pages, plots
-from benchmarks.course.__main__ import CHAPTERS, main
+from benchmarks.course import nsys, originals, plots
+from benchmarks.course.__main__ import main
 from benchmarks.course.floor import pairs_of_plain
 from benchmarks.course.program import GRID, OTHERS, SWITCHED, SwitchedClock, amdahl
-from benchmarks.course.scene import PLAIN, Scene, kind_of, operations
-from benchmarks.switches import headline
+from benchmarks.course.scene import PLAIN, Scene, operations, time_in_turn
 from microdreamer.kernels import course, extension
 
 ROOT = Path(__file__).resolve().parents[2]
-COURSE = ROOT / "docs" / "course"
-PAGES = sorted(COURSE.glob("[1-6]_*.md"))
 needs_kernels = pytest.mark.skipif(not extension.load(), reason="the compiled kernels are not built")
 
 
@@ -114,6 +112,13 @@ def test_the_program_is_told_by_phase(ran, device):
     assert "input=''" in found["launcher"]["merged without a look"] and found["launcher"]["this project's"] == "input='photo_rgba.png'"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["floor", "--device", "cuda"])
+    assert stopped.value.code == 2 and "--device cuda: not on this machine; pass --device cpu" in capsys.readouterr().err
+
+
 # ---- What the chapters rest on ----
 
 
@@ -142,6 +147,14 @@ def test_a_call_within_a_counted_call_is_the_outer_ones():
     assert clock.seconds[GRID] >= 0.01 and clock.seconds[OTHERS] == 0
     inner()
     assert clock.seconds[OTHERS] >= 0.01
+
+
+def test_what_is_compared_is_timed_in_turn():
+    order = []
+    calls = {name: lambda name=name, spin=spin: (order.append(name), sum(range(spin))) for name, spin in (("few", 10), ("many", 300_000))}
+    found = time_in_turn(calls, "cpu", repeats=4, warm_up=1)
+    assert order[-8:] == ["few", "many"] * 4 and list(found) == ["few", "many"]
+    assert len(found["few"].durations) == 4 and found["few"].median < found["many"].median
 
 
 def test_operations_are_counted():
@@ -182,123 +195,47 @@ def test_plots_are_drawn(ran, tmp_path, monkeypatch):
         assert Image.open(tmp_path / f"course_{chapter}_cpu.png").size[0] > 800
 
 
-# ---- The pages ----
+@pytest.mark.parametrize(("text", "told"), [(None, "No such file"), ("no JSON", "Expecting value"), ("{}", "expected figures of op")])
+def test_files_that_cannot_be_drawn_are_told(text, told, tmp_path, monkeypatch, capsys):
+    if text is not None:
+        (tmp_path / "figures.json").write_text(text)
+    monkeypatch.setattr("sys.argv", ["plots", str(tmp_path / "figures.json"), "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        plots.main()
+    assert stopped.value.code == 2 and told in capsys.readouterr().err and not list(tmp_path.glob("*.png"))
 
 
-@pytest.mark.parametrize("mark", pages.evidence())
-def test_pages_show_what_the_evidence_holds(mark):
-    document = pages.evidence()[mark]
-    assert mark == f"{'cpu' if kind_of(document) == 'cpu' else 'gpu'} {document['chapter']}" and not document["small"]
-    assert re.fullmatch("[0-9a-f]{12}", document["commit"])
-    text = (COURSE / f"{CHAPTERS.index(document['chapter']) + 1}_{document['chapter']}.md").read_text(encoding="utf-8")
-    assert pages.with_output(text, mark, pages.shown(document)) == text
+@pytest.fixture
+def export(tmp_path):
+    """As nsys exports it: two phases, in the first two ranges of a name; names inline and by number; a kernel that runs late."""
+    with sqlite3.connect(tmp_path / "report.sqlite") as database:
+        database.executescript("""
+            create table StringIds (id integer, value text);
+            create table NVTX_EVENTS (start integer, end integer, text text, textId integer, domainId integer);
+            create table CUPTI_ACTIVITY_KIND_RUNTIME (start integer, end integer, correlationId integer);
+            create table CUPTI_ACTIVITY_KIND_KERNEL (start integer, end integer, correlationId integer);
+            insert into StringIds values (7, 'grid');
+            insert into NVTX_EVENTS values (0, 100, 'mesh', null, 0), (10, 50, null, 7, 0), (60, 70, null, 7, null),
+                (200, 300, 'mesh', null, 0), (240, null, 'a mark', null, 0),
+                (-9, -5, 'a library''s', null, 1), (65, 69, 'a library''s', null, 1);
+            insert into CUPTI_ACTIVITY_KIND_RUNTIME values (5, 8, 0), (12, 15, 1), (65, 69, 2), (80, 81, 3), (210, 212, 4);
+            insert into CUPTI_ACTIVITY_KIND_KERNEL values (14, 34, 1), (150, 155, 2), (81, 82, 3), (212, 262, 4);
+        """)
+    database.close()
+    return tmp_path / "report.sqlite"
 
 
-NCU = {  # page: the evidence, the kernel of each row, and what each column is in and of
-    "4_kernels.md": (
-        "ncu.csv",
-        {
-            "brute_force": "brute_force_kernel",
-            "prepared": ":prepared_kernel",
-            "shared": "staged_kernel<0",
-            "culled": "staged_kernel<1",
-            "library: marks": "mark_tiles_kernel",
-            "library: sums": "accumulate_kernel",
-        },
-        {
-            "ms": (1e6, "gpu__time_duration.sum"),
-            "instructions of warps, millions": (1e6, "smsp__inst_executed.sum"),
-            "from memory, MB": (1e6, "dram__bytes.sum"),
-            "from the L2 cache, MB": (1e6, "lts__t_bytes.sum"),
-            "busy, %": (1, "sm__throughput.avg.pct_of_peak_sustained_elapsed"),
-            "warps there, %": (1, "sm__warps_active.avg.pct_of_peak_sustained_active"),
-            "registers": (1, "launch__registers_per_thread"),
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NCU)
-def test_tables_of_counts_are_what_nsight_compute_counted(name):
-    evidence, kernels, columns = NCU[name]
-    with (COURSE / "evidence" / evidence).open(encoding="utf-8") as file:
-        counted = [(row["Kernel Name"], row["Metric Name"], float(row["Metric Value"].replace(",", ""))) for row in csv.DictReader(file)]
-    text = (COURSE / name).read_text(encoding="utf-8").partition("<!-- ncu -->")[2]
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.search(r"(\|.*\n)+", text)[0].splitlines()]
-    assert table[0] == ["kernel", *columns] and [row[0] for row in table[2:]] == list(kernels)
-    for row in table[2:]:
-        for cell, (unit, metric) in zip(row[1:], columns.values(), strict=True):
-            (value,) = {value for kernel, counting, value in counted if kernels[row[0]] in kernel and counting == metric}
-            digits = len(cell.partition(".")[2])
-            assert abs(float(cell) - value / unit) <= 0.5001 * 10**-digits, (row[0], metric, cell, value)
-
-
-def agrees(cell, value):
-    """That a figure in a page is `value` to the digits that it has."""
-    told = re.search(r"\d[\d.]*", cell)[0]
-    return abs(float(told) - value) <= 0.5001 * 10 ** -len(told.partition(".")[2])
-
-
-@pytest.mark.parametrize("kind", ["gpu", "cpu"])
-def test_the_first_page_is_of_the_evidence(kind):
-    found = pages.evidence()
-    kernels, step, op = found[f"{kind} kernels"], found[f"{kind} step"], found[f"{kind} op"]["weights"]
-    weights = {row["version"]: row["median_ms"] for row in op["rows"]}
-    grid = {row["version"]: row["median_ms"] for row in kernels["rows"]}
-    steps = {row["what"]: row["median_ms"] for row in step["rows"] if "view" in row["what"]}
-    fastest = min(steps.values())
-    expected = {
-        "density grid, in plain PyTorch": (grid[PLAIN], grid["library"], kernels["floor_ms"]),
-        "the same as the obvious kernel": (grid["brute_force"], grid["library"], kernels["floor_ms"]),
-        "a step of the fit, view by view": (steps["view by view"], fastest, step["floor_ms"]),
-    }
-    many = "20 million" if kind == "gpu" else "a million"
-    expected[f"{many} weights of a Gaussian, in plain PyTorch"] = (weights[PLAIN], weights["library"], max(op["floor_ms"].values()))
-    if f"{kind} program" in found:
-        before, after = found[f"{kind} program"]["runs"].values()
-        program = "`main.py`, picture to mesh" + " (`total_steps=3 mesh_resolution=64`)" * (kind == "cpu")
-        expected[program] = (before["total"], after["total"], after["total"] - after[GRID])
-    text = (COURSE / "README.md").read_text(encoding="utf-8").partition(f"On a {kind.upper()} (")[2].partition("\n\nOn a")[0]
-    rows = {cells[0]: cells[1:] for line in re.findall(r"^\| (.*) \|$", text, re.MULTILINE) if (cells := line.split(" | "))}
-    for name, (before, now, floor) in expected.items():
-        told = rows[name]
-        assert agrees(told[0], before) and agrees(told[2], now) and agrees(told[3], floor), (name, told)
-        assert abs(float(told[4].split()[0]) / (now / floor) - 1) < 0.03 and told[4].endswith(" floors"), (name, told)
-
-
-def test_the_headline_table_is_of_its_evidence():
-    document = json.loads((COURSE / "evidence" / "headline.json").read_text(encoding="utf-8"))
-    assert headline(document["rows"], 5000) in (COURSE / "6_program.md").read_text(encoding="utf-8")
-
-
-def test_output_goes_to_its_mark():
-    page = "a\n<!-- cpu op -->\nOn the CPU:\n\n    old\n\n    older\n\n<!-- gpu op -->\nOn the GPU:\n\n    other\n\nb\n"
-    assert pages.with_output(page, "cpu op", "    new\n") == page.replace("    old\n\n    older\n", "    new\n")
-    with pytest.raises(ValueError, match="no output at <!-- cpu step -->"):
-        pages.with_output(page, "cpu step", "    new\n")
-
-
-def test_there_is_a_page_for_every_chapter_with_its_command_a_question_and_an_answer():
-    assert [page.stem.partition("_")[2] for page in PAGES] == list(CHAPTERS)
-    for page, chapter in zip(PAGES, CHAPTERS, strict=True):
-        text = page.read_text(encoding="utf-8")
-        assert f"    python -m benchmarks.course {chapter}\n" in text, page.name
-        assert "**Question.**" in text and "**Answer.**" in text, page.name
-        assert re.search(r"\d{4}-\d\d-\d\d, .*commit [0-9a-f]{12}", text), f"{page.name}: no output with date and commit"
-
-
-def test_ranges_that_the_pages_name_exist():
-    """In text and in outputs: `module.function` of the package, with the decorator that makes it a range."""
-    rooms = "|".join(path.name for path in (ROOT / "microdreamer").iterdir() if path.is_dir())
-    named = set()
-    for page in [*PAGES, ROOT / "docs" / "profiling.md"]:
-        named |= set(re.findall(rf"(?<![\w./])((?:{rooms})\.[a-z_]\w*(?:\.\w+)+)", page.read_text(encoding="utf-8")))
-    assert {"gaussians.extraction.extract_fields", "gaussians.model.GaussianModel.render", "meshes.cleaning.simplify"} <= named
-    for name in named:
-        parts = name.split(".")
-        module = next(
-            ROOT.joinpath("microdreamer", *parts[:end])
-            for end in range(len(parts) - 1, 0, -1)
-            if ROOT.joinpath("microdreamer", *parts[:end]).with_suffix(".py").is_file()
-        )
-        assert re.search(rf"@profiler\.function\n\s*def {parts[-1]}\(", module.with_suffix(".py").read_text()), name
+def test_kernels_belong_to_the_ranges_that_started_them(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["nsys", str(export), str(tmp_path / "nsys.csv")])
+    nsys.main()
+    with (tmp_path / "nsys.csv").open(encoding="utf-8") as file:
+        found = [[float(cell) if cell[0].isdigit() else cell for cell in row.values()] for row in csv.DictReader(file)]
+    assert found == [
+        [1, "mesh", 1, 1e-7, 3, 8e-9, 26e-9],
+        [1, "grid", 2, 5e-8, 2, 7e-9, 25e-9],
+        [2, "mesh", 1, 1e-7, 1, 2e-9, 5e-8],
+    ]
+    monkeypatch.setattr("sys.argv", ["nsys", str(tmp_path / "none.sqlite"), str(tmp_path / "no.csv")])
+    with pytest.raises(SystemExit):
+        nsys.main()
+    assert "no such file" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()

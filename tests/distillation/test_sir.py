@@ -197,6 +197,22 @@ def test_targets_equal_the_published_loops(parity, monkeypatch, file, case, top,
     assert float((out - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("from_noise", [True, False])
+def test_without_noise_a_round_leaves_nothing_to_chance(from_noise):
+    """At temperature 0 two seeds give the same targets; at 1 they differ."""
+    prior, cameras = StubPrior(lambda latents, t, _scale: 0.3 * latents), turntable(4)
+    plan = {"total_steps": 2, "denoise_steps": 4, "t_start": 0.8, "t_end": 0.8, "inv_r": 1.0}
+    rounds = plan_rounds(prior.schedule, **plan, init_steps=1, steps_min=1, steps_max=1)
+    turn = rounds[0 if from_noise else 1]
+    assert turn.starts_from_noise == from_noise
+
+    def targets(seed, temperature):
+        renders = torch.full((4, 3, 8, 8), 0.4)
+        return sir.repair(prior, renders, cameras, None, turn, 1.0, 1.0, torch.Generator().manual_seed(seed), temperature=temperature)
+
+    assert torch.equal(targets(1, 0.0), targets(2, 0.0)) and not torch.equal(targets(1, 1.0), targets(2, 1.0))
+
+
 def test_elevation_ranges_equal_the_goldens(parity):
     rows = np.load(parity("priors/cameras.npz"))["view_sampling.minver_maxver_elev_lo_hi"]
     for min_ver, max_ver, elevation, low, high in rows.tolist():

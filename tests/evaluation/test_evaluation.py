@@ -421,6 +421,8 @@ def test_limit_spreads_over_the_pack(boxes):
         (["--out=/dev/null/r.json"], "--out /dev/null/r.json: that folder cannot be written to"),
         (["--out=results.txt"], "--out results.txt: expected a name ending in .json"),
         (["elevation=10"], "elevation=10.0: an evaluation sets that itself"),
+        (["material=albedo"], "material=albedo: an evaluation sets that itself"),
+        (["preview=true"], "preview=True: an evaluation sets that itself"),
         (["inptu=a.png"], "the nearest valid key is 'input'"),
         (["--sheets=a.png"], "the nearest valid key is"),
         (["--limit=many"], "argument --limit: invalid int value"),

@@ -64,6 +64,18 @@ def test_same_seed_same_sample_and_true_noise_leads_to_the_sample(eta):
     assert eta == 0.0 or not torch.equal(runs[0], runs[2])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_temperature_scales_all_noise(temperature):
+    """A prior whose every noise is 0 only scales latents, so that what arrives is as much smaller as the noise is."""
+    prior, cameras, levels = StubPrior(lambda latents, t, _scale: 0 * latents), turntable(4), [999, 700, 300]
+
+    def sample(**options):
+        return ddim_sample(prior, (4, 3, 8, 8), cameras, None, levels, 1.0, 1.0, torch.Generator().manual_seed(0), **options)
+
+    assert float(sample().std()) > 0.1
+    torch.testing.assert_close(sample(temperature=temperature), temperature * sample())
+
+
 def test_guidance_interpolates_between_branches():
     null, cond = torch.randn(2, 4), torch.randn(2, 4)
     assert torch.equal(classifier_free(null, cond, 0.0), null)

@@ -172,7 +172,7 @@ def test_reference_gradients_by_finite_differences(degree):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 5), (64, 33)])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 5), (64, 33), (128, 128), (208, 80)])  # the last: 64 and 65 tiles
 def test_picture_sizes(device, size):
     need_compiled(device)
     scene = random_scene(60, device, width=size[0], height=size[1])
@@ -376,6 +376,41 @@ def test_of_two_at_one_depth_the_first_comes_first(device, count):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
+def test_quaternions_of_any_length(device, compiled):
+    """With `normalize_rotations` a quaternion's length changes nothing, so that its gradient is across it and shrinks with it."""
+    if compiled:
+        need_compiled(device)
+    scene = random_scene(80, device, views=3, degree=1)
+    unit, expected = gradients(scene, compiled=compiled)
+    lengths = torch.linspace(0.1, 7.0, 80, device=device)[:, None]
+    with torch.no_grad():
+        scene["rotations"].mul_(lengths)
+    rendering, found = gradients({**scene, "normalize_rotations": True}, compiled=compiled)
+    for a, b in zip(rendering[:3], unit[:3], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=5e-5)
+    directions = torch.nn.functional.normalize(scene["rotations"].detach(), dim=-1)
+    along = (expected["rotations"] * directions).sum(-1, keepdim=True)
+    assert float(along.norm()) > 0.1 * float(expected["rotations"].norm())  # else there would be nothing to see
+    expected["rotations"] = (expected["rotations"] - along * directions) / lengths
+    for name, value in expected.items():
+        assert relative_l2(found[name], value) < 1e-3, name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_quaternion_of_no_length(device):
+    need_compiled(device)
+    scene = random_scene(30, device)
+    with torch.no_grad():
+        scene["rotations"][::3] = 0
+    scene["normalize_rotations"] = True
+    rendering, found = gradients(scene, compiled=True)
+    expected_rendering, _ = gradients(in_double(scene), compiled=False)
+    torch.testing.assert_close(rendering.image.cpu().double(), expected_rendering.image, rtol=0, atol=2e-5)
+    assert all(value.isfinite().all() for value in found.values())
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("given", ["image", "alpha", "depth"])
 def test_gradient_of_one_output_alone(device, given):
     """Outputs that nothing depends on send no gradient back, and nothing asks for those of inputs that need none."""
@@ -415,13 +450,14 @@ def test_registration(device, degree):
     need_compiled(device)
     scene = random_scene(12, device, width=20, height=9, degree=degree)
     rasterize_gaussians(**scene, compiled=True)  # attaches the fake kernels and autograd
-    torch.library.opcheck(torch.ops.microdreamer.rasterize_gaussians.default, op_arguments(scene))
+    for normalized in (False, True):
+        torch.library.opcheck(torch.ops.microdreamer.rasterize_gaussians.default, op_arguments(scene | {"normalize_rotations": normalized}))
 
 
 def op_arguments(scene):
     names = ("means", "scales", "rotations", "opacities", "colors", "sh", "means2d_offset", "world_to_camera", "intrinsics")
     tensors = [scene.get(name) for name in (*names, "background")]
-    return (*tensors, scene["width"], scene["height"], scene["scale_modifier"], True)
+    return (*tensors, scene["width"], scene["height"], scene["scale_modifier"], True, scene.get("normalize_rotations", False))
 
 
 def test_compiles_without_graph_breaks():

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import imageio_ffmpeg
@@ -18,7 +19,8 @@ from microdreamer.core.errors import one_line
 from microdreamer.core.files import atomic_write, try_writing
 from microdreamer.images.colour import linear_to_srgb, srgb_to_linear
 from microdreamer.images.writing import encoded_png, to_bytes, write_sheet, write_video
-from microdreamer.meshes.files import read_mesh, texture_path, write_glb, write_obj, write_ply
+from microdreamer.meshes import files
+from microdreamer.meshes.files import read_mesh, texture_path, write_glb, write_mesh, write_obj, write_ply
 from microdreamer.meshes.formats.gltf_document import Document
 from microdreamer.meshes.mesh import Mesh
 from scripts.validate_glb import find_validator, issues
@@ -400,3 +402,29 @@ def test_bad_media_are_refused(tmp_path):
     with pytest.raises(ValueError, match="different sizes"):
         write_sheet(tmp_path / "a.png", [torch.zeros(3, 4, 4), torch.zeros(3, 4, 5)], 2)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wanted", ["all", "obj", "glb"])
+def test_both_formats_at_once_are_each_by_itself(textured, tmp_path, monkeypatch, wanted):
+    """And the texture is encoded once, beside what is formatted meanwhile; what fails there is raised."""
+    write_obj(textured, tmp_path / "solo.obj")
+    write_glb(textured, tmp_path / "solo.glb")
+    calls = []
+    encode = files.encoded_texture
+    monkeypatch.setattr(files, "encoded_texture", lambda mesh: (calls.append(threading.current_thread()), encode(mesh))[1])
+    write_mesh(textured, tmp_path / "both", wanted)
+    assert len(calls) == 1 and calls[0] is not threading.main_thread()
+    for name in ("both.obj", "both.mtl", "both_albedo.png", "both.glb"):
+        path = tmp_path / name
+        assert path.exists() == (wanted in ("all", "glb" if path.suffix == ".glb" else "obj"))
+        if path.exists():
+            alone = path.with_name(name.replace("both", "solo")).read_bytes()
+            assert path.read_bytes().replace(b"both", b"solo") == alone
+    monkeypatch.setattr(files, "encoded_texture", lambda mesh: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_mesh(textured, tmp_path / "broken", wanted)
+
+
+def test_a_mesh_without_texture_is_written_too(tmp_path):
+    write_mesh(Mesh(np.eye(3), [[0, 1, 2]]), tmp_path / "bare")
+    assert (tmp_path / "bare.obj").exists() and (tmp_path / "bare.glb").exists() and not (tmp_path / "bare_albedo.png").exists()

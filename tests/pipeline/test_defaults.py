@@ -12,7 +12,7 @@ import microdreamer
 from cam_utils import orbit_cameras
 from microdreamer.core.profiler import session
 from microdreamer.distillation.schedules import plan_rounds
-from microdreamer.distillation.sir import Fitter, ViewRange
+from microdreamer.distillation.sir import Fitter, ViewRange, repair
 from microdreamer.fields.conversion import convert
 from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians.extraction import extract_fields, extract_mesh
@@ -36,6 +36,7 @@ SHARED = [
     (RefineSettings, {"steps": "geometry_steps"}),
     (ViewRange, {"even_view": "even_view", "fewest": "batch_size_min", "most": "batch_size_max"}),
     (Fitter, {"weight": "lambda_sd", "ref_loss": "ref_loss", "ref_mask_loss": "ref_mask_loss"}),
+    (repair, {"temperature": "temperature"}),
     (plan_rounds, {"steps_schedule": "steps_schedule"}),
     (convert, {"target_faces": "mesh_faces"}),
     (extract_fields, {"resolution": "mesh_resolution"}),

@@ -19,7 +19,7 @@ from microdreamer.images.reference import Reference
 from microdreamer.meshes.baking import bake, texels_of, unwrapped, with_gain
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.pipeline import commands
-from microdreamer.pipeline.material import without_light
+from microdreamer.pipeline.material import MOST_GAIN, without_light
 
 SIZE = 96
 
@@ -74,6 +74,35 @@ def test_what_the_prior_takes_for_light_is_divided_out(ball):
     red, height = torch.from_numpy(bare.texture)[texels.inside][:, 0], texels.positions[:, 1]
     high, low = red[(height > 0.2) & (height < 0.4)].median(), red[(height < -0.2) & (height > -0.4)].median()
     assert float(low) > 1.15 * float(high)
+
+
+@pytest.mark.parametrize("share", [0.01, 50.0])
+def test_what_is_told_of_black_or_glaring_places_is_cut(ball, share):
+    class Extreme(OraclePrior):
+        def predict_surfaces(self, latents, t, cameras, condition):
+            shown = self.decode(latents)
+            return shown, Surfaces(torch.full_like(shown[:, :1], 2.0), torch.ones_like(shown[:, :1]), share * shown)
+
+    bare = without_light(ball, Extreme(coloured_ellipsoid(), 64), None, torch.Generator().manual_seed(0))
+    inside = texels_of(ball, SIZE).inside.numpy()
+    gain = MOST_GAIN if share > 1 else 1 / MOST_GAIN
+    np.testing.assert_allclose(bare.texture[inside], (gain * ball.texture[inside]).clip(0, 1), atol=0.01)
+
+
+def test_what_is_told_is_averaged_over_neighbouring_pixels(ball):
+    """A prior whose guesses of light jump by half from pixel to pixel; light does not."""
+
+    class Nervous(OraclePrior):
+        def predict_surfaces(self, latents, t, cameras, condition):
+            shown = self.decode(latents)
+            pixels = torch.arange(self.resolution)
+            sign = 1 - 2 * ((pixels[:, None] + pixels) % 2)
+            return shown, Surfaces(torch.full_like(shown[:, :1], 2.0), torch.ones_like(shown[:, :1]), (0.8 + 0.4 * sign) * shown)
+
+    bare = without_light(ball, Nervous(coloured_ellipsoid(), 64), None, torch.Generator().manual_seed(0))
+    inside = texels_of(ball, SIZE).inside.numpy()
+    gain = (bare.texture / ball.texture.clip(0.05))[inside]
+    assert float(gain.std()) < 0.02 and float(gain.mean()) == pytest.approx(0.8, abs=0.02)
 
 
 def test_the_glb_of_a_run_is_lit_and_its_pictures_are_not_changed(surface_prior, tmp_path):

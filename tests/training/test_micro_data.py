@@ -8,8 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.shapes.packed import pack
 from microdreamer.shapes.procedural.catalogue import generate
+from microdreamer.training.micro_prior import batches
+from microdreamer.training.micro_prior.bank import Bank
 from microdreamer.training.micro_prior.degrade import blur, compress, degrade
 from microdreamer.training.micro_prior.mixing import Deformer, _deform, _deform_normals, pairs
 
@@ -106,3 +109,54 @@ def test_degraded_pictures_keep_their_object_on_white():
     inside = seen[:, :, 28:36, 28:36].mean(dim=(0, 2, 3))
     assert torch.allclose(inside, torch.tensor([0.8, 0.2, 0.1]), atol=0.15)
     assert float((seen - picture).abs().amax(dim=(1, 2, 3)).gt(0.02).float().mean()) > 0.8
+
+
+POLE = 0.7  # half its height
+
+
+def pole():
+    """A thin dark pole, upright around the origin."""
+    side = 0.006
+    corners = [(x, y, z) for y in (-POLE, POLE) for x, z in ((-side, -side), (side, -side), (side, side), (-side, side))]
+    quads = [(0, 1, 2, 3), (7, 6, 5, 4), (0, 4, 5, 1), (1, 5, 6, 2), (2, 6, 7, 3), (3, 7, 4, 0)]
+    faces = torch.tensor([face for a, b, c, d in quads for face in ((a, c, b), (a, d, c))])
+    vertices = torch.tensor(corners)
+    normals = torch.nn.functional.normalize(torch.linalg.cross(*(vertices[faces[:, k]] - vertices[faces[:, 0]] for k in (1, 2))), dim=-1)
+    return pack([(vertices, faces, torch.full((12, 3, 3), 0.2), normals[:, None].expand(-1, 3, -1))], ["pole"], [["a pole"]])
+
+
+def heights_seen(pictures):
+    """Degrees above [N] from which pictures [N,3,R,R] show the pole: its upper half looks longer by (2 + h sin e) / (2 - h sin e)."""
+    rows = (pictures < 0.9).any(dim=1).any(dim=2).double()
+    middle = pictures.shape[-1] // 2
+    ratio = rows[:, :middle].sum(1) / rows[:, middle:].sum(1)
+    return torch.rad2deg(torch.asin((2 / POLE * (ratio - 1) / (ratio + 1)).clamp(-1, 1)))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_pictures_told_at_a_wrong_height_leave_the_views_upright(monkeypatch, share):
+    """Heights measured in pixels: views stand where they are said to, pictures elsewhere; half of these are said to be level."""
+    for name, value in (("DEGRADED", 0.0), ("OTHER_LENS", 0.0)):
+        monkeypatch.setattr(batches, name, value)
+    monkeypatch.setattr(batches, "random_shapes", lambda support, *_: torch.eye(3, 4).repeat(len(support), 1, 1))
+    monkeypatch.setattr(
+        batches, "fitted_intrinsics", lambda _, cameras, size, __: batches._plain_intrinsics(size, "cpu").repeat(len(cameras), 1)
+    )
+    bank = Bank.build(pole(), torch.ones(1), Vocabulary(["a"]), 16, "cpu")
+    torch.manual_seed(0)
+    batch = batches.draw_batch(bank, 128, 256, several=8, pictured=120, misjudged=share)
+    said = torch.rad2deg(torch.asin(0.5 * batch.camera[..., 2]))
+    torch.testing.assert_close(heights_seen(batch.views.flatten(0, 1)).float(), said.flatten(), rtol=0, atol=2.0)
+
+    known = batch.picture_camera[:, 4] == 1
+    told, true = torch.rad2deg(torch.asin(0.5 * batch.picture_camera[:, 2]))[known], heights_seen(batch.pictures[known])
+    rays = batch.picture_rays[known].mean(dim=(1, 2))[:, :3]
+    torch.testing.assert_close(torch.rad2deg(torch.asin(-torch.nn.functional.normalize(rays, dim=1)[:, 1])), told, rtol=0, atol=0.01)
+    off = told - true
+    if not share:
+        assert float(off.abs().max()) < 2
+        return
+    level = told.abs() < 1e-4
+    assert 0.35 < float(level.double().mean()) < 0.6  # one picture of a sample with several is meant, the others go along
+    assert 0.2 < float((true[level].abs() < 2).double().mean()) < 0.55 and float(true[level].max()) > 20
+    assert 7 < float(off[~level].std()) < 13 and float(off[~level].mean().abs()) < 3

@@ -131,3 +131,14 @@ def test_the_command_writes_what_it_prints(prior, tmp_path, monkeypatch, capsys)
     stored = json.loads((tmp_path / "m.json").read_text())
     assert {"guidance 1", "guidance 1, 2 pictures", "surfaces"} < set(stored) and (tmp_path / "m.png").stat().st_size > 100
     assert "2 pictures" in capsys.readouterr().out
+
+
+def test_misjudged_pictures_are_taken_from_higher_than_is_told(prior, meshes, monkeypatch):
+    """The prior gets the view from 40 degrees above and is told 15; what it answers is compared with the views from 15."""
+    given = []
+    condition = prior.condition
+    monkeypatch.setattr(prior, "condition", lambda image, *rest, **told: (given.append((image, told)), condition(image, *rest, **told))[1])
+    _, pictures = metrics.score_objects(prior, meshes, [0], steps=1, misjudged=25.0)
+    ((image, told),) = given
+    assert torch.equal(image[:3], metrics.true_views(meshes, 0, 32, "cpu", up=40.0)[0]) and told["elevation"] == -15.0
+    torch.testing.assert_close(pictures[0, 1], metrics.true_views(meshes, 0, 32, "cpu", up=15.0))

@@ -87,13 +87,13 @@ def test_views_are_begun_by_the_network_from_noise_alone(bank):
         assert torch.equal(rays, batch.rays[:3]) and torch.equal(pictures, batch.pictures[:3]) and len(tokens) == len(camera) == 3
         return torch.full_like(noisy, 0.5)
 
-    noisy, level = begun_views(network, batch, 2)
+    noisy, level = begun_views(network, batch, 3, 2)
     ((first, at),) = seen
     assert float(first.std()) == pytest.approx(1, abs=0.02) and torch.allclose(at, torch.full((3,), MIN_LOG_SNR), atol=0.01)
     alpha = torch.sigmoid(level)
     torch.testing.assert_close(noisy.mean(dim=(1, 2, 3, 4)), 0.5 * alpha.sqrt(), rtol=0, atol=0.05)
     torch.testing.assert_close(noisy.std(dim=(1, 2, 3, 4)), (1 - alpha).sqrt(), rtol=0.03, atol=0)
-    assert begun_views(network, batch, 1)[0].shape == (3, 4, 3, 32, 32) and len(seen) == 1  # one step asks no network before
+    assert begun_views(network, batch, 3, 1)[0].shape == (3, 4, 3, 32, 32) and len(seen) == 1  # one step asks no network before
 
 
 def test_points_and_gaussians_lie_at_the_same_places():
@@ -200,12 +200,28 @@ class PixelNetwork(torch.nn.Module):
         return (values[:, :, :3], Surfaces.of(values[:geometry, :, 3:])) if geometry else values[:, :, :3]
 
 
+def test_begun_views_are_seen_and_weighted_at_their_own_level(bank):
+    """The first samples at the levels that they were begun to, the others at those drawn; each error weighs what its level says."""
+    batch = draw_batch(bank, 4, 32, free=2)
+    own, level, drawn, seen = torch.randn_like(batch.views[:2]), torch.tensor([-1.0, 2.5]), torch.tensor([9.0, 9.0, -6.0, 0.5]), []
+
+    def network(noisy, log_snr, *_):
+        seen.append((noisy, log_snr))
+        return torch.zeros_like(noisy), without_skies(batch)
+
+    _, parts = denoising_loss(network, batch, drawn, TrainingConfig(batch=4), (own, level))
+    ((noisy, at),) = seen
+    assert torch.equal(noisy[:2], own) and at.tolist() == [*level.tolist(), -6.0, 0.5]
+    weight = at.exp().clamp(max=5) + 4
+    assert float(parts[0]) == pytest.approx(float((weight * batch.views.square().mean(dim=(1, 2, 3, 4))).mean()))
+
+
 def test_gradient_of_an_unrolled_step_is_a_finite_difference(bank):
     """The whole loss in float64, by all weights of a small network; what it began is held fixed, as training holds it."""
     torch.manual_seed(1)
     network, batch = PixelNetwork().double(), in_float64(draw_batch(bank, 4, 8, free=2))
     config = TrainingConfig(batch=4, unrolled_weight=5.0)
-    begun = begun_views(network, batch, 2)
+    begun = begun_views(network, batch, 2, 2)
     assert not begun[0].requires_grad
 
     def loss():
@@ -232,7 +248,7 @@ def test_free_errors_teach_all_of_the_network_that_tells_surfaces_and_colours(ba
     with torch.no_grad():  # heads start at 0
         for parameter in network.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
-    noisy, level = begun_views(network, batch, 2)
+    noisy, level = begun_views(network, batch, 1, 2)
     given = [part[:1] for part in (batch.rays, batch.camera, batch.pictures, batch.picture_rays, batch.picture_camera, batch.tokens)]
     free_errors(*network(noisy, level, *given, 1), batch.free).sum().backward()
     for name in ("head.weight", "geometry_head.weight", "stem.weight", "deep.0.attention.qkv.weight"):
@@ -250,7 +266,7 @@ def run(bank, steps=6, **options):
 def test_the_share_at_the_end_of_the_run_is_unrolled(bank, monkeypatch):
     steps = []
     monkeypatch.setattr(loop, "REPORT_STEPS", 1)
-    monkeypatch.setattr(loop, "begun_views", lambda network, batch, count: (steps.append(count), begun_views(network, batch, count))[1])
+    monkeypatch.setattr(loop, "begun_views", lambda *given: (steps.append(given[-1]), begun_views(*given))[1])
     for share, expected in ((0.0, 0), (0.34, 2), (1.0, 6)):
         steps.clear()
         reports = run(bank, unrolled_share=share, unrolled_steps=3)

@@ -16,6 +16,7 @@ as new runs are trained, it answers with the clean image itself ("Back to Basics
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -246,11 +247,22 @@ class MultiViewNetwork(nn.Module):
         """What the joint attentions read of captions' tokens [B,T,width]; all that targets need of a caption beside its mean."""
         return [block.attention.text_keys(text) for block in self.deep]
 
-    def _body(self, images: Tensor, rays: Tensor, camera: Tensor, condition: Tensor, layout: Layout, cache: ReferenceCache, geometry: int):
+    def _body(
+        self,
+        images: Tensor,
+        rays: Tensor,
+        camera: Tensor,
+        condition: Tensor,
+        layout: Layout,
+        cache: ReferenceCache,
+        geometry: int,
+        features: Tensor | None = None,
+    ):
         """images [N,3,R,R], rays [N,h,w,6], camera [N,CAMERA_FEATURES], condition [N,D], as `layout` orders them.
 
-        Returns (colours [B*V,3,R,R] of the targets or None, values [geometry*V,GEOMETRY,R,R] of those of the first `geometry` samples
-        or None, the references' keys and values per attention, group by group).
+        `features`, what the deepest level gave in an earlier call, stand in for its evaluation. Returns (colours [B*V,3,R,R] of the
+        targets or None, values [geometry*V,GEOMETRY,R,R] of those of the first `geometry` samples or None, the references' keys and values
+        per attention, group by group, the features).
         """
         count = len(self.down_middle) + len(self.deep) + len(self.up_middle)
         cached = iter([[pair] for pair in cache.reference] or [None] * count)
@@ -277,12 +289,15 @@ class MultiViewNetwork(nn.Module):
         x = self.to_middle(fold(x)) + self.places_middle.unflatten(0, (x.shape[1] // 2, -1))
         x = attention_level(x, self.down_middle, middle_mod, [None] * len(self.down_middle))
         skip_middle = x
-        x = self.to_coarse(fold(x)) + self.places_coarse.unflatten(0, (x.shape[1] // 2, -1))
-        x = attention_level(x, self.deep, coarse_mod, cache.text)
-        x = self.join_middle(beside(unfold(self.from_coarse(x)), skip_middle))
+        if features is None:
+            x = self.to_coarse(fold(x)) + self.places_coarse.unflatten(0, (x.shape[1] // 2, -1))
+            features = attention_level(x, self.deep, coarse_mod, cache.text)
+        else:
+            cached = itertools.islice(cached, len(self.deep), None)
+        x = self.join_middle(beside(unfold(self.from_coarse(features)), skip_middle))
         x = attention_level(x, self.up_middle, middle_mod, [None] * len(self.up_middle))
         if not layout.targets:
-            return None, None, kept
+            return None, None, kept, features
         targets = slice(layout.target_views)  # nothing is asked of the references from here on
         middle, skip_fine, condition = x[targets], skip_fine[targets], condition[targets]
         x = self.join_fine(beside(unfold(self.from_middle(middle)), skip_fine))
@@ -294,7 +309,7 @@ class MultiViewNetwork(nn.Module):
             y = self.geometry_join(beside(unfold(self.geometry_from_middle(middle[told])), skip_fine[told]))
             y = self.geometry_up(y, self.modulate_geometry(condition[told])[0])
             values = _pixels(self.geometry_head(modulated_norm(y, silu=True)))
-        return _pixels(self.head(modulated_norm(x, silu=True))), values, kept
+        return _pixels(self.head(modulated_norm(x, silu=True))), values, kept, features
 
     def _precondition(self, noisy: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """(network input, what is added to its answer, factor of its answer), noisy = sqrt(a) x0 + sqrt(1-a) n, a = sigmoid(log_snr)."""
@@ -312,7 +327,7 @@ class MultiViewNetwork(nn.Module):
         layout = Layout(0, (tuple(pictures.shape[:2]),), running=True)
         condition = self._condition_of_references(camera)
         scaled = pictures.flatten(0, 1) / self.config.data_std
-        _, _, kept = self._body(scaled, rays.flatten(0, 1), camera.flatten(0, 1), condition.flatten(0, 1), layout, cache, 0)
+        _, _, kept, _ = self._body(scaled, rays.flatten(0, 1), camera.flatten(0, 1), condition.flatten(0, 1), layout, cache, 0)
         cache.reference = [pair for (pair,) in kept]
         return cache
 
@@ -328,13 +343,33 @@ class MultiViewNetwork(nn.Module):
 
         With `geometry`, which the network has to have, their surfaces as well.
         """
+        clean, surfaces, _ = self._denoise(noisy, log_snr, rays, camera, cache, geometry)
+        return clean if surfaces is None else (clean, surfaces)
+
+    def denoise_with_features(
+        self, noisy: Tensor, log_snr: Tensor, rays: Tensor, camera: Tensor, cache: ReferenceCache, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `denoise`, and what the deepest level gave: `features` of an earlier call stand in for its evaluation."""
+        clean, _, features = self._denoise(noisy, log_snr, rays, camera, cache, False, features)
+        return clean, features
+
+    def _denoise(
+        self,
+        noisy: Tensor,
+        log_snr: Tensor,
+        rays: Tensor,
+        camera: Tensor,
+        cache: ReferenceCache,
+        geometry: bool,
+        features: Tensor | None = None,
+    ) -> tuple[Tensor, Surfaces | None, Tensor]:
         scaled, skip, out = self._precondition(noisy, log_snr)
         condition = self._condition(log_snr[:, None].expand(noisy.shape[:2]), camera, cache.pooled)
         layout = Layout(noisy.shape[1], ((len(noisy), 0),), running=False)
         flat = (part.flatten(0, 1) for part in (scaled, rays, camera, condition))
-        colours, values, _ = self._body(*flat, layout, cache, len(noisy) if geometry else 0)
+        colours, values, _, features = self._body(*flat, layout, cache, len(noisy) if geometry else 0, features)
         clean = skip + out * colours.float().unflatten(0, noisy.shape[:2])
-        return (clean, self._surfaces(values, layout.targets)) if geometry else clean
+        return clean, self._surfaces(values, layout.targets) if geometry else None, features
 
     def _surfaces(self, values: Tensor, targets: int) -> Surfaces:
         return Surfaces.of(self.config.data_std * values.float().unflatten(0, (-1, targets)))
@@ -371,7 +406,7 @@ class MultiViewNetwork(nn.Module):
         )
         images = torch.cat([scaled.flatten(0, 1), pictures / self.config.data_std])
         rays, camera = torch.cat([rays.flatten(0, 1), picture_rays]), torch.cat([camera.flatten(0, 1), picture_camera])
-        colours, values, _ = self._body(images, rays, camera, condition, layout, cache, geometry)
+        colours, values, _, _ = self._body(images, rays, camera, condition, layout, cache, geometry)
         clean = skip + out * colours.float().unflatten(0, (batch, views))
         return (clean, self._surfaces(values, views)) if geometry else clean
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from microdreamer.core.machine import load_libraries
 from microdreamer.core.rows import map_tensors, per_row
 from microdreamer.core.transfer import send
 from microdreamer.core.unfilled import unfilled
-from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
+from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, asked, classifier_free
 from microdreamer.guidance.checkpoints import complete, load_sharded
 from microdreamer.guidance.micro.attention import Attention
 from microdreamer.guidance.micro.network import (
@@ -227,10 +228,20 @@ class MicroPrior(Prior):
         if len(condition.has_image) < groups:
             cache = _cache_map(lambda part: part.repeat_interleave(groups, dim=0), cache)
         with self._autocast():
-            clean = self.network.denoise(noisy, log_snr, rays, camera, cache, geometry)
-        if geometry:
-            return clean
+            if geometry:
+                return self.network.denoise(noisy, log_snr, rays, camera, cache, geometry)
+            clean = self._answer(asked(branches, condition), noisy, log_snr, rays, camera, cache)
         return [part.flatten(0, 1) for part in clean.chunk(count)]
+
+    def _answer(self, key: Hashable, *inputs: Any) -> Tensor:
+        """The network's clean views, with the deep features of an earlier call of this key where evaluations share them."""
+        if self.features is None or key is None:
+            return self.network.denoise(*inputs)
+
+        def whole() -> tuple[Tensor, Tensor]:
+            return self.network.denoise_with_features(*inputs)
+
+        return self.features.answer(key, whole, lambda features: self.network.denoise_with_features(*inputs, features)[0])
 
     @torch.no_grad()
     def predict_clean(self, latents: Tensor, t: int, cameras: Cameras, condition: MicroCondition, guidance_scale: float | None) -> Tensor:

@@ -22,16 +22,19 @@ NEIGHBOURS, STRAY = 6, 2.5  # a point whose so-manyth neighbour is so many times
 HALVINGS = 24  # of the range in which the size of a grid's cells is looked for
 
 
-def read_off(prior: Prior, condition: object, elevation: float, levels: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def read_off(
+    prior: Prior, condition: object, elevation: float, levels: Sequence[int], generator: torch.Generator, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Points [P,3] of the object and their colours [P,3] in [0,1], of `prior.views` views around it at one elevation (degrees).
 
     `levels` fall from that of pure noise; at the last one the prior is asked for surfaces. One level is one pass; more are a sampler's
-    steps, whose views are less of a mean. Raises ValueError for a prior that tells no surfaces.
+    steps, whose views are less of a mean. They begin from `temperature` times the noise of the first.
+    Raises ValueError for a prior that tells no surfaces.
     """
     size = {"width": prior.resolution, "height": prior.resolution}
     azimuth = 360 / prior.views * torch.arange(prior.views, dtype=torch.float64)
     cameras = orbit_cameras(elevation, azimuth, RADIUS, fov_y=FOV_Y, **size, device=prior.device)
-    latents = normal(prior.latent_shape(prior.views), generator, prior.device)
+    latents = temperature * normal(prior.latent_shape(prior.views), generator, prior.device)
     if len(levels) > 1:
         latents = ddim_sample(prior, latents, cameras, condition, levels[:-1], 1.0, end=levels[-1])
     colours, surfaces = prior.predict_surfaces(latents, levels[-1], cameras, condition)

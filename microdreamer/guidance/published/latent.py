@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from cam_utils import Cameras
 from microdreamer.core import profiler
 from microdreamer.core.cuda_graphs import GraphedFunction, GraphedGradient
 from microdreamer.core.transfer import send
-from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, classifier_free
+from microdreamer.guidance.base import CONDITIONAL, NULL, Branch, Prior, asked, classifier_free
 from microdreamer.guidance.names import PRECISIONS
 from microdreamer.guidance.published.autoencoder import Autoencoder
 from microdreamer.guidance.published.inference import for_inference
@@ -147,7 +148,10 @@ class LatentPrior(Prior):
         self.max_latents = max(memory // (NETWORK_BYTES * pixels), 1)  # of one network call
         self.max_pictures = max(memory // (AUTOENCODER_BYTES * pixels), 1)  # of one call of the autoencoder
         self.max_pictures_with_gradient = max(memory // (GRADIENT_BYTES * pixels), 1)
-        self.call = GraphedFunction(self._network)
+        turns = threading.Lock()  # of the network, whose layers hand each other what they share
+        self.call = GraphedFunction(self._noise, turns)
+        self.call_keeping = GraphedFunction(lambda x, t, *tensors: self._network(x, t, tensors), turns)
+        self.call_sharing = GraphedFunction(lambda x, t, features, *tensors: self._network(x, t, tensors, features)[0], turns)
         self.call_encoder = GraphedFunction(self._posterior)
         self.encoder_with_gradient = GraphedGradient(self._posterior)
         self.call_decoder = GraphedFunction(lambda latents: self.autoencoder.decode(latents))
@@ -155,12 +159,25 @@ class LatentPrior(Prior):
         self._seen: Cameras | None = None  # the cameras last checked
 
     @abc.abstractmethod
-    def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
-        """One call of the network as a function of tensors alone, which `self.call` may replay."""
+    def _network(self, x: Tensor, t: Tensor, tensors: Sequence[Tensor], features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One call of the network as a function of tensors alone, which graphs may replay: noise and deep features, or those given."""
+
+    def _noise(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
+        return self._network(x, t, tensors)[0]
 
     @abc.abstractmethod
-    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: object) -> Tensor:
-        """Noise of all branches in one call of the network: [branches * V,...] in float32."""
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: object, key: Hashable) -> Tensor:
+        """Noise of all branches in one call of the network, by `_evaluate`: [branches * V,...] in float32."""
+
+    def _evaluate(self, key: Hashable, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
+        """The network's answer, with the deep features of an earlier call of the same `key` where this thread's evaluations share them."""
+        if self.features is None or key is None:
+            return self.call(x, t, *tensors)
+
+        def whole() -> tuple[Tensor, Tensor]:
+            return self.call_keeping(x, t, *tensors)
+
+        return self.features.answer(key, whole, lambda features: self.call_sharing(x, t, features, *tensors))
 
     @property
     def frames(self) -> int:
@@ -230,7 +247,7 @@ class LatentPrior(Prior):
         self.evaluations += len(branches)
         groups = len(cameras) // self.views
         if len(branches) * groups * self.frames <= self.max_latents:
-            return list(self._batch(branches, cameras, condition).chunk(len(branches)))
+            return list(self._batch(branches, cameras, condition, asked(branches, condition)).chunk(len(branches)))
         step = max(self.max_latents // self.frames, 1)
         parts = [slice(start, start + step) for start in range(0, groups, step)]
         return [torch.cat([self._one_part(branch, cameras, condition, part) for part in parts]) for branch in branches]
@@ -240,7 +257,8 @@ class LatentPrior(Prior):
         views = slice(groups.start * self.views, groups.stop * self.views)
         levels = self.group_levels(branch.t, len(branch.latents))[groups]
         told = branch.told[views] if isinstance(branch.told, Tensor) else branch.told
-        return self._batch([Branch(branch.latents[views], levels, told)], cameras[views], self._condition_of(condition, groups))
+        key = asked([branch], condition, groups.start)
+        return self._batch([Branch(branch.latents[views], levels, told)], cameras[views], self._condition_of(condition, groups), key)
 
     def _condition_of(self, condition: object, groups: slice) -> object:
         """What holds for some of the groups of a condition that may be one of several; see `join`."""

@@ -7,7 +7,7 @@ pixel controller. Modules are named as in the published checkpoints, which load 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +183,19 @@ class MultiViewUNet(nn.Module):
         cameras. pixel_latents [objects,4,h,w]: clean latents of a picture that replace each object's last view (the pixel
         controller); the noise of that view means nothing.
         """
+        return self.with_features(x, t, context, camera_embedding, num_frames, pixel_latents)[0]
+
+    def with_features(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Context,
+        camera_embedding: Tensor | None,
+        num_frames: int,
+        pixel_latents: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The noise, and what the levels below the first hand to the last: `features` of an earlier call stand in for their evaluation."""
         if pixel_latents is not None:
             views = x.unflatten(0, (-1, num_frames))
             x = torch.cat([views[:, :-1], pixel_latents[:, None]], dim=1).flatten(0, 1)
@@ -191,7 +204,7 @@ class MultiViewUNet(nn.Module):
             embedding = embedding + camera_embedding
         remaining = list(context)
 
-        def run(layers: nn.ModuleList, x: Tensor) -> Tensor:
+        def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
             for layer in layers:
                 if isinstance(layer, ResBlock):
                     x = layer(x, embedding)
@@ -203,11 +216,23 @@ class MultiViewUNet(nn.Module):
                     x = layer(x)
             return x
 
-        stack = []
-        for layers in self.input_blocks:
+        def up(blocks: Sequence[Iterable[nn.Module]], x: Tensor, stack: list[Tensor]) -> Tensor:
+            for layers in blocks:
+                x = run(layers, torch.cat([x, stack.pop()], dim=1))
+            return x
+
+        count = 1 + self.config.num_res_blocks  # blocks of the first level, on the way down and up
+        down, upwards, stack = list(self.input_blocks), list(self.output_blocks), []
+        for layers in down[:count]:
             x = run(layers, x)
             stack.append(x)
-        x = run(self.middle_block, x)
-        for layers in self.output_blocks:
-            x = run(layers, torch.cat([x, stack.pop()], dim=1))
-        return self.out(x)
+        if features is None:
+            whole = list(stack)
+            for layers in down[count:]:
+                x = run(layers, x)
+                whole.append(x)
+            features = up(upwards[:-count], run(self.middle_block, x), whole)
+        else:
+            last = [module for layers in upwards[-count:] for module in layers.modules() if isinstance(module, ViewBlock)]
+            del remaining[: len(remaining) - len(last)]
+        return self.out(up(upwards[-count:], features, stack)), features

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -77,13 +77,13 @@ class MultiViewPrior(LatentPrior):
     def sentence_encoder(self) -> TextEncoder:
         return self.text_encoder
 
-    def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
+    def _network(self, x: Tensor, t: Tensor, tensors: Sequence[Tensor], features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         camera_embedding, *rest = tensors
         per_block = 4 if self.network.config.ip_dim else 2
         blocks, rest = rest[: per_block * len(self.network.blocks)], rest[per_block * len(self.network.blocks) :]
-        context = tuple(KeysValues(*(blocks[i : i + per_block] + [None] * (4 - per_block))) for i in range(0, len(blocks), per_block))
+        context = tuple(KeysValues(*blocks[i : i + per_block], *[None] * (4 - per_block)) for i in range(0, len(blocks), per_block))
         pixel_latents = rest[0] if rest else None
-        return self.network(x, t, context, camera_embedding, self.frames, pixel_latents)
+        return self.network.with_features(x, t, context, camera_embedding, self.frames, pixel_latents, features)
 
     @torch.no_grad()
     def embed(self, text: Tensor, image_tokens: Tensor | None = None, pixel_latents: Tensor | None = None) -> MultiViewCondition:
@@ -116,7 +116,7 @@ class MultiViewPrior(LatentPrior):
             matrices = torch.cat([grouped, torch.zeros_like(grouped[:, :1])], dim=1).flatten(0, 1)
         return self.network.camera_embed(matrices.to(self.device, self.dtype))
 
-    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: MultiViewCondition) -> Tensor:
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: MultiViewCondition, key: Hashable) -> Tensor:
         groups, told = len(cameras) // self.views, tuple(branch.told for branch in branches)
         self.check_objects(len(condition.contexts[NULL][0].keys), groups)
         camera_embedding = self.once(cameras, self._embed_cameras).repeat(len(branches), 1)
@@ -126,7 +126,7 @@ class MultiViewPrior(LatentPrior):
             x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
             pixels = [torch.cat([condition.pixel_latents[one].expand(groups, -1, -1, -1) for one in told])]
         context = [part for block in condition.context(told) for part in block if part is not None]
-        noise = self.call(x.flatten(0, 1), self._levels(branches), camera_embedding, *context, *pixels)
+        noise = self._evaluate(key, x.flatten(0, 1), self._levels(branches), camera_embedding, *context, *pixels)
         return noise.float().unflatten(0, (-1, self.frames))[:, : self.views].flatten(0, 1)
 
 

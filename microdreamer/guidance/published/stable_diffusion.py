@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -82,8 +82,8 @@ class StableDiffusionPrior(LatentPrior):
             views = views[send(torch.tensor(where), views.device)]
         return StableDiffusionCondition(null.expand(len(prompts), -1, -1), views)
 
-    def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
-        return self.network(x, t, tensors[0])
+    def _network(self, x: Tensor, t: Tensor, tensors: Sequence[Tensor], features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.network.with_features(x, t, tensors[0], features)
 
     def join(self, conditions: Sequence[StableDiffusionCondition]) -> StableDiffusionCondition:
         return StableDiffusionCondition(torch.cat([one.null for one in conditions]), torch.cat([one.views for one in conditions]))
@@ -104,8 +104,8 @@ class StableDiffusionPrior(LatentPrior):
         seen = self.once(cameras, lambda cameras: directions(cameras.elevation, cameras.azimuth))
         return by_direction.take_along_dim(seen.view(-1, 1, 1, 1), dim=1)[:, 0]
 
-    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: StableDiffusionCondition) -> Tensor:
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: StableDiffusionCondition, key: Hashable) -> Tensor:
         self.check_objects(len(condition.null), len(cameras))
         states = torch.cat([self._states(branch.told, cameras, condition) for branch in branches]).to(self.device, self.dtype)
         x = torch.cat([branch.latents for branch in branches]).to(self.dtype)
-        return self.call(x, self._levels(branches), states).float()
+        return self._evaluate(key, x, self._levels(branches), states).float()

@@ -227,24 +227,52 @@ class UNet(nn.Module):
         return [module for part in parts for module in part.modules() if isinstance(module, TransformerBlock)]
 
     def forward(self, x: Tensor, t: Tensor, told: Tensor) -> Tensor:
+        return self.with_features(x, t, told)[0]
+
+    def with_features(self, x: Tensor, t: Tensor, told: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The noise, and what the levels below the first hand to the last: `features` of an earlier call stand in for their evaluation."""
         embedding = self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
         x = self.conv_in(x)
         stack = [x]
-        for level in self.down_blocks:
-            for index in range(len(level.resnets)):
-                x = level.step(index, x, embedding, told)
-                stack.append(x)
-            for downsample in getattr(level, "downsamplers", ()):
-                x = downsample(x)
-                stack.append(x)
+        first, *lower = self.down_blocks
+        x = self._down(first, x, stack, embedding, told)
+        if features is None:
+            features = self._below(x, list(stack), lower, embedding, told)
+        x = self._up(self.up_blocks[-1], features, stack, embedding, told)
+        return self.conv_out(self.conv_act(self.conv_norm_out(x))), features
+
+    def _below(self, x: Tensor, stack: list[Tensor], levels: Sequence[Level], embedding: Tensor, told: Tensor) -> Tensor:
+        """All but the first level on the way down and the last on the way up, in that level's size."""
+        x = self._downsample(self.down_blocks[0], x, stack)
+        for level in levels:
+            x = self._downsample(level, self._down(level, x, stack, embedding, told), stack)
         for index in range(len(self.mid_block.resnets)):
             x = self.mid_block.step(index, x, embedding, told)
-        for level in self.up_blocks:
-            for index in range(len(level.resnets)):
-                x = level.step(index, torch.cat([x, stack.pop()], dim=1), embedding, told)
-            for upsample in getattr(level, "upsamplers", ()):
-                x = upsample(x)
-        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+        for level in list(self.up_blocks)[:-1]:
+            x = self._up(level, x, stack, embedding, told)
+        return x
+
+    @staticmethod
+    def _down(level: Level, x: Tensor, stack: list[Tensor], embedding: Tensor, told: Tensor) -> Tensor:
+        for index in range(len(level.resnets)):
+            x = level.step(index, x, embedding, told)
+            stack.append(x)
+        return x
+
+    @staticmethod
+    def _downsample(level: Level, x: Tensor, stack: list[Tensor]) -> Tensor:
+        for downsample in getattr(level, "downsamplers", ()):
+            x = downsample(x)
+            stack.append(x)
+        return x
+
+    @staticmethod
+    def _up(level: Level, x: Tensor, stack: list[Tensor], embedding: Tensor, told: Tensor) -> Tensor:
+        for index in range(len(level.resnets)):
+            x = level.step(index, torch.cat([x, stack.pop()], dim=1), embedding, told)
+        for upsample in getattr(level, "upsamplers", ()):
+            x = upsample(x)
+        return x
 
 
 class TimeEmbedding(nn.Module):

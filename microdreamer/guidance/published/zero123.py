@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -88,8 +88,8 @@ class Zero123Prior(LatentPrior):
         embedding = self.image_encoder(pixels)
         return Zero123Condition(embedding, self.encode(picture) / self.scaling, elevation)
 
-    def _network(self, x: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
-        return self.network(x, t, tensors[0])
+    def _network(self, x: Tensor, t: Tensor, tensors: Sequence[Tensor], features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.network.with_features(x, t, tensors[0], features)
 
     def tokens(self, cameras: Cameras, condition: Zero123Condition) -> Tensor:
         """The token that stands for picture and camera, [V,1,C]."""
@@ -97,7 +97,7 @@ class Zero123Prior(LatentPrior):
         embedding = condition.embedding.to(self.device, self.dtype).expand(len(cameras), -1)
         return self.projection(torch.cat([embedding, numbers], dim=-1))[:, None]
 
-    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: Zero123Condition) -> Tensor:
+    def _batch(self, branches: Sequence[Branch], cameras: Cameras, condition: Zero123Condition, key: Hashable) -> Tensor:
         """The null half has a token of zeros (after the projection) and zeros for the picture's latents."""
         if condition is not self._condition:
             self._last, self._condition = (None, None), condition
@@ -105,4 +105,4 @@ class Zero123Prior(LatentPrior):
         picture = condition.latents.to(self.device, self.dtype).expand(len(cameras), -1, -1, -1)
         halves = {CONDITIONAL: (picture, token), NULL: (picture * 0, token * 0)}
         x = torch.cat([torch.cat([branch.latents.to(self.dtype), halves[branch.told][0]], dim=1) for branch in branches])
-        return self.call(x, self._levels(branches), torch.cat([halves[branch.told][1] for branch in branches])).float()
+        return self._evaluate(key, x, self._levels(branches), torch.cat([halves[branch.told][1] for branch in branches])).float()

@@ -29,7 +29,7 @@ from microdreamer.guidance import load_sentence_encoder
 from microdreamer.guidance.sentences import GLOBAL, SentenceEncoder
 from microdreamer.images.writing import encoded_png, to_bytes, write_sheet
 from microdreamer.meshes.baking import bake_function, unwrapped
-from microdreamer.meshes.files import encoded_texture, is_open, write_glb, write_obj, write_ply
+from microdreamer.meshes.files import is_open, write_mesh, write_ply
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
 from microdreamer.pipeline.launch.result_folder import (
@@ -194,11 +194,7 @@ def _write_asset(
         try_film(Path(f"{aside}.mp4"), film)
         if meshes is not None:
             mesh, painted = meshes
-            png = encoded_texture(painted)
-            if config.export.mesh_format in ("obj", "all"):
-                write_obj(painted, f"{aside}.obj", png)
-            if config.export.mesh_format in ("glb", "all"):
-                write_glb(painted, f"{aside}.glb", png)
+            write_mesh(painted, aside, config.export.mesh_format)
             write_ply(mesh, f"{aside}.ply")
         record = {
             "prompt": prompt,

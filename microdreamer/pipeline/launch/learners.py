@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from cam_utils import Cameras
+from microdreamer.core.unfilled import without_first_values
 from microdreamer.distillation import regularisers
 from microdreamer.fields.backgrounds import EnvironmentBackground, SolidBackground
 from microdreamer.fields.implicit_volume import ImplicitVolume, ImplicitVolumeSpec
@@ -167,13 +169,19 @@ class GaussianLearner:
             getattr(self.model, name).copy_(values)
 
 
-def make_learner(config: LaunchConfig, generator: torch.Generator, device: torch.device, text_width: int | None = None) -> Learner:
-    """What the configuration asks for; text_width: of sentences' embeddings, for generators.
+def make_learner(
+    config: LaunchConfig, generator: torch.Generator, device: torch.device, text_width: int | None = None, unfilled: bool = False
+) -> Learner:
+    """What the configuration asks for; text_width: of sentences' embeddings, for generators. unfilled: weights follow, so that networks
+    get no first values.
 
     Raises ValueError for values that do not fit together.
     """
     kind = config.system.geometry.type
-    if kind in GENERATORS:
-        assert text_width is not None
-        return GeneratorLearner(config, generator, device, text_width)
-    return (GaussianLearner if kind == "gaussians" else FieldLearner)(config, generator, device)
+    if kind == "gaussians":
+        return GaussianLearner(config, generator, device)
+    with without_first_values() if unfilled else nullcontext():
+        if kind in GENERATORS:
+            assert text_width is not None
+            return GeneratorLearner(config, generator, device, text_width)
+        return FieldLearner(config, generator, device)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from microdreamer.core.errors import UserError, memory_error, one_line
 from microdreamer.core.paths import shipped_folder
+from microdreamer.core.unfilled import without_first_values
 from microdreamer.fields import published
 from microdreamer.generators.backgrounds import PromptBackground, SharedBackground
 from microdreamer.generators.published import GEOMETRY, load_system
@@ -81,7 +82,8 @@ def load_model(config: LaunchConfig, path: Path, device: torch.device) -> tuple[
     if wanted.geometry.type != system.kind:
         raise UserError(f"{path}: holds a network {system.kind}, not system.geometry.type={wanted.geometry.type}; leave --config out")
     try:
-        model = make_model(config, text_width(system), torch.Generator().manual_seed(config.seed), axes="threestudio")
+        with without_first_values():
+            model = make_model(config, text_width(system), torch.Generator().manual_seed(config.seed), axes="threestudio")
         background = model.background
         if not isinstance(background, (PromptBackground, SharedBackground)):
             raise ValueError(f"system.background.type={wanted.background.type}: published networks have environment or prompt")

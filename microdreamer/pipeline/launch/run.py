@@ -31,7 +31,7 @@ from microdreamer.guidance.base import Prior
 from microdreamer.images.reference import Reference, reference_view
 from microdreamer.images.writing import write_sheet
 from microdreamer.meshes.baking import bake, unwrapped
-from microdreamer.meshes.files import encoded_texture, write_glb, write_obj
+from microdreamer.meshes.files import write_mesh
 from microdreamer.meshes.mesh import Mesh
 from microdreamer.pipeline.launch import checkpoint, published
 from microdreamer.pipeline.launch.config import GENERATORS, LaunchConfig
@@ -363,7 +363,8 @@ def trained(config: LaunchConfig) -> tuple[Any, int, torch.device]:
     state = checkpoint.load(path, device)
     check_make(config, state, path)
     with user_errors():
-        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device, state["learner"].get("text_width"))
+        width = state["learner"].get("text_width")
+        learner = make_learner(config, torch.Generator().manual_seed(config.seed), device, width, unfilled=True)
     _fill(learner.load_model, state, path)
     return learner.model.eval(), int(state["step"]), device
 
@@ -417,11 +418,7 @@ def export(config: LaunchConfig, on_progress: OnProgress | None = None, should_s
         mesh = _mesh_of(model, config)
     watch.check()
     with user_errors(), watch.phase("write"), staged(stem, (".obj", ".mtl", "_albedo.png", ".glb")) as aside:
-        png = encoded_texture(mesh)
-        if config.export.mesh_format in ("obj", "all"):
-            write_obj(mesh, f"{aside}.obj", png)
-        if config.export.mesh_format in ("glb", "all"):
-            write_glb(mesh, f"{aside}.glb", png)
+        write_mesh(mesh, aside, config.export.mesh_format)
     return stem
 
 

@@ -29,6 +29,8 @@ DEGRADED = 0.3  # share of the pictures that are degraded
 TOLD = 0.5  # share of the samples whose surfaces are drawn: they cost time, and half of them teach the same
 FREE_VIEWS, FREE_ELEVATIONS = 3, (-15.0, 60.0)  # of a sample that is looked at from elsewhere too; degrees above
 OTHER_LENS = 0.15  # share of the pictures taken from another distance, with the lens that shows the object as large
+SAID_LEVEL, ARE_LEVEL = 0.5, 1 / 3  # of pictures told at a wrong height: share said to be level, and the share of those that are
+MISJUDGED = 10.0  # degrees: standard deviation of what is told of the others
 
 
 @dataclasses.dataclass
@@ -77,6 +79,19 @@ def world_to_camera(azimuth: Tensor, elevation_up: Tensor, radius: Tensor | floa
     zero = torch.zeros_like(azimuth)
     rotation = torch.stack([right, -up, -backward], dim=-2)
     return torch.cat([rotation, torch.stack([zero, zero, zero + radius], dim=-1)[..., None]], dim=-1)
+
+
+def told_heights(up: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Where pictures are taken from and where they are said to be, degrees above, both [B]; of the given `share` that differs.
+
+    People say nothing of a picture's height, which then counts as 0, or misjudge it. Some of those said to be level are: else a
+    network would know that what is said of them is wrong.
+    """
+    chances = torch.rand(3, len(up), device=up.device)
+    wrong, said_level = chances[0] < share, chances[1] < SAID_LEVEL
+    up = torch.where(wrong & said_level & (chances[2] < ARE_LEVEL), 0.0, up)
+    guess = torch.where(said_level, 0.0, up + MISJUDGED * torch.randn_like(up))
+    return up, torch.where(wrong, guess, up)
 
 
 def random_tilts(count: int, device: torch.device) -> Tensor:
@@ -175,10 +190,14 @@ def told_samples(count: int) -> int:
 
 
 @torch.no_grad()
-def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0, free: int = 0) -> Batch:
+def draw_batch(
+    bank: Bank, count: int, resolution: int, several: int = 0, free: int = 0, pictured: int = 0, misjudged: float = 0.0
+) -> Batch:
     """`count` random samples, the last `several` of them with more than one picture.
 
-    The first `free`, all of which have a picture, are seen from free cameras as well.
+    The first `pictured` (and `free`) have a picture in any case, the first `free` are seen from free cameras as well. Of the share
+    `misjudged` of the pictures whose height is told it is told as `told_heights` says. Such a sample's views stand where they are
+    said to stand, so that they show the object upright; the one that would be the picture itself is asked for at the height told.
     """
     device = bank.tokens.device
 
@@ -189,8 +208,9 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0, free: 
     caption = bank.tokens[index, torch.randint(0, 3, (count,), device=device)]
 
     mode = torch.rand(count, device=device)
-    if free:
-        mode[:free] *= WITH_PICTURE_AND_TEXT + WITH_PICTURE
+    pictured = max(pictured, free)
+    if pictured:
+        mode[:pictured] *= WITH_PICTURE_AND_TEXT + WITH_PICTURE
     has_picture = mode < WITH_PICTURE_AND_TEXT + WITH_PICTURE
     has_text = (mode < WITH_PICTURE_AND_TEXT) | ((mode >= WITH_PICTURE_AND_TEXT + WITH_PICTURE) & (mode < 0.9))
     canonical = chance(0.45)  # the first target is the reference view itself
@@ -198,8 +218,14 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0, free: 
     reference_azimuth = torch.where(chance(0.5), uniform((count,), -180, 180, device), 35 * torch.randn(count, device=device))
     reference_azimuth = torch.where(has_picture, reference_azimuth, 0.0)
     reference_up = torch.where(chance(0.8), uniform((count,), 0, 30, device), uniform((count,), -10, 45, device))
+    single = torch.arange(count, device=device) < count - several
+    known = has_picture & (chance(0.7) | ~single)
+    told_up = reference_up
+    if misjudged:
+        heights = told_heights(reference_up, misjudged)
+        reference_up, told_up = (torch.where(known, height, reference_up) for height in heights)
     start = torch.where(canonical, 0.0, uniform((count,), 0, 360, device))
-    target_up = torch.where(canonical, reference_up, uniform((count,), -10, 40, device))
+    target_up = torch.where(canonical, told_up, uniform((count,), -10, 40, device))
     relative = start[:, None] + torch.arange(VIEWS, device=device) * (360 / VIEWS)
     up = target_up[:, None].expand(count, VIEWS)
     cameras = world_to_camera(relative + reference_azimuth[:, None], up)
@@ -263,12 +289,11 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0, free: 
 
     # Without a picture, the reference slots stand at azimuth 0, unknown; azimuths are then absolute.
     present = has_picture.float()
-    single = torch.arange(count, device=device) < count - several
-    known = (has_picture & (chance(0.7) | ~single)).float()
     shows = has_picture[owner]
     pictures = torch.where(shows[:, None, None, None], pictures, 1.0)[taken.source]
     turn = torch.where(shows, taken.turn, 0.0)[taken.source]
-    shown_up = torch.where(known[owner] > 0, taken.up, 0.0)[taken.source]
+    known, told = known[owner], (taken.up + (told_up - reference_up)[owner])
+    shown_up = torch.where(known, told, 0.0)[taken.source]
     side, ones = resolution // PATCH, torch.ones_like(up)
     batch = Batch(
         views,
@@ -276,7 +301,7 @@ def draw_batch(bank: Bank, count: int, resolution: int, several: int = 0, free: 
         camera_features(relative, up, is_reference=False, known=ones, present=ones * present[:, None]),
         pictures,
         pixel_rays(turn, shown_up, RADIUS, TAN_HALF, side),
-        camera_features(turn, shown_up, is_reference=True, known=known[owner], present=present[owner]),
+        camera_features(turn, shown_up, is_reference=True, known=known.float(), present=present[owner]),
         torch.where(has_text[:, None], caption, 0),
     )
     if bank.painter:

@@ -49,16 +49,22 @@ class TrainingConfig:
     coarse_share: float = 0.25  # share of the run that draws log-SNR below -3 alone
     deform_steps: int = 100  # steps between two redrawings of the objects' shapes
     several_share: float = 0.047  # share of the samples that see more than one picture, for networks that take several
+    elevation_noise_share: float = 0.25  # share of the pictures of known elevation of which a wrong one is told
     depth_weight: float = 1.0  # of surfaces beside the weight 1 of the colours, for networks that tell them
     coverage_weight: float = 0.1
     albedo_weight: float = 0.3
     unrolled_share: float = 0.0  # share of the run, at its end, in which some samples go on from views that the network began itself
     unrolled_steps: int = 2  # of sampling of these samples; the last one learns
     unrolled_objects: int = 16  # such samples per GPU and step
+    unrolled_seen: int = 16  # of them, how many are also looked at from free cameras; at most
     unrolled_weight: float = 0.5  # of their errors at free cameras
     compile: bool = True
     graph: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.elevation_noise_share <= 1:
+            raise ValueError(f"elevation_noise_share={self.elevation_noise_share}: expected 0 (all are told right) to 1 (none is)")
 
 
 CHECKPOINT_MINUTES = 4.0  # between two checkpoints
@@ -120,6 +126,8 @@ def check_unrolled(config: TrainingConfig, geometry: bool, references: int) -> N
         return
     if not geometry:
         raise ValueError("unrolled_share: Gaussians are read off depth and coverage, which this network does not tell; use --geometry")
+    if config.unrolled_seen < 1:
+        raise ValueError(f"unrolled_seen={config.unrolled_seen}: expected 1 or more")
     if config.unrolled_weight < 0:
         raise ValueError(f"unrolled_weight={config.unrolled_weight}: expected 0 (own samples alone) or more")
     if config.unrolled_steps < 1:
@@ -153,14 +161,15 @@ class Step:
         self._replays[unrolled]() if unrolled in self._replays else self._forward_backward(unrolled)
 
     def _forward_backward(self, unrolled: bool) -> None:
-        config, free = self.config, self.config.unrolled_objects if unrolled else 0
-        batch = draw_batch(self.bank, config.batch, self.network.config.resolution, self.several, free)
+        config, own = self.config, self.config.unrolled_objects if unrolled else 0
+        free, wrong = min(own, config.unrolled_seen), config.elevation_noise_share
+        batch = draw_batch(self.bank, config.batch, self.network.config.resolution, self.several, free, own, wrong)
         log_snr = draw_log_snr(config.batch, self.coarse)
         mixed = torch.autocast("cuda", torch.bfloat16, enabled=self.coarse.is_cuda)
         begun = None
         if unrolled:
             with mixed:  # as it is: compiled for another number of samples it would save less than that takes
-                begun = begun_views(self.network, batch, config.unrolled_steps)
+                begun = begun_views(self.network, batch, own, config.unrolled_steps)
         with mixed:
             loss, parts = denoising_loss(self.call, batch, log_snr, config, begun)
         loss.backward()

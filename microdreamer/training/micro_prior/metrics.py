@@ -22,6 +22,7 @@ from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.network import Surfaces
 from microdreamer.guidance.micro.pixel_gaussians import draw, gaussians_of
 from microdreamer.guidance.micro.prior import MicroPrior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import ddim_sample, normal
 from microdreamer.images.writing import write_sheet
 from microdreamer.metrics.pictures import MASK_LEVEL, mask_iou, psnr
@@ -128,14 +129,17 @@ def score_objects(
     steps: int = STEPS,
     guidance_scale: float = 1.0,
     eta: float = ETA,
+    temperature: float = FULL_NOISE,
     prompts: bool = False,
     without_picture: bool = False,
     references: int = 1,
+    misjudged: float = 0.0,
     seed: int = 0,
 ) -> tuple[dict[str, dict[str, float]], Tensor]:
     """Mean PSNR and silhouette IoU per side of `sampled`, `one_step`, `copy` and `mirrored_copy` answers.
 
-    The input is the view at azimuth 0, 15 degrees above, or `references` of them, the further ones from FURTHER. Returns
+    The input is the view at azimuth 0, 15 degrees above, or `references` of them, the further ones from FURTHER; it is taken from
+    `misjudged` degrees higher than is told, in which case `copy` is no longer the first of the true views. Returns
     ({answer: {"psnr_0": dB, ..., "iou_270": ...}}, sampled and true views [objects,2,4,3,R,R]). The IoU `iou_...` is that of pixels
     that are not white. Of a prior that tells surfaces the first two answers have SURFACE_SCORES per side beside it, of the last
     step of sampling and of the one step, and `free_psnr` and `free_iou` of the Gaussians that are read off them (FREE_SIDES).
@@ -150,23 +154,27 @@ def score_objects(
     pictures = []
     for index in indices:
         truth = true_views(meshes, index, resolution, device)
+        picture = truth[0]
+        if misjudged:
+            (picture,) = true_views(meshes, index, resolution, device, ELEVATION_UP + misjudged, SIDES[:1])
         prompt = meshes.captions[index][0] if prompts or without_picture else None
-        condition = prior.condition(None if without_picture else _opaque(truth[0]), prompt, elevation=-ELEVATION_UP)
+        condition = prior.condition(None if without_picture else _opaque(picture), prompt, elevation=-ELEVATION_UP)
         if references > 1:
             turns = FURTHER[: references - 1]
-            further = true_views(meshes, index, resolution, device, sides=turns)
+            further = true_views(meshes, index, resolution, device, ELEVATION_UP + misjudged, turns)
             others = [(_opaque(view), -ELEVATION_UP, float(turn)) for view, turn in zip(further, turns, strict=True)]
-            condition = prior.condition(_opaque(truth[0]), prompt, elevation=-ELEVATION_UP, others=others)
+            condition = prior.condition(_opaque(picture), prompt, elevation=-ELEVATION_UP, others=others)
         generator = torch.Generator().manual_seed(seed + index)
         noise = normal(prior.latent_shape(len(SIDES)), generator, device)
-        nearly = noise  # before the last step, which ends at what the prior makes of it
+        nearly = begin = temperature * noise  # before the last step, which ends at what the prior makes of it
         if steps > 1:
-            nearly = ddim_sample(prior, noise, cameras, condition, levels[:-1], guidance_scale, eta, generator, end=levels[-1])
+            options = {"end": levels[-1], "temperature": temperature}
+            nearly = ddim_sample(prior, begin, cameras, condition, levels[:-1], guidance_scale, eta, generator, **options)
         answers = {
             "sampled": prior.decode(prior.predict_clean(nearly, levels[-1], cameras, condition, guidance_scale)),
             "one_step": prior.decode(prior.predict_clean(noise, levels[0], cameras, condition, 1.0)),
-            "copy": truth[:1].expand_as(truth),
-            "mirrored_copy": torch.stack([truth[0], truth[0], truth[0].flip(-1), truth[0]]),
+            "copy": picture.expand_as(truth),
+            "mirrored_copy": torch.stack([picture, picture, picture.flip(-1), picture]),
         }
         for name, answer in answers.items():
             answer = answer.clamp(0, 1)
@@ -212,6 +220,8 @@ def main() -> None:
     parser.add_argument("--references", type=int, nargs="+", default=[1], help="numbers of pictures that it is given")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--eta", type=float, default=ETA)
+    parser.add_argument("--temperature", type=float, default=FULL_NOISE, help="of the noise that is sampled from")
+    parser.add_argument("--misjudged", type=float, default=0.0, help="degrees by which pictures are taken from higher than is told")
     parser.add_argument("--sheet", type=Path, help="PNG with a row for each object: its four sampled views and the true ones")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -219,7 +229,14 @@ def main() -> None:
     device = best_device().type
     prior, meshes = MicroPrior.load(args.weights, device), load_packed(args.objects).to(device)
     indices = range(min(args.limit or len(meshes), len(meshes)))
-    results = {"objects": len(indices), "steps": args.steps, "eta": args.eta, "input_elevation_up": ELEVATION_UP}
+    results = {
+        "objects": len(indices),
+        "steps": args.steps,
+        "eta": args.eta,
+        "temperature": args.temperature,
+        "misjudged": args.misjudged,
+        "input_elevation_up": ELEVATION_UP,
+    }
 
     def write() -> None:
         """What is known so far: a run may be cut."""
@@ -228,8 +245,8 @@ def main() -> None:
                 temporary.write_text(json.dumps(results, indent=1) + "\n")
 
     for guidance, references in itertools.product(args.guidance, args.references):
-        options = {"steps": args.steps, "guidance_scale": guidance, "eta": args.eta, "references": references}
-        table, pictures = score_objects(prior, meshes, indices, **options)
+        sampler = {"steps": args.steps, "guidance_scale": guidance, "eta": args.eta, "temperature": args.temperature}
+        table, pictures = score_objects(prior, meshes, indices, **sampler, references=references, misjudged=args.misjudged)
         name = f"guidance {guidance:g}" + (f", {references} pictures" if references > 1 else "")
         results[name] = table
         print(f"{len(indices)} objects, {name}\n{sides_line(table)}", flush=True)

@@ -45,12 +45,11 @@ def renoised(noisy: Tensor, clean: Tensor, now: Tensor, then: Tensor, fresh: Ten
 
 
 @torch.no_grad()
-def begun_views(network: Callable, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    """Noisy views [N,V,3,R,R] of the samples with free views, before the last of `steps` steps from pure noise, and their log-SNR [N].
+def begun_views(network: Callable, batch: Batch, count: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Noisy views [N,V,3,R,R] of the first N = `count` samples before the last of `steps` steps from pure noise, and their log-SNR [N].
 
     Call it outside of the autocast block of the step that learns: weights that autocast keeps from here would have no gradient.
     """
-    count = len(batch.free.pictures)
     given = [part[:count] for part in (batch.rays, batch.camera, batch.pictures, batch.picture_rays, batch.picture_camera, batch.tokens)]
     levels = sampling_levels(count, steps, batch.views.device).to(batch.views.dtype)
     noisy = torch.randn_like(batch.views[:count])
