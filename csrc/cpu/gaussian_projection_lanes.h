@@ -27,8 +27,10 @@ struct GaussianLanes {
       mean[axis] = values(in.means, 3, axis);
       size[axis] = values(in.scales, 3, axis) * in.scale_modifier;
     }
-    const Lanes w = values(in.rotations, 4, 0), x = values(in.rotations, 4, 1), y = values(in.rotations, 4, 2),
-                z = values(in.rotations, 4, 3);
+    float quaternions[kLanes][4];
+    for (int i = 0; i < kLanes; ++i) unit_quaternion(in, static_cast<int>(std::min<int64_t>(first + i, in.gaussians - 1)), quaternions[i]);
+    const auto part = [&](int k) { return each_lane([&](int i) { return quaternions[i][k]; }); };
+    const Lanes w = part(0), x = part(1), y = part(2), z = part(3);
     rotation[0][0] = 1.f - 2.f * (y * y + z * z);
     rotation[0][1] = 2.f * (x * y - w * z);
     rotation[0][2] = 2.f * (x * z + w * y);
@@ -44,7 +46,7 @@ struct GaussianLanes {
   }
 };
 
-// As `Projection` is for one Gaussian.
+// As `Projection` is for one Gaussian, in the same order: whether a pixel's alpha reaches kMinAlpha hangs on the last digits.
 struct ProjectionLanes {
   Lanes view[3], inverse_z, limited[2];
   LaneMask in_front, is_free[2];  // nearer things are culled; slopes within their limits
@@ -60,15 +62,16 @@ struct ProjectionLanes {
     inverse_z = lanes(1.f) / z;
     const float focal[2] = {camera.fx, camera.fy};
     for (int axis = 0; axis < 2; ++axis) {
-      const Lanes slope = view[axis] * inverse_z, low = lanes(camera.slope_min[axis]), high = lanes(camera.slope_max[axis]);
+      const Lanes slope = view[axis] / z, low = lanes(camera.slope_min[axis]), high = lanes(camera.slope_max[axis]);
       is_free[axis] = (slope >= low) & (slope <= high);
       limited[axis] = select(is_free[axis], view[axis], smaller_lanes(larger_lanes(slope, low), high) * z);
-      const Lanes along = inverse_z * focal[axis], across = -(along * inverse_z * limited[axis]);
+      const Lanes along = lanes(focal[axis]) / z, across = -focal[axis] * limited[axis] / (z * z);
       for (int k = 0; k < 3; ++k) jw[axis][k] = along * camera.r[axis][k] + across * camera.r[2][k];
     }
     for (int row = 0; row < 2; ++row) {
       for (int axis = 0; axis < 3; ++axis)
-        axes[row][axis] = jw[row][0] * g.factor[0][axis] + jw[row][1] * g.factor[1][axis] + jw[row][2] * g.factor[2][axis];
+        axes[row][axis] =
+            g.size[axis] * (jw[row][0] * g.rotation[0][axis] + jw[row][1] * g.rotation[1][axis] + jw[row][2] * g.rotation[2][axis]);
     }
     const Lanes(*m)[3] = axes;
     const Lanes wide = m[0][0] * m[0][0] + m[0][1] * m[0][1] + m[0][2] * m[0][2];
@@ -101,7 +104,7 @@ inline void project_gaussians(const Inputs& in, const Camera* cameras, int64_t b
       const Camera& camera = cameras[view];
       const int64_t at = static_cast<int64_t>(view) * in.gaussians + first;
       const ProjectionLanes p(camera, gaussians);
-      Lanes x = p.view[0] * p.inverse_z * camera.fx + (camera.cx - 0.5f), y = p.view[1] * p.inverse_z * camera.fy + (camera.cy - 0.5f);
+      Lanes x = camera.fx * p.view[0] / p.view[2] + camera.cx - 0.5f, y = camera.fy * p.view[1] / p.view[2] + camera.cy - 0.5f;
       if (in.means2d_offset) {
         const auto offset = [&](int axis) {
           return each_lane([&](int i) { return i < count ? in.means2d_offset[2 * (at + i) + axis] : 0.f; });
@@ -213,7 +216,7 @@ inline void gaussian_gradients(const Inputs& in, const Camera* cameras, const in
     }
     for (int i = 0; i < count; ++i) {
       const int64_t n = first + i;
-      float v_rotation[3][3], v_quaternion[4] = {};
+      float v_rotation[3][3], quaternion[4], v_quaternion[4] = {};
       for (int axis = 0; axis < 3; ++axis) {
         out.means[3 * n + axis] = means[axis][i];
         out.scales[3 * n + axis] = scales[axis][i];
@@ -227,7 +230,9 @@ inline void gaussian_gradients(const Inputs& in, const Camera* cameras, const in
       } else {
         color_gradient<1>(in, cameras[0], static_cast<int>(n), v, v_appearance, nullptr);
       }
-      rotation_matrix_gradient(in.rotations + 4 * n, v_rotation, v_quaternion);
+      unit_quaternion(in, static_cast<int>(n), quaternion);
+      rotation_matrix_gradient(quaternion, v_rotation, v_quaternion);
+      unit_quaternion_gradient(in, static_cast<int>(n), v_quaternion);
       for (int k = 0; k < 4; ++k) out.rotations[4 * n + k] = v_quaternion[k];
       out.opacities[n] = opacities[i];
     }

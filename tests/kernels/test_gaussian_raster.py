@@ -377,11 +377,12 @@ def test_of_two_at_one_depth_the_first_comes_first(device, count):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
-def test_quaternions_of_any_length(device, compiled):
+@pytest.mark.parametrize("degree", [None, 0, 1])
+def test_quaternions_of_any_length(device, compiled, degree):
     """With `normalize_rotations` a quaternion's length changes nothing, so that its gradient is across it and shrinks with it."""
     if compiled:
         need_compiled(device)
-    scene = random_scene(80, device, views=3, degree=1)
+    scene = random_scene(80, device, views=3, degree=degree)
     unit, expected = gradients(scene, compiled=compiled)
     lengths = torch.linspace(0.1, 7.0, 80, device=device)[:, None]
     with torch.no_grad():
