@@ -4,6 +4,7 @@ python scripts/make_prior_sheet.py --weights weights/micro_prior FOLDER --pictur
 python scripts/make_prior_sheet.py --weights weights/micro_prior FOLDER --sentences --out sentences.png
 
 A row for each picture or sentence: the input, then of each weights front, right, back and left as sampling ends (8 steps, eta 1).
+The same weights may be named several times, each time with another --temperature.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from cam_utils import orbit_cameras
 from microdreamer.core.files import atomic_write
 from microdreamer.guidance.micro.prior import MicroPrior
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import ddim_sample, normal
 from microdreamer.images.reference import on_white
 from microdreamer.images.writing import to_bytes
@@ -43,14 +45,17 @@ SENTENCES = (
 
 
 @torch.no_grad()
-def sampled(prior: MicroPrior, picture: Tensor | None, sentence: str | None, elevation: float, guidance: float, seed: int) -> Tensor:
+def sampled(
+    prior: MicroPrior, picture: Tensor | None, sentence: str | None, elevation: float, guidance: float, seed: int, temperature: float
+) -> Tensor:
     """Four views [4,3,R,R] in [0,1] at azimuths SIDES, from `elevation` in degrees, which is the picture's too."""
     cameras = orbit_cameras([elevation] * 4, list(SIDES), width=prior.resolution, height=prior.resolution, device=prior.device)
     generator = torch.Generator().manual_seed(seed)
-    noise = normal(prior.latent_shape(4), generator, prior.device)
+    noise = temperature * normal(prior.latent_shape(4), generator, prior.device)
     condition = prior.condition(picture, sentence, elevation=elevation)
     levels = prior.schedule.levels(STEPS)[::-1]
-    return prior.decode(ddim_sample(prior, noise, cameras, condition, levels, guidance, ETA, generator)).clamp(0, 1)
+    latents = ddim_sample(prior, noise, cameras, condition, levels, guidance, ETA, generator, temperature=temperature)
+    return prior.decode(latents).clamp(0, 1)
 
 
 def as_image(views: Tensor, size: int) -> Image.Image:
@@ -66,11 +71,16 @@ def main() -> None:
     given.add_argument("--pictures", nargs="+", type=Path, help="pictures of single objects")
     given.add_argument("--sentences", nargs="*", help=f"sentences; without any, {len(SENTENCES)} that are always the same")
     parser.add_argument("--guidance", type=float, help=f"default: {PICTURE_GUIDANCE:g} for pictures, {SENTENCE_GUIDANCE:g} for sentences")
+    parser.add_argument("--temperature", nargs="+", type=float, default=[FULL_NOISE], help="of the noise; one, or one for each weights")
     parser.add_argument("--elevation", type=float, help="of pictures and views; negative looks from above; default: 0, for sentences -15")
     parser.add_argument("--size", type=int, default=80, help="pixels a view")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     args = parser.parse_args()
+    if len(args.temperature) == 1:
+        args.temperature *= len(args.weights)
+    if len(args.temperature) != len(args.weights) or not all(0 <= value <= 1 for value in args.temperature):
+        parser.error(f"--temperature {args.temperature}: expected one number from 0 to 1, or {len(args.weights)}, one for each weights")
     logging.disable(logging.WARNING)  # some sentences hold words that a prior replaces
 
     try:
@@ -86,7 +96,7 @@ def main() -> None:
     sheet = Image.new("RGB", (left + len(priors) * (block + GAP), TITLE + len(rows) * args.size), "white")
     pen = ImageDraw.Draw(sheet)
     for number, folder in enumerate(args.weights):
-        pen.text((left + GAP + number * (block + GAP), 1), str(folder), fill="black")
+        pen.text((left + GAP + number * (block + GAP), 1), f"{folder} at {args.temperature[number]:g}", fill="black")
     for row, (picture, sentence) in enumerate(rows):
         top = TITLE + row * args.size
         if picture is not None:
@@ -96,7 +106,7 @@ def main() -> None:
         for number, prior in enumerate(priors):
             place = left + GAP + number * (block + GAP), top
             try:
-                views = sampled(prior, picture, sentence, elevation, guidance, args.seed + row)
+                views = sampled(prior, picture, sentence, elevation, guidance, args.seed + row, args.temperature[number])
             except ValueError:  # none of its words is known
                 pen.text((place[0], top + args.size // 3), "refused", fill="black")
                 continue
