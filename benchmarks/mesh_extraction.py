@@ -150,7 +150,7 @@ def measure(name: str, model: GaussianModel, options: argparse.Namespace) -> lis
     with tempfile.TemporaryDirectory() as folder:
 
         def write() -> None:
-            mesh_io.write_mesh(mesh, Path(folder) / "mesh")
+            mesh_io.write_mesh(mesh, Path(folder) / "mesh", "all")
 
         phase("writing", write)
     total = sum(row.figures["median_ms"] for row in rows if not row.figures["phase"].startswith(" "))

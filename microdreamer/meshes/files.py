@@ -34,7 +34,7 @@ BAND_ROWS = 256  # of a texture at a time
 
 
 @profiler.function
-def write_mesh(mesh: Mesh, stem: str | Path, mesh_format: str = "all") -> None:
+def write_mesh(mesh: Mesh, stem: str | Path, mesh_format: str) -> None:
     """Write the mesh as `stem`.obj, `stem`.glb or both (`obj`, `glb`, `all`); another thread encodes the texture meanwhile."""
     with ThreadPoolExecutor(1) as beside:
         png = beside.submit(encoded_texture, mesh).result if mesh.has_texture else None

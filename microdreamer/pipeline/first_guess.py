@@ -20,9 +20,8 @@ from microdreamer.pipeline.config import Config
 
 OnPreview = Callable[[GaussianModel], None]  # called once, before the rounds, with Gaussians of its own
 
-SHARE = 0.5  # of `num_pts`: a surface needs fewer than a ball, whose inner ones go
-OPACITY = 0.5  # of its Gaussians, which may be wrong: opaque ones stay where the prior sees none later
-WIDTH = 0.7  # of the distance between neighbours: wider ones would stand out beyond the outline
+OPACITY = 0.9  # of its Gaussians: what is read off is a surface, and soft ones leave the mesh's hollow
+WIDTH = 0.5  # of the distance between neighbours: wider ones would stand out beyond the outline
 STEPS = 1  # of the sampler that the views it is read off come from
 FEWEST = 50  # points that make a shape
 TO_BE_ABLE = "pass prior_path=FOLDER of a micro prior that was trained with --geometry"
@@ -49,7 +48,7 @@ def starts_from_prior(config: Config, prior: Prior) -> bool:
 @torch.no_grad()
 @profiler.function
 def first_guess(config: Config, prior: Prior, condition: object) -> GaussianModel:
-    """Gaussians of the object, half as many as a ball has, in the run's frame. Draws nothing from the run's own generator.
+    """Some `num_pts` Gaussians of the object, in the run's frame. Draws nothing from the run's own generator.
 
     Raises UserError where the prior draws next to nothing, ValueError where it tells no surfaces.
     """
@@ -58,7 +57,7 @@ def first_guess(config: Config, prior: Prior, condition: object) -> GaussianMode
     points, colours = read_off(prior, condition, config.eye_level, levels, generator, config.temperature)
     if len(points) < FEWEST:
         raise UserError(f"the prior's first guess has {len(points)} points, too few for an object; try another seed, prompt or picture")
-    points, colours = without_strays(*thinned(points, colours, max(FEWEST, round(SHARE * config.num_pts))))
+    points, colours = without_strays(*thinned(points, colours, config.num_pts))
     # What fills as much of the picture from where the run's cameras stand, with their field of view.
     scale = config.radius * math.tan(math.radians(config.fovy / 2)) / (RADIUS * math.tan(math.radians(FOV_Y / 2)))
     guess = GaussianModel.from_points(points * scale, colours, config.sh_degree, prior.device, OPACITY)

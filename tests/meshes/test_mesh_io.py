@@ -426,5 +426,5 @@ def test_both_formats_at_once_are_each_by_itself(textured, tmp_path, monkeypatch
 
 
 def test_a_mesh_without_texture_is_written_too(tmp_path):
-    write_mesh(Mesh(np.eye(3), [[0, 1, 2]]), tmp_path / "bare")
+    write_mesh(Mesh(np.eye(3), [[0, 1, 2]]), tmp_path / "bare", "all")
     assert (tmp_path / "bare.obj").exists() and (tmp_path / "bare.glb").exists() and not (tmp_path / "bare_albedo.png").exists()

@@ -40,21 +40,21 @@ def test_the_guess_looks_like_the_object_from_where_the_runs_cameras_stand(surfa
     """The prior sees every camera as its own; what fills a third of its pictures fills a third of the run's."""
     config = load_config(None, [*words, "num_pts=1500"])
     guess = first_guess(config, surface_prior, None)
-    assert 600 < len(guess) <= 750
+    assert 700 < len(guess) <= 1500
     own = orbit_cameras(config.eye_level, [0.0, 60.0, 180.0], width=64, height=64)
     runs = orbit_cameras(config.eye_level, [0.0, 60.0, 180.0], config.radius, fov_y=config.fovy, width=64, height=64)
     with torch.no_grad():
         shown, seen = surface_prior.truth.render(own), guess.render(runs)
     inside, guessed = shown.alpha > 0.5, seen.alpha > 0.5
     assert float((inside & guessed).sum() / (inside | guessed).sum()) > 0.8
-    assert float((shown.image - seen.image).abs().mean()) < 0.04
+    assert float((shown.image - seen.image).abs().mean()) < 0.03
 
 
 def test_a_start_from_the_prior_is_near_the_object_before_any_round_and_is_counted(surface_prior, tmp_path):
     short = ("total_steps=1", "denoise_steps=1", "init_steps=1", "position_lr_init=0", "position_lr_final=0")
     assert make(tmp_path, "start=prior", *short) == 0
     model = GaussianModel.load(tmp_path / "a_model.ply")
-    assert share_inside(model) < 0.1 and 200 < len(model) <= 300
+    assert share_inside(model) < 0.1 and 300 < len(model) <= 600
     assert make(tmp_path / "ball", "start=ball", *short) == 0
     from_ball = GaussianModel.load(tmp_path / "ball" / "a_model.ply")
     assert share_inside(from_ball) > 0.2 and len(from_ball) > 500
