@@ -36,6 +36,7 @@ from microdreamer.training.micro_prior.checkpoint import FILE, start_from
 from microdreamer.training.micro_prior.loop import CHECKPOINT_MINUTES, TrainingConfig, check_unrolled, save_prior, train
 from microdreamer.training.micro_prior.metrics import score_objects, sides_line
 from microdreamer.training.micro_prior.mixing import pairs
+from microdreamer.training.micro_prior.nouns import noun_weights, objects_of
 
 
 def arguments() -> argparse.Namespace:
@@ -50,6 +51,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pair-share", type=float, default=0.15, help="share of samples that show pairs")
     parser.add_argument("--procedural", type=int, default=16384, help="procedural shapes to add")
     parser.add_argument("--procedural-share", type=float, default=0.2, help="share of samples that show procedural shapes")
+    parser.add_argument(
+        "--nouns",
+        type=Path,
+        help="file of nouns, one a line: samples told by a caption alone are of these, --noun-share of them, and undeformed",
+    )
+    parser.add_argument("--noun-share", type=float, default=0.5, help="share of the samples told by a caption alone that are of --nouns")
     parser.add_argument("--network", type=json.loads, default={}, help="other fields of NetworkConfig, as JSON")
     parser.add_argument("--relative-cameras", action=argparse.BooleanOptionalAction, default=True, help="relative poses in attention")
     parser.add_argument("--geometry", action=argparse.BooleanOptionalAction, default=True, help="depth, coverage and albedo of each view")
@@ -107,6 +114,22 @@ def training_objects(args: argparse.Namespace, workers: int) -> tuple[PackedMesh
     return concatenate(sets), torch.cat(shares), len(real)
 
 
+def named_objects(
+    meshes: PackedMeshes, weights: Tensor, real: int, pair_count: int, nouns: list[str], share: float
+) -> tuple[PackedMeshes, Tensor, Tensor, list[str]]:
+    """Objects for captions alone beside those that pictures show: undeformed copies of the `real` first ones, and procedural shapes.
+
+    Returns (`meshes` and the copies, how often each is drawn, the same where a caption alone is told, nouns that no object is).
+    """
+    copies = meshes.subset(list(range(real)))
+    single = weights.clone().double()
+    single[: real + pair_count] = 0  # what remains is procedural
+    alone = torch.cat([single, weights[:real].double() / weights[:real].sum() * (1 - single.sum())])
+    owners = objects_of(nouns, [*meshes.captions, *copies.captions])
+    alone = (1 - share) * alone / alone.sum() + share * noun_weights(owners, alone)
+    return concatenate([meshes, copies]), torch.cat([weights, torch.zeros(real)]), alone, [noun for noun, own in owners.items() if not own]
+
+
 def procedural_objects(count: int, workers: int) -> PackedMeshes:
     shapes = generate_many(0, count, workers=workers)
     meshes = [(shape.vertices, shape.faces, shape.corner_colors, shape.corner_normals) for shape in shapes]
@@ -151,10 +174,16 @@ def main() -> None:
     meshes, weights, real = training_objects(args, max(1, (os.cpu_count() or 1) // world))
     say(f"{real} objects, {args.pairs} pairs, {args.procedural} procedural shapes")
 
+    alone = None
+    if args.nouns:
+        nouns = [line for line in args.nouns.read_text().splitlines() if line.strip()]
+        meshes, weights, alone, lacking = named_objects(meshes, weights, real, args.pairs, nouns, args.noun_share)
+        say(f"{len(nouns)} nouns; no object is: {', '.join(lacking) or 'none of them'}")
+
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in args.network.items()}
     config = NetworkConfig(references=args.references, relative_cameras=args.relative_cameras, geometry=args.geometry, **fields)
     vocabulary = Vocabulary.from_captions((c for captions in meshes.captions for c in captions), config.vocabulary - 1)
-    bank = Bank.build(meshes, weights, vocabulary, config.text_tokens, device, args.seed * 1000 + rank, args.geometry)
+    bank = Bank.build(meshes, weights, vocabulary, config.text_tokens, device, args.seed * 1000 + rank, args.geometry, alone)
     torch.manual_seed(args.seed)
     network = MultiViewNetwork(config).to(device)
     if args.start_from and not args.resume:
@@ -162,7 +191,7 @@ def main() -> None:
     training = training_config(args)
     args.out.mkdir(parents=True, exist_ok=True)
     if rank == 0:
-        save_batch(args.out / "batch.png", draw_batch(bank, 16, config.resolution, 8 if args.references > 1 else 0))
+        save_batch(args.out / "batch.png", draw_batch(bank, 16, config.resolution, 8 if args.references > 1 else 0, shares=training.shares))
     say(f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {len(vocabulary)} words, {world} GPU(s)")
 
     def save(optimiser, progress: dict) -> None:

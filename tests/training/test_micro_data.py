@@ -1,7 +1,10 @@
 """What training does to its objects and pictures: pairs, deformations, degradations."""
 
+import dataclasses
+import importlib.util
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,14 @@ from microdreamer.shapes.procedural.catalogue import generate
 from microdreamer.training.micro_prior import batches
 from microdreamer.training.micro_prior.bank import Bank
 from microdreamer.training.micro_prior.degrade import blur, compress, degrade
+from microdreamer.training.micro_prior.loop import TrainingConfig, check_unrolled
 from microdreamer.training.micro_prior.mixing import Deformer, _deform, _deform_normals, pairs
+from microdreamer.training.micro_prior.nouns import noun_weights, objects_of
+
+_place = Path(__file__).parents[2] / "scripts" / "train_micro_prior.py"
+_spec = importlib.util.spec_from_file_location("train_micro_prior", _place)
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
 
 
 @pytest.fixture
@@ -135,7 +145,8 @@ def heights_seen(pictures):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_pictures_told_at_a_wrong_height_leave_the_views_upright(monkeypatch, share):
-    """Heights measured in pixels: views stand where they are said to, pictures elsewhere; half of these are said to be level."""
+    """Heights measured in pixels: pictures stand elsewhere than told, half of them are said to be level; views stand where they are said
+    to, except for the one asked for at the picture's own camera, which is the picture again."""
     for name, value in (("DEGRADED", 0.0), ("OTHER_LENS", 0.0)):
         monkeypatch.setattr(batches, name, value)
     monkeypatch.setattr(batches, "random_shapes", lambda support, *_: torch.eye(3, 4).repeat(len(support), 1, 1))
@@ -144,9 +155,18 @@ def test_pictures_told_at_a_wrong_height_leave_the_views_upright(monkeypatch, sh
     )
     bank = Bank.build(pole(), torch.ones(1), Vocabulary(["a"]), 16, "cpu")
     torch.manual_seed(0)
-    batch = batches.draw_batch(bank, 128, 256, several=8, pictured=120, misjudged=share)
+    batch = batches.draw_batch(bank, 128, 256, several=8, pictured=120, shares=batches.Shares(misjudged=share))
     said = torch.rad2deg(torch.asin(0.5 * batch.camera[..., 2]))
-    torch.testing.assert_close(heights_seen(batch.views.flatten(0, 1)).float(), said.flatten(), rtol=0, atol=2.0)
+    shown = heights_seen(batch.views.flatten(0, 1)).float().unflatten(0, (-1, 4))
+    first = torch.arange(128) + (torch.arange(128) - 120).clamp_min(0) * 3  # of each sample's pictures
+    told_at = batch.picture_camera[first]
+    own = (told_at[:, 6] == 1) & (told_at[:, 4] == 1) & ((batch.camera[:, 0, 1] - 1).abs() < 1e-6)
+    assert 20 < int(own.sum()) < 100 and torch.equal(batch.camera[own, 0, 2], told_at[own, 2])  # asked for at the told height
+    assert torch.equal(batch.views[own, 0], batch.pictures[first][own])
+    torch.testing.assert_close(shown[:, 1:], said[:, 1:], rtol=0, atol=2.0)
+    torch.testing.assert_close(shown[~own, 0], said[~own, 0], rtol=0, atol=2.0)
+    if share:
+        assert float((shown[own, 0] - said[own, 0]).abs().median()) > 3
 
     known = batch.picture_camera[:, 4] == 1
     told, true = torch.rad2deg(torch.asin(0.5 * batch.picture_camera[:, 2]))[known], heights_seen(batch.pictures[known])
@@ -160,3 +180,101 @@ def test_pictures_told_at_a_wrong_height_leave_the_views_upright(monkeypatch, sh
     assert 0.35 < float(level.double().mean()) < 0.6  # one picture of a sample with several is meant, the others go along
     assert 0.2 < float((true[level].abs() < 2).double().mean()) < 0.55 and float(true[level].max()) > 20
     assert 7 < float(off[~level].std()) < 13 and float(off[~level].mean().abs()) < 3
+
+
+def test_surfaces_are_of_the_camera_that_a_view_is_drawn_from(meshes, monkeypatch):
+    """Not of the one it is said to be of, where the height of its picture is told wrong: else they would lie beside what is drawn."""
+    monkeypatch.setattr(batches, "TOLD", 1.0)
+    bank = Bank.build(meshes, torch.ones(6), Vocabulary(["a"]), 16, "cpu", places=True)
+    torch.manual_seed(0)
+    batch = batches.draw_batch(bank, 32, 64, pictured=32, shares=batches.Shares(misjudged=1.0))
+    seen, covered = batch.seen > 0, batch.surfaces.coverage > -1
+    assert len(seen) == 32 and int((seen & ~covered).sum()) < 0.005 * int(seen.sum())  # slivers between the samples of a pixel
+
+
+def test_samples_are_told_what_the_shares_say(meshes):
+    bank = Bank.build(meshes, torch.ones(6), Vocabulary(list("abcdef")), 16, "cpu")
+    torch.manual_seed(0)
+    batch = batches.draw_batch(bank, 3000, 8, shares=batches.Shares(both=0.1, picture=0.2, caption=0.6))
+    picture, text = batch.picture_camera[:, 6] == 1, batch.tokens.any(dim=1)
+    for found, share in ((picture & text, 0.1), (picture & ~text, 0.2), (~picture & text, 0.6), (~picture & ~text, 0.1)):
+        assert float(found.float().mean()) == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"caption_share": -0.1}, "caption_share=-0.1: expected 0 to 1"),
+        ({"both_share": 0.5, "picture_share": 0.4}, "are 1.1 together: expected at most 1"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**settings)
+    with pytest.raises(ValueError, match="these samples have a picture"):
+        check_unrolled(TrainingConfig(both_share=0, picture_share=0, unrolled_share=0.1), True, 4)
+
+
+def test_what_no_picture_shows_is_upright(meshes):
+    """Object-to-world columns of those without a picture are those of a stretched, mirrored object: along the axes."""
+    torch.manual_seed(0)
+    support = torch.randn(400, 8, 3)
+    pictured = torch.arange(400) < 200
+    camera = batches.world_to_camera(torch.zeros(400), torch.zeros(400))
+    shapes = batches.random_shapes(support, camera, torch.zeros(400, dtype=torch.bool), pictured)[:, :, :3]
+    aside = (shapes * (1 - torch.eye(3))).abs().amax(dim=(1, 2)) > 1e-6
+    assert not bool(aside[200:].any()) and 0.3 < float(aside[:200].float().mean()) < 0.7
+
+
+def test_a_caption_alone_draws_objects_of_its_own_and_leaves_them_undeformed(meshes):
+    weights, alone = torch.tensor([1.0, 1, 1, 0, 0, 0]), torch.tensor([0.0, 0, 0, 1, 3, 0])
+    bank = Bank.build(meshes, weights, Vocabulary(list("abcdef")), 16, "cpu", deform_seed=0, alone=alone)
+    before = bank.meshes.vertices.clone(), bank.meshes.corner_colors.clone()
+    changed = set()
+    for number in range(12):
+        bank.redraw(number)
+        offset = bank.meshes.vertex_offset
+        for k in range(6):
+            part = slice(int(offset[k]), int(offset[k + 1]))
+            if not torch.allclose(bank.meshes.vertices[part], before[0][part], rtol=0, atol=1e-6):
+                changed.add(k)
+    assert changed == {0, 1, 2, 5}
+    torch.manual_seed(0)
+    index = bank.draw(4000, torch.arange(4000) < 2000)
+    counts = [torch.bincount(part, minlength=6) / 2000 for part in (index[:2000], index[2000:])]
+    torch.testing.assert_close(counts[0], torch.tensor([0, 0, 0, 0.25, 0.75, 0]), rtol=0, atol=0.04)
+    torch.testing.assert_close(counts[1], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0, 0, 0]), rtol=0, atol=0.04)
+    torch.manual_seed(0)
+    batch = batches.draw_batch(bank, 2000, 8)
+    letters = batch.tokens[:, 1]  # of "a thing d" the words "a" and "d" are known
+    for with_picture, known in ((True, {1, 2, 3}), (False, {4, 5})):
+        told = batch.tokens.any(dim=1) & ((batch.picture_camera[:, 6] == 1) == with_picture)
+        assert set(letters[told].tolist()) == known
+
+
+def test_nouns_are_heard_equally_often():
+    captions = [
+        ["a brown dog", "a dog"], ["a hot dog"], ["a dog house"], ["a robot with a dog"], ["a robot", "a machine"], ["a robot"],
+        ["a red and gray shop"], ["a crate of robots"],
+    ]  # fmt: skip
+    owners = objects_of(["dog", "hot dog", "robot", "shop", "unicorn"], captions)
+    assert owners == {"hot dog": [1], "dog": [0], "robot": [3, 4, 5], "shop": [6], "unicorn": []}
+    weights = noun_weights(owners, torch.tensor([1.0, 2, 1, 2, 1, 1, 0, 1]))
+    assert weights.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 6, 1 / 12, 1 / 12, 0, 0])  # the shop is never drawn, so it has no say
+    with pytest.raises(ValueError, match="none of the nouns"):
+        noun_weights(objects_of(["unicorn"], captions), torch.ones(8))
+
+
+def test_captions_alone_have_copies_of_the_real_objects_and_no_pairs(meshes):
+    """4 real objects, a pair, a procedural shape (of weight 0.2), and copies; each part keeps its share, half of it goes to the noun."""
+    both = dataclasses.replace(meshes, captions=[["a robot"], ["a dog"], ["a robot"], ["a box"], ["a box and a robot"], ["a small robot"]])
+    weights = torch.tensor([0.1, 0.2, 0.2, 0.15, 0.15, 0.2])
+    every, often, alone, lacking = script.named_objects(both, weights, 4, 1, ["robot", "unicorn"], 0.5)
+    assert len(every) == 10 and lacking == ["unicorn"] and every.captions[6:] == both.captions[:4]
+    assert torch.equal(every.mesh(7)[0], both.mesh(1)[0])
+    assert often.tolist() == pytest.approx([*weights.tolist(), 0, 0, 0, 0])
+    real = [0.8 * w / 0.65 for w in (0.1, 0.2, 0.2, 0.15)]
+    robots = 0.2 + real[0] + real[2]
+    named = [1, 0, 1, 0]
+    expected = [0.5 * w + 0.5 * n * w / robots for w, n in zip(real, named, strict=True)]
+    assert alone.tolist() == pytest.approx([0, 0, 0, 0, 0, 0.1 + 0.1 / robots, *expected])

@@ -125,7 +125,7 @@ def test_recentred_objects_fill_the_reference_picture(bank_and_words):
     bank, _ = bank_and_words
     support = bank.support[torch.arange(12)]
     camera = world_to_camera(torch.linspace(0, 330, 12), torch.full((12,), 20.0))
-    to_world = random_shapes(support, camera, torch.ones(12, dtype=torch.bool))
+    to_world = random_shapes(support, camera, *torch.ones(2, 12, dtype=torch.bool))
     points = support @ to_world[:, :, :3].mT + to_world[:, None, :, 3]
     assert float(points.norm(dim=-1).max()) < 1.3
     seen = points @ camera[:, :, :3].mT + camera[:, None, :, 3]

@@ -27,6 +27,7 @@ class Bank:
     cumulative: Tensor  # [M] float64, rising to 1: how often each object is drawn
     deformer: Deformer | None
     painter: PlacePainter | None = None  # where surfaces are to be told
+    cumulative_alone: Tensor | None = None  # [M] float64, rising to 1: the same of samples that a caption alone tells
 
     @classmethod
     def build(
@@ -38,10 +39,12 @@ class Bank:
         device: torch.device | str,
         deform_seed: int | None = None,
         places: bool = False,
+        alone: Tensor | None = None,
     ) -> Bank:
         """weights [M]: how often each object is drawn, of any sum. deform_seed: None leaves all shapes as they are.
 
-        places: whether batches are to tell surfaces.
+        places: whether batches are to tell surfaces. alone [M]: how often each object is drawn where its caption is all that is told of
+        it (None: as the others); objects of which it is not 0 keep their shape, as a word means the thing and not a bent one.
         """
         rows = []
         for captions in meshes.captions:
@@ -52,10 +55,11 @@ class Bank:
         if deform_seed is not None:  # the deformer writes into its meshes; the caller's stay
             changed = ("vertices", "corner_normals", "corner_colors")
             meshes = dataclasses.replace(meshes, **{name: getattr(meshes, name).clone() for name in changed})
-        cumulative = (weights.double().cumsum(0) / weights.double().sum()).to(device)
-        deformer = None if deform_seed is None else Deformer(meshes, support, deform_seed)
+        still = None if alone is None else alone > 0
+        deformer = None if deform_seed is None else Deformer(meshes, support, deform_seed, still)
         painter = PlacePainter(meshes) if places else None
-        return cls(meshes, torch.tensor(rows, device=device), support, cumulative, deformer, painter)
+        sums = rising(weights).to(device), None if alone is None else rising(alone).to(device)
+        return cls(meshes, torch.tensor(rows, device=device), support, sums[0], deformer, painter, sums[1])
 
     def redraw(self, number: int) -> None:
         """The shapes `number` of the deformer, where there is one."""
@@ -64,10 +68,22 @@ class Bank:
             if self.painter:
                 self.painter.repaint()
 
-    def draw(self, count: int) -> Tensor:
-        """[count] numbers of objects."""
+    def draw(self, count: int, alone: Tensor | None = None) -> Tensor:
+        """[count] numbers of objects; `alone` [count] bool: of which of them a caption is all that is told."""
         places = torch.rand(count, dtype=torch.float64, device=self.cumulative.device)
-        return torch.searchsorted(self.cumulative, places, right=True).clamp(max=len(self.cumulative) - 1)
+
+        def at(cumulative: Tensor) -> Tensor:
+            return torch.searchsorted(cumulative, places, right=True).clamp(max=len(cumulative) - 1)
+
+        if alone is None or self.cumulative_alone is None:
+            return at(self.cumulative)
+        return torch.where(alone, at(self.cumulative_alone), at(self.cumulative))
+
+
+def rising(weights: Tensor) -> Tensor:
+    """Running sums [M] of `weights`, float64, rising to 1."""
+    sums = weights.double().cumsum(0)
+    return sums / sums[-1]
 
 
 def support_points(meshes: PackedMeshes) -> Tensor:

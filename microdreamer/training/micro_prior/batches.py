@@ -24,13 +24,25 @@ from microdreamer.training.micro_prior.degrade import degrade
 VIEWS = 4
 TAN_HALF = math.tan(math.radians(FOV_Y / 2))
 REACH = 0.88  # radius of the ball that an object may fill after it was scaled; 0.91 touches the picture's border
-WITH_PICTURE_AND_TEXT, WITH_PICTURE, WITH_TEXT = 0.30, 0.40, 0.20  # shares of the samples; the rest sees neither
 DEGRADED = 0.3  # share of the pictures that are degraded
 TOLD = 0.5  # share of the samples whose surfaces are drawn: they cost time, and half of them teach the same
 FREE_VIEWS, FREE_ELEVATIONS = 3, (-15.0, 60.0)  # of a sample that is looked at from elsewhere too; degrees above
 OTHER_LENS = 0.15  # share of the pictures taken from another distance, with the lens that shows the object as large
 SAID_LEVEL, ARE_LEVEL = 0.5, 1 / 3  # of pictures told at a wrong height: share said to be level, and the share of those that are
 MISJUDGED = 10.0  # degrees: standard deviation of what is told of the others
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Of the samples: how many are told a picture and a caption, a picture, a caption; the rest is told nothing.
+
+    `misjudged` is of those that are told a picture's height: how many of these are told a wrong one.
+    """
+
+    both: float = 0.30
+    picture: float = 0.40
+    caption: float = 0.20
+    misjudged: float = 0.0
 
 
 @dataclasses.dataclass
@@ -114,17 +126,19 @@ def random_tilts(count: int, device: torch.device) -> Tensor:
     return rotation @ (identity + shear)
 
 
-def random_shapes(support: Tensor, reference: Tensor, recentre: Tensor) -> Tensor:
+def random_shapes(support: Tensor, reference: Tensor, recentre: Tensor, pictured: Tensor) -> Tensor:
     """Object-to-world matrices [B,3,4]: mirrored, stretched, tilted and, where `recentre`, moved as a cut-out photograph would be.
 
     support [B,S,3]; reference [B,3,4] the reference camera; recentre [B] bool: the object is scaled and shifted until its
-    box in the reference picture is centred and fills 65 to 95 % of it (but stays within REACH of the centre).
+    box in the reference picture is centred and fills 65 to 95 % of it (but stays within REACH of the centre). Only what is
+    `pictured` [B] is tilted: a lean that nothing tells of would be learnt as part of what a word means.
     """
     batch, device = len(support), support.device
     stretch = torch.exp(torch.randn(batch, 3, device=device) * 0.12) * (torch.rand(batch, 1, device=device) < 0.5)
     stretch = torch.where(stretch > 0, stretch, torch.ones_like(stretch))
     stretch[:, 0] *= torch.where(torch.rand(batch, device=device) < 0.5, -1.0, 1.0)
-    shape = random_tilts(batch, device) * stretch[:, None]
+    tilts = torch.where(pictured[:, None, None], random_tilts(batch, device), torch.eye(3, device=device))
+    shape = tilts * stretch[:, None]
     points = support @ shape.mT
     extent = points.norm(dim=-1).amax(dim=1)
     plain = OBJECT_RADIUS * uniform((batch,), 0.85, 1.0, device) / extent
@@ -189,30 +203,34 @@ def told_samples(count: int) -> int:
     return max(1, round(count * TOLD))
 
 
+STANDARD = Shares()
+
+
 @torch.no_grad()
 def draw_batch(
-    bank: Bank, count: int, resolution: int, several: int = 0, free: int = 0, pictured: int = 0, misjudged: float = 0.0
+    bank: Bank, count: int, resolution: int, several: int = 0, free: int = 0, pictured: int = 0, shares: Shares = STANDARD
 ) -> Batch:
     """`count` random samples, the last `several` of them with more than one picture.
 
     The first `pictured` (and `free`) have a picture in any case, the first `free` are seen from free cameras as well. Of the share
     `misjudged` of the pictures whose height is told it is told as `told_heights` says. Such a sample's views stand where they are
-    said to stand, so that they show the object upright; the one that would be the picture itself is asked for at the height told.
+    said to stand, so that they show the object upright; but the one asked for at the picture's own camera shows what the picture
+    shows: people expect to see their picture again, whatever they said of it.
     """
     device = bank.tokens.device
 
     def chance(share: float, of: int = count) -> Tensor:
         return torch.rand(of, device=device) < share
 
-    index = bank.draw(count)
-    caption = bank.tokens[index, torch.randint(0, 3, (count,), device=device)]
-
-    mode = torch.rand(count, device=device)
+    mode, with_picture = torch.rand(count, device=device), shares.both + shares.picture
     pictured = max(pictured, free)
     if pictured:
-        mode[:pictured] *= WITH_PICTURE_AND_TEXT + WITH_PICTURE
-    has_picture = mode < WITH_PICTURE_AND_TEXT + WITH_PICTURE
-    has_text = (mode < WITH_PICTURE_AND_TEXT) | ((mode >= WITH_PICTURE_AND_TEXT + WITH_PICTURE) & (mode < 0.9))
+        mode[:pictured] *= with_picture
+    has_picture = mode < with_picture
+    caption_alone = ~has_picture & (mode < with_picture + shares.caption)
+    has_text = (mode < shares.both) | caption_alone
+    index = bank.draw(count, caption_alone)
+    caption = bank.tokens[index, torch.randint(0, 3, (count,), device=device)]
     canonical = chance(0.45)  # the first target is the reference view itself
 
     reference_azimuth = torch.where(chance(0.5), uniform((count,), -180, 180, device), 35 * torch.randn(count, device=device))
@@ -221,14 +239,16 @@ def draw_batch(
     single = torch.arange(count, device=device) < count - several
     known = has_picture & (chance(0.7) | ~single)
     told_up = reference_up
-    if misjudged:
-        heights = told_heights(reference_up, misjudged)
+    if shares.misjudged:
+        heights = told_heights(reference_up, shares.misjudged)
         reference_up, told_up = (torch.where(known, height, reference_up) for height in heights)
     start = torch.where(canonical, 0.0, uniform((count,), 0, 360, device))
     target_up = torch.where(canonical, told_up, uniform((count,), -10, 40, device))
     relative = start[:, None] + torch.arange(VIEWS, device=device) * (360 / VIEWS)
     up = target_up[:, None].expand(count, VIEWS)
-    cameras = world_to_camera(relative + reference_azimuth[:, None], up)
+    at_picture = canonical[:, None] & (torch.arange(VIEWS, device=device) == 0)
+    stands = torch.where(at_picture, reference_up[:, None], up)  # where a view is drawn from; `up` is where it is said to be
+    cameras = world_to_camera(relative + reference_azimuth[:, None], stands)
 
     taken = PictureCameras.draw(reference_up, several)
     owner, total = taken.owner, len(taken.owner)
@@ -239,7 +259,7 @@ def draw_batch(
 
     first = torch.arange(count, device=device)
     first = first + (first - (count - several)).clamp_min(0) * (SLOTS - 1)
-    shapes = random_shapes(bank.support[index], picture_cameras[first], has_picture & chance(0.6))
+    shapes = random_shapes(bank.support[index], picture_cameras[first], has_picture & chance(0.6), has_picture)
     colours = random_colours(count, has_text | chance(0.5))
     lights = random_lights(count, device=device, front_azimuth=reference_azimuth)
 

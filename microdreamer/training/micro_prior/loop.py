@@ -27,7 +27,7 @@ from microdreamer.guidance.micro.prior import CLEANEST, LOG_SNR_SHIFT, MIN_LOG_S
 from microdreamer.guidance.micro.vocabulary import Vocabulary
 from microdreamer.guidance.schedule import cosine_log_snr, cosine_time
 from microdreamer.training.micro_prior.bank import Bank
-from microdreamer.training.micro_prior.batches import Batch, draw_batch, told_samples
+from microdreamer.training.micro_prior.batches import Batch, Shares, draw_batch, told_samples
 from microdreamer.training.micro_prior.checkpoint import Progress, load_run, random_states, save_run
 from microdreamer.training.micro_prior.optimiser import FlatOptimiser
 from microdreamer.training.micro_prior.unrolled import PARTS, begun_views, free_errors
@@ -49,7 +49,10 @@ class TrainingConfig:
     coarse_share: float = 0.25  # share of the run that draws log-SNR below -3 alone
     deform_steps: int = 100  # steps between two redrawings of the objects' shapes
     several_share: float = 0.047  # share of the samples that see more than one picture, for networks that take several
-    elevation_noise_share: float = 0.25  # share of the pictures of known elevation of which a wrong one is told
+    both_share: float = Shares.both  # shares of the samples that are told a picture and a caption,
+    picture_share: float = Shares.picture  # a picture alone,
+    caption_share: float = Shares.caption  # or a caption alone; the rest is told nothing
+    elevation_noise_share: float = 0.1  # share of the pictures of known elevation of which a wrong one is told; more, and sides blur
     depth_weight: float = 1.0  # of surfaces beside the weight 1 of the colours, for networks that tell them
     coverage_weight: float = 0.1
     albedo_weight: float = 0.3
@@ -65,6 +68,17 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.elevation_noise_share <= 1:
             raise ValueError(f"elevation_noise_share={self.elevation_noise_share}: expected 0 (all are told right) to 1 (none is)")
+        for name in ("both_share", "picture_share", "caption_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
+        told = self.both_share + self.picture_share + self.caption_share
+        if told > 1 + 1e-6:
+            raise ValueError(f"both_share, picture_share and caption_share are {told:g} together: expected at most 1")
+
+    @property
+    def shares(self) -> Shares:
+        """What the samples of a batch are told."""
+        return Shares(self.both_share, self.picture_share, self.caption_share, self.elevation_noise_share)
 
 
 CHECKPOINT_MINUTES = 4.0  # between two checkpoints
@@ -126,6 +140,8 @@ def check_unrolled(config: TrainingConfig, geometry: bool, references: int) -> N
         return
     if not geometry:
         raise ValueError("unrolled_share: Gaussians are read off depth and coverage, which this network does not tell; use --geometry")
+    if not config.both_share + config.picture_share:
+        raise ValueError("unrolled_share: these samples have a picture; expected both_share or picture_share above 0")
     if config.unrolled_seen < 1:
         raise ValueError(f"unrolled_seen={config.unrolled_seen}: expected 1 or more")
     if config.unrolled_weight < 0:
@@ -162,8 +178,8 @@ class Step:
 
     def _forward_backward(self, unrolled: bool) -> None:
         config, own = self.config, self.config.unrolled_objects if unrolled else 0
-        free, wrong = min(own, config.unrolled_seen), config.elevation_noise_share
-        batch = draw_batch(self.bank, config.batch, self.network.config.resolution, self.several, free, own, wrong)
+        free = min(own, config.unrolled_seen)
+        batch = draw_batch(self.bank, config.batch, self.network.config.resolution, self.several, free, own, config.shares)
         log_snr = draw_log_snr(config.batch, self.coarse)
         mixed = torch.autocast("cuda", torch.bfloat16, enabled=self.coarse.is_cuda)
         begun = None

@@ -88,13 +88,14 @@ class Deformer:
     """Redraws the shapes of all meshes in place: `meshes` keeps its tensors, so a captured CUDA graph draws the new shapes.
 
     Half of the meshes are tapered along +Y, half are twisted about it, a quarter get waves of light and dark paint; the same
-    `number` gives the same shapes. `support` [M,S,3] (points of each mesh) moves along.
+    `number` gives the same shapes. `support` [M,S,3] (points of each mesh) moves along. Those of `still` [M] stay as they are.
     """
 
     TAPER, TWIST, PAINT = 0.35, 0.5, 0.3  # per unit of height, radians per unit of height, share of the colour
 
-    def __init__(self, meshes: PackedMeshes, support: Tensor, seed: int):
+    def __init__(self, meshes: PackedMeshes, support: Tensor, seed: int, still: Tensor | None = None):
         self.meshes, self.support, self.seed = meshes, support, seed
+        self.free = None if still is None else ~still.to(meshes.device)
         self.original = tuple(tensor.clone() for tensor in (meshes.vertices, meshes.corner_normals, meshes.corner_colors, support))
         self.vertex_mesh, self.face_mesh = _owners(meshes.vertex_offset), _owners(meshes.face_offset)
 
@@ -107,6 +108,8 @@ class Deformer:
         def drawn(share: float, *shape: int) -> Tensor:
             chosen = torch.rand(count, generator=generator, device=device) < share
             values = torch.randn(count, *shape, generator=generator, device=device)
+            if self.free is not None:
+                chosen &= self.free
             return values * chosen.view(-1, *[1] * len(shape))
 
         taper, twist = self.TAPER * drawn(0.5), self.TWIST * drawn(0.5)
