@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cam_utils import orbit_cameras
 from microdreamer.core.files import atomic_write
+from microdreamer.core.machine import best_device
 from microdreamer.guidance.micro.prior import MicroPrior
 from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import ddim_sample, normal
@@ -48,14 +49,14 @@ SENTENCES = (
 def sampled(
     prior: MicroPrior, picture: Tensor | None, sentence: str | None, elevation: float, guidance: float, seed: int, temperature: float
 ) -> Tensor:
-    """Four views [4,3,R,R] in [0,1] at azimuths SIDES, from `elevation` in degrees, which is the picture's too."""
+    """Four views [4,3,R,R] in [0,1], on the CPU, at azimuths SIDES, from `elevation` in degrees, which is the picture's too."""
     cameras = orbit_cameras([elevation] * 4, list(SIDES), width=prior.resolution, height=prior.resolution, device=prior.device)
     generator = torch.Generator().manual_seed(seed)
     noise = temperature * normal(prior.latent_shape(4), generator, prior.device)
-    condition = prior.condition(picture, sentence, elevation=elevation)
+    condition = prior.condition(None if picture is None else picture.to(prior.device), sentence, elevation=elevation)
     levels = prior.schedule.levels(STEPS)[::-1]
     latents = ddim_sample(prior, noise, cameras, condition, levels, guidance, ETA, generator, temperature=temperature)
-    return prior.decode(latents).clamp(0, 1)
+    return prior.decode(latents).clamp(0, 1).cpu()
 
 
 def as_image(views: Tensor, size: int) -> Image.Image:
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--elevation", type=float, help="of pictures and views; negative looks from above; default: 0, for sentences -15")
     parser.add_argument("--size", type=int, default=80, help="pixels a view")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default=best_device().type)
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     args = parser.parse_args()
     if len(args.temperature) == 1:
@@ -85,7 +87,7 @@ def main() -> None:
 
     try:
         pictures = [load_picture(path) for path in args.pictures or []]
-        priors = [MicroPrior.load(folder) for folder in args.weights]
+        priors = [MicroPrior.load(folder, args.device) for folder in args.weights]
     except (OSError, ValueError) as error:
         parser.error(str(error))
     rows = [(picture, None) for picture in pictures] or [(None, sentence) for sentence in args.sentences or SENTENCES]
