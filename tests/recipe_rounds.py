@@ -152,16 +152,6 @@ def _(bench):
             torch.testing.assert_close(fresh, torch.zeros_like(fresh), rtol=0, atol=1e-5)
 
 
-@row("temperature")
-def _(bench):
-    """Of all noise of a run with a picture: what the first round starts from, and what is fresh in it."""
-    words = (f"input={bench.picture}", "total_steps=1", "eta=1")
-    whole, half, none = (bench.first(*words, f"temperature={share}").prior.seen for share in (1, 0.5, 0))
-    torch.testing.assert_close(half[0].latents, 0.5 * whole[0].latents)
-    assert float(whole[0].latents.std()) > 0.9 and not none[0].latents.any()
-    assert float((none[1].latents - half[1].latents).std()) > 0.1
-
-
 # Views
 
 
