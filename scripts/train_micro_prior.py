@@ -75,6 +75,10 @@ def arguments() -> argparse.Namespace:
         else:
             parser.add_argument(name, type=int if field.name == "steps" else type(field.default), default=field.default)
     args = parser.parse_args()
+    if not 0 <= args.noun_share <= 1:
+        parser.error(f"--noun-share {args.noun_share:g}: expected 0 (none of these samples) to 1 (all of them)")
+    if args.nouns and not args.nouns.is_file():
+        parser.error(f"--nouns {args.nouns}: no such file; expected a text file with a noun a line")
     try:
         check_unrolled(training_config(args), args.geometry, args.references)
     except ValueError as error:
@@ -177,7 +181,11 @@ def main() -> None:
     alone = None
     if args.nouns:
         nouns = [line for line in args.nouns.read_text().splitlines() if line.strip()]
-        meshes, weights, alone, lacking = named_objects(meshes, weights, real, args.pairs, nouns, args.noun_share)
+        try:
+            meshes, weights, alone, lacking = named_objects(meshes, weights, real, args.pairs, nouns, args.noun_share)
+        except ValueError as error:
+            print(f"--nouns {args.nouns}: {error}", file=sys.stderr)
+            sys.exit(2)
         say(f"{len(nouns)} nouns; no object is: {', '.join(lacking) or 'none of them'}")
 
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in args.network.items()}

@@ -278,3 +278,18 @@ def test_captions_alone_have_copies_of_the_real_objects_and_no_pairs(meshes):
     named = [1, 0, 1, 0]
     expected = [0.5 * w + 0.5 * n * w / robots for w, n in zip(real, named, strict=True)]
     assert alone.tolist() == pytest.approx([0, 0, 0, 0, 0, 0.1 + 0.1 / robots, *expected])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nouns", "nowhere.txt"], "nowhere.txt: no such file; expected a text file with a noun a line"),
+        (["--noun-share", "1.5"], "--noun-share 1.5: expected 0 "),
+        (["--caption-share", "0.5"], "are 1.2 together: expected at most 1"),
+    ],
+)
+def test_wrong_words_of_a_run_are_told_in_a_line(words, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train_micro_prior.py", "--objects", "x.npz", *words])
+    with pytest.raises(SystemExit) as ended:
+        script.arguments()
+    assert ended.value.code == 2 and message in capsys.readouterr().err
