@@ -18,6 +18,7 @@ from microdreamer.gaussians import LearningRates
 from microdreamer.gaussians.extraction import extract_fields, extract_mesh
 from microdreamer.gaussians.model import GaussianModel
 from microdreamer.guidance import load_prior
+from microdreamer.guidance.micro.read_off import read_off
 from microdreamer.guidance.published.latent import Parts
 from microdreamer.meshes.baking import baked, unwrapped
 from microdreamer.meshes.unwrap.parametrize import unwrap
@@ -37,6 +38,7 @@ SHARED = [
     (ViewRange, {"even_view": "even_view", "fewest": "batch_size_min", "most": "batch_size_max"}),
     (Fitter, {"weight": "lambda_sd", "ref_loss": "ref_loss", "ref_mask_loss": "ref_mask_loss"}),
     (repair, {"temperature": "temperature"}),
+    (read_off, {"temperature": "temperature"}),
     (plan_rounds, {"steps_schedule": "steps_schedule"}),
     (convert, {"target_faces": "mesh_faces"}),
     (extract_fields, {"resolution": "mesh_resolution"}),

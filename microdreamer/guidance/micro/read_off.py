@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d, grid_sample
 from cam_utils import FOV_Y, RADIUS, Cameras, orbit_cameras, project_for_sampling, unproject
 from microdreamer.guidance.base import Prior
 from microdreamer.guidance.micro.network import Surfaces
+from microdreamer.guidance.names import FULL_NOISE
 from microdreamer.guidance.samplers import ddim_sample, normal
 
 COVERED = 0.5  # least coverage of a pixel that shows a surface
@@ -23,7 +24,7 @@ HALVINGS = 24  # of the range in which the size of a grid's cells is looked for
 
 
 def read_off(
-    prior: Prior, condition: object, elevation: float, levels: Sequence[int], generator: torch.Generator, temperature: float = 1.0
+    prior: Prior, condition: object, elevation: float, levels: Sequence[int], generator: torch.Generator, temperature: float = FULL_NOISE
 ) -> tuple[Tensor, Tensor]:
     """Points [P,3] of the object and their colours [P,3] in [0,1], of `prior.views` views around it at one elevation (degrees).
 
